@@ -1,0 +1,150 @@
+//! Where listening sockets come from: launchd or systemd, which open them before we run, or a bind of our own.
+//!
+//! A socket that is handed over is recognised by its address, so it needs no name that two configurations must agree on;
+//! launchd, which hands sockets over by name only, has one name for all: `Listeners`.
+
+use crate::error::{Kind, Report};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+/// Connections that may wait until they are accepted. A whole Nix build may connect at once.
+const BACKLOG: i32 = 1024;
+
+/// Sockets that were open before this process began.
+pub struct Inherited(Vec<TcpListener>);
+
+impl Inherited {
+    /// Takes over what launchd or systemd hand to this process. Call it once.
+    pub fn take() -> Result<Inherited, Report> {
+        let sockets = platform::inherited().map_err(|e| {
+            Report::new(Kind::Host, format!("cannot take over the sockets that the service manager opened: {e}"))
+        })?;
+        Ok(Inherited(sockets))
+    }
+
+    /// The inherited socket of this address, or a new one.
+    pub fn listen(&mut self, address: SocketAddr) -> Result<TcpListener, Report> {
+        let found = self.0.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address));
+        let listener = match found {
+            Some(index) => self.0.swap_remove(index),
+            None => bind(address)?,
+        };
+        let ready = listener.set_nonblocking(true);
+        ready.map_err(|e| Report::new(Kind::Host, format!("cannot use the socket {address}: {e}")))?;
+        Ok(listener)
+    }
+
+    /// Addresses that were handed over and that no machine wants.
+    pub fn left_over(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Report> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            Report::new(Kind::Busy, format!("cannot listen on {address}: another program has that port"))
+                .hint(format!(
+                    "see which: ss -ltnp 'sport = :{0}', or on a Mac: lsof -nP -iTCP:{0} -sTCP:LISTEN",
+                    address.port()
+                ))
+                .hint("or choose another port: the setting `listen`")
+        }
+        io::ErrorKind::PermissionDenied => Report::new(Kind::Host, format!("this user may not listen on {address}"))
+            .hint("choose a port above 1023: the setting `listen`"),
+        _ => Report::new(Kind::Host, format!("cannot listen on {address}: {e}")),
+    })
+}
+
+#[cfg(not(target_os = "macos"))]
+mod platform {
+    use std::{io, net::TcpListener};
+
+    pub fn inherited() -> io::Result<Vec<TcpListener>> {
+        // Reads and removes LISTEN_FDS and LISTEN_PID, which are meant for this process alone.
+        let mut fds = listenfd::ListenFd::from_env();
+        let mut listeners = Vec::new();
+        for index in 0..fds.len() {
+            listeners.extend(fds.take_tcp_listener(index)?);
+        }
+        Ok(listeners)
+    }
+}
+
+#[cfg(target_os = "macos")]
+#[allow(unsafe_code)]
+mod platform {
+    use std::{
+        ffi::{CStr, c_char, c_int, c_void},
+        io,
+        net::TcpListener,
+        os::fd::FromRawFd,
+        ptr, slice,
+    };
+
+    /// The key under `Sockets` in the launchd property list.
+    const NAME: &CStr = c"Listeners";
+
+    // launch.h, in libSystem since macOS 10.10.
+    unsafe extern "C" {
+        fn launch_activate_socket(name: *const c_char, fds: *mut *mut c_int, count: *mut usize) -> c_int;
+        fn free(memory: *mut c_void);
+    }
+
+    const ENOENT: i32 = 2;
+    const ESRCH: i32 = 3;
+
+    pub fn inherited() -> io::Result<Vec<TcpListener>> {
+        let (mut fds, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: the name is a C string, and both out-pointers are valid for the call.
+        match unsafe { launch_activate_socket(NAME.as_ptr(), &mut fds, &mut count) } {
+            0 => {}
+            // No such socket in our job, or we are no job of launchd's.
+            ENOENT | ESRCH => return Ok(Vec::new()),
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+        // SAFETY: on success `fds` is an array of `count` descriptors, which are ours from now on.
+        let listeners = unsafe { slice::from_raw_parts(fds, count) }
+            .iter()
+            // SAFETY: each descriptor is open, a stream socket by our property list, and owned by nobody else.
+            .map(|fd| unsafe { TcpListener::from_raw_fd(*fd) })
+            .collect();
+        // SAFETY: launch_activate_socket(3) allocates the array with malloc and leaves it to the caller.
+        unsafe { free(fds.cast()) };
+        Ok(listeners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_in_use_is_named_with_a_way_to_find_its_owner() {
+        let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(address).unwrap_err();
+        assert_eq!(error.kind, Kind::Busy);
+        assert!(error.message.contains(&address.to_string()) && error.hints[0].contains("ss -ltnp"), "{error:?}");
+    }
+
+    #[test]
+    fn an_inherited_socket_is_found_by_its_address() {
+        let ours = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let other = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (address, left) = (ours.local_addr().unwrap(), other.local_addr().unwrap());
+        let mut inherited = Inherited(vec![other, ours]);
+        assert_eq!(inherited.listen(address).unwrap().local_addr().unwrap(), address);
+        assert_eq!(inherited.left_over(), [left]);
+    }
+}

@@ -1,0 +1,58 @@
+//! What host and guest agree on: vsock ports, the boot payload and the agent protocol.
+//!
+//! The guest dials the host on [`AGENT_PORT`] as soon as it is ready, keeps that one connection open, and dials again if it
+//! breaks. Both sides write JSON objects, one a line, at most [`protocol::MAX_LINE`] bytes with the newline. The guest's first
+//! message on a connection is [`protocol::FromAgent::Ready`]; after it the host sends [`protocol::Request`]s and the guest
+//! answers each with one [`protocol::FromAgent::Reply`] of the same id, in any order. A line that is no request gets an error as
+//! its reply if it has an id, and is skipped if it has none; on the host such a line ends the connection.
+
+use serde::{Deserialize, Serialize};
+
+pub mod protocol;
+
+/// Version of everything in this crate. Host and guest refuse a partner of another version.
+pub const VERSION: u32 = 1;
+
+/// vsock port of the *host* on which the supervisor awaits the agent.
+pub const AGENT_PORT: u32 = 1024;
+
+/// vsock port of the *guest* where sshd answers.
+pub const SSH_PORT: u32 = 22;
+
+/// vsock port of the *guest* which joins a connection to the running nix-daemon, as a trusted user.
+pub const NIX_PORT: u32 = 24;
+
+/// Where the first stage finds the boot payload in the initramfs.
+pub const PAYLOAD_DIR: &str = "darwin-vz";
+
+/// Name of the host store's share, where there is one.
+pub const STORE_TAG: &str = "nix-store";
+
+/// `config.json` of the boot payload: what this one boot needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestConfig {
+    /// [`VERSION`] of the host.
+    pub version: u32,
+    /// Proves to the host that a connection to [`AGENT_PORT`] comes from the agent: only root in the guest reads it.
+    pub token: String,
+    /// The guest's host name.
+    pub host_name: String,
+    /// Seconds since 1970 on the host when the payload was written; a guest whose clock is behind it sets its clock.
+    pub unix_seconds: u64,
+    /// Directories of the host to mount.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
+}
+
+/// One VirtioFS share and where the guest mounts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShareMount {
+    /// VirtioFS tag.
+    pub tag: String,
+    /// Absolute path in the guest.
+    pub mount_point: String,
+    /// Mount it read-only.
+    pub read_only: bool,
+}

@@ -1,0 +1,201 @@
+//! The agent protocol: one connection to the host, Ready first, then an answer to each request.
+//!
+//! ```text
+//! dial ──connected──▶ Ready sent ──line──▶ answered or skipped ─┐
+//!  ▲ refused: wait         ▲                                    │
+//!  └──── broken ◀──────────┴────────────────────────────────────┘
+//! ```
+//!
+//! The rule: nothing that the host sends ends this loop but `shut-down`.
+
+mod lines;
+
+use super::{
+    Outcome,
+    console::{Phases, say},
+    requests::Requests,
+    shutdown, vsock,
+};
+use darwin_vz_agent::{
+    AGENT_PORT, VERSION,
+    protocol::{Answer, Ask, DataDisk, FromAgent, MAX_LINE, Request},
+};
+use lines::{Line, Lines};
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Between two attempts to reach the host: short, because the boot is over only when it answers.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Keeps the connection to the host. Never returns.
+pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Requests) -> Outcome<()> {
+    loop {
+        let Ok(socket) = vsock::connect(AGENT_PORT) else {
+            thread::sleep(AGAIN);
+            continue;
+        };
+        let ready = FromAgent::Ready {
+            version: VERSION,
+            token: token.to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            phases: phases.so_far(),
+            data_disk,
+        };
+        // A read or write on a File is one system call, whatever the descriptor is.
+        let ended = serve(File::from(socket), &ready, requests);
+        say(format_args!(
+            "the host's connection ended: {}",
+            ended.map_or_else(|e| e.to_string(), |()| "closed".into())
+        ));
+        thread::sleep(AGAIN);
+    }
+}
+
+fn serve(socket: File, ready: &FromAgent, requests: &Requests) -> io::Result<()> {
+    let writer = Writer(Arc::new(Mutex::new(socket.try_clone()?)));
+    writer.send(ready)?;
+    let mut lines = Lines::new(socket, MAX_LINE);
+    while let Some(line) = lines.next()? {
+        let request = match line {
+            Line::Whole(bytes) => understand(&bytes),
+            Line::TooLong => Err(None),
+        };
+        match request {
+            Ok(Request { id, ask: Ask::Trim }) => trim(id, writer.clone()),
+            Ok(Request { id, ask }) => {
+                writer.send(&FromAgent::Reply { id, result: requests.answer(&ask) })?;
+                if ask == Ask::ShutDown {
+                    say("the host asked to shut down");
+                    shutdown::power_off()
+                }
+            }
+            Err(Some((id, why))) => writer.send(&FromAgent::Reply { id, result: Err(why) })?,
+            Err(None) => say("a message of the host was skipped: it is no request"),
+        }
+    }
+    Ok(())
+}
+
+/// A request, or the id and the reason of one that cannot be understood; nothing if it has not even an id.
+fn understand(line: &[u8]) -> Result<Request, Option<(u64, String)>> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        id: u64,
+    }
+    serde_json::from_slice(line).map_err(|e| {
+        let Numbered { id } = serde_json::from_slice(line).ok()?;
+        Some((id, format!("this agent does not know this request: {e}")))
+    })
+}
+
+/// Trimming a large disk takes its time, and the host may want to know or do something meanwhile.
+fn trim(id: u64, writer: Writer) {
+    static TRIMMING: AtomicBool = AtomicBool::new(false);
+    if TRIMMING.swap(true, Ordering::AcqRel) {
+        let _ = writer.send(&FromAgent::Reply { id, result: Err("the data disk is being trimmed already".into()) });
+        return;
+    }
+    super::background("trim", move || {
+        let result = super::disk::trim().map(|bytes| Answer::Trimmed { bytes });
+        TRIMMING.store(false, Ordering::Release);
+        let result = result.map_err(|e| format!("the data disk cannot be trimmed: {e}"));
+        let _ = writer.send(&FromAgent::Reply { id, result }); // the connection may have ended meanwhile
+    });
+}
+
+#[derive(Clone)]
+struct Writer(Arc<Mutex<File>>);
+
+impl Writer {
+    fn send(&self, message: &FromAgent) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pid1::accounts::BuildUsers;
+    use proptest::prelude::*;
+    use std::{
+        io::{BufRead, BufReader},
+        os::{fd::OwnedFd, unix::net::UnixStream},
+    };
+
+    fn ready() -> FromAgent {
+        FromAgent::Ready {
+            version: VERSION,
+            token: "secret".into(),
+            kernel: "6.1".into(),
+            phases: Phases::default().so_far(),
+            data_disk: DataDisk::Kept,
+        }
+    }
+
+    /// What the agent answers to these bytes.
+    fn talk(bytes: &[u8]) -> Vec<FromAgent> {
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            let requests = Requests { builders: BuildUsers::default(), shares: Vec::new() };
+            serve(File::from(OwnedFd::from(guest)), &ready(), &requests)
+        });
+        let reader = BufReader::new(host.try_clone().unwrap());
+        let bytes = bytes.to_vec();
+        let writer = thread::spawn(move || {
+            host.write_all(&bytes).unwrap();
+            host.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let answers = reader.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        writer.join().unwrap();
+        agent.join().unwrap().unwrap();
+        answers
+    }
+
+    #[test]
+    fn requests_are_answered_in_spite_of_nonsense_between_them() {
+        let long = format!("{{\"id\":1,\"ask\":\"{}\"}}\n", "x".repeat(MAX_LINE));
+        let said = [
+            "not json\n".as_bytes(),
+            b"{\"id\":7,\"ask\":{\"verb\":\"dance\"}}\n",
+            b"\n\xff\xfe\n",
+            long.as_bytes(),
+            b"{\"id\":8,\"ask\":{\"verb\":\"builds\"}}\n",
+        ]
+        .concat();
+        let answers = talk(&said);
+        assert_eq!(answers[0], ready());
+        assert!(
+            matches!(&answers[1], FromAgent::Reply { id: 7, result: Err(why) } if why.contains("dance")),
+            "{answers:?}"
+        );
+        assert_eq!(answers[2], FromAgent::Reply { id: 8, result: Ok(Answer::Builds { running: 0 }) });
+        assert_eq!(answers.len(), 3);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_the_host_says_the_agent_goes_on(noise in any::<Vec<u8>>()) {
+            let mut said = noise;
+            said.extend_from_slice(b"\n{\"id\":99,\"ask\":{\"verb\":\"fresh-view\"}}\n");
+            let answers = talk(&said);
+            prop_assert_eq!(answers.last(), Some(&FromAgent::Reply { id: 99, result: Ok(Answer::Done) }));
+        }
+
+        #[test]
+        fn any_line_is_understood_or_not(line in any::<Vec<u8>>(), text in "[{}\\[\\]\",:a-z0-9]{0,40}") {
+            let _ = understand(&line);
+            let _ = understand(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Child processes. PID 1 inherits every orphan of the system, so one thread reaps everything and hands the statuses of our
+//! own children to whoever waits for them.
+//!
+//! The rule: children are only started through here. Starting and reaping exclude each other, so that no status is reaped
+//! before somebody could ask for it, nor one that std itself waits for (an `exec` that failed).
+
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid},
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    process::Command,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+static FAMILY: Mutex<Family> = Mutex::new(Family { awaited: BTreeMap::new(), childless: false, births: 0 });
+static CHANGED: Condvar = Condvar::new();
+
+struct Family {
+    /// Children whose end somebody waits for, with their status once they have ended.
+    awaited: BTreeMap<i32, Option<WaitStatus>>,
+    /// The kernel knows no child of ours, alive or dead.
+    childless: bool,
+    births: u64,
+}
+
+fn family() -> MutexGuard<'static, Family> {
+    FAMILY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child that somebody waits for.
+pub struct Child(Pid);
+
+/// Starts a program that [`Child::wait`] is called for.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut family = family();
+    let pid = start(&mut family, command)?;
+    family.awaited.insert(pid.as_raw_nonzero().get(), None);
+    Ok(Child(pid))
+}
+
+/// Starts a program whose end nobody asks for.
+pub fn spawn_detached(command: &mut Command) -> io::Result<()> {
+    start(&mut family(), command).map(drop)
+}
+
+fn start(family: &mut Family, command: &mut Command) -> io::Result<Pid> {
+    let child = command.spawn()?;
+    family.births += 1;
+    family.childless = false;
+    CHANGED.notify_all();
+    Ok(Pid::from_child(&child))
+}
+
+impl Child {
+    /// Waits until it has ended.
+    pub fn wait(self) -> WaitStatus {
+        let raw = self.0.as_raw_nonzero().get();
+        let mut family = family();
+        loop {
+            if let Some(Some(status)) = family.awaited.get(&raw).copied() {
+                family.awaited.remove(&raw);
+                return status;
+            }
+            family = CHANGED.wait(family).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Runs a program to its end; an error says how it failed.
+pub fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = spawn(command).map_err(|e| format!("{name} cannot be started: {e}"))?.wait();
+    if status.exit_status() == Some(0) { Ok(()) } else { Err(format!("{name} {}", describe(status))) }
+}
+
+/// How a child ended, as the rest of a sentence that begins with its name.
+pub fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// The reaper's thread. Never ends.
+pub fn reap() {
+    loop {
+        // Sleeps until some child has ended, and leaves it to be reaped under the lock.
+        let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let mut family = family();
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if let Some(slot) = family.awaited.get_mut(&pid.as_raw_nonzero().get()) {
+                *slot = Some(status);
+            }
+        }
+        CHANGED.notify_all();
+        if matches!(ended, Err(Errno::CHILD)) {
+            let births = family.births;
+            family.childless = true;
+            CHANGED.notify_all();
+            while family.births == births {
+                family = CHANGED.wait(family).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+/// Sends a signal to every process but this one, and waits up to `patience` for all of them to be gone.
+pub fn end_all(signal: Signal, patience: Duration) -> bool {
+    // -1: everybody. rustix has no word for it, as 1 is never the caller's aim.
+    // SAFETY: kill(2) takes two integers and touches no memory.
+    unsafe { libc::kill(-1, signal.as_raw()) };
+    let deadline = Instant::now() + patience;
+    let mut family = family();
+    while !family.childless {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+        family = CHANGED.wait_timeout(family, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    true
+}

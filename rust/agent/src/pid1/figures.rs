@@ -1,0 +1,87 @@
+//! What the guest is doing: memory, disk, builds.
+
+use super::accounts::BuildUsers;
+use darwin_vz_agent::protocol::Answer;
+use std::{collections::BTreeSet, fs};
+
+/// Memory and disk. Errors name the file.
+pub fn figures() -> Result<Answer, String> {
+    let path = "/proc/meminfo";
+    let meminfo = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+    let memory = |name| meminfo_bytes(&meminfo, name).ok_or_else(|| format!("{path} has no {name}"));
+    let disk = rustix::fs::statvfs(super::disk::DATA).map_err(|e| format!("{}: {e}", super::disk::DATA))?;
+    Ok(Answer::Figures {
+        memory_total: memory("MemTotal")?,
+        memory_available: memory("MemAvailable")?,
+        disk_total: disk.f_blocks.saturating_mul(disk.f_frsize),
+        disk_available: disk.f_bavail.saturating_mul(disk.f_frsize),
+    })
+}
+
+fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// How many builds run.
+///
+/// nix-daemon gives each build a build user of its own for as long as it runs, however many processes it has. So the builds
+/// are the build users who own a process: the real user of `/proc/PID/status`, as the guest's own user namespace numbers it.
+pub fn builds(users: &BuildUsers) -> u32 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let owners = processes
+        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok()) // it may have ended
+        .filter_map(|status| real_user(&status));
+    distinct(owners, users)
+}
+
+fn distinct(owners: impl Iterator<Item = u32>, users: &BuildUsers) -> u32 {
+    let busy: BTreeSet<u32> = owners.filter(|owner| users.uids.contains(owner)).collect();
+    u32::try_from(busy.len()).unwrap_or(u32::MAX)
+}
+
+/// The real user in a `/proc/PID/status`; none for what has ended and is not yet reaped.
+fn real_user(status: &str) -> Option<u32> {
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    if field("State")?.starts_with('Z') {
+        return None;
+    }
+    field("Uid")?.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let meminfo = "MemTotal:        1004356 kB\nMemFree:  1 kB\nMemAvailable:     901000 kB\n";
+        assert_eq!(meminfo_bytes(meminfo, "MemTotal"), Some(1_004_356 * 1024));
+        assert_eq!(meminfo_bytes(meminfo, "MemAvailable"), Some(901_000 * 1024));
+        assert_eq!(meminfo_bytes(meminfo, "Mem"), None);
+    }
+
+    #[test]
+    fn a_build_is_a_user_however_many_its_processes() {
+        let users = BuildUsers { gid: 30000, uids: [30001, 30002, 30003].into() };
+        assert_eq!(distinct([0, 30001, 30001, 1000, 30003].into_iter(), &users), 2);
+        assert_eq!(real_user("Name:\tsh\nState:\tS (sleeping)\nUid:\t30001\t0\t0\t0\n"), Some(30001));
+        assert_eq!(real_user("Name:\tsh\nState:\tZ (zombie)\nUid:\t30001\t0\t0\t0\n"), None);
+    }
+
+    #[test]
+    fn this_very_process_is_seen() {
+        let me = rustix::process::getuid().as_raw();
+        assert_eq!(builds(&BuildUsers { gid: 0, uids: [me].into() }), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>(), name in "[A-Za-z]{0,4}") {
+            let _ = (meminfo_bytes(&text, &name), real_user(&text));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! nix-daemon, and connections to it as its trusted user root.
+//!
+//! One connection is kept open ahead: the daemon's process for it has opened the store's database by the time a client comes.
+
+use super::{Outcome, children, console::say, shutdown};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+const SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+
+/// How long a client waits for a daemon that is starting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a socket that is not there yet is tried.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// A daemon that ran this long was healthy, and is started again at once.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// The connection that is kept open ahead.
+static WARM: Mutex<Option<UnixStream>> = Mutex::new(None);
+
+/// Starts the daemon, and again whenever it ends.
+pub fn start() {
+    super::background("nix-daemon", keep_running);
+}
+
+/// Waits until it accepts connections.
+pub fn wait_until_it_answers(patience: Duration) -> Outcome<()> {
+    let connection = dial(patience).map_err(|e| format!("nix-daemon does not answer: {e}"))?;
+    replace_warm(Some(connection));
+    Ok(())
+}
+
+/// A connection for a client.
+pub fn connect() -> io::Result<UnixStream> {
+    let connection = match replace_warm(None).filter(is_open) {
+        Some(connection) => connection,
+        None => dial(PATIENCE)?,
+    };
+    super::background("nix-ahead", || drop(replace_warm(dial(PATIENCE).ok())));
+    Ok(connection)
+}
+
+/// Closes the connection that is kept open: the daemon's process for it blocks SIGTERM.
+pub fn let_go() {
+    drop(replace_warm(None));
+}
+
+fn replace_warm(by: Option<UnixStream>) -> Option<UnixStream> {
+    std::mem::replace(&mut *WARM.lock().unwrap_or_else(PoisonError::into_inner), by)
+}
+
+fn dial(patience: Duration) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match UnixStream::connect(SOCKET) {
+            Ok(connection) => return Ok(connection),
+            Err(e) if Instant::now() >= deadline || shutdown::begun() => return Err(e),
+            Err(_) => thread::sleep(AGAIN),
+        }
+    }
+}
+
+/// The daemon says nothing before the client does, so anything to see means that it has gone.
+fn is_open(connection: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(connection, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
+}
+
+/// The supervising thread.
+fn keep_running() {
+    let mut pause = AGAIN;
+    while !shutdown::begun() {
+        let started = Instant::now();
+        let mut daemon = Command::new("/usr/bin/nix-daemon");
+        daemon
+            .stdin(Stdio::null())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin")
+            .env("HOME", "/root")
+            .env("TMPDIR", "/tmp")
+            .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt");
+        let end = match children::spawn(&mut daemon) {
+            Ok(child) => children::describe(child.wait()),
+            Err(e) => format!("cannot be started: {e}"),
+        };
+        if shutdown::begun() {
+            return;
+        }
+        say(format_args!("nix-daemon {end}"));
+        pause = if started.elapsed() >= HEALTHY { AGAIN } else { (pause * 4).min(Duration::from_secs(10)) };
+        thread::sleep(pause);
+    }
+}

@@ -1,0 +1,231 @@
+//! Joins two stream sockets, both ways, until both ways have ended.
+//!
+//! Each way is a buffer between a reading and a writing end. The end of one way is passed on as a half-close, so a client may
+//! stop sending and still read the answer. A side that is *gone* (closed as a whole) is another matter: nobody reads the other
+//! way, and the service must learn it (nix-daemon ends the builds of a client that has gone), so what the side still sent
+//! is delivered and then everything is closed.
+//!
+//! The sockets are watched edge-triggered: a side that is half-closed stays "readable" for ever and would otherwise never let
+//! the thread sleep.
+
+use rustix::{
+    event::epoll::{self, EventData, EventFlags},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::{self, Errno},
+    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
+};
+use std::mem::MaybeUninit;
+
+/// Bytes in flight each way.
+const BUFFER: usize = 64 * 1024;
+
+/// Buffers moved one way before the other has its turn.
+const TURN: usize = 16;
+
+/// Moves bytes between the two until both ways have ended. An error ends the connection like a close.
+pub fn join(a: OwnedFd, b: OwnedFd) {
+    // What is left to say is said by closing both.
+    let _ = relay(a.as_fd(), b.as_fd());
+}
+
+fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<()> {
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    epoll::add(&watch, a, EventData::new_u64(0), interest)?;
+    epoll::add(&watch, b, EventData::new_u64(1), interest)?;
+    let sides = [a, b];
+    let mut ways = [Way::new(), Way::new()]; // from side 0, from side 1
+    let mut hung_up = [false; 2];
+    loop {
+        let mut more = false;
+        for from in [0, 1] {
+            more |= ways[from].pump(sides[from], sides[1 - from]);
+        }
+        // All that a side sent is delivered, and it is gone: what comes the other way is for nobody.
+        let in_vain = (0..2).any(|side| ways[side].done && (hung_up[side] || is_gone(sides[side])));
+        if in_vain || ways.iter().all(|way| way.done) {
+            return Ok(());
+        }
+        if more {
+            continue;
+        }
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 2];
+        let events = match epoll::wait(&watch, &mut events, None) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e),
+        };
+        for event in events {
+            let (flags, data) = (event.flags, event.data); // copied: the struct is packed
+            hung_up[usize::from(data.u64() != 0)] |= flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        }
+    }
+}
+
+/// Whether the peer has closed both ways. A socket reads the same after a half-close; only writing tells them apart.
+fn is_gone(side: BorrowedFd<'_>) -> bool {
+    matches!(
+        send(side, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
+        Err(Errno::PIPE | Errno::NOTCONN | Errno::CONNRESET)
+    )
+}
+
+struct Way {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The reading end has ended; what is buffered is still to be written.
+    ended: bool,
+    /// Nothing will move this way any more.
+    done: bool,
+}
+
+impl Way {
+    fn new() -> Self {
+        Way { buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, end: 0, ended: false, done: false }
+    }
+
+    /// Moves what can be moved now; true if there is more.
+    fn pump(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+        for _ in 0..TURN {
+            if self.done {
+                return false;
+            }
+            if self.start == self.end {
+                if self.ended {
+                    let _ = shutdown(to, Shutdown::Write);
+                    self.done = true;
+                    return false;
+                }
+                match recv(from, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                    Ok((0, _)) => self.ended = true,
+                    Ok((n, _)) => (self.start, self.end) = (0, n),
+                    Err(Errno::AGAIN) => return false,
+                    Err(Errno::INTR) => {}
+                    Err(_) => self.ended = true,
+                }
+                continue;
+            }
+            match send(to, &self.buffer[self.start..self.end], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(n) => self.start += n,
+                Err(Errno::AGAIN) => return false,
+                Err(Errno::INTR) => {}
+                Err(_) => {
+                    // Nobody reads this any more; the sender is told by its own way.
+                    let _ = shutdown(from, Shutdown::Read);
+                    self.done = true;
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{
+        io::{Read, Write},
+        net::Shutdown,
+        os::unix::net::UnixStream,
+        thread,
+    };
+
+    /// A client and a server with a relay between them.
+    fn joined() -> (UnixStream, UnixStream, thread::JoinHandle<()>) {
+        let (client, a) = UnixStream::pair().unwrap();
+        let (server, b) = UnixStream::pair().unwrap();
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap(); // to fail rather than hang
+        }
+        (client, server, thread::spawn(move || join(a.into(), b.into())))
+    }
+
+    fn rest(mut from: &UnixStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).unwrap();
+        all
+    }
+
+    #[test]
+    fn an_answer_comes_back_after_a_half_close() {
+        let (mut client, mut server, relay) = joined();
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&server), b"question");
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        assert_eq!(rest(&client), b"answer");
+        relay.join().unwrap();
+    }
+
+    #[test]
+    fn the_service_may_end_first() {
+        let (mut client, mut server, relay) = joined();
+        server.write_all(b"banner").unwrap();
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&client), b"banner");
+        client.write_all(b"late").unwrap();
+        drop(client);
+        assert_eq!(rest(&server), b"late");
+        relay.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_that_is_gone_takes_the_service_with_it() {
+        let (mut client, server, relay) = joined();
+        client.write_all(b"build").unwrap();
+        drop(client);
+        // Not a half-close: the relay ends although the service has said nothing.
+        relay.join().unwrap();
+        assert_eq!(rest(&server), b"build");
+        assert!((&server).write_all(b"x").is_err());
+    }
+
+    #[test]
+    fn a_client_that_leaves_after_a_half_close_is_noticed() {
+        let (client, server, relay) = joined();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&server), b"");
+        drop(client);
+        relay.join().unwrap();
+        drop(server);
+    }
+
+    #[test]
+    fn the_thread_sleeps_while_nothing_moves() {
+        let (client, a) = UnixStream::pair().unwrap();
+        let (server, b) = UnixStream::pair().unwrap();
+        let relay = thread::spawn(move || {
+            join(a.into(), b.into());
+            rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)
+        });
+        client.shutdown(Shutdown::Write).unwrap();
+        thread::sleep(std::time::Duration::from_millis(300));
+        drop((client, server));
+        let busy = relay.join().unwrap();
+        assert!(busy.tv_sec == 0 && busy.tv_nsec < 100_000_000, "{busy:?} of processor time while idle");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn every_byte_arrives_in_order(
+            up in prop::collection::vec(any::<u8>(), 0..400_000),
+            down in prop::collection::vec(any::<u8>(), 0..400_000),
+        ) {
+            let (client, server, relay) = joined();
+            let send = |to: &UnixStream, bytes: Vec<u8>| {
+                let mut to = to.try_clone().unwrap();
+                thread::spawn(move || { to.write_all(&bytes).unwrap(); to.shutdown(Shutdown::Write).unwrap(); })
+            };
+            let senders = [send(&client, up.clone()), send(&server, down.clone())];
+            let reader = { let server = server.try_clone().unwrap(); thread::spawn(move || rest(&server)) };
+            prop_assert_eq!(rest(&client), down);
+            prop_assert_eq!(reader.join().unwrap(), up);
+            for sender in senders { sender.join().unwrap(); }
+            relay.join().unwrap();
+        }
+    }
+}

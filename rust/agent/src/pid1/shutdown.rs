@@ -1,0 +1,73 @@
+//! The way down: every process ended, the data disk left clean, the power off. Taken once, from whatever thread comes first.
+
+use super::{
+    children,
+    console::{say, since_kernel},
+    disk, nix,
+};
+use rustix::{
+    process::Signal,
+    system::{RebootCommand, reboot},
+};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+/// Somebody has begun; services are not started again.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// How long processes may take to end when asked. Short: nix-daemon's processes for its clients block SIGTERM.
+const ASKED: Duration = Duration::from_millis(500);
+
+/// How long they may take to end when killed.
+const KILLED: Duration = Duration::from_secs(2);
+
+/// Whether the guest is on its way down.
+pub fn begun() -> bool {
+    BEGUN.load(Ordering::Acquire)
+}
+
+/// Powers off cleanly. Never returns.
+pub fn power_off() -> ! {
+    if BEGUN.swap(true, Ordering::AcqRel) {
+        loop {
+            thread::park();
+        }
+    }
+    say(format_args!("power-off {}", since_kernel()));
+    nix::let_go();
+    if !children::end_all(Signal::TERM, ASKED) {
+        children::end_all(Signal::KILL, KILLED);
+    }
+    disk::leave_clean();
+    say(format_args!("off {}", since_kernel()));
+    let why = reboot(RebootCommand::PowerOff);
+    say(format_args!("power off: {why:?}"));
+    loop {
+        thread::park();
+    }
+}
+
+/// SIGTERM, and ctrl-alt-del (which the kernel turns into SIGINT for us), power off. Must be called before any other thread is
+/// started, because threads inherit which signals are blocked. Children do not: std clears it for them.
+pub fn catch_signals() {
+    let _ = reboot(RebootCommand::CadOff);
+    // SAFETY: `set` is a plain value that sigemptyset initialises; the calls touch nothing else.
+    let set = unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    super::background("signals", move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to values that outlive the call.
+        while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}
+        say(format_args!("signal {signal}"));
+        power_off()
+    });
+}

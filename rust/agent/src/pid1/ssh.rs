@@ -1,0 +1,226 @@
+//! sshd: no daemon and no TCP port. Each connection is served by its own `sshd -i`, and some are started ahead.
+//!
+//! sshd needs a good part of a second to start on a slow host, and writes its banner at once. So a few wait, started, each
+//! with its banner in its socket; a connection takes one, and another is started in its place. The first banner is also what
+//! Ready waits for: sshd with its keys and configuration works then.
+
+use super::{Outcome, children, console::say, payload, shutdown};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    fd::OwnedFd,
+    net::{RecvFlags, recv},
+};
+use std::{
+    collections::VecDeque,
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    process::{Command, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// How many wait for a connection. Until the first comes it is one, so that the boot has no other to start.
+const WARM: usize = 2;
+
+/// How long the pool waits after an sshd that died before it was used.
+const BACK_OFF: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
+
+const CONFIG: &str = "/run/sshd_config";
+const AUTHORIZED_KEYS: &str = "/run/authorized_keys";
+
+/// Only the host reaches this sshd, over vsock, so a login may take as long as it likes: one that waits ahead must not end.
+/// Only `builder` logs in, only with the keys of the payload.
+const SSHD_CONFIG: &str = "\
+HostKey /darwin-vz/ssh_host_ed25519_key
+AuthorizedKeysFile /run/authorized_keys
+AllowUsers builder
+PermitRootLogin no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+LoginGraceTime 0
+X11Forwarding no
+AllowAgentForwarding no
+AllowTcpForwarding no
+PermitTunnel no
+PermitUserEnvironment no
+PrintMotd no
+PrintLastLog no
+LogLevel ERROR
+Subsystem sftp internal-sftp
+";
+
+/// The sshds that wait.
+pub struct Pool {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Written to when one was taken.
+    taken: OwnedFd,
+}
+
+struct State {
+    warm: VecDeque<UnixStream>,
+    /// A connection has come.
+    used: bool,
+    /// What became of the first.
+    banner: Option<Outcome<()>>,
+}
+
+impl Pool {
+    /// Writes the configuration and starts the first.
+    pub fn start() -> Outcome<Arc<Pool>> {
+        configure().map_err(|e| format!("sshd cannot be configured: {e}"))?;
+        let taken = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| format!("sshd: eventfd: {e}"))?;
+        let state = Mutex::new(State { warm: VecDeque::new(), used: false, banner: None });
+        let pool = Arc::new(Pool { state, changed: Condvar::new(), taken });
+        let filler = Arc::clone(&pool);
+        super::background("sshd", move || filler.keep_filled());
+        Ok(pool)
+    }
+
+    /// A connection to an sshd, one that waits if there is one.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        self.lock().used = true;
+        while let Some(socket) = self.lock().warm.pop_front() {
+            let _ = rustix::io::write(&self.taken, &1u64.to_ne_bytes());
+            if !has_hung_up(&socket) {
+                return Ok(socket);
+            }
+        }
+        spawn()
+    }
+
+    /// Waits until the first has sent its banner.
+    pub fn wait_for_banner(&self, patience: Duration) -> Outcome<()> {
+        let state = self.lock();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, patience, |state| state.banner.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.banner.clone().unwrap_or_else(|| Err(format!("sshd sent no banner within {} s", patience.as_secs())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The filler's thread: starts one for each that was taken or has died.
+    fn keep_filled(&self) {
+        let mut failures = 0;
+        while !shutdown::begun() {
+            let missing = {
+                let state = self.lock();
+                if state.used { WARM } else { 1 }.saturating_sub(state.warm.len())
+            };
+            for _ in 0..missing {
+                match spawn() {
+                    Ok(socket) => self.add(socket),
+                    Err(e) => {
+                        say(format_args!("sshd cannot be started: {e}"));
+                        failures += 1;
+                        break;
+                    }
+                }
+            }
+            let died = self.sleep();
+            failures = if died > 0 { failures + 1 } else { 0 };
+            if died > 0 && !shutdown::begun() {
+                say("an sshd died before it was used");
+                thread::sleep(BACK_OFF[failures.min(BACK_OFF.len()) - 1]);
+            }
+        }
+    }
+
+    fn add(&self, socket: UnixStream) {
+        // Only the first is looked at: it delays nobody, as the guest is not ready yet.
+        let first = self.lock().banner.is_none().then(|| banner(&socket));
+        let mut state = self.lock();
+        state.warm.push_back(socket);
+        if first.is_some() {
+            state.banner = first;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Sleeps until one was taken or has died; the number of the dead, who are removed.
+    fn sleep(&self) -> usize {
+        let watched: Vec<UnixStream> = self.lock().warm.iter().filter_map(|socket| socket.try_clone().ok()).collect();
+        let mut polled = vec![PollFd::new(&self.taken, PollFlags::IN)];
+        polled.extend(watched.iter().map(|socket| PollFd::new(socket, PollFlags::empty())));
+        let _ = poll(&mut polled, None);
+        if !polled[0].revents().is_empty() {
+            let _ = rustix::io::read(&self.taken, &mut [0; 8]);
+        }
+        let mut state = self.lock();
+        let before = state.warm.len();
+        state.warm.retain(|socket| !has_hung_up(socket));
+        before - state.warm.len()
+    }
+}
+
+/// Keys and configuration where sshd looks for them.
+fn configure() -> io::Result<()> {
+    fs::create_dir_all("/run/sshd")?; // sshd's empty directory
+    fs::write(CONFIG, SSHD_CONFIG)?;
+    // sshd reads it as the user who logs in, who cannot enter the payload's directory.
+    fs::copy(format!("{}/authorized_keys", payload::HOME), AUTHORIZED_KEYS)?;
+    fs::set_permissions(AUTHORIZED_KEYS, fs::Permissions::from_mode(0o644))
+}
+
+/// Starts an sshd for one connection. It ends when its socket is closed.
+fn spawn() -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs = OwnedFd::from(theirs);
+    let mut sshd = Command::new("/usr/sbin/sshd");
+    sshd.args(["-i", "-e", "-f", CONFIG]).stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs));
+    children::spawn_detached(&mut sshd)?;
+    Ok(ours)
+}
+
+/// Waits for the banner and leaves it where it is.
+fn banner(socket: &UnixStream) -> Outcome<()> {
+    let mut start = [0; 4];
+    match recv(socket, &mut start[..], RecvFlags::PEEK) {
+        Ok((n @ 1.., _)) if b"SSH-".starts_with(&start[..n]) => Ok(()),
+        Ok((0, _)) => Err("sshd ended before it sent its banner; the console may say why".into()),
+        Ok(_) => Err("sshd sent something else than its banner".into()),
+        Err(e) => Err(format!("sshd's banner cannot be read: {e}")),
+    }
+}
+
+fn has_hung_up(socket: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_banner_is_awaited_and_left_in_the_socket() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let writer = thread::spawn(move || {
+            theirs.write_all(b"SS").unwrap();
+            thread::sleep(Duration::from_millis(20));
+            theirs.write_all(b"H-2.0-x\r\n").unwrap();
+            theirs
+        });
+        assert_eq!(banner(&ours), Ok(()));
+        assert_eq!(banner(&ours), Ok(()), "it was only looked at");
+        assert!(!has_hung_up(&ours));
+        drop(writer.join().unwrap());
+        assert!(has_hung_up(&ours));
+    }
+
+    #[test]
+    fn a_dead_sshd_is_told_from_a_live_one() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(banner(&ours).unwrap_err().contains("ended"));
+    }
+}

@@ -1,0 +1,92 @@
+//! What the API needs of the daemon, as a trait: so the API is tested without one.
+
+use super::types::{DaemonStatus, Event, Service, StartRequest};
+use crate::{
+    daemon::{Daemon, Passage},
+    error::Report,
+    hypervisor::{GuestStream, Verb},
+    spec::MachineName,
+};
+use std::{io, path::PathBuf};
+use tokio::sync::{broadcast, watch};
+
+/// The daemon, as the API sees it.
+pub trait Control: Send + Sync + 'static {
+    /// Everything, now.
+    fn status(&self) -> DaemonStatus;
+    /// Changes whenever the status does.
+    fn generation(&self) -> watch::Receiver<u64>;
+    /// What happens from now on.
+    fn events(&self) -> broadcast::Receiver<Event>;
+    /// The daemon's own log.
+    fn log_file(&self) -> PathBuf;
+    /// The file of a machine's serial console.
+    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
+    /// Boots a machine; resolves when it runs.
+    fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>>;
+    /// Stops a machine; resolves when it is off.
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>>;
+    /// Stops a machine and deletes its state.
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>>;
+    /// Takes a lease, starts the guest where needed, and connects to one of its services. Dropping the future gives up.
+    fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>>;
+    /// Stops every guest.
+    fn shut_down(&self) -> Verb<'_, ()>;
+}
+
+/// An open way to a guest which holds its lease.
+pub trait Conveyance: Send {
+    /// Copies both ways until both are at their end. Resolves to the bytes to and from the guest.
+    fn carry(self: Box<Self>, client: GuestStream) -> Verb<'static, io::Result<(u64, u64)>>;
+}
+
+impl Conveyance for Passage {
+    fn carry(self: Box<Self>, client: GuestStream) -> Verb<'static, io::Result<(u64, u64)>> {
+        Box::pin(async move { Passage::carry(*self, client).await })
+    }
+}
+
+impl Control for Daemon {
+    fn status(&self) -> DaemonStatus {
+        Daemon::status(self)
+    }
+
+    fn generation(&self) -> watch::Receiver<u64> {
+        Daemon::generation(self)
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        Daemon::events(self)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        Daemon::log_file(self)
+    }
+
+    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
+        Ok(self.machine(machine)?.console_log())
+    }
+
+    fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move { self.machine(machine)?.start(request).await })
+    }
+
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move { self.machine(machine)?.stop(force).await })
+    }
+
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>> {
+        Box::pin(Daemon::destroy(self, machine, keep_keys))
+    }
+
+    fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>> {
+        Box::pin(async move {
+            let passage = self.machine(machine)?.open(service).await?;
+            Ok(Box::new(passage) as Box<dyn Conveyance>)
+        })
+    }
+
+    fn shut_down(&self) -> Verb<'_, ()> {
+        Box::pin(Daemon::shut_down(self))
+    }
+}

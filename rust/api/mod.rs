@@ -1,0 +1,24 @@
+//! The local HTTP API: the one way in which other programs, our own CLI included, speak with the daemon.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/health` | `{}` once the daemon serves |
+//! | `GET /v1/status?after=N&timeout=SECONDS` | [`types::DaemonStatus`]; with `after`, once its generation is greater than N or the time is over |
+//! | `POST /v1/machines/NAME/start` | boots it and answers when it runs; body [`types::StartRequest`] or none |
+//! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off; body [`types::StopRequest`] or none |
+//! | `DELETE /v1/machines/NAME?keepKeys=BOOL` | stops it and deletes its state |
+//! | `GET /v1/machines/NAME/console?follow=BOOL&lines=N` | the guest's console as text |
+//! | `GET /v1/machines/NAME/connect/ssh` or `…/nix` | with `Upgrade: darwin-vz-stream`: a byte stream to the guest, which is started |
+//! | `GET /v1/logs?follow=BOOL&lines=N` | the daemon's log as text |
+//! | `GET /v1/events` | [`types::Event`]s as server-sent events; `lagged` tells a slow reader how many it missed |
+//! | `POST /v1/shutdown` | stops every guest, answers, and ends the daemon |
+//!
+//! Every failure is a [`crate::error::Report`] in JSON. The socket is a Unix socket of mode 0600: who may open it, may do all of it.
+
+pub mod client;
+pub mod control;
+pub mod server;
+mod tail;
+pub mod types;
+
+pub use tail::{Start, tail};

@@ -1,0 +1,189 @@
+//! What goes over the API, shared by server and client. Field names are camelCase; times are milliseconds.
+
+use crate::{error::Report, spec::MachineName};
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`: the daemon and all its machines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonStatus {
+    /// Grows with every change; `GET /v1/status?after=N` answers once it is greater than N.
+    pub generation: u64,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// In the order of their names.
+    pub machines: Vec<MachineStatus>,
+}
+
+/// A machine, as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// Its name.
+    pub name: MachineName,
+    /// What runs its guests: `qemu`, `vz`.
+    pub backend: String,
+    /// How guest code is executed: `kvm`, `tcg`, …
+    pub accelerator: String,
+    /// Where its lifecycle stands.
+    #[serde(flatten)]
+    pub state: State,
+    /// Unix time in milliseconds at which this state began.
+    pub since_unix_ms: u64,
+    /// Boots since the daemon started, failed ones included.
+    pub boots: u64,
+    /// Where ssh clients reach it.
+    pub listen: Vec<String>,
+    /// Processors of the guest.
+    pub cores: u32,
+    /// Memory of the guest in bytes.
+    pub memory: u64,
+    /// Size of the data disk in bytes, as the guest sees it.
+    pub disk_size: u64,
+    /// The last boot that reached `running`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_boot: Option<BootTimeline>,
+}
+
+/// The lifecycle as the outside sees it. Not the supervisor's own state, which may change freely.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum State {
+    /// No guest. The next connection starts one.
+    Stopped {
+        /// How the last guest ended, if there was one: `powered-off`, `killed`, or `crashed: why`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_exit: Option<String>,
+    },
+    /// A guest is on its way up.
+    Starting,
+    /// The guest answers.
+    Running {
+        /// Connections and other users of the guest right now.
+        leases: u32,
+        /// Milliseconds until it is stopped as idle; absent while it is in use or has no idle timeout.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        idle_stop_in_ms: Option<u64>,
+    },
+    /// The guest is on its way down.
+    Stopping {
+        /// It is started again right after, because somebody waits for it.
+        restart: bool,
+    },
+    /// The last boot failed. A connection before `retryInMs` is over is refused with `cause`; `start` tries at once.
+    Failed {
+        /// Why.
+        cause: Report,
+        /// Boots that failed in a row.
+        attempts: u32,
+        /// Milliseconds until a connection boots again.
+        retry_in_ms: u64,
+    },
+}
+
+/// One boot, milliseconds after the demand that caused it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootTimeline {
+    /// Unix time of the demand in milliseconds.
+    pub demand_unix_ms: u64,
+    /// In order of time.
+    pub phases: Vec<TimelinePhase>,
+    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    pub data_disk: String,
+    /// The guest's kernel release.
+    pub kernel: String,
+}
+
+/// A point of a [`BootTimeline`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TimelinePhase {
+    /// `prepared`, `hypervisor`, `guest: kernel`, …, `ready`, `ssh banner`.
+    pub name: String,
+    /// Milliseconds after the demand.
+    pub at_ms: u64,
+}
+
+/// An item of `GET /v1/events`, the SSE stream. Its SSE id is `id`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Grows by one with every event of this daemon.
+    pub id: u64,
+    /// Unix time in milliseconds.
+    pub unix_ms: u64,
+    /// Whose.
+    pub machine: MachineName,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What an [`Event`] tells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum What {
+    /// The lifecycle moved.
+    State {
+        /// To here.
+        #[serde(flatten)]
+        state: State,
+    },
+    /// Somebody connected through a door.
+    Opened {
+        /// `ssh`, `nix`.
+        door: String,
+        /// Grows by one with every connection of this daemon.
+        connection: u64,
+    },
+    /// That connection ended.
+    Closed {
+        /// As in `opened`.
+        door: String,
+        /// As in `opened`.
+        connection: u64,
+        /// Bytes from the client to the guest.
+        sent: u64,
+        /// Bytes from the guest to the client.
+        received: u64,
+    },
+}
+
+/// Body of `POST /v1/machines/{name}/stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StopRequest {
+    /// Pull the plug instead of pressing the power button.
+    pub force: bool,
+}
+
+/// Body of `POST /v1/machines/{name}/start`: sizes for this boot in place of the configured ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StartRequest {
+    /// Processors.
+    pub cores: Option<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes.
+    pub disk_size: Option<u64>,
+}
+
+/// Which service of the guest a connection wants: the last part of `GET /v1/machines/{name}/connect/{service}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// sshd.
+    Ssh,
+    /// The running nix-daemon, as a trusted user.
+    Nix,
+}
+
+/// The token of the `Upgrade` header that turns an API connection into a byte stream to the guest.
+pub const UPGRADE: &str = "darwin-vz-stream";
+
+/// The API's socket in the state directory.
+pub const SOCKET_NAME: &str = "api.sock";

@@ -1,0 +1,167 @@
+//! The grammar of the command line.
+
+use super::{completions, config, connect, destroy, logs, nix_config, run, ssh, start, status, stop};
+use crate::{config::Key, spec::MachineName};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Ends the help, and the reference.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   2  the command line is wrong
+   3  a setting is wrong
+   4  no daemon answers
+   5  this computer lacks something: a program, a right
+   6  the guest bundle is wrong
+   7  the guest did not come up
+   8  somebody else has it: a port, the state directory
+   9  the state directory: keys, disk, permissions, space
+  10  the guest is up, but a connection to it failed
+  11  there is no machine of that name
+  70  a fault of this program
+`ssh` exits as the command in the guest does.";
+
+/// A Linux builder for Nix that starts when a build needs it and stops when idle
+#[derive(Debug, Parser)]
+#[command(name = "darwin-vz-nix", version, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where all state lives; also says which daemon is meant
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Machine [default: builder, or the only one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub machine: Option<MachineName>,
+    /// How much is logged: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log more; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start the machine, and the daemon if none runs
+    Start(start::Start),
+    /// Stop the machine; the next connection starts it again
+    Stop(stop::Stop),
+    /// Show the machines
+    Status(status::Status),
+    /// Open a shell in the guest, or run a command there; starts what does not run
+    Ssh(ssh::Ssh),
+    /// Join stdin and stdout to a service of the guest, for Nix and ssh to call
+    Connect(connect::Connect),
+    /// Run the daemon in the foreground
+    Run(run::Run),
+    /// Show the daemon's log or the guest's console
+    Logs(logs::Logs),
+    /// Stop the machine and delete its disk and keys
+    Destroy(destroy::Destroy),
+    /// Print what a host needs to build on the machine
+    NixConfig(nix_config::NixConfig),
+    /// Show the settings that count, and where each comes from
+    Config(config::Config),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+    /// Print this command line's reference in Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+impl Verb {
+    /// Settings among the verb's own flags.
+    pub fn flags(&self) -> Vec<(Key, String)> {
+        match self {
+            Verb::Run(verb) => verb.machine.flags(),
+            Verb::Config(verb) => verb.machine.flags(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// An error is to be JSON on stdout, too.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Verb::Status(verb) => verb.json,
+            Verb::Config(verb) => verb.json,
+            Verb::Run(verb) => verb.detached,
+            _ => false,
+        }
+    }
+}
+
+/// A machine's settings as flags. They are text here; `config` reads them, so that a value has one spelling everywhere.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Settings of the machine")]
+pub struct MachineFlags {
+    /// Processors of the guest
+    #[arg(long, value_name = "N")]
+    cores: Option<String>,
+    /// Memory of the guest, such as 8G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Size of the data disk, such as 100G
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<String>,
+    /// Minutes without a connection until the guest is stopped; 0 is never
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<String>,
+    /// Where ssh clients reach it: a loopback address and port
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Directory of the guest bundle
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<String>,
+    /// Let an aarch64 guest run x86_64 programs through Rosetta
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rosetta: Option<String>,
+    /// Share the host's store with the guest, read-only
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    share_store: Option<String>,
+    /// The store to share
+    #[arg(long, value_name = "DIR")]
+    store_dir: Option<String>,
+    /// auto, or force kvm or tcg
+    #[arg(long, value_name = "NAME")]
+    accelerator: Option<String>,
+    /// Seconds that a boot may take
+    #[arg(long, value_name = "TIME")]
+    boot_timeout: Option<String>,
+    /// Seconds that a guest may take to power off before it is killed
+    #[arg(long, value_name = "TIME")]
+    stop_grace: Option<String>,
+}
+
+impl MachineFlags {
+    fn flags(&self) -> Vec<(Key, String)> {
+        let given = [
+            (Key::Cores, &self.cores),
+            (Key::Memory, &self.memory),
+            (Key::DiskSize, &self.disk_size),
+            (Key::IdleTimeout, &self.idle_timeout),
+            (Key::Listen, &self.listen),
+            (Key::Bundle, &self.bundle),
+            (Key::Rosetta, &self.rosetta),
+            (Key::ShareStore, &self.share_store),
+            (Key::StoreDir, &self.store_dir),
+            (Key::Accelerator, &self.accelerator),
+            (Key::BootTimeout, &self.boot_timeout),
+            (Key::StopGrace, &self.stop_grace),
+        ];
+        given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    }
+}

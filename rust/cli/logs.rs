@@ -1,0 +1,72 @@
+//! `logs`: the daemon's log or the guest's console. Also of a daemon that has ended, which is when one wants to read it.
+
+use super::{context::Context, output};
+use crate::{
+    api::{Start, tail},
+    error::{Kind, Report},
+    machine_dir::StateDir,
+};
+use clap::Args;
+use futures_util::StreamExt;
+use std::{path::PathBuf, pin::pin};
+
+/// What `-f` begins with, unless `-n` says otherwise.
+const RECENT: usize = 10;
+
+/// Flags of `logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The guest's serial console instead of the daemon's log
+    #[arg(long)]
+    console: bool,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines [default: all; with --follow 10]
+    #[arg(short = 'n', long, value_name = "N")]
+    lines: Option<usize>,
+}
+
+impl Logs {
+    /// Prints it.
+    pub async fn run(self, context: &Context) -> Result<(), Report> {
+        let lines = self.lines.or(self.follow.then_some(RECENT));
+        let client = context.client();
+        let text = match self.console {
+            true => client.console(&context.machine()?, self.follow, lines).await,
+            false => client.logs(self.follow, lines).await,
+        };
+        match text {
+            Ok(mut text) => {
+                while let Some(chunk) = text.chunk().await? {
+                    output::print_bytes(&chunk)?;
+                }
+                Ok(())
+            }
+            Err(report) if report.kind == Kind::NotRunning => self.of_a_dead_daemon(context, lines, report).await,
+            Err(report) => Err(report),
+        }
+    }
+
+    async fn of_a_dead_daemon(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
+        let Some(file) = self.file(context)? else { return Err(report) };
+        let mut stream = pin!(tail(file.clone(), lines.map_or(Start::Whole, Start::Lines), self.follow));
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk
+                .map_err(|error| Report::new(Kind::State, format!("{} cannot be read: {error}", file.display())))?;
+            output::print_bytes(&chunk)?;
+        }
+        Ok(())
+    }
+
+    /// The file, if there is one. Nothing is made for its sake.
+    fn file(&self, context: &Context) -> Result<Option<PathBuf>, Report> {
+        let root = context.state_dir();
+        if !root.is_dir() {
+            return Ok(None);
+        }
+        let dir = StateDir::open(&root)?;
+        let file = if self.console { dir.machine(&context.machine()?).console_log() } else { dir.daemon_log() };
+        Ok(file.exists().then_some(file))
+    }
+}

@@ -1,0 +1,74 @@
+//! The command line: one file per verb. What it wants of a running daemon it asks over the API.
+//!
+//! This is the only place that reads the environment, the home directory and the working directory; [`context`] does, once.
+//! An error ends in [`output::fail`], which prints it and turns its kind into the exit code.
+
+mod args;
+mod completions;
+mod config;
+mod connect;
+mod context;
+mod destroy;
+mod launch;
+mod logging;
+mod logs;
+mod nix_config;
+mod output;
+mod progress;
+mod reference;
+mod run;
+mod ssh;
+mod start;
+mod status;
+mod stop;
+
+use crate::error::{Kind, Report};
+use args::{Cli, Verb};
+use clap::Parser;
+use context::Context;
+use std::process::ExitCode;
+
+/// Runs the program; its exit code.
+pub fn main() -> ExitCode {
+    let Cli { global, verb } = Cli::parse();
+    let json = verb.wants_json();
+    let outcome = match verb {
+        // A line for Nix to show: it prints what a remote program says on stderr.
+        Verb::Connect(verb) => return verb.run(global),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Reference => reference::run(),
+        verb => Context::new(global, verb.flags()).and_then(|context| dispatch(verb, &context)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => output::fail(&report, json),
+    }
+}
+
+fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
+    if let Verb::Run(verb) = verb {
+        return verb.run(context);
+    }
+    logging::for_a_client(context)?;
+    match verb {
+        Verb::Start(verb) => block_on(verb.run(context))?,
+        Verb::Stop(verb) => block_on(verb.run(context))?,
+        Verb::Status(verb) => block_on(verb.run(context))?,
+        Verb::Ssh(verb) => verb.run(context),
+        Verb::Logs(verb) => block_on(verb.run(context))?,
+        Verb::Destroy(verb) => block_on(verb.run(context))?,
+        Verb::NixConfig(verb) => block_on(verb.run(context))?,
+        Verb::Config(verb) => verb.run(context),
+        // Done by `main`, which needs no settings for them.
+        Verb::Run(_) | Verb::Connect(_) | Verb::Completions(_) | Verb::Reference => Ok(()),
+    }
+}
+
+/// One thread is enough to ask and wait, and is there at once.
+fn block_on<F: Future>(future: F) -> Result<F::Output, Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Report::new(Kind::Host, format!("no event loop can be made: {error}")))?;
+    Ok(runtime.block_on(future))
+}

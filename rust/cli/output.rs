@@ -1,0 +1,81 @@
+//! What is printed: errors, colours, times.
+
+use crate::error::{Kind, Report};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+/// Whether a stream gets colours: a terminal that can, and nobody said no.
+pub fn colours(stream: &impl IsTerminal) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Prints an error, in JSON on stdout as well if so asked, and gives the exit code of its kind.
+pub fn fail(report: &Report, json: bool) -> ExitCode {
+    if json {
+        // Who reads stdout may be gone; stderr and the exit code still tell.
+        let _ = print(&format!("{}\n", serde_json::to_string(report).unwrap_or_default()));
+    }
+    let (red, blue, plain) =
+        if colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[1;34m", "\x1b[0m") } else { ("", "", "") };
+    let mut text = format!("{red}error:{plain} {}\n", report.message);
+    for hint in &report.hints {
+        text.push_str(&format!("  {blue}hint:{plain} {hint}\n"));
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(report.kind.exit_code())
+}
+
+/// Writes to stdout. A reader that has had enough (`| head`) ends the program quietly, as it ends others.
+pub fn print(text: &str) -> Result<(), Report> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print()`], for what may be no text.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Report> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Report::new(Kind::Host, format!("stdout cannot be written: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// JSON for people and programs alike.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Report> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+/// A time, short: its two largest units.
+pub fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// A time of a boot.
+pub fn milliseconds(ms: u64) -> String {
+    if ms < 1000 { format!("{ms} ms") } else { format!("{}.{:02} s", ms / 1000, ms % 1000 / 10) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m 1s"), (3 * 3600 + 60, "3h 1m"), (90_000, "1d 1h")] {
+            assert_eq!(short(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!((milliseconds(7), milliseconds(2345)), ("7 ms".to_owned(), "2.34 s".to_owned()));
+    }
+}

@@ -1,0 +1,71 @@
+//! The reference of the command line and of the settings, in Markdown: `docs/cli.md`. A test keeps that file fresh.
+
+use super::{
+    args::{Cli, EXIT_CODES},
+    output,
+};
+use crate::{config::Key, error::Report};
+use clap::{Arg, Command, CommandFactory};
+
+/// Prints it.
+pub fn run() -> Result<(), Report> {
+    output::print(&markdown())
+}
+
+fn markdown() -> String {
+    let mut program = Cli::command();
+    program.build();
+    let mut text = format!(
+        "# Command line\n\nMade by `darwin-vz-nix reference`; do not edit.\n\n{}.\n\n## Options of every command\n\n{}",
+        program.get_about().map(ToString::to_string).unwrap_or_default(),
+        options(program.get_arguments()),
+    );
+    for verb in program.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        text.push_str(&section(verb));
+    }
+    text.push_str("\n## Settings\n\n");
+    text.push_str("A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the\n");
+    text.push_str("top are for every machine, those in a table `[machines.NAME]` for that one.\n\n");
+    text.push_str("| setting | variable | meaning |\n|---|---|---|\n");
+    for key in Key::ALL {
+        text.push_str(&format!("| `{key}` | `{}` | {} |\n", key.env(), key.about()));
+    }
+    text.push_str(&format!("\n## Exit codes\n\n```text\n{EXIT_CODES}\n```\n"));
+    text
+}
+
+fn section(verb: &Command) -> String {
+    let usage = verb.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+    let own = options(verb.get_arguments().filter(|arg| !arg.is_global_set()));
+    let own = if own.is_empty() { own } else { format!("\n{own}") };
+    format!("\n## {}\n\n{about}.\n\n```text\n{usage}\n```\n{own}", verb.get_name())
+}
+
+fn options<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
+    let mut text = String::new();
+    for arg in args.filter(|arg| !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str())) {
+        let mut names: Vec<String> = Vec::new();
+        names.extend(arg.get_short().map(|short| format!("-{short}")));
+        names.extend(arg.get_long().map(|long| format!("--{long}")));
+        let takes = arg.get_action().takes_values();
+        let value = arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string).unwrap_or_default();
+        let name = match (names.is_empty(), takes) {
+            (true, _) => value,
+            (false, true) => format!("{} {value}", names.join(", ")),
+            (false, false) => names.join(", "),
+        };
+        let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let choices: Vec<String> =
+            arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+        if takes && !choices.is_empty() {
+            help.push_str(&format!(": {}", choices.join(", ")));
+        }
+        if let Some(default) = arg.get_default_values().first().filter(|_| takes) {
+            help.push_str(&format!("; by default `{}`", default.to_string_lossy()));
+        }
+        text.push_str(&format!("* `{name}`: {help}\n"));
+    }
+    text
+}

@@ -1,0 +1,57 @@
+//! `run`: the daemon in the foreground. `start` runs it too, in a session of its own.
+
+use super::{
+    args::MachineFlags,
+    block_on,
+    context::{Context, this_program},
+    logging,
+};
+use crate::{
+    config::HostFacts,
+    daemon::{Daemon, RunOptions},
+    error::{Kind, Report},
+    machine_dir::StateDir,
+};
+use clap::Args;
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub machine: MachineFlags,
+    /// Leave the terminal's session; tell on stdout, in JSON, why it failed
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+impl Run {
+    /// Blocks until told to stop.
+    pub fn run(self, context: &Context) -> Result<(), Report> {
+        let settings = context.settings()?;
+        let options = RunOptions {
+            search_path: context.search_path.clone(),
+            program: this_program()?,
+            flags: context.daemon_flags(),
+            host: HostFacts::gather(),
+        };
+        if self.detached {
+            leave()?;
+        }
+        let log = StateDir::open(&settings.state_dir)?.daemon_log();
+        logging::for_the_daemon(context, &log, !self.detached)?;
+        // One thread: at rest nothing wakes it, and copying between sockets is the kernel's work.
+        let outcome = block_on(Daemon::run(settings, options))?;
+        if let Err(report) = &outcome {
+            tracing::error!(target: logging::END, "{}", report.message);
+        }
+        outcome
+    }
+}
+
+/// Out of the reach of the terminal's signals and of Nix, which ends the session of a program it calls; and out of a
+/// directory that somebody may want to unmount.
+fn leave() -> Result<(), Report> {
+    // Fails for the leader of a process group, which is what is wanted, already.
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/").map_err(|error| Report::new(Kind::Host, format!("/ cannot be entered: {error}")))
+}

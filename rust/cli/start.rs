@@ -1,0 +1,53 @@
+//! `start`: the machine, and the daemon if none runs.
+
+use super::{context::Context, launch, output, progress, status::timeline};
+use crate::{
+    api::types::{StartRequest, State},
+    config::{HostFacts, Key, start_request},
+    error::Report,
+};
+use clap::Args;
+
+/// Flags of `start`.
+#[derive(Debug, Args)]
+pub struct Start {
+    /// Processors of the guest, for this boot
+    #[arg(long, value_name = "N")]
+    cores: Option<String>,
+    /// Memory of the guest, for this boot, such as 8G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Size of the data disk, such as 100G; a disk can grow, not shrink
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<String>,
+}
+
+impl Start {
+    /// Returns when the machine runs.
+    pub async fn run(self, context: &Context) -> Result<(), Report> {
+        let machine = context.machine()?;
+        let request = self.request()?;
+        let client = launch::ensure(context).await?;
+        let find = async || {
+            let status = client.status().await?;
+            Ok::<_, Report>(status.machines.into_iter().find(|status| status.name == machine))
+        };
+        let before = find().await?;
+        progress::during(&client, &machine, client.start(&machine, &request)).await?;
+        let after = find().await?;
+        if before.is_some_and(|status| matches!(status.state, State::Running { .. })) {
+            return output::print(&format!("{machine} runs already\n"));
+        }
+        match after.and_then(|status| status.last_boot) {
+            Some(boot) => output::print(&format!("{machine} runs\n{}", timeline(&boot))),
+            None => output::print(&format!("{machine} runs\n")),
+        }
+    }
+
+    fn request(&self) -> Result<StartRequest, Report> {
+        let given = [(Key::Cores, &self.cores), (Key::Memory, &self.memory), (Key::DiskSize, &self.disk_size)];
+        let flags: Vec<(Key, String)> =
+            given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
+        start_request(&flags, &HostFacts::gather())
+    }
+}

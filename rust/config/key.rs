@@ -1,0 +1,202 @@
+//! The names of the settings, and where a value came from.
+
+use std::{fmt, path::PathBuf};
+
+/// Begins the name of every environment variable of ours.
+pub const ENV_PREFIX: &str = "DARWIN_VZ_NIX_";
+
+/// Variables with our prefix that are no setting: the CLI reads them itself.
+pub const ENV_OF_THE_CLI: [&str; 2] = ["DARWIN_VZ_NIX_CONFIG", "DARWIN_VZ_NIX_MACHINE"];
+
+/// A setting. [`Key::name`] is its name in the file and, after `--`, as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `state-dir`
+    StateDir,
+    /// `log-level`
+    LogLevel,
+    /// `cores`
+    Cores,
+    /// `memory`
+    Memory,
+    /// `disk-size`
+    DiskSize,
+    /// `idle-timeout`
+    IdleTimeout,
+    /// `listen`
+    Listen,
+    /// `bundle`
+    Bundle,
+    /// `rosetta`
+    Rosetta,
+    /// `share-store`
+    ShareStore,
+    /// `store-dir`
+    StoreDir,
+    /// `accelerator`
+    Accelerator,
+    /// `boot-timeout`
+    BootTimeout,
+    /// `stop-grace`
+    StopGrace,
+}
+
+impl Key {
+    /// Every setting, in the order in which they are shown.
+    pub const ALL: [Key; 14] = [
+        Key::StateDir,
+        Key::LogLevel,
+        Key::Cores,
+        Key::Memory,
+        Key::DiskSize,
+        Key::IdleTimeout,
+        Key::Listen,
+        Key::Bundle,
+        Key::Rosetta,
+        Key::ShareStore,
+        Key::StoreDir,
+        Key::Accelerator,
+        Key::BootTimeout,
+        Key::StopGrace,
+    ];
+
+    /// The setting of that name.
+    pub fn named(name: &str) -> Option<Key> {
+        Key::ALL.into_iter().find(|key| key.name() == name)
+    }
+
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Key::StateDir => "state-dir",
+            Key::LogLevel => "log-level",
+            Key::Cores => "cores",
+            Key::Memory => "memory",
+            Key::DiskSize => "disk-size",
+            Key::IdleTimeout => "idle-timeout",
+            Key::Listen => "listen",
+            Key::Bundle => "bundle",
+            Key::Rosetta => "rosetta",
+            Key::ShareStore => "share-store",
+            Key::StoreDir => "store-dir",
+            Key::Accelerator => "accelerator",
+            Key::BootTimeout => "boot-timeout",
+            Key::StopGrace => "stop-grace",
+        }
+    }
+
+    /// Its environment variable.
+    pub fn env(self) -> String {
+        match self {
+            Key::LogLevel => format!("{ENV_PREFIX}LOG"),
+            key => format!("{ENV_PREFIX}{}", key.name().to_uppercase().replace('-', "_")),
+        }
+    }
+
+    /// Each machine may have its own; the others belong to the daemon.
+    pub fn of_a_machine(self) -> bool {
+        !matches!(self, Key::StateDir | Key::LogLevel)
+    }
+
+    /// What it is, for the reference.
+    pub fn about(self) -> &'static str {
+        match self {
+            Key::StateDir => "where all state lives",
+            Key::LogLevel => {
+                "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `darwin_vz_nix::api=debug`"
+            }
+            Key::Cores => "processors of the guest; by default half of the host's",
+            Key::Memory => "memory of the guest, `8G` or a number of MiB; by default half of the host's, at most 8G",
+            Key::DiskSize => "size of the data disk as the guest sees it, `100G`; the file is sparse",
+            Key::IdleTimeout => "minutes, or `30s`, `2h`, without a connection until the guest is stopped; 0 is never",
+            Key::Listen => "where ssh clients reach the machine: a loopback address and port",
+            Key::Bundle => "directory of the guest bundle",
+            Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
+            Key::ShareStore => "share the host's store with the guest, read-only",
+            Key::StoreDir => "the store to share",
+            Key::Accelerator => "`auto`, or force `kvm` or `tcg`",
+            Key::BootTimeout => "seconds, or `2m`, that a boot may take",
+            Key::StopGrace => "seconds, or `1m`, that a guest may take to power off before it is killed",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where a value came from, so that an error can say what to mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The flag of that key.
+    Flag(String),
+    /// The environment variable of that name.
+    Env(String),
+    /// A line of the configuration file, counted from 1.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+    /// Nobody set it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag(name) => write!(f, "--{name}"),
+            Origin::Env(name) => f.write_str(name),
+            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl Origin {
+    /// The setting as its source spells it, for errors.
+    pub fn spelled(&self, key: Key) -> String {
+        match self {
+            Origin::Flag(_) | Origin::Env(_) => self.to_string(),
+            Origin::File { .. } => format!("{self}: {key}"),
+            Origin::Default => format!("{key} (default)"),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sourced<T> {
+    /// The value.
+    pub value: T,
+    /// Its origin.
+    pub origin: Origin,
+}
+
+impl<T> Sourced<T> {
+    /// A value that nobody set.
+    pub fn default(value: T) -> Self {
+        Sourced { value, origin: Origin::Default }
+    }
+}
+
+/// The candidate most like `given`, if one is like it at all.
+pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|name| {
+            (
+                strsim::normalized_damerau_levenshtein(
+                    &given.to_lowercase().replace('_', "-"),
+                    &name.to_lowercase().replace('_', "-"),
+                ),
+                name,
+            )
+        })
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}

@@ -1,0 +1,254 @@
+//! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
+
+use super::{Passage, RunOptions, chronicle::Chronicle};
+use crate::{
+    api::types::{MachineStatus, Service, StartRequest},
+    config::MachineSettings,
+    error::Report,
+    guest::launch::{Launch, WarmConnection},
+    hypervisor::{self, Capabilities, Hypervisor},
+    machine_dir::{MachineDir, StateDir, write_atomic},
+    spec::MachineName,
+    ssh::keys::Keys,
+    supervisor::{self, Handle, Policy, Preparation},
+};
+use darwin_vz_agent::{NIX_PORT, SSH_PORT, protocol::Ask};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{sync::RwLock, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+/// A machine that the daemon looks after.
+pub struct Machine {
+    name: MachineName,
+    settings: MachineSettings,
+    dir: MachineDir,
+    capabilities: Capabilities,
+    handle: Handle,
+    warm: WarmConnection,
+    chronicle: Arc<Chronicle>,
+    /// The sizes of the present boot, where they are not the configured ones.
+    sizes: Mutex<StartRequest>,
+    connect_program: String,
+    /// Held for writing while the machine's files are replaced, for reading by whoever may cause a boot.
+    files: RwLock<()>,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+/// What a machine is put together from.
+pub(crate) struct Parts {
+    /// Runs its guests.
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    /// Makes them ready.
+    pub(crate) preparation: Arc<dyn Preparation>,
+    /// Where the preparation leaves the connection that confirmed a boot.
+    pub(crate) warm: WarmConnection,
+    /// The text of the direct door's program.
+    pub(crate) connect_program: String,
+}
+
+impl Machine {
+    /// Makes what is missing of the machine's directory, and starts to look after it. Boots nothing.
+    pub fn new(
+        name: MachineName,
+        settings: MachineSettings,
+        state: &StateDir,
+        options: &RunOptions,
+        chronicle: Arc<Chronicle>,
+    ) -> Result<Machine, Report> {
+        let hypervisor = hypervisor::for_this_host(&options.search_path, settings.accelerator.as_deref())?;
+        let dir = state.make_machine(&name)?;
+        let connect_program = connect_program(options, &name);
+        furnish(&dir, &name, &connect_program)?;
+        let launch = Launch::new(name.clone(), settings.clone(), dir.clone(), hypervisor.capabilities().clone());
+        let warm = launch.warm();
+        let parts = Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program };
+        Ok(Machine::assemble(name, settings, dir, parts, chronicle))
+    }
+
+    /// A machine of these parts; nothing is made on disk.
+    pub(crate) fn assemble(
+        name: MachineName,
+        settings: MachineSettings,
+        dir: MachineDir,
+        parts: Parts,
+        chronicle: Arc<Chronicle>,
+    ) -> Machine {
+        let capabilities = parts.hypervisor.capabilities().clone();
+        let handle = supervisor::spawn(name.clone(), parts.hypervisor, parts.preparation, Policy::from(&settings));
+        let watcher = tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle)));
+        Machine {
+            name,
+            settings,
+            dir,
+            capabilities,
+            handle,
+            warm: parts.warm,
+            chronicle,
+            sizes: Mutex::default(),
+            connect_program: parts.connect_program,
+            files: RwLock::default(),
+            _watcher: AbortOnDropHandle::new(watcher),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &MachineName {
+        &self.name
+    }
+
+    /// Its settings, as configured.
+    pub fn settings(&self) -> &MachineSettings {
+        &self.settings
+    }
+
+    /// What the outside sees of it.
+    pub fn status(&self) -> MachineStatus {
+        let snapshot = self.handle.snapshot();
+        let sizes = match snapshot.phase.is_at_rest() {
+            true => StartRequest::default(),
+            false => *self.sizes.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        MachineStatus {
+            name: self.name.clone(),
+            backend: self.capabilities.backend.to_owned(),
+            accelerator: self.capabilities.accelerator.to_owned(),
+            state: snapshot.wire_state(Instant::now()),
+            since_unix_ms: snapshot.since_unix_ms,
+            boots: snapshot.boots,
+            listen: vec![self.settings.listen.to_string()],
+            cores: sizes.cores.unwrap_or(self.settings.cores),
+            memory: sizes.memory.unwrap_or(self.settings.memory),
+            disk_size: sizes.disk_size.unwrap_or(self.settings.disk_size),
+            last_boot: snapshot.last_boot,
+        }
+    }
+
+    /// Boots it, even after a failure just now; resolves when it runs.
+    pub async fn start(&self, sizes: StartRequest) -> Result<(), Report> {
+        let _files = self.files.read().await;
+        // The supervisor does not know the disk's configured size, and to ask for just that is to ask for nothing.
+        let sizes =
+            StartRequest { disk_size: sizes.disk_size.filter(|size| *size != self.settings.disk_size), ..sizes };
+        if self.handle.snapshot().phase.is_at_rest() {
+            *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;
+        }
+        self.handle.start(sizes).await
+    }
+
+    /// Stops it; resolves when it is off.
+    pub async fn stop(&self, force: bool) -> Result<(), Report> {
+        self.handle.stop(force).await
+    }
+
+    /// Stops it and refuses to start it again.
+    pub async fn shut_down(&self) {
+        self.handle.shut_down().await;
+    }
+
+    /// The file of its serial console.
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.console_log()
+    }
+
+    /// Starts the guest where needed and connects to one of its services.
+    pub async fn open(&self, service: Service) -> Result<Passage, Report> {
+        let lease = {
+            let _files = self.files.read().await;
+            self.handle.acquire().await?
+        };
+        if self.settings.share_store {
+            // What the host has added since the guest last looked shows only after this; not vital for the connection.
+            if let Err(report) = lease.agent().ask(Ask::FreshView).await {
+                tracing::warn!(machine = %self.name, "the guest may not see new files of its shares: {report}");
+            }
+        }
+        let warm = if service == Service::Ssh { self.warm.take() } else { None };
+        let port = match service {
+            Service::Ssh => SSH_PORT,
+            Service::Nix => NIX_PORT,
+        };
+        let guest = match warm {
+            Some(stream) => stream,
+            None => lease.guest().connect(port).await?,
+        };
+        Ok(Passage { lease, guest, visit: self.chronicle.visit(&self.name, service) })
+    }
+
+    /// Stops it, deletes its files, and furnishes it as new.
+    pub async fn destroy(&self, state: &StateDir, keep_keys: bool) -> Result<(), Report> {
+        // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
+        self.handle.stop(true).await?;
+        let _files = self.files.write().await;
+        self.handle.stop(true).await?;
+        self.dir.destroy(keep_keys)?;
+        furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+        self.chronicle.changed();
+        Ok(())
+    }
+}
+
+/// Makes keys, `known_hosts` and the program of the direct door, where they are missing or old.
+fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &str) -> Result<(), Report> {
+    Keys::ensure(dir, name)?;
+    write_atomic(&dir.connect_program(), connect_program.as_bytes(), 0o700)
+}
+
+/// The program that Nix runs for the direct door: an address can name a program, but not its flags.
+fn connect_program(options: &RunOptions, name: &MachineName) -> String {
+    let mut words = vec![options.program.clone().into_os_string()];
+    words.extend(options.flags.iter().cloned());
+    words.extend(["--machine", name.as_str(), "connect"].map(OsString::from));
+    let words: Vec<_> = words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+    format!(
+        "#!/bin/sh\n# Joins Nix, on stdin and stdout, to the nix-daemon of the machine {name}.\nexec {} \"$@\"\n",
+        words.join(" ")
+    )
+}
+
+/// A word for a POSIX shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Passes on every change of the machine.
+async fn record(name: MachineName, handle: Handle, chronicle: Arc<Chronicle>) {
+    let mut snapshots = handle.watch();
+    // The supervisor ends when the last handle goes, so this task must not hold one.
+    drop(handle);
+    let mut before = snapshots.borrow_and_update().phase.clone();
+    while snapshots.changed().await.is_ok() {
+        let snapshot = snapshots.borrow_and_update().clone();
+        chronicle.changed();
+        if std::mem::discriminant(&before) != std::mem::discriminant(&snapshot.phase) {
+            let state = snapshot.wire_state(Instant::now());
+            tracing::info!(machine = %name, state = ?state, "moved");
+            chronicle.moved(&name, state);
+        }
+        before = snapshot.phase;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_direct_doors_program_survives_any_path() {
+        let options = RunOptions {
+            search_path: OsString::new(),
+            program: "/nix/it's here/darwin-vz-nix".into(),
+            flags: vec!["--state-dir".into(), "/a $HOME".into()],
+            host: crate::config::HostFacts::gather(),
+        };
+        let script = connect_program(&options, &"builder".parse().unwrap());
+        let exec = script.lines().last().unwrap();
+        assert_eq!(
+            exec,
+            r#"exec '/nix/it'\''s here/darwin-vz-nix' '--state-dir' '/a $HOME' '--machine' 'builder' 'connect' "$@""#
+        );
+    }
+}

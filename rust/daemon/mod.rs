@@ -1,0 +1,160 @@
+//! The composition root: machines, doors, API and signals, put together for as long as the daemon runs.
+//!
+//! ```text
+//!  run ─▶ state directory + lock ─▶ a Machine each: keys, hypervisor, supervisor ─▶ doors, API ─▶ signal ─▶ guests off ─▶ end
+//! ```
+
+mod chronicle;
+mod machine;
+
+pub(crate) use chronicle::Chronicle;
+pub use chronicle::Visit;
+pub use machine::Machine;
+#[cfg(test)]
+pub(crate) use machine::Parts;
+
+use crate::{
+    activation::Inherited,
+    api::{
+        server,
+        types::{DaemonStatus, Event},
+    },
+    config::{HostFacts, Settings},
+    error::{Kind, Report},
+    front_door,
+    machine_dir::StateDir,
+    spec::MachineName,
+};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use front_door::Passage;
+
+/// What the daemon knows of its own process.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Where helper programs are looked for, written as `PATH` is.
+    pub search_path: OsString,
+    /// This program, and the flags with which another process of it finds this daemon: for the direct door.
+    pub program: PathBuf,
+    /// See `program`.
+    pub flags: Vec<OsString>,
+    /// This computer.
+    pub host: HostFacts,
+}
+
+/// The daemon, as the API sees it.
+pub struct Daemon {
+    state: StateDir,
+    machines: BTreeMap<MachineName, Arc<Machine>>,
+    chronicle: Arc<Chronicle>,
+}
+
+impl Daemon {
+    /// Runs until a signal or the API ends it. When it returns, no guest is left.
+    pub async fn run(settings: Settings, options: RunOptions) -> Result<(), Report> {
+        let state = StateDir::open(&settings.state_dir)?;
+        let _lock = state.lock()?;
+        let chronicle = Arc::new(Chronicle::default());
+        let mut machines = BTreeMap::new();
+        let mut doors = Vec::new();
+        let mut inherited = Inherited::take()?;
+        for (name, settings) in settings.machines {
+            let listen = settings.listen;
+            let machine = Arc::new(Machine::new(name.clone(), settings, &state, &options, Arc::clone(&chronicle))?);
+            let listener = TcpListener::from_std(inherited.listen(listen)?);
+            let listener = listener.map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))?;
+            doors.push((listener, Arc::clone(&machine)));
+            machines.insert(name, machine);
+        }
+        for address in inherited.left_over() {
+            tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
+        }
+        let api = server::bind(&state.api_socket())?;
+        let daemon = Arc::new(Daemon { state, machines, chronicle });
+        for (listener, machine) in doors {
+            tracing::info!(machine = %machine.name(), address = %machine.settings().listen, "waiting for connections");
+            tokio::spawn(front_door::serve_ssh(listener, machine));
+        }
+        let stop = CancellationToken::new();
+        let signals = tokio::spawn(end_on_signal(Arc::clone(&daemon), stop.clone())?);
+        // Fails where no service manager waits for it.
+        let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
+
+        let served = server::serve(api, Arc::clone(&daemon) as _, options.host, stop).await;
+        signals.abort();
+        daemon.shut_down().await;
+        // A daemon that is gone leaves no socket that looks alive; a stale one is replaced at the next start anyway.
+        let _ = std::fs::remove_file(daemon.state.api_socket());
+        served
+    }
+
+    /// Everything, now.
+    pub fn status(&self) -> DaemonStatus {
+        DaemonStatus {
+            generation: *self.chronicle.generation().borrow(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            machines: self.machines.values().map(|machine| machine.status()).collect(),
+        }
+    }
+
+    /// Changes with every change of the status.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.chronicle.generation()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.chronicle.events()
+    }
+
+    /// The machine of this name.
+    pub fn machine(&self, name: &MachineName) -> Result<Arc<Machine>, Report> {
+        self.machines.get(name).cloned().ok_or_else(|| {
+            let names = self.machines.keys().map(MachineName::as_str).collect::<Vec<_>>().join(", ");
+            Report::new(Kind::NotFound, format!("there is no machine {name}")).hint(format!("there is: {names}"))
+        })
+    }
+
+    /// The daemon's own log.
+    pub fn log_file(&self) -> PathBuf {
+        self.state.daemon_log()
+    }
+
+    /// Stops a machine and deletes its state; what the next start needs is made again.
+    pub async fn destroy(&self, name: &MachineName, keep_keys: bool) -> Result<(), Report> {
+        self.machine(name)?.destroy(&self.state, keep_keys).await
+    }
+
+    /// Stops every guest, at the same time.
+    pub async fn shut_down(&self) {
+        futures_util::future::join_all(self.machines.values().map(|machine| machine.shut_down())).await;
+    }
+}
+
+/// The first signal stops the guests as `stop` does; a second one pulls their plugs.
+fn end_on_signal(daemon: Arc<Daemon>, stop: CancellationToken) -> Result<impl Future<Output = ()>, Report> {
+    let cannot = |e| Report::new(Kind::Internal, format!("cannot wait for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tracing::info!("stopping, as a signal asked");
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+        tokio::select! {
+            () = daemon.shut_down() => {}
+            () = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
+                tracing::warn!("a second signal: the guests are killed");
+                let machines = daemon.machines.values();
+                futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
+            }
+        }
+        stop.cancel();
+    })
+}

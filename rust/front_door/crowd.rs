@@ -1,0 +1,156 @@
+//! The front door under crowds: real TCP, the real supervisor, and a guest in memory that echoes.
+
+use super::serve_ssh;
+use crate::{
+    api::types::{StartRequest, State},
+    config::MachineSettings,
+    daemon::{Chronicle, Machine, Parts},
+    error::Report,
+    guest::agent::Agent,
+    hypervisor::{
+        Guest, Verb,
+        sim::{Script, Sim},
+    },
+    machine_dir::StateDir,
+    spec::{Arch, MachineSpec},
+    supervisor::{Preparation, Ready},
+};
+use std::{fs, future::ready, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// Longest wait for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct AtOnce;
+
+impl Preparation for AtOnce {
+    fn prepare(&self, _: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
+        Box::pin(ready(Ok(MachineSpec {
+            name: "builder".parse().unwrap(),
+            arch: Arch::X86_64,
+            cores: 1,
+            memory: 1 << 30,
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: String::new(),
+            disks: vec![],
+            shares: vec![],
+            rosetta: false,
+            runtime_dir: "/r".into(),
+            console_log: "/c".into(),
+        })))
+    }
+    fn await_ready(&self, _: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>> {
+        let (kernel, data_disk) = (String::new(), String::new());
+        Box::pin(ready(Ok(Ready { phases: vec![], kernel, data_disk, agent: Agent::detached() })))
+    }
+    fn explain(&self, cause: Report) -> Verb<'_, Report> {
+        Box::pin(ready(cause))
+    }
+}
+
+struct Door {
+    _tmp: tempfile::TempDir,
+    machine: Arc<Machine>,
+    address: SocketAddr,
+    sim: Sim,
+}
+
+async fn door(script: Script) -> Door {
+    let tmp = tempfile::tempdir().unwrap();
+    let name: crate::spec::MachineName = "builder".parse().unwrap();
+    let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = MachineSettings {
+        cores: 1,
+        memory: 1 << 30,
+        disk_size: 1 << 30,
+        idle_timeout: None,
+        listen: address,
+        bundle: None,
+        rosetta: false,
+        share_store: false,
+        store_dir: "/nix/store".into(),
+        accelerator: None,
+        boot_timeout: PATIENCE,
+        stop_grace: PATIENCE,
+    };
+    let sim = Sim::new(script);
+    let parts = Parts {
+        hypervisor: Arc::new(sim.clone()),
+        preparation: Arc::new(AtOnce),
+        warm: crate::guest::launch::WarmConnection::default(),
+        connect_program: String::new(),
+    };
+    let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
+    tokio::spawn(serve_ssh(listener, Arc::clone(&machine)));
+    Door { _tmp: tmp, machine, address, sim }
+}
+
+impl Door {
+    fn leases(&self) -> u32 {
+        match self.machine.status().state {
+            State::Running { leases, .. } => leases,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn until_unused(&self) {
+        let unused = async {
+            while self.leases() > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, unused).await.expect("every lease ends");
+    }
+}
+
+async fn echo(address: SocketAddr, text: &[u8]) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text).await.unwrap();
+    let mut back = vec![0; text.len()];
+    timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
+    assert_eq!(back, text);
+    // Gone without a FIN that somebody would have to wait out.
+    stream.set_zero_linger().unwrap();
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/dev/fd").unwrap().count()
+}
+
+#[tokio::test]
+async fn two_hundred_at_a_cold_start_share_one_boot_and_three_thousand_in_turn_leave_nothing() {
+    let door = door(Script::default()).await;
+    let mut crowd = JoinSet::new();
+    for n in 0_u32..200 {
+        let address = door.address;
+        crowd.spawn(async move { echo(address, &n.to_be_bytes()).await });
+    }
+    crowd.join_all().await;
+    door.until_unused().await;
+    assert_eq!(door.sim.counters().boots.load(std::sync::atomic::Ordering::SeqCst), 1);
+
+    let before = descriptors();
+    for n in 0_u32..3000 {
+        echo(door.address, &n.to_be_bytes()).await;
+    }
+    door.until_unused().await;
+    // Other tests of this process have some, too; a leak would be thousands.
+    assert!(descriptors() < before + 300, "{} descriptors, {before} before", descriptors());
+}
+
+#[tokio::test]
+async fn a_boot_that_fails_tells_the_client_why_and_closes() {
+    let door = door(Script { boot_error: Some("no such kernel".into()), ..Script::default() }).await;
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let mut said = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut said)).await.unwrap().unwrap();
+    assert!(said.starts_with("darwin-vz-nix: ") && said.contains("no such kernel"), "{said}");
+}

@@ -1,0 +1,76 @@
+//! The way of a client into a guest: a lease first, then a stream to the guest, then bytes both ways.
+//!
+//! A client that connects while no guest runs is simply held until one does. What is true of every door: the lease lives
+//! exactly as long as the connection.
+
+mod carry;
+#[cfg(test)]
+mod crowd;
+
+pub use carry::{Carried, carry};
+
+use crate::{
+    api::types::Service,
+    daemon::{Machine, Visit},
+    hypervisor::GuestStream,
+    supervisor::Lease,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// How long to wait when the process has no descriptors left for a further connection.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// A client's way to one service of a guest. While it lives the guest is in use.
+pub struct Passage {
+    pub(crate) lease: Lease,
+    pub(crate) guest: GuestStream,
+    pub(crate) visit: Visit,
+}
+
+impl Passage {
+    /// Carries bytes both ways until both ends are done. Returns the bytes sent to and received from the guest.
+    pub async fn carry<S>(self, client: S) -> std::io::Result<(u64, u64)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let outcome = carry(client, self.guest, &self.visit.carried).await;
+        drop(self.lease);
+        outcome.map(|()| (self.visit.carried.sent(), self.visit.carried.received()))
+    }
+}
+
+/// Lets ssh clients in, for as long as the program runs.
+pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                tokio::spawn(let_in(client, Arc::clone(&machine)));
+            }
+            Err(e) => {
+                tracing::warn!(machine = %machine.name(), "cannot accept a connection: {e}");
+                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+            }
+        }
+    }
+}
+
+async fn let_in(mut client: TcpStream, machine: Arc<Machine>) {
+    // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
+    let _ = client.set_nodelay(true);
+    match machine.open(Service::Ssh).await {
+        Ok(passage) => {
+            if let Err(e) = passage.carry(client).await {
+                tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
+            }
+        }
+        Err(report) => {
+            tracing::warn!(machine = %machine.name(), "a connection was refused: {report}");
+            // A server may send lines before its banner (RFC 4253, section 4.2); `ssh -v` shows them.
+            let _ = client.write_all(format!("darwin-vz-nix: {report}\r\n").as_bytes()).await;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The host's end of the agent protocol: waits for the guest's READY, then asks and hands answers back by id.
+//!
+//! A task serves the guest's agent for as long as the guest lives. Only a connection that presents this boot's token is
+//! heard, since any program in the guest may dial the port. A new connection of the agent replaces the old one.
+
+use crate::{
+    error::{Kind, Report},
+    hypervisor::{GuestListener, GuestStream},
+};
+use darwin_vz_agent::{
+    VERSION,
+    protocol::{Answer, Ask, BootPhase, DataDisk, FromAgent, MAX_LINE, Request},
+};
+use futures_util::{SinkExt, StreamExt};
+use std::{collections::HashMap, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::codec::{Framed, LinesCodec};
+
+/// How long a connection may take to say READY, and an answer to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Questions that may wait for the agent at once.
+const QUEUE: usize = 16;
+
+type Lines = Framed<GuestStream, LinesCodec>;
+type Question = (Ask, oneshot::Sender<Result<Answer, Report>>);
+
+/// A guest's agent. Cheap to clone; outlives its guest, and then every question fails.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    questions: mpsc::Sender<Question>,
+}
+
+/// What the agent said when it became ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Kernel release.
+    pub kernel: String,
+    /// The guest's boot, in milliseconds of its own clock.
+    pub phases: Vec<BootPhase>,
+    /// What became of the data disk.
+    pub data_disk: DataDisk,
+}
+
+impl Agent {
+    /// An agent that answers nothing: every question fails at once.
+    pub fn detached() -> Self {
+        Agent { questions: mpsc::channel(1).0 }
+    }
+
+    /// Waits for the agent that knows `token`. Pending until it comes; fails if the guest goes first or speaks another version.
+    pub async fn await_ready(mut listener: GuestListener, token: String) -> Result<(Agent, Readiness), Report> {
+        loop {
+            let Some(stream) = listener.accept().await else {
+                return Err(Report::new(Kind::Boot, "the guest ended before its agent said that it is ready"));
+            };
+            let Some((lines, readiness)) = greet(stream, &token).await? else { continue };
+            let (questions, asked) = mpsc::channel(QUEUE);
+            tokio::spawn(serve(lines, listener, token, asked));
+            return Ok((Agent { questions }, readiness));
+        }
+    }
+
+    /// Asks the agent. Fails if it is gone or doesn't answer in time.
+    pub async fn ask(&self, ask: Ask) -> Result<Answer, Report> {
+        let gone = || Report::new(Kind::Guest, "the guest's agent does not answer any more");
+        let (reply, answer) = oneshot::channel();
+        self.questions.send((ask, reply)).await.map_err(|_| gone())?;
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(Report::new(Kind::Guest, format!("the guest's agent did not answer within {PATIENCE:?}"))),
+        }
+    }
+}
+
+/// Reads a connection's first line. `None`: not the agent.
+async fn greet(stream: GuestStream, token: &str) -> Result<Option<(Lines, Readiness)>, Report> {
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
+    let Ok(Some(Ok(line))) = timeout(PATIENCE, lines.next()).await else { return Ok(None) };
+    match serde_json::from_str(&line) {
+        Ok(FromAgent::Ready { version, token: theirs, kernel, phases, data_disk }) if theirs == token => {
+            if version != VERSION {
+                let message = format!("the guest's agent speaks protocol {version}, and this program speaks {VERSION}");
+                return Err(
+                    Report::new(Kind::Bundle, message).hint("take the bundle of the same release as this program")
+                );
+            }
+            Ok(Some((lines, Readiness { kernel, phases, data_disk })))
+        }
+        _ => {
+            tracing::warn!("a connection to the agent's port was not the agent's");
+            Ok(None)
+        }
+    }
+}
+
+async fn serve(lines: Lines, mut listener: GuestListener, token: String, mut asked: mpsc::Receiver<Question>) {
+    let mut current = Some(lines);
+    let mut waiting: HashMap<u64, oneshot::Sender<Result<Answer, Report>>> = HashMap::new();
+    let mut next_id = 0;
+    loop {
+        tokio::select! {
+            question = asked.recv() => {
+                let Some((ask, reply)) = question else { return };
+                let Some(lines) = &mut current else { continue };
+                next_id += 1;
+                // Numbers and plain enums always serialise; an empty line would be skipped by the guest.
+                let line = serde_json::to_string(&Request { id: next_id, ask }).unwrap_or_default();
+                waiting.retain(|_, reply| !reply.is_closed());
+                waiting.insert(next_id, reply);
+                if lines.send(line).await.is_err() {
+                    current = None;
+                    waiting.clear();
+                }
+            }
+            line = async { match &mut current { Some(lines) => lines.next().await, None => std::future::pending().await } } => {
+                match line.and_then(Result::ok).map(|line| serde_json::from_str(&line)) {
+                    Some(Ok(FromAgent::Reply { id, result })) => if let Some(reply) = waiting.remove(&id) {
+                        let _ = reply.send(result.map_err(|why| Report::new(Kind::Guest, format!("the guest's agent could not do it: {why}"))));
+                    },
+                    Some(Ok(FromAgent::Ready { .. })) => {}
+                    // Closed, too long, or nothing that we know: this connection is of no more use.
+                    Some(Err(_)) | None => {
+                        current = None;
+                        waiting.clear();
+                    }
+                }
+            }
+            stream = listener.accept() => {
+                let Some(stream) = stream else { return };
+                if let Ok(Some((lines, _))) = greet(stream, &token).await {
+                    current = Some(lines);
+                    waiting.clear();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+
+    struct Port {
+        dial: mpsc::Sender<GuestStream>,
+    }
+
+    fn port() -> (Port, GuestListener) {
+        let (dial, incoming) = mpsc::channel(8);
+        (Port { dial }, GuestListener::new(incoming, None))
+    }
+
+    impl Port {
+        async fn dial(&self, first: &str) -> BufReader<DuplexStream> {
+            let (ours, theirs) = tokio::io::duplex(256 * 1024);
+            self.dial.send(Box::new(theirs)).await.unwrap();
+            let mut ours = BufReader::new(ours);
+            let _ = ours.write_all(format!("{first}\n").as_bytes()).await;
+            ours
+        }
+    }
+
+    fn ready(token: &str, version: u32) -> String {
+        serde_json::to_string(&FromAgent::Ready {
+            version,
+            token: token.into(),
+            kernel: "6.1".into(),
+            phases: vec![BootPhase { name: "kernel".into(), at_ms: 1200 }],
+            data_disk: DataDisk::Kept,
+        })
+        .unwrap()
+    }
+
+    async fn answer(agent: &mut BufReader<DuplexStream>, result: Result<Answer, String>) {
+        let mut line = String::new();
+        agent.read_line(&mut line).await.unwrap();
+        let id = serde_json::from_str::<Request>(&line).unwrap().id;
+        let reply = serde_json::to_string(&FromAgent::Reply { id, result }).unwrap();
+        agent.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_the_token_makes_an_agent() {
+        let (port, listener) = port();
+        let waiting = tokio::spawn(Agent::await_ready(listener, "secret".into()));
+        for impostor in [ready("guess", 1), "not json".into(), "x".repeat(MAX_LINE + 9), String::new()] {
+            port.dial(&impostor).await;
+        }
+        let mut real = port.dial(&ready("secret", 1)).await;
+        let (agent, readiness) = waiting.await.unwrap().unwrap();
+        assert_eq!((readiness.kernel.as_str(), readiness.data_disk), ("6.1", DataDisk::Kept));
+        let (asked, ()) = tokio::join!(agent.ask(Ask::Builds), answer(&mut real, Ok(Answer::Builds { running: 3 })));
+        assert_eq!(asked.unwrap(), Answer::Builds { running: 3 });
+        let (asked, ()) = tokio::join!(agent.ask(Ask::Trim), answer(&mut real, Err("no space".into())));
+        assert!(asked.unwrap_err().message.contains("no space"));
+    }
+
+    #[tokio::test]
+    async fn another_version_ends_the_wait() {
+        let (port, listener) = port();
+        let _agent = port.dial(&ready("t", 2)).await;
+        let error = Agent::await_ready(listener, "t".into()).await.unwrap_err();
+        assert!(error.message.contains("protocol 2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_fails_its_questions_and_a_new_one_takes_over() {
+        let (port, listener) = port();
+        let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
+        let first = port.dial(&ready("t", 1)).await;
+        let (agent, _) = waiting.await.unwrap().unwrap();
+        let question = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.ask(Ask::Builds).await }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert_eq!(question.await.unwrap().unwrap_err().kind, Kind::Guest);
+        let mut second = port.dial(&ready("t", 1)).await;
+        tokio::task::yield_now().await;
+        let (asked, ()) = tokio::join!(agent.ask(Ask::FreshView), answer(&mut second, Ok(Answer::Done)));
+        assert_eq!(asked.unwrap(), Answer::Done);
+        drop(port);
+        tokio::task::yield_now().await;
+        assert!(agent.ask(Ask::Builds).await.is_err());
+        assert!(Agent::detached().ask(Ask::Builds).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_ends_ends_the_wait() {
+        let (port, listener) = port();
+        drop(port);
+        assert_eq!(Agent::await_ready(listener, "t".into()).await.unwrap_err().kind, Kind::Boot);
+    }
+}

@@ -1,0 +1,385 @@
+//! The guest bundle: a directory with `guest.json`. All that can be known before a boot is checked here, because a kernel
+//! that a hypervisor cannot start mostly hangs in silence.
+
+use crate::{
+    error::{Kind, Report},
+    spec::Arch,
+};
+use serde::Deserialize;
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+};
+
+/// The version of `guest.json` that this program reads.
+pub const VERSION: u64 = 1;
+
+/// A bundle whose files were all found fit for a boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// Processor of the guest.
+    pub arch: Arch,
+    /// Kernel, absolute.
+    pub kernel: PathBuf,
+    /// Initial RAM disk, absolute, without a boot payload.
+    pub initrd: PathBuf,
+    /// Kernel command line, without a console.
+    pub cmdline: String,
+    /// System images, absolute, in the guest's order.
+    pub images: Vec<Image>,
+    /// The account that ssh clients use.
+    pub ssh_user: String,
+    /// The least size of the data disk, in bytes.
+    pub minimum_disk: u64,
+}
+
+/// A read-only or writable image of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The guest cannot write it.
+    pub read_only: bool,
+}
+
+/// Why a bundle cannot be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// No bundle was configured.
+    #[error("no guest bundle is configured, so there is nothing to boot")]
+    None,
+    /// The directory or its `guest.json` cannot be read.
+    #[error("there is no guest bundle at {dir}: cannot read guest.json: {error}")]
+    Missing {
+        /// The bundle.
+        dir: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// `guest.json` is no JSON or lacks something.
+    #[error("{dir}/guest.json is damaged: {error}")]
+    Manifest {
+        /// The bundle.
+        dir: PathBuf,
+        /// Why.
+        error: serde_json::Error,
+    },
+    /// It was made for another version of this program.
+    #[error("the guest bundle {dir} has version {version}, and this program reads version {VERSION}")]
+    Version {
+        /// The bundle.
+        dir: PathBuf,
+        /// As written.
+        version: u64,
+    },
+    /// Its agent speaks another version of the protocol.
+    #[error(
+        "the agent in the guest bundle {dir} speaks protocol {version}, and this program speaks {}",
+        darwin_vz_agent::VERSION
+    )]
+    Agent {
+        /// The bundle.
+        dir: PathBuf,
+        /// As written.
+        version: u32,
+    },
+    /// It is for another processor.
+    #[error("the guest bundle {dir} is for {arch}, and this host can boot {}", list(.can))]
+    WrongArch {
+        /// The bundle.
+        dir: PathBuf,
+        /// As written.
+        arch: Arch,
+        /// What the backend can boot.
+        can: Vec<Arch>,
+    },
+    /// A file is named that leads out of the bundle.
+    #[error("{dir}/guest.json names {name:?}, which is not a file of the bundle")]
+    Escapes {
+        /// The bundle.
+        dir: PathBuf,
+        /// As written.
+        name: String,
+    },
+    /// A file is missing, empty or unreadable.
+    #[error("the guest bundle's file {path} cannot be used: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The kernel is in a form that the hypervisor cannot start.
+    #[error("the kernel {path} is {found}, and a {arch} guest needs {needed}")]
+    Kernel {
+        /// The kernel.
+        path: PathBuf,
+        /// Whose kernel it should be.
+        arch: Arch,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        needed: &'static str,
+    },
+}
+
+impl From<BundleError> for Report {
+    fn from(error: BundleError) -> Report {
+        let report = Report::new(Kind::Bundle, error.to_string());
+        match error {
+            BundleError::None => report
+                .hint("name one: `bundle = \"/path\"` in the configuration file, DARWIN_VZ_NIX_BUNDLE or --bundle")
+                .hint("docs/guest-contract.md says what a bundle is and how to build one"),
+            BundleError::Missing { .. } => report.hint("check the `bundle` setting: `darwin-vz-nix config`"),
+            BundleError::Manifest { .. } | BundleError::Escapes { .. } | BundleError::File { .. } => {
+                report.hint("build the bundle again; it was changed or not wholly copied")
+            }
+            BundleError::Version { .. } | BundleError::Agent { .. } => {
+                report.hint("take the bundle of the same release as this program")
+            }
+            BundleError::WrongArch { .. } => report.hint("take the bundle built for one of those processors"),
+            BundleError::Kernel { arch: Arch::Aarch64, found, .. } if found.contains("gzip") => {
+                report.hint("unpack it: gzip -dc <the kernel >Image, and name that file in guest.json")
+            }
+            BundleError::Kernel { .. } => report.hint("build the bundle with such a kernel"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    arch: Arch,
+    kernel: String,
+    initrd: String,
+    cmdline: String,
+    images: Vec<ManifestImage>,
+    ssh: ManifestSsh,
+    agent: ManifestAgent,
+    #[serde(default)]
+    minimum_disk: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestImage {
+    file: String,
+    read_only: bool,
+}
+
+#[derive(Deserialize)]
+struct ManifestSsh {
+    user: String,
+}
+
+#[derive(Deserialize)]
+struct ManifestAgent {
+    protocol: u32,
+}
+
+/// Enough of any version of `guest.json` to tell the version.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u64,
+}
+
+impl Bundle {
+    /// Reads and checks the bundle in `dir` for a backend that boots `can`.
+    pub fn open(dir: &Path, can: &[Arch]) -> Result<Bundle, BundleError> {
+        let at = |error| BundleError::Missing { dir: dir.to_owned(), error };
+        let text = fs::read(dir.join("guest.json")).map_err(at)?;
+        let damaged = |error| BundleError::Manifest { dir: dir.to_owned(), error };
+        let AnyVersion { version } = serde_json::from_slice(&text).map_err(damaged)?;
+        if version != VERSION {
+            return Err(BundleError::Version { dir: dir.to_owned(), version });
+        }
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(damaged)?;
+        if !can.contains(&manifest.arch) {
+            return Err(BundleError::WrongArch { dir: dir.to_owned(), arch: manifest.arch, can: can.to_owned() });
+        }
+        if manifest.agent.protocol != darwin_vz_agent::VERSION {
+            return Err(BundleError::Agent { dir: dir.to_owned(), version: manifest.agent.protocol });
+        }
+        let images = manifest
+            .images
+            .iter()
+            .map(|image| Ok(Image { path: file_of(dir, &image.file)?, read_only: image.read_only }))
+            .collect::<Result<_, BundleError>>()?;
+        let bundle = Bundle {
+            arch: manifest.arch,
+            kernel: file_of(dir, &manifest.kernel)?,
+            initrd: file_of(dir, &manifest.initrd)?,
+            cmdline: manifest.cmdline,
+            images,
+            ssh_user: manifest.ssh.user,
+            minimum_disk: manifest.minimum_disk,
+        };
+        check_kernel(&bundle.kernel, bundle.arch)?;
+        Ok(bundle)
+    }
+}
+
+/// A file named in the manifest: inside the bundle, and with something in it.
+fn file_of(dir: &Path, name: &str) -> Result<PathBuf, BundleError> {
+    let relative = Path::new(name);
+    if name.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_))) {
+        return Err(BundleError::Escapes { dir: dir.to_owned(), name: name.to_owned() });
+    }
+    let path = dir.join(relative);
+    let problem = match File::open(&path).and_then(|f| f.metadata()) {
+        Ok(meta) if !meta.is_file() => io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"),
+        Ok(meta) if meta.len() == 0 => io::Error::new(io::ErrorKind::UnexpectedEof, "it is empty"),
+        Ok(_) => return Ok(path),
+        Err(error) => error,
+    };
+    Err(BundleError::File { path, error: problem })
+}
+
+/// Offset of `ARM\x64` in an arm64 `Image` (Documentation/arch/arm64/booting.rst).
+const ARM64_MAGIC: usize = 0x38;
+/// Offset of `HdrS` in an x86 `bzImage` (Documentation/arch/x86/boot.rst).
+const X86_SETUP_MAGIC: usize = 0x202;
+/// Offset and values of `e_machine` in an ELF header.
+const ELF_MACHINE: usize = 18;
+const ELF_X86_64: [u8; 2] = [62, 0];
+
+fn check_kernel(path: &Path, arch: Arch) -> Result<(), BundleError> {
+    let mut head = Vec::with_capacity(1024);
+    File::open(path)
+        .and_then(|f| f.take(1024).read_to_end(&mut head))
+        .map_err(|error| BundleError::File { path: path.to_owned(), error })?;
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    let is_arm64_image = at(ARM64_MAGIC, b"ARM\x64");
+    let is_x86_elf = at(0, b"\x7fELF") && at(ELF_MACHINE, &ELF_X86_64);
+    let is_bzimage = at(X86_SETUP_MAGIC, b"HdrS");
+    let (fits, needed) = match arch {
+        Arch::Aarch64 => (is_arm64_image, "an uncompressed arm64 Image"),
+        Arch::X86_64 => (is_x86_elf || is_bzimage, "an x86_64 vmlinux or bzImage"),
+    };
+    if fits {
+        return Ok(());
+    }
+    let found = if is_arm64_image {
+        "an arm64 Image"
+    } else if is_x86_elf || is_bzimage {
+        "an x86 kernel"
+    } else if at(0, &[0x1f, 0x8b]) {
+        "compressed with gzip"
+    } else if at(0, b"MZ") && at(4, b"zimg") {
+        "a self-extracting EFI image (zboot)"
+    } else if at(0, &[0x28, 0xb5, 0x2f, 0xfd]) {
+        "compressed with zstd"
+    } else if at(0, b"\x7fELF") {
+        "an ELF file for another processor"
+    } else {
+        "in a form that is not known"
+    };
+    Err(BundleError::Kernel { path: path.to_owned(), arch, found, needed })
+}
+
+fn list(archs: &[Arch]) -> String {
+    match archs {
+        [] => "no guest at all".to_owned(),
+        some => some.iter().map(|a| a.as_str()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn arm64_image() -> Vec<u8> {
+        let mut kernel = vec![0; 4096];
+        kernel[ARM64_MAGIC..ARM64_MAGIC + 4].copy_from_slice(b"ARM\x64");
+        kernel
+    }
+
+    fn manifest() -> Value {
+        json!({"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "quiet",
+               "images": [{"file": "system.img", "role": "system", "readOnly": true}], "toplevel": null,
+               "ssh": {"vsockPort": 22, "user": "builder"}, "agent": {"protocol": 1}, "minimumDisk": 1 << 30, "features": []})
+    }
+
+    fn bundle(manifest: &Value, kernel: &[u8]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("guest.json"), manifest.to_string()).unwrap();
+        fs::write(dir.path().join("Image"), kernel).unwrap();
+        fs::write(dir.path().join("initrd"), "x").unwrap();
+        fs::write(dir.path().join("system.img"), "x").unwrap();
+        dir
+    }
+
+    fn refusal(manifest: &Value, kernel: &[u8]) -> Report {
+        let dir = bundle(manifest, kernel);
+        Bundle::open(dir.path(), &[Arch::Aarch64]).unwrap_err().into()
+    }
+
+    #[test]
+    fn a_whole_bundle_opens() {
+        let dir = bundle(&manifest(), &arm64_image());
+        let bundle = Bundle::open(dir.path(), &[Arch::X86_64, Arch::Aarch64]).unwrap();
+        assert_eq!(bundle.kernel, dir.path().join("Image"));
+        assert_eq!((bundle.minimum_disk, bundle.ssh_user.as_str()), (1 << 30, "builder"));
+        assert!(bundle.images[0].read_only);
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let with = |key: &str, value: Value| {
+            let mut m = manifest();
+            m[key] = value;
+            m
+        };
+        let image = arm64_image();
+        let cases = [
+            (with("version", json!(2)), image.clone(), "version 2"),
+            (with("version", json!("1")), image.clone(), "damaged"),
+            (with("arch", json!("x86_64")), image.clone(), "is for x86_64"),
+            (with("arch", json!("mips")), image.clone(), "damaged"),
+            (with("agent", json!({"protocol": 9})), image.clone(), "protocol 9"),
+            (with("kernel", json!("/etc/passwd")), image.clone(), "not a file of the bundle"),
+            (with("kernel", json!("../Image")), image.clone(), "not a file of the bundle"),
+            (with("initrd", json!("none")), image.clone(), "No such file"),
+            (manifest(), vec![], "empty"),
+            (manifest(), [&[0x1f, 0x8b][..], &[0; 2000]].concat(), "compressed with gzip"),
+            (manifest(), [&b"MZ\0\0zimg"[..], &[0; 2000]].concat(), "zboot"),
+            (manifest(), vec![7; 2000], "not known"),
+        ];
+        for (manifest, kernel, expected) in cases {
+            let report = refusal(&manifest, &kernel);
+            assert_eq!(report.kind, Kind::Bundle);
+            assert!(report.message.contains(expected) && !report.hints.is_empty(), "{expected}: {report:?}");
+        }
+        let missing: Report = Bundle::open(Path::new("/nonexistent"), &[]).unwrap_err().into();
+        assert!(missing.message.contains("no guest bundle at /nonexistent"), "{missing}");
+    }
+
+    #[test]
+    fn an_x86_kernel_is_an_elf_or_a_bzimage() {
+        let mut m = manifest();
+        m["arch"] = json!("x86_64");
+        let mut elf = vec![0; 1024];
+        elf[..4].copy_from_slice(b"\x7fELF");
+        elf[ELF_MACHINE] = 62;
+        let mut bz = vec![0; 1024];
+        bz[X86_SETUP_MAGIC..X86_SETUP_MAGIC + 4].copy_from_slice(b"HdrS");
+        for kernel in [elf, bz] {
+            Bundle::open(bundle(&m, &kernel).path(), &[Arch::X86_64]).unwrap();
+        }
+        let error = Bundle::open(bundle(&m, &arm64_image()).path(), &[Arch::X86_64]).unwrap_err();
+        assert!(error.to_string().contains("is an arm64 Image"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_manifest_and_no_kernel_panics(text in ".{0,200}", kernel in proptest::collection::vec(any::<u8>(), 0..1200)) {
+            let dir = bundle(&manifest(), &kernel);
+            let _ = Bundle::open(dir.path(), &[Arch::Aarch64]);
+            fs::write(dir.path().join("guest.json"), text).unwrap();
+            prop_assert!(Bundle::open(dir.path(), &[Arch::Aarch64]).is_err());
+        }
+    }
+}

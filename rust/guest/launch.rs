@@ -1,0 +1,274 @@
+//! Makes one machine's guest ready: on the host before the boot, and by listening to the guest after it.
+//!
+//! ```text
+//!  prepare:      bundle ▸ keys ▸ data disk ▸ initrd + payload ▸ MachineSpec
+//!  await_ready:  agent's READY with this boot's token ▸ sshd's banner ▸ Ready
+//! ```
+//!
+//! The connection that showed the banner is kept for a moment: the client whose connection caused the boot takes it over,
+//! so readiness is confirmed by SSH itself and costs no client anything.
+
+use super::{
+    agent::Agent,
+    bundle::{Bundle, BundleError},
+    disk, payload,
+};
+use crate::{
+    api::types::{StartRequest, TimelinePhase},
+    config::MachineSettings,
+    error::{Kind, Report},
+    hypervisor::{Capabilities, Guest, GuestStream, Verb},
+    log_file,
+    machine_dir::MachineDir,
+    spec::{Disk, MachineName, MachineSpec, Share},
+    ssh::keys::Keys,
+    supervisor::{Preparation, Ready},
+};
+use darwin_vz_agent::{AGENT_PORT, GuestConfig, SSH_PORT, STORE_TAG, ShareMount, VERSION, protocol::DataDisk};
+use std::{
+    io::Cursor,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
+
+/// Where the guest mounts the host's store.
+const STORE_MOUNT: &str = "/mnt/nix-store";
+
+/// How long sshd may take to greet, once the agent has said that it does.
+const BANNER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long the confirmed connection is kept for a client.
+const WARM_FOR: Duration = Duration::from_secs(10);
+
+/// Longest first line of an SSH server, in bytes (RFC 4253, section 4.2).
+const LONGEST_BANNER: u64 = 255;
+
+/// Lines of the console that explain a failed boot.
+const CONSOLE_LINES: usize = 3;
+
+/// How one machine's guest is made ready.
+pub struct Launch {
+    name: MachineName,
+    settings: MachineSettings,
+    dir: MachineDir,
+    capabilities: Capabilities,
+    /// The token of the boot under way.
+    token: Mutex<String>,
+    warm: WarmConnection,
+}
+
+/// An SSH connection that has shown its banner and waits for a client. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct WarmConnection(Arc<Mutex<Option<GuestStream>>>);
+
+impl WarmConnection {
+    /// The connection, if there is one.
+    pub fn take(&self) -> Option<GuestStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, stream: GuestStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        let slot = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(WARM_FOR).await;
+            if let Some(slot) = slot.upgrade() {
+                WarmConnection(slot).take();
+            }
+        });
+    }
+}
+
+impl Launch {
+    /// For the machine of this name and directory, on a hypervisor that can do this.
+    pub fn new(name: MachineName, settings: MachineSettings, dir: MachineDir, capabilities: Capabilities) -> Launch {
+        Launch { name, settings, dir, capabilities, token: Mutex::default(), warm: WarmConnection::default() }
+    }
+
+    /// The connection that confirmed the last boot.
+    pub fn warm(&self) -> WarmConnection {
+        self.warm.clone()
+    }
+
+    async fn prepare(&self, sizes: StartRequest) -> Result<MachineSpec, Report> {
+        self.warm.take();
+        let token = format!("{:032x}", rand::random::<u128>());
+        token.clone_into(&mut self.token.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut settings = self.settings.clone();
+        settings.cores = sizes.cores.unwrap_or(settings.cores);
+        settings.memory = sizes.memory.unwrap_or(settings.memory);
+        settings.disk_size = sizes.disk_size.unwrap_or(settings.disk_size);
+        let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
+        let work = spawn_blocking(move || prepare(name, &settings, &dir, &capabilities, token));
+        work.await
+            .unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the preparation of a boot was lost: {e}"))))
+    }
+
+    async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
+        let origin = Instant::now();
+        let listener = guest.listen(AGENT_PORT)?;
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (agent, readiness) = Agent::await_ready(listener, token).await?;
+        let heard = ms(origin.elapsed());
+        // The guest's clock began at a moment that we can't see; that READY was said when it was heard ties it to ours.
+        let said = readiness.phases.last().map_or(0, |phase| phase.at_ms);
+        let on_our_clock = |at_ms: u64| (at_ms + heard).saturating_sub(said);
+        let mut phases: Vec<_> = readiness
+            .phases
+            .iter()
+            .map(|phase| TimelinePhase { name: format!("guest: {}", phase.name), at_ms: on_our_clock(phase.at_ms) })
+            .collect();
+        phases.push(TimelinePhase { name: "ready".into(), at_ms: heard });
+
+        let stream = guest.connect(SSH_PORT).await?;
+        self.warm.put(greeted(stream).await?);
+        phases.push(TimelinePhase { name: "ssh banner".into(), at_ms: ms(origin.elapsed()) });
+        let data_disk = match readiness.data_disk {
+            DataDisk::Formatted => "formatted",
+            DataDisk::Kept => "kept",
+            DataDisk::Rebuilt => "rebuilt",
+        };
+        if readiness.data_disk == DataDisk::Rebuilt {
+            tracing::warn!(machine = %self.name, "the data disk was not left clean, and the guest has made it anew");
+        }
+        Ok(Ready { phases, kernel: readiness.kernel, data_disk: data_disk.to_owned(), agent })
+    }
+
+    async fn explain(&self, mut cause: Report) -> Report {
+        let console = self.dir.console_log();
+        let lines = spawn_blocking(move || log_file::last_lines(&console, CONSOLE_LINES)).await;
+        cause.message = match lines {
+            Ok(Ok(lines)) if !lines.is_empty() => {
+                format!("{}; the console said last: {}", cause.message, lines.join(" / "))
+            }
+            _ => format!("{}; nothing was seen on its console", cause.message),
+        };
+        cause.hint("see the whole console: darwin-vz-nix logs --console")
+    }
+}
+
+impl Preparation for Launch {
+    fn prepare(&self, sizes: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
+        Box::pin(Launch::prepare(self, sizes))
+    }
+    fn await_ready(&self, guest: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>> {
+        Box::pin(Launch::await_ready(self, guest))
+    }
+    fn explain(&self, cause: Report) -> Verb<'_, Report> {
+        Box::pin(Launch::explain(self, cause))
+    }
+}
+
+/// All that happens on the host. Blocks.
+fn prepare(
+    name: MachineName,
+    settings: &MachineSettings,
+    dir: &MachineDir,
+    capabilities: &Capabilities,
+    token: String,
+) -> Result<MachineSpec, Report> {
+    if capabilities.archs.is_empty() {
+        return Err(Report::new(Kind::Host, format!("no {} is installed, so no VM can start", capabilities.backend))
+            .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
+    }
+    let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
+    let keys = Keys::ensure(dir, &name)?;
+    disk::ensure(&dir.data_disk(), settings.disk_size, bundle.minimum_disk)?;
+    let (shares, mounts) = shares(settings);
+    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    let config =
+        GuestConfig { version: VERSION, token, host_name: format!("darwin-vz-{name}"), unix_seconds, shares: mounts };
+    let runtime_dir = dir.fresh_run_dir()?;
+    let initrd = runtime_dir.join("initrd");
+    payload::append(&bundle.initrd, &initrd, &config, &keys)?;
+    let mut disks: Vec<_> =
+        bundle.images.into_iter().map(|image| Disk { path: image.path, read_only: image.read_only }).collect();
+    disks.push(Disk { path: dir.data_disk(), read_only: false });
+    Ok(MachineSpec {
+        name,
+        arch: bundle.arch,
+        cores: settings.cores,
+        memory: settings.memory,
+        kernel: bundle.kernel,
+        initrd,
+        cmdline: bundle.cmdline,
+        disks,
+        shares,
+        rosetta: settings.rosetta,
+        runtime_dir,
+        console_log: dir.console_log(),
+    })
+}
+
+/// What is shared, and where the guest mounts it.
+fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
+    if !settings.share_store {
+        return (vec![], vec![]);
+    }
+    let share = Share { tag: STORE_TAG.into(), path: settings.store_dir.clone(), read_only: true };
+    let mount = ShareMount { tag: STORE_TAG.into(), mount_point: STORE_MOUNT.into(), read_only: true };
+    (vec![share], vec![mount])
+}
+
+/// Reads sshd's banner, and returns a stream which begins with it again.
+async fn greeted(stream: GuestStream) -> Result<GuestStream, Report> {
+    let (reader, writer) = tokio::io::split(stream);
+    let mut reader = BufReader::new(reader);
+    let mut banner = Vec::new();
+    let read = timeout(BANNER_PATIENCE, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
+    if !matches!(read, Ok(Ok(_))) || !banner.starts_with(b"SSH-2.0-") {
+        let message = "the guest said that it is ready, but no SSH server greets on its vsock port";
+        return Err(Report::new(Kind::Boot, message));
+    }
+    Ok(Box::new(tokio::io::join(Cursor::new(banner).chain(reader), writer)))
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn the_banner_is_read_and_still_there_for_the_client() {
+        let (mut sshd, ours) = tokio::io::duplex(1024);
+        sshd.write_all(b"SSH-2.0-x\r\nkex").await.unwrap();
+        let mut stream = greeted(Box::new(ours)).await.unwrap();
+        stream.write_all(b"SSH-2.0-client").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        sshd.read_to_string(&mut heard).await.unwrap();
+        drop(sshd);
+        let mut seen = String::new();
+        stream.read_to_string(&mut seen).await.unwrap();
+        assert_eq!((seen.as_str(), heard.as_str()), ("SSH-2.0-x\r\nkex", "SSH-2.0-client"));
+    }
+
+    #[tokio::test]
+    async fn whatever_else_greets_is_no_readiness() {
+        for greeting in [&b"HTTP/1.1 200\r\n"[..], b"", &[b'S'; 400]] {
+            let (mut peer, ours) = tokio::io::duplex(1024);
+            peer.write_all(greeting).await.unwrap();
+            drop(peer);
+            assert_eq!(greeted(Box::new(ours)).await.map(drop).unwrap_err().kind, Kind::Boot);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_warm_connection_goes_to_one_client_and_not_for_ever() {
+        let warm = WarmConnection::default();
+        warm.put(Box::new(tokio::io::duplex(1).0));
+        assert!(warm.take().is_some() && warm.take().is_none());
+        warm.put(Box::new(tokio::io::duplex(1).0));
+        tokio::time::sleep(WARM_FOR + Duration::from_secs(1)).await;
+        assert!(warm.take().is_none());
+    }
+}

@@ -1,0 +1,9 @@
+//! Everything between a checked setting and a guest that answers: bundle, data disk, boot payload, agent, readiness.
+//!
+//! `docs/guest-contract.md` is the contract that this module and every guest implement.
+
+pub mod agent;
+pub mod bundle;
+pub mod disk;
+pub mod launch;
+pub mod payload;

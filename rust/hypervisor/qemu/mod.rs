@@ -1,0 +1,257 @@
+//! QEMU: for contributors, CI and Linux hosts.
+//!
+//! ```text
+//!   Qemu::boot ─▶ vhost-device-vsock, virtiofsd… ─▶ qemu-system-ARCH ─▶ QMP greets ─▶ QemuGuest
+//!                        └──────────────┬──────────────────┘
+//!                                   oversee: the one task that owns the processes; the first to end, or a kill, ends all
+//! ```
+
+mod command;
+mod probe;
+mod process;
+mod qmp;
+mod vsock;
+
+use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Verb};
+use crate::{
+    error::{Kind, Report},
+    log_file::LogFile,
+    spec::{Arch, MachineSpec},
+};
+use command::Sockets;
+use probe::{Accelerator, Programs};
+use process::Process;
+use qmp::{Qmp, ShutdownCause};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixListener,
+    process::ChildStdout,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// How long QEMU may take to dial its monitor: it does so before the guest's first instruction.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long QEMU may take to end when one of its helpers did: after a power-off the helpers often end first.
+const COURTESY: Duration = Duration::from_secs(2);
+
+/// A console log's limit in bytes, once for the log and once for the older part.
+const CONSOLE_LIMIT: u64 = 4 << 20;
+
+const VSOCK: &str = "vhost-device-vsock";
+const VIRTIOFS: &str = "virtiofsd";
+
+/// The QEMU backend.
+pub struct Qemu {
+    programs: Programs,
+    accelerator: Accelerator,
+    capabilities: Capabilities,
+}
+
+impl Qemu {
+    /// Looks for QEMU along `search_path`. That it is missing is an error of the first boot, not of this.
+    pub fn probe(search_path: &OsStr, accelerator: Option<&str>) -> Result<Qemu, Report> {
+        let programs = Programs::new(search_path);
+        let accelerator = probe::accelerator(accelerator)?;
+        let capabilities = Capabilities {
+            backend: "qemu",
+            accelerator: accelerator.as_str(),
+            archs: programs.archs(),
+            rosetta: false,
+            shares: true,
+        };
+        Ok(Qemu { programs, accelerator, capabilities })
+    }
+
+    async fn boot(&self, spec: MachineSpec) -> Result<Arc<dyn Guest>, Report> {
+        let emulator = probe::system_emulator(spec.arch);
+        process::kill_orphans(&spec.runtime_dir, &[&emulator, VSOCK, VIRTIOFS]);
+        let cannot = |what: &str, e: io::Error| Report::new(Kind::Host, format!("cannot {what}: {e}"));
+        let sockets = Sockets(&spec.runtime_dir);
+
+        let mut helpers = vec![Process::start(&self.programs, VSOCK, command::vsock(&spec))?];
+        for index in 0..spec.shares.len() {
+            helpers.push(Process::start(&self.programs, VIRTIOFS, command::virtiofs(&spec, index))?);
+        }
+        let monitor = UnixListener::bind(sockets.qmp()).map_err(|e| cannot("listen for QEMU's monitor", e))?;
+        let console =
+            LogFile::fresh(&spec.console_log, CONSOLE_LIMIT).map_err(|e| cannot("write the console log", e))?;
+        helpers[0].has_made(&sockets.vhost_vsock()).await?;
+        for (index, helper) in helpers.iter_mut().skip(1).enumerate() {
+            helper.has_made(&sockets.share(index)).await?;
+        }
+
+        let native = Arch::host() == Some(spec.arch);
+        let accelerator = if native { self.accelerator } else { Accelerator::Tcg };
+        let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, accelerator))?;
+        let console = qemu.stdout().map(|out| AbortOnDropHandle::new(tokio::spawn(keep_console(out, console))));
+        let (shutdown, causes) = mpsc::unbounded_channel();
+        let greeted = tokio::select! {
+            greeted = timeout(PATIENCE, async { Qmp::greet(monitor.accept().await?.0, shutdown).await }) => greeted,
+            how = qemu.ended() => return Err(Report::new(Kind::Host, format!("QEMU did not start: {how}"))),
+        };
+        let qmp = match greeted {
+            Ok(Ok(qmp)) => qmp,
+            Ok(Err(e)) => return Err(cannot("speak with QEMU's monitor", e)),
+            Err(_) => return Err(Report::new(Kind::Host, format!("QEMU did not start within {PATIENCE:?}"))),
+        };
+
+        let kill = CancellationToken::new();
+        let (exit_out, exit) = watch::channel(None);
+        let runtime_dir = spec.runtime_dir.clone();
+        let crew = Crew { qemu, helpers, console, causes, kill: kill.clone(), runtime_dir };
+        tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee().await)) });
+        Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, qmp, kill, exit }))
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn boot(&self, spec: MachineSpec) -> Verb<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(Qemu::boot(self, spec))
+    }
+}
+
+struct QemuGuest {
+    runtime_dir: PathBuf,
+    qmp: Qmp,
+    kill: CancellationToken,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Drop for QemuGuest {
+    fn drop(&mut self) {
+        self.kill.cancel();
+    }
+}
+
+impl Guest for QemuGuest {
+    fn request_stop(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(async {
+            let pressed = self.qmp.run("system_powerdown").await;
+            pressed.map(drop).map_err(|why| Report::new(Kind::Guest, format!("cannot press the power button: {why}")))
+        })
+    }
+
+    fn kill(&self) -> Verb<'_, Result<(), Report>> {
+        self.kill.cancel();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn connect(&self, port: u32) -> Verb<'_, Result<GuestStream, Report>> {
+        Box::pin(async move {
+            match vsock::connect(&self.runtime_dir, port).await {
+                Ok(stream) => Ok(Box::new(stream) as GuestStream),
+                Err(e) => {
+                    Err(Report::new(Kind::Guest, format!("cannot connect to vsock port {port} of the guest: {e}")))
+                }
+            }
+        })
+    }
+
+    fn listen(&self, port: u32) -> Result<GuestListener, Report> {
+        vsock::listen(&self.runtime_dir, port)
+            .map_err(|e| Report::new(Kind::Host, format!("cannot listen on vsock port {port}: {e}")))
+    }
+
+    fn exited(&self) -> Verb<'_, Exit> {
+        let mut exit = self.exit.clone();
+        Box::pin(async move {
+            match exit.wait_for(Option::is_some).await {
+                Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
+                // The overseer ends without a word only when the runtime does, and the children with it.
+                Err(_) => Exit::Killed,
+            }
+        })
+    }
+}
+
+/// The processes of one guest.
+struct Crew {
+    qemu: Process,
+    helpers: Vec<Process>,
+    console: Option<AbortOnDropHandle<()>>,
+    causes: mpsc::UnboundedReceiver<ShutdownCause>,
+    kill: CancellationToken,
+    runtime_dir: PathBuf,
+}
+
+impl Crew {
+    /// Waits for the first of them to end, ends the others, and says why the guest is gone.
+    async fn oversee(mut self) -> Exit {
+        let exit = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => Exit::Killed,
+            how = self.qemu.ended() => why(&mut self.causes, how).await,
+            how = first_end(&mut self.helpers) => match timeout(COURTESY, self.qemu.ended()).await {
+                Ok(qemu) => why(&mut self.causes, format!("{how}; {qemu}")).await,
+                Err(_) => Exit::Crashed(format!("{how}, without which the guest cannot run")),
+            },
+        };
+        self.qemu.kill().await;
+        for helper in &mut self.helpers {
+            helper.kill().await;
+        }
+        if let Some(console) = self.console {
+            // What the guest said last is in the pipe and explains the end.
+            let _ = timeout(COURTESY, console).await;
+        }
+        // It holds the initrd with the guest's host key.
+        if let Err(e) = remove_dir(&self.runtime_dir) {
+            tracing::warn!(dir = %self.runtime_dir.display(), "cannot remove a boot's files: {e}");
+        }
+        exit
+    }
+}
+
+async fn first_end(helpers: &mut [Process]) -> String {
+    let ends = helpers.iter_mut().map(|helper| Box::pin(helper.ended()));
+    futures_util::future::select_all(ends).await.0
+}
+
+/// Why QEMU ended: its own word for it, or else how the process ended.
+async fn why(causes: &mut mpsc::UnboundedReceiver<ShutdownCause>, how: String) -> Exit {
+    let mut last = None;
+    // The monitor's task drops its end once it has read all that QEMU said.
+    while let Ok(Some(cause)) = timeout(COURTESY, causes.recv()).await {
+        last = Some(cause);
+    }
+    match last {
+        Some(ShutdownCause::Guest) => Exit::PoweredOff,
+        Some(ShutdownCause::Reset) => {
+            Exit::Crashed("the guest reset itself, as it does after a kernel panic".to_owned())
+        }
+        Some(ShutdownCause::Panic) => Exit::Crashed("the guest's kernel panicked".to_owned()),
+        Some(ShutdownCause::Other(reason)) => Exit::Crashed(format!("QEMU shut the guest down ({reason}); {how}")),
+        None => Exit::Crashed(how),
+    }
+}
+
+async fn keep_console(mut from: ChildStdout, mut log: LogFile) {
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        if log.write_all(&buffer[..n]).is_err() {
+            // A full disk must not stop the guest: go on reading, and lose the console.
+            continue;
+        }
+    }
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

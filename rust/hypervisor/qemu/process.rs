@@ -1,0 +1,187 @@
+//! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: it is started through
+//! `setpriv --pdeathsig`, which asks the kernel for that. What such a death misses, [`kill_orphans`] finds at the next boot.
+
+use super::probe::Programs;
+use crate::error::{Kind, Report};
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::Instant,
+};
+
+/// How long a helper may take to open its socket.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Lines of its error output that are kept of each process.
+const KEPT_LINES: usize = 10;
+
+/// A child of ours, killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Process {
+    /// Starts `name` with `args`.
+    pub fn start(programs: &Programs, name: &str, args: Vec<OsString>) -> Result<Process, Report> {
+        let program = programs.find(name)?;
+        let mut command = Command::new(programs.find("setpriv")?);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&program).args(args);
+        // Its own group: an interrupt at the daemon's terminal is the daemon's to handle, guest by guest.
+        command.process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
+        let last_words = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(listen(name.to_owned(), BufReader::new(stderr), Arc::clone(&last_words)));
+        }
+        Ok(Process { name: name.to_owned(), child, last_words })
+    }
+
+    /// Its standard output, once.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Resolves when it has ended, with a sentence that says how.
+    pub async fn ended(&mut self) -> String {
+        let status = self.child.wait().await;
+        // Its last words travel through a pipe, and a task of ours reads them.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let how = match status {
+            Ok(status) => describe(status),
+            Err(e) => format!("was lost: {e}"),
+        };
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = words.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
+        format!("{} {how}{}{words}", self.name, if words.is_empty() { "" } else { ": " })
+    }
+
+    /// Waits until it has made its socket.
+    pub async fn has_made(&mut self, socket: &Path) -> Result<(), Report> {
+        let give_up = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            let failure = match self.child.try_wait() {
+                Ok(None) if Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
+                Ok(None) => format!("{} made no socket within {PATIENCE:?}", self.name),
+                _ => self.ended().await,
+            };
+            return Err(Report::new(Kind::Host, format!("cannot prepare the VM: {failure}")));
+        }
+        Ok(())
+    }
+
+    /// Ends it, now.
+    pub async fn kill(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill().await;
+    }
+}
+
+async fn listen(name: String, mut stderr: impl AsyncBufReadExt + Unpin, last_words: Arc<Mutex<VecDeque<String>>>) {
+    let mut line = Vec::new();
+    while stderr.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        tracing::debug!(program = name, "{text}");
+        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.len() == KEPT_LINES {
+            words.pop_front();
+        }
+        words.push_back(text);
+        drop(words);
+        line.clear();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// Kills processes that an earlier daemon left behind: programs of these names whose command line names a file in
+/// `runtime_dir`. The caller holds the state lock, so nothing of that kind can be in use.
+pub fn kill_orphans(runtime_dir: &Path, names: &[&str]) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let Some(prefix) = runtime_dir.to_str().map(|dir| format!("{dir}/")) else { return };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(command) = fs::read(process.path().join("cmdline")) else { continue };
+        let command = String::from_utf8_lossy(&command);
+        let program = command.split('\0').next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
+        if names.contains(&program)
+            && command.contains(&prefix)
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            tracing::warn!(program, pid = pid.as_raw_nonzero().get(), "killing a process that an earlier daemon left");
+            // Gone in the meantime is as good.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programs() -> Programs {
+        Programs::new("/bin:/usr/bin".as_ref())
+    }
+
+    fn sh(script: &str) -> Process {
+        Process::start(&programs(), "sh", vec!["-c".into(), script.into()]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn its_end_is_told_with_its_last_words() {
+        assert_eq!(sh("echo no disk >&2; exit 3").ended().await, "sh ended with exit code 3: no disk");
+        assert_eq!(sh("kill -9 $$").ended().await, "sh was killed by signal 9");
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_dies_before_its_socket_is_an_error_at_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let socket = tmp.path().join("s");
+        let error = sh("echo bad option >&2; exit 2").has_made(&socket).await.unwrap_err();
+        assert!(error.message.contains("bad option"), "{error}");
+        sh(&format!("touch {}; sleep 9", socket.display())).has_made(&socket).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_our_orphans_are_killed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let ours = tmp.path().join("run/vsock");
+        let args = |file: &Path| vec!["-c".into(), "sleep 60; true".into(), file.as_os_str().to_owned()];
+        let mut orphan = Process::start(&programs(), "sh", args(&ours)).unwrap();
+        let mut other = Process::start(&programs(), "sh", args(&tmp.path().join("running/vsock"))).unwrap();
+        let both_run = tokio::time::Instant::now() + Duration::from_secs(5);
+        let is_sh = |p: &Process| {
+            let line = fs::read(format!("/proc/{}/cmdline", p.child.id().unwrap())).unwrap();
+            !line.starts_with(b"/usr/bin/setpriv") && !line.starts_with(b"/bin/setpriv") && !line.is_empty()
+        };
+        while !(is_sh(&orphan) && is_sh(&other)) {
+            assert!(tokio::time::Instant::now() < both_run);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        kill_orphans(&tmp.path().join("run"), &["qemu", "sh"]);
+        assert_eq!(orphan.ended().await, "sh was killed by signal 9");
+        assert!(other.child.try_wait().unwrap().is_none());
+    }
+}

@@ -1,0 +1,333 @@
+//! The state directory: what is kept on disk, where, and under whose lock.
+//!
+//! ```text
+//! STATE/                     0700, owned by the daemon's user
+//!   lock                     held by the one daemon that owns this directory
+//!   api.sock  daemon.log
+//!   machines/NAME/
+//!     id_ed25519[.pub]       the key with which this host logs in           (kept)
+//!     ssh_host_ed25519_key   the guest's pinned host key                    (kept)
+//!     known_hosts            made from the above, for ssh                   (derived)
+//!     darwin-vz-nix-connect  the program that Nix runs for the direct door  (derived)
+//!     data.img               the guest's data disk: a cache                 (may go any time)
+//!     console.log[.1]        the guest's serial console
+//!     run/                   this boot's initrd and sockets                 (made empty by each boot)
+//! ```
+//!
+//! Files appear whole or not at all: [`write_atomic`].
+
+use crate::{
+    error::{Kind, Report},
+    spec::MachineName,
+};
+use std::{
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Longest path of a Unix socket that macOS takes, without the closing zero; Linux takes four more.
+const LONGEST_SOCKET_PATH: usize = 103;
+
+/// The longest socket name of a machine's run directory.
+const LONGEST_SOCKET_NAME: &str = "vsock_1024";
+
+/// A state directory that exists, is ours and is closed to others.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// Proof that this process owns the state directory. Dropping it, or dying, gives it up.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateDir {
+    /// Makes the directory if need be, and refuses one that others could read or that belongs to somebody else.
+    pub fn open(root: &Path) -> Result<StateDir, Report> {
+        private_dir(root)?;
+        Ok(StateDir { root: root.to_owned() })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the daemon's API answers.
+    pub fn api_socket(&self) -> PathBuf {
+        api_socket(&self.root)
+    }
+
+    /// The daemon's log.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// Takes the directory for this process.
+    pub fn lock(&self) -> Result<StateLock, Report> {
+        let path = self.root.join("lock");
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| state_error(&path, "cannot open", &e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let who =
+                    if holder.trim().is_empty() { String::new() } else { format!(" (process {})", holder.trim()) };
+                return Err(Report::new(
+                    Kind::Busy,
+                    format!("another daemon{who} already owns the state directory {}", self.root.display()),
+                )
+                .hint("use the daemon that runs: `darwin-vz-nix status`")
+                .hint("or give this one a directory of its own with --state-dir"));
+            }
+            Err(TryLockError::Error(e)) => return Err(state_error(&path, "cannot lock", &e)),
+        }
+        let note_pid =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        note_pid.map_err(|e| state_error(&path, "cannot write", &e))?;
+        Ok(StateLock { _file: file })
+    }
+
+    /// Where a machine's files are, or would be.
+    pub fn machine(&self, name: &MachineName) -> MachineDir {
+        MachineDir { root: self.root.join("machines").join(name.as_str()) }
+    }
+
+    /// A machine's directory, made if need be.
+    pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
+        let dir = self.machine(name);
+        let socket = dir.run_dir().join(LONGEST_SOCKET_NAME);
+        if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
+            return Err(Report::new(
+                Kind::State,
+                format!(
+                    "the state directory's path is too long: a socket in it would be {}, and Unix sockets end at {LONGEST_SOCKET_PATH} bytes",
+                    socket.display()
+                ),
+            )
+            .hint("choose a shorter directory with --state-dir"));
+        }
+        private_dir(&self.root.join("machines"))?;
+        private_dir(&dir.root)?;
+        Ok(dir)
+    }
+}
+
+/// Where the daemon of a state directory answers, whether or not that directory exists.
+pub fn api_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("api.sock")
+}
+
+/// One machine's directory.
+#[derive(Clone, Debug)]
+pub struct MachineDir {
+    root: PathBuf,
+}
+
+impl MachineDir {
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The private key with which this host logs in to the guest.
+    pub fn user_key(&self) -> PathBuf {
+        self.root.join("id_ed25519")
+    }
+    /// The private key by which the guest proves itself.
+    pub fn host_key(&self) -> PathBuf {
+        self.root.join("ssh_host_ed25519_key")
+    }
+    /// The pinned host key, as ssh reads it.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.root.join("known_hosts")
+    }
+    /// The program that Nix runs for the direct door.
+    pub fn connect_program(&self) -> PathBuf {
+        self.root.join("darwin-vz-nix-connect")
+    }
+    /// The data disk's image.
+    pub fn data_disk(&self) -> PathBuf {
+        self.root.join("data.img")
+    }
+    /// What the guest's serial console printed since its last boot.
+    pub fn console_log(&self) -> PathBuf {
+        self.root.join("console.log")
+    }
+    /// Files of one boot.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Makes [`MachineDir::run_dir`] empty.
+    pub fn fresh_run_dir(&self) -> Result<PathBuf, Report> {
+        let run = self.run_dir();
+        remove_all(&run)?;
+        private_dir(&run)?;
+        Ok(run)
+    }
+
+    /// Removes the machine: its disk, logs and, unless asked to keep them, its keys. The guest must be gone.
+    pub fn destroy(&self, keep_keys: bool) -> Result<(), Report> {
+        if !keep_keys {
+            return remove_all(&self.root);
+        }
+        for path in [self.data_disk(), self.console_log(), self.console_log().with_extension("log.1"), self.run_dir()] {
+            remove_all(&path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written.
+pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Report> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
+        file.write_all(contents)?;
+        file.as_file().set_permissions(Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|e| state_error(path, "cannot write", &e))
+}
+
+/// Turns an I/O error in the state directory into a report that names the path.
+pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
+    let report = Report::new(Kind::State, format!("{what} {}: {error}", path.display()));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => report.hint("run as the user who owns it, or choose another --state-dir"),
+        io::ErrorKind::StorageFull => report.hint("free some space on that volume, or choose another --state-dir"),
+        io::ErrorKind::ReadOnlyFilesystem => report.hint("choose a --state-dir on a volume that can be written"),
+        _ => report,
+    }
+}
+
+fn private_dir(path: &Path) -> Result<(), Report> {
+    if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        return Err(state_error(path, "cannot make the directory", &e));
+    }
+    let meta = fs::metadata(path).map_err(|e| state_error(path, "cannot read", &e))?;
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me {
+        return Err(Report::new(
+            Kind::State,
+            format!(
+                "{} belongs to user {}, and this is user {me}: it may hold that user's keys",
+                path.display(),
+                meta.uid()
+            ),
+        )
+        .hint("run as that user, or choose another --state-dir"));
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(Report::new(
+            Kind::State,
+            format!(
+                "{} is open to other users (mode {:04o}), and it holds private keys",
+                path.display(),
+                meta.permissions().mode() & 0o7777
+            ),
+        )
+        .hint(format!("close it: chmod 700 {}", path.display())));
+    }
+    Ok(())
+}
+
+fn remove_all(path: &Path) -> Result<(), Report> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove", &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> MachineName {
+        "builder".parse().unwrap()
+    }
+
+    #[test]
+    fn a_new_directory_is_closed_to_others() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("a/b")).unwrap();
+        let machine = state.make_machine(&name()).unwrap();
+        for dir in [state.root(), machine.root()] {
+            assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn an_open_directory_is_refused_with_the_command_that_closes_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::set_permissions(tmp.path(), Permissions::from_mode(0o755)).unwrap();
+        let error = StateDir::open(tmp.path()).unwrap_err();
+        assert_eq!(error.kind, Kind::State);
+        assert!(error.hints[0].contains("chmod 700"), "{error:?}");
+    }
+
+    #[test]
+    fn a_second_daemon_is_told_who_is_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let first = state.lock().unwrap();
+        let error = state.lock().unwrap_err();
+        assert_eq!(error.kind, Kind::Busy);
+        assert!(error.message.contains(&std::process::id().to_string()), "{error}");
+        drop(first);
+        state.lock().unwrap();
+    }
+
+    #[test]
+    fn a_path_too_long_for_sockets_is_refused_before_anything_is_made() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("x".repeat(90))).unwrap();
+        let error = state.make_machine(&name()).unwrap_err();
+        assert!(error.message.contains("too long"), "{error}");
+        assert!(!state.root().join("machines").exists());
+    }
+
+    #[test]
+    fn destroy_keeps_keys_only_when_asked() {
+        let tmp = tempfile::tempdir().unwrap();
+        let machine = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name()).unwrap();
+        for path in [machine.user_key(), machine.data_disk(), machine.console_log()] {
+            write_atomic(&path, b"x", 0o600).unwrap();
+        }
+        machine.fresh_run_dir().unwrap();
+        machine.destroy(true).unwrap();
+        assert!(machine.user_key().exists() && !machine.data_disk().exists() && !machine.run_dir().exists());
+        machine.destroy(false).unwrap();
+        assert!(!machine.root().exists());
+        machine.destroy(false).unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("f");
+        write_atomic(&path, b"old", 0o640).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        fs::create_dir(tmp.path().join("d")).unwrap();
+        assert!(write_atomic(&tmp.path().join("d/no/such"), b"new", 0o600).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+}

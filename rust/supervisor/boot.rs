@@ -1,0 +1,197 @@
+//! One boot: the jobs that carry it out, the sizes it was asked for, and its timeline.
+//!
+//! The rule that holds here: every job ends as news of its epoch, also when what it calls panics; and a cancelled boot
+//! lets its preparation finish, so that two of them never write the same files.
+
+use super::{
+    actor::Done,
+    events::News,
+    handle::{Preparation, Ready},
+    reports,
+    snapshot::{ms, unix_ms},
+};
+use crate::{
+    api::types::{BootTimeline, StartRequest, TimelinePhase},
+    error::Report,
+    hypervisor::{Guest, Hypervisor},
+    spec::MachineName,
+};
+use futures_util::FutureExt;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long the hypervisor may take to press a power button or to kill; the machine asks again anyway.
+const VERB_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the explanation of a failure may keep those who wait for the failure itself.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a guest that does not get ready is given to turn out to have ended, which tells more.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A boot, from the demand to the end of its guest.
+pub(super) struct Run {
+    /// What was asked for.
+    pub(super) sizes: StartRequest,
+    /// Ends the jobs below.
+    pub(super) cancel: CancellationToken,
+    demand: Instant,
+    demand_unix_ms: u64,
+    phases: Vec<TimelinePhase>,
+    /// When there was a guest, with how many processors and how much memory.
+    up: Option<(Instant, u32, u64)>,
+}
+
+/// A guest that the hypervisor runs.
+pub(super) struct Up {
+    pub(super) guest: Arc<dyn Guest>,
+    cores: u32,
+    memory: u64,
+    prepared: Instant,
+    booted: Instant,
+}
+
+impl Run {
+    /// Begins now, because of a demand which may be older: then a guest before was in its way.
+    pub(super) fn new(demand: Instant, sizes: StartRequest) -> Self {
+        let waited = ms(demand.elapsed());
+        let phases = match waited {
+            0 => vec![],
+            at_ms => vec![TimelinePhase { name: "stopped".into(), at_ms }],
+        };
+        let demand_unix_ms = unix_ms().saturating_sub(waited);
+        Run { sizes, cancel: CancellationToken::new(), demand, demand_unix_ms, phases, up: None }
+    }
+
+    pub(super) fn is_up(&mut self, up: &Up) {
+        self.up = Some((up.booted, up.cores, up.memory));
+        for (name, at) in [("prepared", up.prepared), ("hypervisor", up.booted)] {
+            self.phases.push(TimelinePhase { name: name.into(), at_ms: ms(at - self.demand) });
+        }
+    }
+
+    pub(super) fn had_guest(&self) -> bool {
+        self.up.is_some()
+    }
+
+    /// The whole way of a guest that answers now.
+    pub(super) fn timeline(&self, ready: &Ready) -> BootTimeline {
+        let origin = self.up.map_or(0, |(booted, ..)| ms(booted - self.demand));
+        let mut phases = self.phases.clone();
+        let shifted = |phase: &TimelinePhase| TimelinePhase {
+            name: phase.name.clone(),
+            at_ms: phase.at_ms.saturating_add(origin),
+        };
+        phases.extend(ready.phases.iter().map(shifted));
+        if !phases.iter().any(|phase| phase.name == "ready") {
+            phases.push(TimelinePhase { name: "ready".into(), at_ms: ms(self.demand.elapsed()) });
+        }
+        phases.sort_by_key(|phase| phase.at_ms);
+        BootTimeline {
+            demand_unix_ms: self.demand_unix_ms,
+            phases,
+            data_disk: ready.data_disk.clone(),
+            kernel: ready.kernel.clone(),
+        }
+    }
+
+    /// Why a demand for these sizes cannot be met by this boot.
+    pub(super) fn refuse_sizes(&self, wanted: StartRequest) -> Option<Report> {
+        let cores = self.up.map(|(_, cores, _)| cores).or(self.sizes.cores);
+        let memory = self.up.map(|(.., memory)| memory).or(self.sizes.memory);
+        let fits = wanted.cores.is_none_or(|wanted| cores == Some(wanted))
+            && wanted.memory.is_none_or(|wanted| memory == Some(wanted))
+            && wanted.disk_size.is_none_or(|wanted| self.sizes.disk_size == Some(wanted));
+        (!fits).then(reports::other_sizes)
+    }
+}
+
+/// Both wishes in one, unless they contradict each other.
+pub(super) fn merge_sizes(a: StartRequest, b: StartRequest) -> Option<StartRequest> {
+    fn merge<T: PartialEq>(a: Option<T>, b: Option<T>) -> Option<Option<T>> {
+        match (a, b) {
+            (Some(a), Some(b)) => (a == b).then_some(Some(a)),
+            (a, b) => Some(a.or(b)),
+        }
+    }
+    Some(StartRequest {
+        cores: merge(a.cores, b.cores)?,
+        memory: merge(a.memory, b.memory)?,
+        disk_size: merge(a.disk_size, b.disk_size)?,
+    })
+}
+
+/// Prepares and boots.
+pub(super) async fn boot(
+    hypervisor: Arc<dyn Hypervisor>,
+    preparation: Arc<dyn Preparation>,
+    sizes: StartRequest,
+    epoch: u64,
+    cancel: CancellationToken,
+) -> Done {
+    let boot = async {
+        let spec = preparation.prepare(sizes).await?;
+        let (prepared, cores, memory) = (Instant::now(), spec.cores, spec.memory);
+        if cancel.is_cancelled() {
+            return Err(reports::cancelled());
+        }
+        tokio::select! {
+            biased;
+            guest = hypervisor.boot(spec) => Ok(Up { guest: guest?, cores, memory, prepared, booted: Instant::now() }),
+            () = cancel.cancelled() => Err(reports::cancelled()),
+        }
+    };
+    match guarded(boot).await {
+        Ok(Ok(up)) => Done::Up { epoch, up },
+        Ok(Err(cause)) | Err(cause) => Done::News { epoch, news: News::BootFailed(cause) },
+    }
+}
+
+/// Waits for readiness, unless the guest is killed or ends.
+pub(super) async fn await_ready(
+    preparation: Arc<dyn Preparation>,
+    guest: Arc<dyn Guest>,
+    epoch: u64,
+    cancel: CancellationToken,
+) -> Done {
+    let ready = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Done::Nothing,
+        ready = guarded(async { preparation.await_ready(guest.clone()).await }) => ready,
+    };
+    match ready {
+        Ok(Ok(ready)) => Done::Ready { epoch, ready },
+        Ok(Err(cause)) | Err(cause) => match timeout(END_TIMEOUT, guarded(async { guest.exited().await })).await {
+            Ok(_) => Done::Nothing,
+            Err(_) => Done::News { epoch, news: News::NotReady(cause) },
+        },
+    }
+}
+
+/// The cause with more to it, or as it is where that cannot be had.
+pub(super) async fn explain(preparation: Arc<dyn Preparation>, cause: Report) -> Report {
+    match timeout(EXPLAIN_TIMEOUT, guarded(async { preparation.explain(cause.clone()).await })).await {
+        Ok(Ok(explained)) => explained,
+        Ok(Err(_)) | Err(_) => cause,
+    }
+}
+
+/// A verb of the guest whose success shows elsewhere, in its end.
+pub(super) async fn bounded(what: &str, name: &MachineName, verb: impl Future<Output = Result<(), Report>>) {
+    match timeout(VERB_TIMEOUT, guarded(verb)).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(report)) | Err(report)) => tracing::warn!(machine = %name, "{what} failed: {report}"),
+        Err(_) => tracing::warn!(machine = %name, "{what} had no answer within {VERB_TIMEOUT:?}"),
+    }
+}
+
+/// Turns a panic into an error. Give it an async block, so that a panic before the first await counts too.
+pub(super) async fn guarded<T>(future: impl Future<Output = T>) -> Result<T, Report> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| panicked(panic.as_ref()))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Report {
+    let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    reports::panicked(what.unwrap_or("a panic without a message"))
+}

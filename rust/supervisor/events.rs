@@ -1,0 +1,72 @@
+//! The vocabulary of the lifecycle: what a machine hears, and what it has the actor do.
+
+use crate::{error::Report, hypervisor::Exit};
+
+/// What happens to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody needs the guest. `insist`: try even within the back-off.
+    Demand {
+        /// Whether the back-off is ignored.
+        insist: bool,
+    },
+    /// A lease was dropped.
+    Release {
+        /// The epoch in which it was granted.
+        epoch: u64,
+    },
+    /// Somebody wants the guest gone.
+    Stop {
+        /// Pull the plug instead of pressing the power button.
+        force: bool,
+    },
+    /// News of a boot or of its guest. Those of another epoch than the present are ignored.
+    News {
+        /// Which boot.
+        epoch: u64,
+        /// What about it.
+        news: News,
+    },
+    /// Time has passed: perhaps a [`deadline`](super::machine::deadline) is due.
+    Tick,
+}
+
+/// What is heard of a boot and its guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The hypervisor runs a guest.
+    Up,
+    /// There will be no guest: why. Also the answer to a boot that was cancelled.
+    BootFailed(Report),
+    /// The guest answers.
+    Ready,
+    /// The guest will never answer: why.
+    NotReady(Report),
+    /// The guest is gone.
+    Exited(Exit),
+    /// The cause of this boot's failure, with more to it.
+    Explained(Report),
+}
+
+/// What the actor must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Begin the boot whose epoch is the machine's present `boots`. Answered by `Up` or `BootFailed`.
+    Boot,
+    /// Wait for the new guest's readiness. Answered by `Ready` or `NotReady`, unless it is killed.
+    AwaitReady,
+    /// Press the power button.
+    RequestStop,
+    /// Cancel the boot, or pull the guest's plug.
+    Kill,
+    /// Give each of this many waiters, which are all there are, a lease of the present epoch.
+    Grant(u32),
+    /// Refuse all waiters.
+    Deny(Report),
+    /// Refuse all waiters with the cause of a failed boot, once it has been explained.
+    DenyExplained(Report),
+    /// Tell all who asked for a stop that the guest is gone.
+    Rested,
+    /// Tell all who asked for a stop that the guest does not go.
+    Stuck(Report),
+}

@@ -1,0 +1,173 @@
+//! How the rest of the program reaches a machine: through a [`Handle`], and to its guest only with a [`Lease`].
+
+use super::{
+    actor::{Actor, Command},
+    machine::Policy,
+    reports,
+    snapshot::Snapshot,
+};
+use crate::{
+    api::types::{StartRequest, TimelinePhase},
+    error::Report,
+    guest::agent::Agent,
+    hypervisor::{Guest, Hypervisor, Verb},
+    spec::{MachineName, MachineSpec},
+};
+use std::{fmt, sync::Arc};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How one machine's guest is made ready, apart from the hypervisor.
+///
+/// The supervisor never has two calls of `prepare` under way, and never drops one: a boot that is cancelled meanwhile
+/// waits for its end. A panic in any of these counts as its failure.
+pub trait Preparation: Send + Sync + 'static {
+    /// Checks the bundle, makes the disk and the boot payload. Nothing is left behind on an error.
+    fn prepare(&self, sizes: StartRequest) -> Verb<'_, Result<MachineSpec, Report>>;
+    /// Takes over a guest that was just booted; resolves when it answers on all its ports. Called at once when
+    /// [`Hypervisor::boot`] has resolved; dropped when the guest is killed or ends first.
+    fn await_ready(&self, guest: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>>;
+    /// Adds what is known beside the cause (the last lines of the console) to a boot's failure. Called only for boots
+    /// that had a guest: before, the console still tells of another one.
+    fn explain(&self, cause: Report) -> Verb<'_, Report>;
+}
+
+/// What is known of a guest that answers.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The way to readiness, points seen by the guest (`guest: kernel`, …) and by the host alike. Their `at_ms` count
+    /// from the call of [`Preparation::await_ready`]; what was earlier is at 0. A last point `ready` is added where
+    /// there is none.
+    pub phases: Vec<TimelinePhase>,
+    /// The guest's kernel release.
+    pub kernel: String,
+    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    pub data_disk: String,
+    /// The guest's agent.
+    pub agent: Agent,
+}
+
+/// Starts to look after a machine. It stays stopped until somebody needs it.
+///
+/// When the last [`Handle`] is dropped, the guest is killed and the task ends. Must be called within a tokio runtime.
+pub fn spawn(
+    name: MachineName,
+    hypervisor: Arc<dyn Hypervisor>,
+    preparation: Arc<dyn Preparation>,
+    policy: Policy,
+) -> Handle {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (publisher, snapshots) = watch::channel(Snapshot::first());
+    let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), publisher);
+    tokio::spawn(actor.run());
+    Handle { commands, snapshots }
+}
+
+/// A machine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    snapshots: watch::Receiver<Snapshot>,
+}
+
+impl Handle {
+    /// Boots the guest if need be, and keeps it up while the lease lives. Resolves once it answers.
+    ///
+    /// # Errors
+    /// The boot failed, or did lately (`Boot`, or the kind of what failed); or the machine is being stopped (`Busy`).
+    pub async fn acquire(&self) -> Result<Lease, Report> {
+        self.demand(false, StartRequest::default()).await
+    }
+
+    /// Boots the guest if need be, even after a failure just now, with these sizes in place of the configured ones;
+    /// they hold for this boot alone. Resolves once it answers.
+    ///
+    /// # Errors
+    /// As [`Handle::acquire`]; also `Busy` if a guest of other sizes is there.
+    pub async fn start(&self, sizes: StartRequest) -> Result<(), Report> {
+        self.demand(true, sizes).await.map(drop)
+    }
+
+    /// Stops the guest: by its power button and a grace period, or at once. Resolves when nothing of it is left.
+    ///
+    /// # Errors
+    /// `Busy`: the guest does not end though it is killed again and again.
+    pub async fn stop(&self, force: bool) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        // An actor that is gone has no guest.
+        if self.commands.send(Command::Stop { force, reply }).is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Refuses all demands from now on, and stops the guest as [`Handle::stop`] does.
+    pub async fn shut_down(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::ShutDown { reply }).is_ok()
+            && let Ok(Err(report)) = answer.await
+        {
+            tracing::warn!("{report}");
+        }
+    }
+
+    /// The machine as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshots.borrow().clone()
+    }
+
+    /// The machine as it is and becomes.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
+    async fn demand(&self, insist: bool, sizes: StartRequest) -> Result<Lease, Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+    }
+}
+
+/// The right to talk to a guest. While one lives, the guest is not idle; a guest may still end beneath it.
+pub struct Lease {
+    guest: Arc<dyn Guest>,
+    agent: Agent,
+    epoch: u64,
+    // Weak, for a lease does not keep a machine going whose handles are all gone.
+    commands: mpsc::WeakUnboundedSender<Command>,
+}
+
+impl Lease {
+    pub(super) fn new(
+        guest: Arc<dyn Guest>,
+        agent: Agent,
+        epoch: u64,
+        commands: mpsc::WeakUnboundedSender<Command>,
+    ) -> Self {
+        Lease { guest, agent, epoch, commands }
+    }
+
+    /// The guest.
+    pub fn guest(&self) -> &Arc<dyn Guest> {
+        &self.guest
+    }
+
+    /// The guest's agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.upgrade() {
+            // Without an actor there is nothing left to be idle.
+            let _ = commands.send(Command::Release { epoch: self.epoch });
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,389 @@
+//! The lifecycle of one machine as a pure function: no I/O, no clock, no runtime. [`step`] is the whole policy.
+//!
+//! ```text
+//!              Demand              Up               Ready
+//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ⟲ Demand, Release
+//!      ▲                 ▲    │            │                   │
+//!      │          Demand │    │ BootFailed │ Exited            └── Exited ──▶ Stopped
+//!      │                 │    ▼            │
+//!      │                Failed ◀───────────┘
+//!      │                   ▲
+//!      │ Rest              │ Fail
+//!      └──────────────── Stopping ◀────── Starting, Booting: Stop, too late, NotReady (kill)
+//!                          │       ◀────── Running: Stop, idle (power button, grace, kill)
+//!                          └─ Restart ──▶ Starting
+//! ```
+//!
+//! Where a demand meets Failed or a failure in Stopping, it is refused until the back-off is over, unless it insists.
+//!
+//! The rule that holds here: a guest or a boot exists outside exactly while the state says so, and whatever was asked
+//! (a demand, a stop) is answered exactly once. `model_check` proves it for every reachable state.
+
+use super::{
+    events::{Effect, Event, News},
+    reports,
+};
+use crate::{error::Report, hypervisor::Exit};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often the power button is pressed until the guest goes or is killed: presses get lost while a guest is busy.
+pub const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// After so many kills without effect, whoever waits is told that the guest does not go. The killing goes on.
+pub const STUCK_AFTER: u32 = 3;
+
+/// The times that the lifecycle keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Stop a guest without leases after this long; `None` never.
+    pub idle: Option<Duration>,
+    /// How long a guest may take to power off before it is killed, and how long until it is killed again. Zero kills
+    /// without asking.
+    pub grace: Duration,
+    /// How long a boot may take, from the demand (or the end of the guest before) to readiness.
+    pub boot_timeout: Duration,
+    /// After the first failed boot, connections are refused for this long; doubles with every further one.
+    pub backoff: Duration,
+    /// The longest back-off.
+    pub backoff_max: Duration,
+}
+
+/// A machine's lifecycle, complete: two equal values behave alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Boots begun. The number of the last one is the *epoch* which its leases and its news carry.
+    pub boots: u64,
+    /// Boots failed in a row.
+    pub failures: u32,
+    /// Where it stands.
+    pub state: State,
+}
+
+impl Default for Machine {
+    /// At rest, never booted.
+    fn default() -> Self {
+        Machine { boots: 0, failures: 0, state: State::Stopped { last: None } }
+    }
+}
+
+/// Where a lifecycle stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No guest, and none on the way.
+    Stopped {
+        /// How the last guest ended.
+        last: Option<Exit>,
+    },
+    /// The host prepares and the hypervisor starts a guest. It can be cancelled, but its answer is always awaited.
+    Starting {
+        /// Demands to answer; never 0.
+        waiters: u32,
+        /// When the boot is given up.
+        deadline: Instant,
+    },
+    /// There is a guest; it does not answer yet.
+    Booting {
+        /// Demands to answer; never 0.
+        waiters: u32,
+        /// When the boot is given up.
+        deadline: Instant,
+    },
+    /// The guest answers.
+    Running {
+        /// Leases of this epoch that are held.
+        leases: u32,
+        /// When the guest is stopped as idle: set exactly while nobody holds a lease and the policy has an idle time.
+        idle_at: Option<Instant>,
+    },
+    /// The guest, or the boot that would bring one, is on its way out.
+    Stopping {
+        /// What is on its way out.
+        what: Going,
+        /// When the power button is pressed again, if that is how it goes.
+        ask_at: Option<Instant>,
+        /// When it is killed, or killed again.
+        kill_at: Instant,
+        /// Kills after a `kill_at` so far, up to [`STUCK_AFTER`].
+        kills: u32,
+        /// What follows.
+        then: Then,
+    },
+    /// No guest, because the last boot failed.
+    Failed {
+        /// Why.
+        cause: Report,
+        /// When a demand boots again.
+        retry_at: Instant,
+    },
+}
+
+/// What a Stopping machine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Going {
+    /// The answer of a boot.
+    Boot,
+    /// The end of a guest.
+    Guest,
+}
+
+/// What follows Stopping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Stopped.
+    Rest,
+    /// A boot, because somebody asked for one meanwhile.
+    Restart {
+        /// Demands to answer; never 0.
+        waiters: u32,
+    },
+    /// Failed, for this cause.
+    Fail(Report),
+}
+
+type Step = (Machine, Vec<Effect>);
+
+/// Advances a machine. Total: every state has an answer to every event.
+pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> Step {
+    let stepper = Stepper { boots: machine.boots, failures: machine.failures, now, policy };
+    match event {
+        Event::Demand { insist } => stepper.demand(machine.state, insist),
+        Event::Release { epoch } if epoch == machine.boots => stepper.release(machine.state),
+        Event::Stop { force } => stepper.stop(machine.state, force),
+        Event::News { epoch, news } if epoch == machine.boots => stepper.news(machine.state, news),
+        Event::Release { .. } | Event::News { .. } => (machine, vec![]),
+        Event::Tick => stepper.tick(machine.state),
+    }
+}
+
+/// When [`Event::Tick`] is due, if ever. A machine at rest needs no waking.
+pub fn deadline(state: &State) -> Option<Instant> {
+    match state {
+        State::Stopped { .. } | State::Failed { .. } => None,
+        State::Starting { deadline, .. } | State::Booting { deadline, .. } => Some(*deadline),
+        State::Running { idle_at, .. } => *idle_at,
+        State::Stopping { ask_at, kill_at, .. } => Some(ask_at.map_or(*kill_at, |ask| ask.min(*kill_at))),
+    }
+}
+
+/// What one step knows beside the state, which each of its methods consumes.
+#[derive(Clone, Copy)]
+struct Stepper<'a> {
+    boots: u64,
+    failures: u32,
+    now: Instant,
+    policy: &'a Policy,
+}
+
+impl Stepper<'_> {
+    fn demand(self, state: State, insist: bool) -> Step {
+        match state {
+            State::Stopped { .. } => self.boot(1, vec![]),
+            State::Failed { retry_at, .. } if insist || self.now >= retry_at => self.boot(1, vec![]),
+            State::Failed { cause, retry_at } => {
+                let refusal = reports::refused(&cause, retry_at - self.now);
+                self.to(State::Failed { cause, retry_at }, vec![Effect::Deny(refusal)])
+            }
+            State::Starting { waiters, deadline } => {
+                self.to(State::Starting { waiters: waiters.saturating_add(1), deadline }, vec![])
+            }
+            State::Booting { waiters, deadline } => {
+                self.to(State::Booting { waiters: waiters.saturating_add(1), deadline }, vec![])
+            }
+            State::Running { leases, .. } => {
+                self.to(State::Running { leases: leases.saturating_add(1), idle_at: None }, vec![Effect::Grant(1)])
+            }
+            State::Stopping { what, ask_at, kill_at, kills, then } => {
+                let (then, effects) = match then {
+                    Then::Rest => (Then::Restart { waiters: 1 }, vec![]),
+                    Then::Restart { waiters } => (Then::Restart { waiters: waiters.saturating_add(1) }, vec![]),
+                    Then::Fail(_) if insist => (Then::Restart { waiters: 1 }, vec![]),
+                    Then::Fail(cause) => {
+                        let refusal = reports::refused(&cause, self.backoff());
+                        (Then::Fail(cause), vec![Effect::Deny(refusal)])
+                    }
+                };
+                self.to(State::Stopping { what, ask_at, kill_at, kills, then }, effects)
+            }
+        }
+    }
+
+    fn release(self, state: State) -> Step {
+        match state {
+            State::Running { leases, .. } => {
+                let leases = leases.saturating_sub(1);
+                let idle_at = self.idle_at(leases);
+                self.to(State::Running { leases, idle_at }, vec![])
+            }
+            // The guest is on its way out or gone, whoever still held it.
+            state => self.to(state, vec![]),
+        }
+    }
+
+    fn stop(self, state: State, force: bool) -> Step {
+        match state {
+            State::Stopped { .. } | State::Failed { .. } => self.to(state, vec![Effect::Rested]),
+            State::Starting { .. } => self.kill(Going::Boot, Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
+            // A guest that is half up hears no power button.
+            State::Booting { .. } => self.kill(Going::Guest, Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
+            State::Running { .. } if force => self.kill(Going::Guest, Then::Rest, vec![]),
+            State::Running { .. } => self.power_off(),
+            State::Stopping { what, mut ask_at, mut kill_at, kills, then } => {
+                let (then, mut effects) = match then {
+                    Then::Restart { .. } => (Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
+                    Then::Rest | Then::Fail(_) => (then, vec![]),
+                };
+                if force {
+                    effects.push(Effect::Kill);
+                    (ask_at, kill_at) = (None, self.kill_again_at());
+                }
+                self.to(State::Stopping { what, ask_at, kill_at, kills, then }, effects)
+            }
+        }
+    }
+
+    fn news(self, state: State, news: News) -> Step {
+        match (state, news) {
+            (State::Starting { waiters, deadline }, News::Up) => {
+                self.to(State::Booting { waiters, deadline }, vec![Effect::AwaitReady])
+            }
+            // The boot was faster than its cancellation.
+            (State::Stopping { what: Going::Boot, kills, then, .. }, News::Up) => {
+                let kill_at = self.kill_again_at();
+                let state = State::Stopping { what: Going::Guest, ask_at: None, kill_at, kills, then };
+                self.to(state, vec![Effect::Kill])
+            }
+            (State::Starting { .. }, News::BootFailed(cause)) => self.fail(cause),
+            (State::Stopping { what: Going::Boot, then, .. }, News::BootFailed(_)) => self.settle(then, None),
+            (State::Booting { waiters, .. }, News::Ready) => {
+                let idle_at = self.idle_at(waiters);
+                Stepper { failures: 0, ..self }
+                    .to(State::Running { leases: waiters, idle_at }, vec![Effect::Grant(waiters)])
+            }
+            (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Going::Guest, cause),
+            (State::Booting { .. }, News::Exited(exit)) => self.fail(reports::gone_early(&exit)),
+            (State::Running { .. }, News::Exited(exit)) => self.to(State::Stopped { last: Some(exit) }, vec![]),
+            (State::Stopping { what: Going::Guest, then, .. }, News::Exited(exit)) => self.settle(then, Some(exit)),
+            (State::Failed { retry_at, .. }, News::Explained(cause)) => {
+                self.to(State::Failed { cause, retry_at }, vec![])
+            }
+            (State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(_) }, News::Explained(cause)) => {
+                self.to(State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(cause) }, vec![])
+            }
+            // News that came too late to matter: a guest that got ready while it is being stopped, and the like.
+            (state, _) => self.to(state, vec![]),
+        }
+    }
+
+    fn tick(self, state: State) -> Step {
+        match state {
+            State::Starting { deadline, .. } if self.now >= deadline => {
+                self.give_up(Going::Boot, reports::not_started(self.policy.boot_timeout))
+            }
+            State::Booting { deadline, .. } if self.now >= deadline => {
+                self.give_up(Going::Guest, reports::not_ready(self.policy.boot_timeout))
+            }
+            State::Running { idle_at: Some(at), .. } if self.now >= at => self.power_off(),
+            State::Stopping { what, kill_at, kills, then, .. } if self.now >= kill_at => {
+                let kills = kills.saturating_add(1).min(STUCK_AFTER);
+                let mut effects = vec![Effect::Kill];
+                let then = match then {
+                    then if kills < STUCK_AFTER => then,
+                    Then::Restart { .. } => {
+                        effects.push(Effect::Deny(reports::stuck(what)));
+                        Then::Rest
+                    }
+                    then => then,
+                };
+                if kills == STUCK_AFTER {
+                    effects.push(Effect::Stuck(reports::stuck(what)));
+                }
+                let kill_at = self.kill_again_at();
+                self.to(State::Stopping { what, ask_at: None, kill_at, kills, then }, effects)
+            }
+            State::Stopping { what, ask_at: Some(at), kill_at, kills, then } if self.now >= at => {
+                let ask_at = Some(self.after(ASK_AGAIN));
+                self.to(State::Stopping { what, ask_at, kill_at, kills, then }, vec![Effect::RequestStop])
+            }
+            state => self.to(state, vec![]),
+        }
+    }
+
+    fn to(self, state: State, effects: Vec<Effect>) -> Step {
+        (Machine { boots: self.boots, failures: self.failures, state }, effects)
+    }
+
+    fn boot(self, waiters: u32, mut effects: Vec<Effect>) -> Step {
+        effects.push(Effect::Boot);
+        let deadline = self.after(self.policy.boot_timeout);
+        Stepper { boots: self.boots.saturating_add(1), ..self }.to(State::Starting { waiters, deadline }, effects)
+    }
+
+    fn power_off(self) -> Step {
+        if self.policy.grace.is_zero() {
+            return self.kill(Going::Guest, Then::Rest, vec![]);
+        }
+        let state = State::Stopping {
+            what: Going::Guest,
+            ask_at: Some(self.after(ASK_AGAIN)),
+            kill_at: self.after(self.policy.grace),
+            kills: 0,
+            then: Then::Rest,
+        };
+        self.to(state, vec![Effect::RequestStop])
+    }
+
+    fn kill(self, what: Going, then: Then, mut effects: Vec<Effect>) -> Step {
+        effects.push(Effect::Kill);
+        let kill_at = self.kill_again_at();
+        self.to(State::Stopping { what, ask_at: None, kill_at, kills: 0, then }, effects)
+    }
+
+    /// The boot failed, but something of it is still there.
+    fn give_up(self, what: Going, cause: Report) -> Step {
+        Stepper { failures: self.failures.saturating_add(1), ..self }.kill(
+            what,
+            Then::Fail(cause.clone()),
+            vec![Effect::DenyExplained(cause)],
+        )
+    }
+
+    /// The boot failed, and nothing of it is left.
+    fn fail(self, cause: Report) -> Step {
+        let failed = Stepper { failures: self.failures.saturating_add(1), ..self };
+        let retry_at = failed.after(failed.backoff());
+        failed.to(State::Failed { cause: cause.clone(), retry_at }, vec![Effect::DenyExplained(cause)])
+    }
+
+    /// What was on its way out is gone.
+    fn settle(self, then: Then, last: Option<Exit>) -> Step {
+        match then {
+            Then::Rest => self.to(State::Stopped { last }, vec![Effect::Rested]),
+            Then::Restart { waiters } => self.boot(waiters, vec![Effect::Rested]),
+            Then::Fail(cause) => {
+                let retry_at = self.after(self.backoff());
+                self.to(State::Failed { cause, retry_at }, vec![Effect::Rested])
+            }
+        }
+    }
+
+    fn idle_at(&self, leases: u32) -> Option<Instant> {
+        self.policy.idle.filter(|_| leases == 0).map(|idle| self.after(idle))
+    }
+
+    /// Never now, or a policy without grace would kill in a busy loop.
+    fn kill_again_at(&self) -> Instant {
+        self.after(self.policy.grace.max(Duration::from_secs(1)))
+    }
+
+    fn backoff(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1);
+        self.policy.backoff.saturating_mul(2u32.saturating_pow(doublings)).min(self.policy.backoff_max)
+    }
+
+    /// A time too far off to be represented is as good as thirty years.
+    fn after(&self, wait: Duration) -> Instant {
+        let far = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        self.now.checked_add(wait).unwrap_or_else(|| self.now + far)
+    }
+}

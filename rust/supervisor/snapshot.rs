@@ -1,0 +1,178 @@
+//! What the outside sees of a machine. Kept apart from the machine's own state, which may change freely.
+//!
+//! Times to come are kept as instants and become "milliseconds from now" only when somebody reads them, so that a
+//! snapshot does not age and nothing wakes up to refresh it.
+
+use super::machine::{Machine, State, Then};
+use crate::{
+    api::types::{self, BootTimeline},
+    error::Report,
+    hypervisor::Exit,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// A machine as of some moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Grows by one with every change of anything below.
+    pub generation: u64,
+    /// Where the lifecycle stands.
+    pub phase: Phase,
+    /// Unix time in milliseconds at which that kind of phase began; a lease more or less does not count.
+    pub since_unix_ms: u64,
+    /// Boots begun since the supervisor was spawned, failed ones included.
+    pub boots: u64,
+    /// The last boot that reached `Running`.
+    pub last_boot: Option<BootTimeline>,
+}
+
+/// Where a lifecycle stands, as far as it concerns the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No guest.
+    Stopped {
+        /// How the last one ended.
+        last: Option<Exit>,
+    },
+    /// A guest is on its way up.
+    Starting,
+    /// The guest answers.
+    Running {
+        /// Leases that are held.
+        leases: u32,
+        /// When it is stopped as idle.
+        idle_at: Option<Instant>,
+    },
+    /// The guest is on its way down.
+    Stopping {
+        /// Somebody waits for it to come up again.
+        restart: bool,
+    },
+    /// The last boot failed.
+    Failed {
+        /// Why.
+        cause: Report,
+        /// Boots failed in a row.
+        attempts: u32,
+        /// When a connection boots again.
+        retry_at: Instant,
+    },
+}
+
+impl Phase {
+    pub(super) fn of(machine: &Machine) -> Phase {
+        match &machine.state {
+            State::Stopped { last } => Phase::Stopped { last: last.clone() },
+            State::Starting { .. } | State::Booting { .. } => Phase::Starting,
+            State::Running { leases, idle_at } => Phase::Running { leases: *leases, idle_at: *idle_at },
+            State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, Then::Restart { .. }) },
+            State::Failed { cause, retry_at } => {
+                Phase::Failed { cause: cause.clone(), attempts: machine.failures, retry_at: *retry_at }
+            }
+        }
+    }
+
+    /// As the API spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Phase::Stopped { .. } => "stopped",
+            Phase::Starting => "starting",
+            Phase::Running { .. } => "running",
+            Phase::Stopping { .. } => "stopping",
+            Phase::Failed { .. } => "failed",
+        }
+    }
+
+    /// Whether there is no guest and none on its way.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self, Phase::Stopped { .. } | Phase::Failed { .. })
+    }
+
+    /// Whether the guest answers.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Phase::Running { .. })
+    }
+}
+
+impl Snapshot {
+    pub(super) fn first() -> Self {
+        let phase = Phase::of(&Machine::default());
+        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None }
+    }
+
+    /// The same with another phase and count of boots, one generation on; `None` when nothing changed.
+    pub(super) fn moved(&self, machine: &Machine, last_boot: Option<&BootTimeline>) -> Option<Snapshot> {
+        let phase = Phase::of(machine);
+        if phase == self.phase && machine.boots == self.boots && last_boot == self.last_boot.as_ref() {
+            return None;
+        }
+        let same_kind = std::mem::discriminant(&phase) == std::mem::discriminant(&self.phase);
+        Some(Snapshot {
+            generation: self.generation + 1,
+            phase,
+            since_unix_ms: if same_kind { self.since_unix_ms } else { unix_ms() },
+            boots: machine.boots,
+            last_boot: last_boot.cloned(),
+        })
+    }
+
+    /// What goes over the API at `now`.
+    pub fn wire_state(&self, now: Instant) -> types::State {
+        let away = |at: Instant| ms(at.saturating_duration_since(now));
+        match &self.phase {
+            Phase::Stopped { last } => types::State::Stopped { last_exit: last.as_ref().map(exit_text) },
+            Phase::Starting => types::State::Starting,
+            Phase::Running { leases, idle_at } => {
+                types::State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away) }
+            }
+            Phase::Stopping { restart } => types::State::Stopping { restart: *restart },
+            Phase::Failed { cause, attempts, retry_at } => {
+                types::State::Failed { cause: cause.clone(), attempts: *attempts, retry_in_ms: away(*retry_at) }
+            }
+        }
+    }
+}
+
+fn exit_text(exit: &Exit) -> String {
+    match exit {
+        Exit::PoweredOff => "powered-off".into(),
+        Exit::Killed => "killed".into(),
+        Exit::Crashed(why) => format!("crashed: {why}"),
+    }
+}
+
+/// Whole milliseconds.
+pub(super) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since 1970; 0 on a computer whose clock stands before that.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn names_and_ends_are_spelled_as_the_api_documents() {
+        let now = Instant::now();
+        let phases = [
+            Phase::Stopped { last: None },
+            Phase::Starting,
+            Phase::Running { leases: 1, idle_at: None },
+            Phase::Stopping { restart: true },
+            Phase::Failed { cause: Report::new(Kind::Boot, "no"), attempts: 2, retry_at: now },
+        ];
+        for phase in phases {
+            let snapshot = Snapshot { phase: phase.clone(), ..Snapshot::first() };
+            let wire = serde_json::to_value(snapshot.wire_state(now)).unwrap();
+            assert_eq!(wire["state"], phase.name(), "{wire}");
+        }
+        let ends = [Exit::PoweredOff, Exit::Killed, Exit::Crashed("why".into())];
+        assert_eq!(ends.each_ref().map(exit_text), ["powered-off", "killed", "crashed: why"]);
+    }
+}

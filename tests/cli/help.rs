@@ -1,0 +1,289 @@
+//! Help, completions, the reference, and wrong command lines.
+
+use super::run;
+use insta::assert_snapshot;
+
+fn help(verb: &str) -> String {
+    let dir = crate::common::private_dir();
+    let text = run(dir.path(), &[verb, "-h"]);
+    // The same for every verb, and shown once.
+    text.split("\n\nGlobal options:").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_program() {
+    let dir = crate::common::private_dir();
+    assert_snapshot!(run(dir.path(), &["--help"]), @r"
+    exit 0
+    --- stdout
+    A Linux builder for Nix that starts when a build needs it and stops when idle
+
+    Usage: darwin-vz-nix [OPTIONS] <COMMAND>
+
+    Commands:
+      start        Start the machine, and the daemon if none runs
+      stop         Stop the machine; the next connection starts it again
+      status       Show the machines
+      ssh          Open a shell in the guest, or run a command there; starts what does not run
+      connect      Join stdin and stdout to a service of the guest, for Nix and ssh to call
+      run          Run the daemon in the foreground
+      logs         Show the daemon's log or the guest's console
+      destroy      Stop the machine and delete its disk and keys
+      nix-config   Print what a host needs to build on the machine
+      config       Show the settings that count, and where each comes from
+      completions  Print a completion script for a shell
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Global options:
+          --state-dir <DIR>    Where all state lives; also says which daemon is meant
+          --config <FILE>      Configuration file
+          --machine <NAME>     Machine [default: builder, or the only one]
+          --log-level <LEVEL>  How much is logged: error, warn, info, debug, trace
+      -v, --verbose...         Log more; twice for still more
+
+    Exit codes:
+       0  done
+       2  the command line is wrong
+       3  a setting is wrong
+       4  no daemon answers
+       5  this computer lacks something: a program, a right
+       6  the guest bundle is wrong
+       7  the guest did not come up
+       8  somebody else has it: a port, the state directory
+       9  the state directory: keys, disk, permissions, space
+      10  the guest is up, but a connection to it failed
+      11  there is no machine of that name
+      70  a fault of this program
+    `ssh` exits as the command in the guest does.
+    ");
+}
+
+#[test]
+fn every_verb() {
+    assert_snapshot!(help("start"), @r"
+    exit 0
+    --- stdout
+    Start the machine, and the daemon if none runs
+
+    Usage: darwin-vz-nix start [OPTIONS]
+
+    Options:
+          --cores <N>         Processors of the guest, for this boot
+          --memory <SIZE>     Memory of the guest, for this boot, such as 8G
+          --disk-size <SIZE>  Size of the data disk, such as 100G; a disk can grow, not shrink
+      -h, --help              Print help
+    ");
+    assert_snapshot!(help("stop"), @r"
+    exit 0
+    --- stdout
+    Stop the machine; the next connection starts it again
+
+    Usage: darwin-vz-nix stop [OPTIONS]
+
+    Options:
+          --force   Pull the plug instead of pressing the power button
+          --daemon  Stop every machine and end the daemon
+      -h, --help    Print help
+    ");
+    assert_snapshot!(help("status"), @r"
+    exit 0
+    --- stdout
+    Show the machines
+
+    Usage: darwin-vz-nix status [OPTIONS]
+
+    Options:
+          --json   Print everything as JSON; with --watch one line for each change
+          --watch  Show it anew whenever it changes, until interrupted
+      -h, --help   Print help
+    ");
+    assert_snapshot!(help("ssh"), @r"
+    exit 0
+    --- stdout
+    Open a shell in the guest, or run a command there; starts what does not run
+
+    Usage: darwin-vz-nix ssh [OPTIONS] [-- <COMMAND>...]
+
+    Arguments:
+      [COMMAND]...  A command to run in the guest, instead of a shell
+
+    Options:
+      -h, --help  Print help
+    ");
+    assert_snapshot!(help("connect"), @r"
+    exit 0
+    --- stdout
+    Join stdin and stdout to a service of the guest, for Nix and ssh to call
+
+    Usage: darwin-vz-nix connect [OPTIONS]
+
+    Options:
+          --service <SERVICE>  Service of the guest [default: nix] [possible values: nix, ssh]
+      -h, --help               Print help (see more with '--help')
+    ");
+    assert_snapshot!(help("run"), @r"
+    exit 0
+    --- stdout
+    Run the daemon in the foreground
+
+    Usage: darwin-vz-nix run [OPTIONS]
+
+    Options:
+      -h, --help  Print help
+
+    Settings of the machine:
+          --cores <N>             Processors of the guest
+          --memory <SIZE>         Memory of the guest, such as 8G
+          --disk-size <SIZE>      Size of the data disk, such as 100G
+          --idle-timeout <TIME>   Minutes without a connection until the guest is stopped; 0 is never
+          --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
+          --bundle <DIR>          Directory of the guest bundle
+          --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
+          --share-store[=<BOOL>]  Share the host's store with the guest, read-only
+          --store-dir <DIR>       The store to share
+          --accelerator <NAME>    auto, or force kvm or tcg
+          --boot-timeout <TIME>   Seconds that a boot may take
+          --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
+    ");
+    assert_snapshot!(help("logs"), @r"
+    exit 0
+    --- stdout
+    Show the daemon's log or the guest's console
+
+    Usage: darwin-vz-nix logs [OPTIONS]
+
+    Options:
+          --console    The guest's serial console instead of the daemon's log
+      -f, --follow     Go on with what is written from now on
+      -n, --lines <N>  Only the last lines [default: all; with --follow 10]
+      -h, --help       Print help
+    ");
+    assert_snapshot!(help("destroy"), @r"
+    exit 0
+    --- stdout
+    Stop the machine and delete its disk and keys
+
+    Usage: darwin-vz-nix destroy [OPTIONS]
+
+    Options:
+      -y, --yes        Do not ask
+          --keep-keys  Keep the keys, so that hosts which know the machine need not be told anew
+      -h, --help       Print help
+    ");
+    assert_snapshot!(help("nix-config"), @r"
+    exit 0
+    --- stdout
+    Print what a host needs to build on the machine
+
+    Usage: darwin-vz-nix nix-config [OPTIONS]
+
+    Options:
+          --door <DOOR>     The way in: direct joins Nix to the guest's nix-daemon, ssh goes through its
+                            sshd [default: direct] [possible values: direct, ssh]
+          --only <SECTION>  Print one section alone, without comments, for scripts [possible values:
+                            builders, ssh, known-hosts]
+      -h, --help            Print help (see more with '--help')
+    ");
+    assert_snapshot!(help("config"), @r"
+    exit 0
+    --- stdout
+    Show the settings that count, and where each comes from
+
+    Usage: darwin-vz-nix config [OPTIONS]
+
+    Options:
+          --json  Print it as JSON
+      -h, --help  Print help
+
+    Settings of the machine:
+          --cores <N>             Processors of the guest
+          --memory <SIZE>         Memory of the guest, such as 8G
+          --disk-size <SIZE>      Size of the data disk, such as 100G
+          --idle-timeout <TIME>   Minutes without a connection until the guest is stopped; 0 is never
+          --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
+          --bundle <DIR>          Directory of the guest bundle
+          --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
+          --share-store[=<BOOL>]  Share the host's store with the guest, read-only
+          --store-dir <DIR>       The store to share
+          --accelerator <NAME>    auto, or force kvm or tcg
+          --boot-timeout <TIME>   Seconds that a boot may take
+          --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
+    ");
+    assert_snapshot!(help("completions"), @r"
+    exit 0
+    --- stdout
+    Print a completion script for a shell
+
+    Usage: darwin-vz-nix completions [OPTIONS] <SHELL>
+
+    Arguments:
+      <SHELL>  The shell [possible values: bash, elvish, fish, powershell, zsh]
+
+    Options:
+      -h, --help  Print help
+    ");
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let dir = crate::common::private_dir();
+    assert_snapshot!(run(dir.path(), &["sttus"]), @r"
+    exit 2
+    --- stderr
+    error: unrecognized subcommand 'sttus'
+
+      tip: a similar subcommand exists: 'status'
+
+    Usage: darwin-vz-nix [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(run(dir.path(), &["stop", "--force", "--daemon"]), @r"
+    exit 2
+    --- stderr
+    error: the argument '--force' cannot be used with '--daemon'
+
+    Usage: darwin-vz-nix stop --force
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(run(dir.path(), &["--machine", "A/B", "status"]), @r#"
+    exit 2
+    --- stderr
+    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is no machine name: take 1 to 32 of a-z, 0-9 and '-', the first a letter
+
+    For more information, try '--help'.
+    "#);
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let dir = crate::common::private_dir();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(dir.path(), &["completions", shell]);
+        assert!(script.starts_with("exit 0\n") && script.contains("nix-config"), "{shell}: {script}");
+    }
+}
+
+#[test]
+fn the_reference_is_fresh() {
+    let dir = crate::common::private_dir();
+    let made = run(dir.path(), &["reference"]);
+    let made = made.strip_prefix("exit 0\n--- stdout\n").unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(made == kept, "docs/cli.md is out of date: cargo run -- reference > docs/cli.md");
+}
+
+#[test]
+fn the_help_lists_the_exit_code_of_every_kind() {
+    let dir = crate::common::private_dir();
+    let text = run(dir.path(), &["--help"]);
+    for kind in darwin_vz_nix::error::Kind::ALL {
+        let line = format!("\n{:>4}  ", kind.exit_code());
+        assert!(text.contains(&line), "{kind:?}");
+    }
+}

@@ -1,0 +1,346 @@
+//! The verbs without a daemon, and against a pretended one.
+
+use super::{common::Server, program, run, told};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use darwin_vz_nix::{
+    api::types::State,
+    error::{Kind, Report},
+    machine_dir::{MachineDir, StateDir},
+    ssh::keys::Keys,
+};
+use insta::assert_snapshot;
+use std::{
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+fn machine_dir(state_dir: &Path) -> MachineDir {
+    StateDir::open(state_dir).unwrap().machine(&"builder".parse().unwrap())
+}
+
+fn with_keys(state_dir: &Path) -> MachineDir {
+    let name = "builder".parse().unwrap();
+    let machine = StateDir::open(state_dir).unwrap().make_machine(&name).unwrap();
+    Keys::ensure(&machine, &name).unwrap();
+    machine
+}
+
+#[test]
+fn without_a_daemon() {
+    let dir = crate::common::private_dir();
+    let dir = dir.path();
+    assert_snapshot!(run(dir, &["status"]), @r"
+    exit 4
+    --- stderr
+    error: no daemon answers on [DIR]/api.sock
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: if one runs with another state directory, name that with --state-dir
+    ");
+    assert_snapshot!(run(dir, &["status", "--json"]), @r#"
+    exit 4
+    --- stdout
+    {"kind":"not-running","message":"no daemon answers on [DIR]/api.sock","hints":["start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`","if one runs with another state directory, name that with --state-dir"]}
+    --- stderr
+    error: no daemon answers on [DIR]/api.sock
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: if one runs with another state directory, name that with --state-dir
+    "#);
+    assert_snapshot!(run(dir, &["stop"]), @r"
+    exit 4
+    --- stderr
+    error: no daemon answers on [DIR]/api.sock
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: if one runs with another state directory, name that with --state-dir
+    ");
+    assert_snapshot!(run(dir, &["logs"]), @r"
+    exit 4
+    --- stderr
+    error: no daemon answers on [DIR]/api.sock
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: if one runs with another state directory, name that with --state-dir
+    ");
+    assert_snapshot!(run(dir, &["connect", "--stdio"]), @r"
+    exit 4
+    --- stderr
+    darwin-vz-nix: no daemon answers on [DIR]/api.sock; start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`; if one runs with another state directory, name that with --state-dir
+    ");
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "only the settings: asking makes nothing");
+}
+
+#[test]
+fn destroy_asks_and_deletes_without_a_daemon_under_the_lock() {
+    let dir = crate::common::private_dir();
+    let machine = with_keys(dir.path());
+    assert_snapshot!(run(dir.path(), &["destroy"]), @r"
+    exit 3
+    --- stderr
+    error: builder is not deleted: nobody is there to be asked
+      hint: say --yes
+    ");
+    assert!(machine.user_key().exists());
+    let lock = StateDir::open(dir.path()).unwrap().lock().unwrap();
+    assert!(run(dir.path(), &["destroy", "--yes"]).starts_with("exit 8\n"), "somebody has the lock");
+    drop(lock);
+    assert!(machine.user_key().exists());
+    assert_snapshot!(run(dir.path(), &["destroy", "--yes"]), @r"
+    exit 0
+    --- stdout
+    builder is deleted
+    ");
+    assert!(!machine.root().exists());
+    assert!(run(dir.path(), &["destroy", "--yes"]).starts_with("exit 0\n"), "what is gone is gone");
+}
+
+#[test]
+fn logs_of_a_daemon_that_has_ended() {
+    let dir = crate::common::private_dir();
+    std::fs::write(StateDir::open(dir.path()).unwrap().daemon_log(), "one\ntwo\nthree\n").unwrap();
+    assert_snapshot!(run(dir.path(), &["logs", "-n", "2"]), @r"
+    exit 0
+    --- stdout
+    two
+    three
+    ");
+    assert!(run(dir.path(), &["logs", "--console"]).starts_with("exit 4\n"));
+}
+
+#[test]
+fn start_tells_the_boot_and_stop_stops() {
+    let server = Server::new();
+    assert_snapshot!(run(server.path(), &["start", "--cores", "1", "--memory", "1G"]), @r"
+    exit 0
+    --- stdout
+    builder runs
+      prepared           12 ms  +12 ms
+      guest: kernel     900 ms  +888 ms
+      ssh banner        2.34 s  +1.44 s
+      kernel 6.1.0, data disk kept
+    --- stderr
+    builder: starting
+    ");
+    assert_snapshot!(run(server.path(), &["start"]), @r"
+    exit 0
+    --- stdout
+    builder runs already
+    --- stderr
+    builder: starting
+    ");
+    assert_snapshot!(run(server.path(), &["stop", "--force"]), @r"
+    exit 0
+    --- stdout
+    builder is stopped
+    ");
+    assert_snapshot!(run(server.path(), &["destroy", "--yes", "--keep-keys"]), @r"
+    exit 0
+    --- stdout
+    builder is deleted
+    ");
+    assert_eq!(
+        server.calls(),
+        [
+            "start builder StartRequest { cores: Some(1), memory: Some(1073741824), disk_size: None }",
+            "start builder StartRequest { cores: None, memory: None, disk_size: None }",
+            "stop builder force=true",
+            "destroy builder keep_keys=true",
+        ]
+    );
+}
+
+#[test]
+fn every_kind_of_failure_has_its_exit_code() {
+    let server = Server::new();
+    for kind in Kind::ALL {
+        *server.fake.fault.lock().unwrap() = Some(Report::new(kind, "no"));
+        let text = run(server.path(), &["start"]);
+        assert!(text.starts_with(&format!("exit {}\n--- stderr\nerror: no", kind.exit_code())), "{kind:?}: {text}");
+        *server.fake.fault.lock().unwrap() = Some(Report::new(kind, "no\nway").hint("try"));
+        let text = run(server.path(), &["connect", "--service", "ssh"]);
+        assert_eq!(text, format!("exit {}\n--- stderr\ndarwin-vz-nix: no way; try\n", kind.exit_code()), "one line");
+    }
+}
+
+#[test]
+fn status_shows_the_machines() {
+    let server = Server::new();
+    let cause = Report::new(Kind::Boot, "the kernel panicked").hint("see its console");
+    server.fake.moved(State::Failed { cause, attempts: 1, retry_in_ms: 0 });
+    let text = run(server.path(), &["status"]);
+    assert!(text.contains("builder  failed"), "{text}");
+    assert!(text.ends_with(
+        "builder: the boot failed: the kernel panicked\n  hint: see its console\n  the next connection tries again; `darwin-vz-nix start` tries at once\n"
+    ), "{text}");
+    let json = run(server.path(), &["status", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(json.strip_prefix("exit 0\n--- stdout\n").unwrap()).unwrap();
+    assert_eq!(json["machines"][0]["cause"]["kind"], "boot");
+}
+
+#[test]
+fn status_watches() {
+    use std::io::{BufRead, BufReader};
+    let server = Server::new();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_darwin-vz-nix"))
+        .args(["--state-dir", server.path().to_str().unwrap(), "status", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || {
+        serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap()["machines"][0]["state"]
+            .clone()
+    };
+    assert_eq!(next(), "stopped");
+    server.fake.moved(State::Starting);
+    assert_eq!(next(), "starting");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn connect_carries_stdin_and_stdout_and_ignores_what_nix_adds() {
+    let server = Server::new();
+    let mut command = program(server.path(), &["connect", "--service", "nix", "--stdio", "--store", "x"]);
+    command.write_stdin(vec![b'x'; 3_000_000]);
+    assert_eq!(told(server.path(), command), "exit 0\n--- stdout\nread 3000000\n");
+    let mut command = program(server.path(), &["connect", "--service", "ssh"]);
+    let sent: Vec<u8> = (0..1_000_000).map(|n| (n % 251) as u8).collect();
+    command.write_stdin(sent.clone());
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout.strip_prefix(b"SSH-2.0-fake\r\n") == Some(&sent[..]), "every byte, in order");
+    assert_eq!(server.calls(), ["open builder Nix", "open builder Ssh"]);
+}
+
+#[test]
+fn connect_ends_with_the_guest_although_stdin_stays_open_and_loses_no_time() {
+    let server = Server::new();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_darwin-vz-nix"))
+        .args(["--state-dir", server.path().to_str().unwrap(), "--machine", "builder", "connect", "--service", "ssh"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut read = |length: usize| {
+        let mut bytes = vec![0; length];
+        std::io::Read::read_exact(&mut stdout, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(read(14), b"SSH-2.0-fake\r\n");
+    let begun = Instant::now();
+    for _ in 0..200 {
+        stdin.write_all(b"ping without a newline").unwrap();
+        assert_eq!(read(22), b"ping without a newline");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "a byte never waits for a timer: {:?}", begun.elapsed());
+    // The server's runtime ends, and the guest with it.
+    drop(server);
+    let status = child.wait().unwrap();
+    assert!(status.success() || status.code() == Some(10), "{status}");
+    drop(stdin);
+}
+
+#[test]
+fn connect_needs_no_configuration_when_it_is_told_the_daemon_and_the_machine() {
+    let server = Server::new();
+    let mut command = program(server.path(), &["--machine", "builder", "connect"]);
+    command.env("DARWIN_VZ_NIX_CONFIG", "/nonexistent");
+    assert_eq!(told(server.path(), command), "exit 0\n--- stdout\nread 0\n");
+}
+
+#[test]
+fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
+    let server = Server::new();
+    let bin = server.path().join("a bin");
+    std::fs::create_dir(&bin).unwrap();
+    let machine = with_keys(server.path());
+    // Shows its arguments, then does with its proxy command what ssh does.
+    let script = "#!/bin/sh\nfor a; do case $a in ProxyCommand=*) proxy=${a#ProxyCommand=};; *) printf '%s|' \"$a\";; esac; done\n\
+                  echo; exec sh -c \"exec $proxy\" </dev/null\n";
+    std::fs::write(bin.join("ssh"), script).unwrap();
+    std::fs::set_permissions(bin.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = program(server.path(), &["ssh", "--", "uname", "-a"]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    let key = machine.user_key().display().to_string();
+    let hosts = machine.known_hosts().display().to_string();
+    let text = told(server.path(), command);
+    let expected = format!(
+        "exit 0\n--- stdout\n-F|none|-o|IdentityFile=\"{key}\"|-o|-o|UserKnownHostsFile=\"{hosts}\"|-o|HostKeyAlias=darwin-vz-builder|\
+         -o|StrictHostKeyChecking=yes|-o|IdentitiesOnly=yes|-o|GlobalKnownHostsFile=none|-l|builder|--|darwin-vz-builder|uname|-a|\n\
+         SSH-2.0-fake\n"
+    );
+    assert_eq!(text, expected.replace(&server.path().display().to_string(), "[DIR]"));
+
+    let mut command = program(server.path(), &["ssh"]);
+    command.env("PATH", server.path());
+    assert_snapshot!(told(server.path(), command), @r"
+    exit 5
+    --- stderr
+    error: there is no ssh on this computer
+      hint: install it; Debian's package is openssh-client
+    ");
+}
+
+#[test]
+fn nix_config_prints_its_sections() {
+    let dir = crate::common::private_dir();
+    let bundle = dir.path().join("guest");
+    std::fs::create_dir(&bundle).unwrap();
+    let manifest = r#"{"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "", "images": [],
+        "ssh": {"user": "nixer"}, "agent": {"protocol": 1}}"#;
+    std::fs::write(bundle.join("guest.json"), manifest).unwrap();
+    std::fs::write(bundle.join("initrd"), "cpio").unwrap();
+    let image = [&[0; 0x38][..], b"ARM\x64"].concat();
+    std::fs::write(bundle.join("Image"), image).unwrap();
+    std::fs::write(dir.path().join("config.toml"), "bundle = \"guest\"\ncores = 1\n").unwrap();
+    let state_dir = dir.path().join("state");
+    let nix_config = |args: &[&str]| {
+        let args: Vec<&str> =
+            ["--state-dir", state_dir.to_str().unwrap(), "nix-config"].iter().chain(args).copied().collect();
+        run(dir.path(), &args)
+    };
+    // Nothing ran yet: what is printed is made for it.
+    let pinned = nix_config(&["--only", "known-hosts"]);
+    let machine = machine_dir(&state_dir);
+    let host_key = std::fs::read_to_string(machine.known_hosts()).unwrap();
+    assert_eq!(pinned, format!("exit 0\n--- stdout\n{host_key}"));
+    let host_key = host_key.trim().strip_prefix("darwin-vz-builder ").unwrap();
+    let encoded = STANDARD.encode(host_key);
+    let shown = |path: &Path| path.display().to_string().replace(&dir.path().display().to_string(), "[DIR]");
+    let line = format!(
+        "exit 0\n--- stdout\nssh-ng://localhost?remote-program={} aarch64-linux - 1 1 benchmark,big-parallel - -\n",
+        machine.connect_program().display()
+    );
+    assert_eq!(nix_config(&["--only", "builders"]), line.replace(&dir.path().display().to_string(), "[DIR]"));
+    let text = nix_config(&["--door", "ssh"])
+        .replace(&shown(&machine.user_key()), "[KEY]")
+        .replace(&shown(&machine.known_hosts()), "[HOSTS]")
+        .replace(&encoded, "[ENCODED]")
+        .replace(host_key, "[HOST KEY]");
+    assert_snapshot!(text, @r#"
+    exit 0
+    --- stdout
+    # Append to /etc/nix/machines, and have in /etc/nix/nix.conf:
+    #   builders = @/etc/nix/machines
+    #   builders-use-substitutes = true
+    ssh-ng://nixer@darwin-vz-builder aarch64-linux [KEY] 1 1 benchmark,big-parallel - [ENCODED]
+
+    # Append to /etc/ssh/ssh_config, which Nix's daemon reads:
+    Host darwin-vz-builder
+      HostName 127.0.0.1
+      Port 31122
+      User nixer
+      IdentityFile "[KEY]"
+      IdentitiesOnly yes
+      UserKnownHostsFile "[HOSTS]"
+      HostKeyAlias darwin-vz-builder
+      StrictHostKeyChecking yes
+
+    # Append to /etc/ssh/ssh_known_hosts, if other tools are to know the machine:
+    darwin-vz-builder [HOST KEY]
+    "#);
+    std::fs::write(bundle.join("guest.json"), "{").unwrap();
+    assert!(nix_config(&[]).starts_with("exit 6\n"));
+}

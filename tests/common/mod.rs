@@ -1,0 +1,297 @@
+//! The API, served over a real Unix socket, with a daemon behind it that only pretends.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use darwin_vz_nix::{
+    api::{
+        control::{Control, Conveyance},
+        server,
+        types::{
+            BootTimeline, DaemonStatus, Event, MachineStatus, SOCKET_NAME, Service, StartRequest, State, TimelinePhase,
+            What,
+        },
+    },
+    config::{GIB, HostFacts},
+    error::{Kind, Report},
+    hypervisor::{GuestStream, Verb},
+    spec::MachineName,
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{broadcast, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The computer on which the pretended daemon runs.
+pub const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false };
+
+/// A daemon with the machines `builder` and `stuck`, whose boots never end.
+pub struct Fake {
+    dir: PathBuf,
+    state: Mutex<(State, Option<BootTimeline>)>,
+    generation: watch::Sender<u64>,
+    /// For tests to send.
+    pub events: broadcast::Sender<Event>,
+    /// What was asked, in order.
+    pub calls: Mutex<Vec<String>>,
+    /// Boots of `stuck` that somebody waits for.
+    pub waiting: Arc<AtomicUsize>,
+    /// What the next start or connection fails with.
+    pub fault: Mutex<Option<Report>>,
+}
+
+/// The server, until dropped.
+pub struct Server {
+    /// The daemon behind it.
+    pub fake: Arc<Fake>,
+    /// Its state directory.
+    pub dir: tempfile::TempDir,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<Result<(), Report>>>,
+}
+
+impl Server {
+    /// Serves in a thread of its own, with a state directory of its own.
+    pub fn new() -> Server {
+        Server::at(crate::common::private_dir())
+    }
+
+    /// Serves in that state directory.
+    pub fn at(dir: tempfile::TempDir) -> Server {
+        let fake = Arc::new(Fake {
+            dir: dir.path().to_owned(),
+            state: Mutex::new((State::Stopped { last_exit: None }, None)),
+            generation: watch::Sender::new(1),
+            events: broadcast::Sender::new(4),
+            calls: Mutex::default(),
+            waiting: Arc::default(),
+            fault: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let (ready, served) = std::sync::mpsc::channel();
+        let (control, token, socket) = (fake.clone(), stop.clone(), dir.path().join(SOCKET_NAME));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = server::bind(&socket).unwrap();
+                ready.send(()).unwrap();
+                server::serve(listener, control, HOST, token).await
+            })
+        });
+        served.recv().unwrap();
+        Server { fake, dir, stop, thread: Some(thread) }
+    }
+
+    /// The state directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until somebody else ends it.
+    pub fn join(mut self) -> Result<(), Report> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// What was asked so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.fake.calls.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Fake {
+    /// Moves to another state, as the lifecycle would.
+    pub fn moved(&self, state: State) {
+        self.state.lock().unwrap().0 = state;
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    fn called(&self, what: String) -> Result<(), Report> {
+        self.calls.lock().unwrap().push(what);
+        self.fault.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+
+    fn known(&self, machine: &MachineName) -> Result<(), Report> {
+        match machine.as_str() {
+            "builder" | "stuck" => Ok(()),
+            other => {
+                Err(Report::new(Kind::NotFound, format!("there is no machine {other}"))
+                    .hint("there are: builder, stuck"))
+            }
+        }
+    }
+}
+
+/// The timeline of every pretended boot.
+pub fn timeline() -> BootTimeline {
+    let phase = |name: &str, at_ms| TimelinePhase { name: name.to_owned(), at_ms };
+    BootTimeline {
+        demand_unix_ms: 1_700_000_000_000,
+        phases: vec![phase("prepared", 12), phase("guest: kernel", 900), phase("ssh banner", 2345)],
+        data_disk: "kept".to_owned(),
+        kernel: "6.1.0".to_owned(),
+    }
+}
+
+/// An event with that number.
+pub fn event(id: u64) -> Event {
+    Event { id, unix_ms: 7, machine: "builder".parse().unwrap(), what: What::State { state: State::Starting } }
+}
+
+impl Control for Fake {
+    fn status(&self) -> DaemonStatus {
+        let (state, last_boot) = self.state.lock().unwrap().clone();
+        DaemonStatus {
+            generation: *self.generation.borrow(),
+            version: "0.1.0".to_owned(),
+            pid: 1,
+            machines: vec![MachineStatus {
+                name: "builder".parse().unwrap(),
+                backend: "fake".to_owned(),
+                accelerator: "none".to_owned(),
+                state,
+                since_unix_ms: 1_700_000_000_000,
+                boots: 1,
+                listen: vec!["127.0.0.1:31122".to_owned()],
+                cores: 4,
+                memory: 8 * GIB,
+                disk_size: 100 * GIB,
+                last_boot,
+            }],
+        }
+    }
+
+    fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
+        self.known(machine)?;
+        Ok(self.dir.join("console.log"))
+    }
+
+    fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("start {machine} {request:?}"))?;
+            self.moved(State::Starting);
+            // Long enough for a client to see it, on a busy computer too.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            self.state.lock().unwrap().1 = Some(timeline());
+            self.moved(State::Running { leases: 0, idle_stop_in_ms: Some(90 * 60 * 1000) });
+            Ok(())
+        })
+    }
+
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("stop {machine} force={force}"))?;
+            self.moved(State::Stopped { last_exit: Some("powered-off".to_owned()) });
+            Ok(())
+        })
+    }
+
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("destroy {machine} keep_keys={keep_keys}"))
+        })
+    }
+
+    fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("open {machine} {service:?}"))?;
+            if machine.as_str() == "stuck" {
+                let _waiting = Waiting::new(&self.waiting);
+                std::future::pending::<()>().await;
+            }
+            Ok(Box::new(Guest(service)) as Box<dyn Conveyance>)
+        })
+    }
+
+    fn shut_down(&self) -> Verb<'_, ()> {
+        Box::pin(async { drop(self.called("shut down".to_owned())) })
+    }
+}
+
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Waiting {
+        count.fetch_add(1, Ordering::SeqCst);
+        Waiting(count.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Its sshd sends a banner, then every byte back. Its nix-daemon reads to the end, and then tells how much that was, so that
+/// it answers only a client which can close one half.
+struct Guest(Service);
+
+impl Conveyance for Guest {
+    fn carry(self: Box<Self>, mut client: GuestStream) -> Verb<'static, io::Result<(u64, u64)>> {
+        Box::pin(async move {
+            match self.0 {
+                Service::Ssh => {
+                    client.write_all(b"SSH-2.0-fake\r\n").await?;
+                    let (mut from, mut to) = tokio::io::split(client);
+                    let bytes = tokio::io::copy(&mut from, &mut to).await?;
+                    to.shutdown().await?;
+                    Ok((bytes, bytes))
+                }
+                Service::Nix => {
+                    let mut buffer = vec![0; 256 * 1024];
+                    let mut bytes = 0;
+                    loop {
+                        match client.read(&mut buffer).await? {
+                            0 => break,
+                            n => bytes += n as u64,
+                        }
+                    }
+                    client.write_all(format!("read {bytes}\n").as_bytes()).await?;
+                    client.shutdown().await?;
+                    Ok((bytes, 0))
+                }
+            }
+        })
+    }
+}
+
+/// A directory that may hold keys: a state directory that others could read is refused.
+pub fn private_dir() -> tempfile::TempDir {
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(closed).tempdir().unwrap()
+}

@@ -1,0 +1,149 @@
+//! The ways into a guest: ssh and direct, alone and in crowds.
+
+use crate::lab::{Door, Lab, kill, said, stderr, wait};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
+
+fn connect(lab: &Lab) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
+    stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    stream
+}
+
+fn banner(stream: &mut TcpStream) -> String {
+    let mut text = [0; 8];
+    stream.read_exact(&mut text).unwrap();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn leases(lab: &Lab) -> u64 {
+    lab.status()["leases"].as_u64().unwrap()
+}
+
+#[test]
+fn ssh_starts_a_stopped_vm_and_trusts_only_the_pinned_key() {
+    let lab = Lab::running("");
+    let seen = lab.ssh("id -un; hostname; cat /proc/sys/kernel/osrelease; sudo -n true 2>/dev/null && echo sudo; true");
+    let mut lines = seen.lines();
+    assert_eq!((lines.next(), lines.next()), (Some("builder"), Some("darwin-vz-builder")), "{seen}");
+    assert!(!seen.contains("sudo"), "{seen}");
+    assert_eq!(lab.cli(&["ssh", "--", "exit 42"]).status.code(), Some(42), "the exit code is the command's");
+
+    let pinned = fs::read_to_string(lab.machine().join("known_hosts")).unwrap();
+    let other = "darwin-vz-builder ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl\n";
+    fs::write(lab.machine().join("known_hosts"), other).unwrap();
+    let refused = lab.cli(&["ssh", "--", "true"]);
+    assert!(
+        !refused.status.success() && stderr(&refused).contains("REMOTE HOST IDENTIFICATION HAS CHANGED"),
+        "{}",
+        stderr(&refused)
+    );
+    fs::write(lab.machine().join("known_hosts"), pinned).unwrap();
+    lab.ssh("true");
+}
+
+#[test]
+fn nobody_in_the_guest_but_root_can_read_the_keys_or_pose_as_the_agent() {
+    let lab = Lab::running("");
+    let look = "for f in /run/darwin-vz /run/darwin-vz/* /darwin-vz /darwin-vz/*; do cat $f 2>/dev/null | grep -l -e PRIVATE -e token; done; true";
+    assert_eq!(lab.ssh(look).trim(), "");
+    assert!(!lab.ssh("cat /proc/cmdline; env").contains("token"));
+}
+
+#[test]
+fn a_cold_start_holds_every_connection_and_two_hundred_at_once_get_their_banner() {
+    let lab = Lab::running("cores = 2");
+    let mut early: Vec<_> = (0..20).map(|_| connect(&lab)).collect();
+    for stream in &mut early {
+        assert_eq!(banner(stream), "SSH-2.0-");
+    }
+    drop(early);
+    assert_eq!(lab.boots(), 1);
+    let mut crowd: Vec<_> = (0..200).map(|_| connect(&lab)).collect();
+    for stream in &mut crowd {
+        assert_eq!(banner(stream), "SSH-2.0-");
+    }
+    drop(crowd);
+    wait("all leases to end", || leases(&lab) == 0);
+
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", lab.daemon_pid())).unwrap().count();
+    let in_guest = || lab.ssh("ps | grep -c '[s]shd'").trim().parse::<i64>().unwrap();
+    wait("the guest to end its side", || in_guest() < 12);
+    let before = descriptors();
+    for _ in 0..60 {
+        let mut stream = connect(&lab);
+        assert_eq!(banner(&mut stream), "SSH-2.0-");
+    }
+    wait("all leases to end", || leases(&lab) == 0);
+    wait("descriptors to be given back", || descriptors() <= before);
+    wait("the guest to end its side", || in_guest() < 12);
+}
+
+#[test]
+fn an_end_of_input_reaches_the_guest_and_its_answer_comes_back() {
+    let lab = Lab::running("");
+    let mut ssh = lab.program(&["ssh", "--", "cat; echo done"]);
+    let mut child = ssh.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let megabyte = vec![b'x'; 1 << 20];
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn({
+        let megabyte = megabyte.clone();
+        move || stdin.write_all(&megabyte).unwrap()
+    });
+    let mut seen = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut seen).unwrap();
+    writer.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(seen.len(), megabyte.len() + "done\n".len());
+
+    // A bare TCP client that closes its half: the door closes the other one, and the lease ends.
+    let mut stream = connect(&lab);
+    banner(&mut stream);
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    wait("the lease to end", || leases(&lab) == 0);
+}
+
+#[test]
+fn a_large_result_arrives_whole_through_both_doors() {
+    let lab = Lab::running("");
+    for (door, name) in [(Door::Direct, "large-direct"), (Door::Ssh, "large-ssh")] {
+        let script = "head -c 12000000 /dev/urandom > $out; sha256sum $out";
+        let output = lab.build(door, name, script).output().unwrap();
+        let path = said(&output, name);
+        let sum = stderr(&output).split_whitespace().find(|word| word.len() == 64).unwrap().to_owned();
+        let file = lab.result(&path);
+        let here = std::process::Command::new("sha256sum").arg(&file).output().unwrap();
+        assert!(String::from_utf8_lossy(&here.stdout).starts_with(&sum), "{door:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_dies_ends_its_connections_with_an_error() {
+    let lab = Lab::running("");
+    let mut session = lab.program(&["ssh", "--", "echo here; sleep 600"]);
+    let mut session = session.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut here = [0; 5];
+    session.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
+    kill(lab.qemu(), "KILL");
+    let began = std::time::Instant::now();
+    assert!(!session.wait().unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(20), "the client was told at once, not by a timeout");
+    lab.await_state("stopped");
+}
+
+#[test]
+fn a_host_directory_is_shared_read_only() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::write(tmp.path().join("early"), "there before\n").unwrap();
+    let lab = Lab::running(&format!("share-store = true\nstore-dir = {:?}", tmp.path()));
+    assert_eq!(lab.ssh("cat /mnt/nix-store/early"), "there before\n");
+    assert_eq!(lab.ssh("cat /mnt/nix-store/late 2>/dev/null || echo absent"), "absent\n");
+    fs::write(tmp.path().join("late"), "added while it runs\n").unwrap();
+    assert_eq!(lab.ssh("cat /mnt/nix-store/late"), "added while it runs\n");
+    assert_eq!(lab.ssh("touch /mnt/nix-store/x 2>/dev/null && echo written || echo refused"), "refused\n");
+}

@@ -1,0 +1,17 @@
+//! A guest of the other architecture: what a Mac boots, on the computers where this project is made.
+
+use crate::lab::{Door, Lab, handed, said};
+
+#[test]
+fn an_aarch64_guest_boots_builds_and_powers_off() {
+    let bundle = handed("DVN_TEST_BUNDLE_aarch64");
+    let lab = Lab::running(&format!("bundle = {bundle:?}\ncores = 2"));
+    assert_eq!(lab.ssh("uname -m").trim(), "aarch64");
+    let mut nix = lab.nix("nix-build", Door::Direct);
+    let builder = r#"derivation { name = "arm"; system = "aarch64-linux"; builder = "/bin/sh"; args = [ "-c" "uname -m > $out" ]; PATH = "/bin"; }"#;
+    nix.args(["--no-out-link", "-E", builder]);
+    let path = said(&nix.output().unwrap(), "an aarch64 build");
+    assert_eq!(std::fs::read_to_string(lab.result(&path)).unwrap().trim(), "aarch64");
+    lab.ok(&["stop"]);
+    assert_eq!(lab.status()["lastExit"], "powered-off");
+}

@@ -1,0 +1,325 @@
+//! A daemon of its own for one test, and a Nix that may build only through it.
+
+use serde_json::Value;
+use std::{
+    ffi::OsStr,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything. Guests are translated, and other tests run beside this one.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What `make test` hands over; without it these tests cannot mean anything.
+pub fn handed(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => path.into(),
+        None => {
+            panic!("{variable} is not set: run these tests with `make test`, which builds the guest and fetches Nix")
+        }
+    }
+}
+
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub port: u16,
+    pub path: String,
+    state: PathBuf,
+    daemon: Option<Child>,
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Lab {
+    /// A state directory and a configuration; `settings` are further lines of TOML, which win.
+    pub fn new(settings: &str) -> Lab {
+        let dir = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();
+        let state = dir.path().join("s");
+        Lab::at(dir, state, settings)
+    }
+
+    /// The same with its state elsewhere.
+    pub fn in_state(state: &Path, settings: &str) -> Lab {
+        let dir = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();
+        Lab::at(dir, state.to_owned(), settings)
+    }
+
+    fn at(dir: tempfile::TempDir, state: PathBuf, settings: &str) -> Lab {
+        let lab = Lab { dir, state, port: free_port(), path: std::env::var("PATH").unwrap(), daemon: None };
+        lab.configure(settings);
+        lab
+    }
+
+    /// Writes the configuration anew.
+    pub fn configure(&self, settings: &str) {
+        let defaults = format!(
+            "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nlisten = \"127.0.0.1:{}\"\n",
+            bundle(),
+            self.port
+        );
+        let key = |line: &str| line.split('=').next().unwrap().trim().to_owned();
+        let given: Vec<_> = settings.lines().map(key).collect();
+        let kept = defaults.lines().filter(|line| !given.contains(&key(line)));
+        let text = kept.chain(settings.lines()).collect::<Vec<_>>().join("\n");
+        fs::write(self.dir.path().join("config.toml"), text).unwrap();
+    }
+
+    /// The same with its daemon running.
+    pub fn running(settings: &str) -> Lab {
+        let mut lab = Lab::new(settings);
+        lab.run_daemon();
+        lab
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.state.clone()
+    }
+
+    pub fn machine(&self) -> PathBuf {
+        self.state().join("machines/builder")
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", &self.path).env("HOME", self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// The program, for this lab's daemon.
+    pub fn program(&self, args: &[&str]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_darwin-vz-nix"));
+        command
+            .arg("--state-dir")
+            .arg(self.state())
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"))
+            .args(args);
+        command
+    }
+
+    pub fn cli(&self, args: &[&str]) -> Output {
+        self.program(args).output().unwrap()
+    }
+
+    /// What a verb prints; it must succeed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        said(&self.cli(args), &args.join(" "))
+    }
+
+    /// What a verb prints on stderr; it must fail with this exit code.
+    pub fn fails(&self, args: &[&str], code: i32) -> String {
+        let output = self.cli(args);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stdout));
+        text
+    }
+
+    pub fn run_daemon(&mut self) {
+        let log = fs::File::create(self.dir.path().join("daemon.err")).unwrap();
+        let mut run = self.program(&["run"]);
+        run.stdout(Stdio::null()).stderr(log);
+        self.daemon = Some(run.spawn().unwrap());
+        wait("the daemon to answer", || self.cli(&["status"]).status.success());
+    }
+
+    /// Takes a daemon that was started some other way.
+    pub fn adopt(&mut self, daemon: Child) {
+        self.daemon = Some(daemon);
+    }
+
+    /// The daemon's process, while this lab has one.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
+    /// Ends the daemon as a service manager does.
+    pub fn end_daemon(&mut self) {
+        kill(self.daemon_pid(), "TERM");
+        let ended = self.daemon.take().unwrap().wait().unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+
+    /// Ends the daemon as the kernel does when memory is short.
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    pub fn status(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.ok(&["status", "--json"])).unwrap();
+        status["machines"].as_array().unwrap().iter().find(|m| m["name"] == "builder").unwrap().clone()
+    }
+
+    pub fn is(&self, state: &str) -> bool {
+        self.status()["state"] == state
+    }
+
+    pub fn await_state(&self, state: &str) {
+        wait(&format!("the state {state}"), || self.is(state));
+    }
+
+    pub fn boots(&self) -> u64 {
+        self.status()["boots"].as_u64().unwrap()
+    }
+
+    /// Runs a shell command in the guest through `darwin-vz-nix ssh`.
+    pub fn ssh(&self, script: &str) -> String {
+        self.ok(&["ssh", "--", script])
+    }
+
+    /// Processes of this lab's guest.
+    pub fn children(&self, program: &str) -> Vec<u32> {
+        let run = format!("{}/", self.machine().join("run").display());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .filter_map(|process| {
+                let pid = process.file_name().to_str()?.parse().ok()?;
+                let line = fs::read(process.path().join("cmdline")).ok()?;
+                let line = String::from_utf8_lossy(&line);
+                let name = line.split('\0').next()?.rsplit('/').next()?.to_owned();
+                (name == program && line.contains(&run)).then_some(pid)
+            })
+            .collect()
+    }
+
+    pub fn qemu(&self) -> u32 {
+        let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
+        *self.children(&emulator).first().expect("QEMU runs")
+    }
+
+    /// A Nix command on this lab's own store, which is told to build nothing itself and to use the given builders.
+    pub fn nix(&self, program: &str, door: Door) -> Command {
+        let mut nix = self.command(handed("DVN_TEST_NIX").join(program));
+        nix.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("host").display()));
+        nix.env(
+            "NIX_CONFIG",
+            format!("builders = {}\nmax-jobs = 0\nbuilders-use-substitutes = false\n", self.builders(door)),
+        );
+        if door == Door::Ssh {
+            let config = self.dir.path().join("ssh_config");
+            let known_hosts = self.dir.path().join("known_hosts");
+            fs::write(&config, self.ok(&["nix-config", "--only", "ssh"])).unwrap();
+            fs::write(&known_hosts, self.ok(&["nix-config", "--only", "known-hosts"])).unwrap();
+            let options = format!("-F {} -o UserKnownHostsFile={}", config.display(), known_hosts.display());
+            nix.env("NIX_SSHOPTS", options);
+        }
+        nix
+    }
+
+    fn builders(&self, door: Door) -> String {
+        let line = self.ok(&["nix-config", "--only", "builders", "--door", door.name()]);
+        let line =
+            line.lines().find(|line| !line.starts_with('#') && !line.trim().is_empty()).unwrap().trim().to_owned();
+        line.strip_prefix("builders =").map_or(line.clone(), |rest| rest.trim().to_owned())
+    }
+
+    /// A build of one derivation, whose script runs in `/bin/sh` and writes `$out`. What it prints comes on stderr.
+    pub fn build(&self, door: Door, name: &str, script: &str) -> Command {
+        let mut nix = self.nix("nix", door);
+        nix.args(["build", "--print-build-logs", "--no-link", "--print-out-paths", "--impure", "--expr"]);
+        nix.arg(derivation(name, script));
+        nix
+    }
+
+    /// The file in the host's own store behind a store path.
+    pub fn result(&self, path: &str) -> PathBuf {
+        self.dir.path().join("host").join(path.trim().trim_start_matches('/'))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for file in [self.dir.path().join("daemon.err"), self.machine().join("console.log")] {
+                let text = fs::read(&file).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text);
+                let lines: Vec<_> = text.lines().collect();
+                eprintln!("--- {}\n{}", file.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// A way into the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Direct,
+    Ssh,
+}
+
+impl Door {
+    fn name(self) -> &'static str {
+        match self {
+            Door::Direct => "direct",
+            Door::Ssh => "ssh",
+        }
+    }
+}
+
+/// A Nix expression of one derivation.
+pub fn derivation(name: &str, script: &str) -> String {
+    format!(
+        "derivation {{ name = {name:?}; system = \"{}-linux\"; builder = \"/bin/sh\"; args = [ \"-c\" {script:?} ]; PATH = \"/bin\"; }}",
+        std::env::consts::ARCH
+    )
+}
+
+/// The guest bundle under test.
+pub fn bundle() -> PathBuf {
+    handed("DVN_TEST_BUNDLE")
+}
+
+/// A copy of the bundle whose manifest `change` has edited; files are links.
+pub fn bundle_like(dir: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let copy = dir.join("bundle");
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(bundle()).unwrap().flatten() {
+        std::os::unix::fs::symlink(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let manifest = copy.join("guest.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    change(&mut json);
+    fs::remove_file(&manifest).unwrap();
+    fs::write(manifest, json.to_string()).unwrap();
+    copy
+}
+
+/// The standard output of a command that must succeed.
+pub fn said(output: &Output, what: &str) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Waits until it is so.
+pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < give_up, "gave up waiting for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub fn kill(pid: u32, signal: &str) {
+    let killed = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
+    assert!(killed.success());
+}
+
+pub fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}

@@ -1,0 +1,14 @@
+//! Real VMs: the program as users run it, with QEMU, sshd and Nix on both sides. `make test` sets up what this needs.
+//!
+//! Each test has its own state directory, port and Nix store, so that they run side by side and in any order.
+
+#![allow(clippy::unwrap_used)]
+
+mod activation;
+mod demand;
+mod doors;
+mod faults;
+mod foreign;
+mod lab;
+mod refusals;
+mod state;

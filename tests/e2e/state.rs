@@ -1,0 +1,93 @@
+//! What is kept between boots, and what a stop means.
+
+use crate::lab::{Door, Lab, said, wait};
+use std::fs;
+
+#[test]
+fn a_clean_stop_keeps_the_disk_and_a_forced_one_makes_it_anew() {
+    let lab = Lab::running("");
+    lab.ok(&["start"]);
+    assert_eq!(lab.status()["lastBoot"]["dataDisk"], "formatted");
+    let path = said(&lab.build(Door::Direct, "kept", "echo kept > $out").output().unwrap(), "a build");
+    let exists = format!("test -e {} && echo yes || echo no", path.trim());
+    lab.ok(&["stop"]);
+    assert_eq!(lab.status()["lastExit"], "powered-off");
+    lab.ok(&["start"]);
+    assert_eq!((lab.status()["lastBoot"]["dataDisk"].as_str(), lab.ssh(&exists).as_str()), (Some("kept"), "yes\n"));
+    lab.ok(&["stop", "--force"]);
+    assert_eq!(lab.status()["lastExit"], "killed");
+    lab.ok(&["start"]);
+    assert_eq!((lab.status()["lastBoot"]["dataDisk"].as_str(), lab.ssh(&exists).as_str()), (Some("rebuilt"), "no\n"));
+}
+
+#[test]
+fn a_damaged_disk_is_made_anew_and_a_larger_one_grows() {
+    let mut lab = Lab::running("");
+    lab.ok(&["start"]);
+    lab.ok(&["stop"]);
+    let disk = lab.machine().join("data.img");
+    {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::options().write(true).open(&disk).unwrap();
+        file.write_all_at(&[0xaa; 4096], 1024).unwrap();
+    }
+    lab.ok(&["start"]);
+    assert_ne!(lab.status()["lastBoot"]["dataDisk"], "kept");
+    lab.ok(&["stop"]);
+
+    lab.end_daemon();
+    lab.configure("disk-size = \"8G\"");
+    lab.run_daemon();
+    let size = || lab.ssh("df -k /nix/store | tail -n 1 | awk '{print $2}'").trim().parse::<u64>().unwrap();
+    assert!(size() > 7 << 20, "{} KiB", size());
+    assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
+}
+
+#[test]
+fn destroy_leaves_nothing_or_the_keys() {
+    let lab = Lab::running("");
+    lab.ok(&["start"]);
+    let key = fs::read(lab.machine().join("id_ed25519")).unwrap();
+    lab.ok(&["destroy", "--yes", "--keep-keys"]);
+    assert!(lab.is("stopped") && !lab.machine().join("data.img").exists());
+    assert_eq!(fs::read(lab.machine().join("id_ed25519")).unwrap(), key);
+    lab.ok(&["destroy", "--yes"]);
+    assert_ne!(fs::read(lab.machine().join("id_ed25519")).unwrap(), key, "new keys for a new machine");
+    lab.ok(&["start"]);
+    assert_eq!(
+        (lab.status()["lastBoot"]["dataDisk"].as_str(), lab.ssh("echo in").as_str()),
+        (Some("formatted"), "in\n")
+    );
+}
+
+#[test]
+fn start_launches_a_daemon_which_serves_sizes_of_its_own_and_ends_cleanly() {
+    let lab = Lab::new("");
+    lab.ok(&["start", "--memory", "768M"]);
+    let status = lab.status();
+    assert_eq!((status["state"].as_str(), status["memory"].as_u64()), (Some("running"), Some(768 << 20)));
+    let in_guest: u64 = lab.ssh("awk '/MemTotal/ {print $2}' /proc/meminfo").trim().parse().unwrap();
+    assert!(in_guest < 768 << 10 && in_guest > 600 << 10, "{in_guest} KiB");
+    let error = lab.fails(&["start", "--memory", "1G"], 8);
+    assert!(error.contains("hint: "), "{error}");
+    lab.ok(&["start"]);
+    assert_eq!(lab.boots(), 1);
+    let pid: u32 = serde_json::from_str::<serde_json::Value>(&lab.ok(&["status", "--json"])).unwrap()["pid"]
+        .as_u64()
+        .unwrap() as u32;
+    crate::lab::kill(pid, "TERM");
+    wait("the daemon to end", || !crate::lab::alive(pid));
+    assert!(!lab.state().join("api.sock").exists());
+    lab.fails(&["status"], 4);
+}
+
+#[test]
+fn a_signal_to_the_daemon_shuts_the_guest_down_cleanly() {
+    let mut lab = Lab::running("");
+    lab.ok(&["start"]);
+    lab.end_daemon();
+    assert!(lab.children("vhost-device-vsock").is_empty());
+    lab.run_daemon();
+    lab.ok(&["start"]);
+    assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
+}
