@@ -1,51 +1,91 @@
-# The two to know: `make demo` and `make test`. They install what they need (see tools/setup.sh).
+# The two to know: `make demo` and `make test`. They install what they need (see tests/tools/setup.sh).
 # Guests to build for tests and demo; the host's own comes first.
 GUESTS ?= $(shell uname -m) $(filter-out $(shell uname -m),x86_64 aarch64)
+
+# End-to-end tests of what only the backend qemu does: it looks for helper programs, ends those which an earlier daemon
+# left, and boots guests of another architecture. Virtualization does none of it.
+ABOUT_QEMU := missing_programs_name_their_packages \
+  an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fmt deny guest setup clean
+.PHONY: help demo test bench lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny guest setup checks clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: setup ## watch a build start a VM, run in it, and the VM stop
-	@source tools/env.sh
+	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
-	tools/demo.sh
+	tests/tools/demo.sh
 
-test: setup ## everything but the benchmarks
-	@source tools/env.sh
+test: checks ## everything but the benchmarks
+	@source tests/tools/env.sh
 	guests $(GUESTS)
+	with_swift
 	cargo test --workspace --locked --no-fail-fast
+	echo "== once more end to end, through the backend vz"
+	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU))
 
 bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.json
-	@source tools/env.sh
+	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
 	cargo bench --locked --bench spine
 
-lint: setup ## formatting, clippy, rustdoc, shellcheck
-	@cargo fmt --all --check
+lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS, rustdoc, shellcheck, Apple's names
+	@source tests/tools/env.sh
+	with_swift
+	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	files() { git ls-files --cached --others --exclude-standard '*.sh'; git grep --untracked -lE '^#!.*[/ ](ba)?sh$$'; }
 	mapfile -t scripts < <(files | sort -u)
 	shellcheck --external-sources "$${scripts[@]}"
 
-fmt: setup ## format the Rust code
+check-darwin: checks ## clippy as for a Mac, tests included
+	@tests/tools/darwin/check.sh
+
+check-names: checks ## the Swift code's names against Apple's
+	@source tests/tools/env.sh
+	with_swift
+	cargo test --locked --quiet --test names
+
+link-darwin: setup ## link the Rust half for a Mac and check the result; minutes at first
+	@tests/tools/darwin/link.sh
+
+sign: ## on a Mac: the release program, signed with its entitlements
+	@tests/tools/darwin/sign.sh
+
+check-nix: checks ## the Nix half: files, module, what it writes, its reference
+	@source tests/tools/env.sh
+	tests/nix/check.sh
+
+check-guests: setup ## boot the test guest in the shapes of the other guests
+	@source tests/tools/env.sh
+	guests $(shell uname -m)
+	for variant in service packed; do
+	  DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$variant) cargo test --locked --test e2e -- --test-threads 2 demand:: doors::
+	done
+
+fmt: checks ## format the code, Rust and Nix
 	@cargo fmt --all
+	source tests/tools/env.sh
+	nixfmt $$(git ls-files --cached --others --exclude-standard '*.nix')
 
 deny: ## licences and advisories of all dependencies; needs cargo-deny
 	@cargo deny --locked check
 
 guest: setup ## the test guests' bundles; prints their paths
-	@source tools/env.sh
+	@source tests/tools/env.sh
 	for arch in $(GUESTS); do tests/guest/build.sh --arch "$$arch"; done
 
 setup: ## install what the others need
-	@tools/setup.sh
+	@tests/tools/setup.sh
+
+checks: ## the same for tests and linters: Swift, too
+	@tests/tools/setup.sh checks
 
 clean: ## what was built in this tree; the cache stays
 	@cargo clean --quiet

@@ -10,6 +10,9 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
+/// The key under `Sockets` in the launchd property list, which the nix-darwin module writes.
+pub const LAUNCHD_SOCKETS: &str = "Listeners";
+
 /// Connections that may wait until they are accepted. A whole Nix build may connect at once.
 const BACKLOG: i32 = 1024;
 
@@ -85,15 +88,12 @@ mod platform {
 #[allow(unsafe_code)]
 mod platform {
     use std::{
-        ffi::{CStr, c_char, c_int, c_void},
+        ffi::{CString, c_char, c_int, c_void},
         io,
         net::TcpListener,
         os::fd::FromRawFd,
         ptr, slice,
     };
-
-    /// The key under `Sockets` in the launchd property list.
-    const NAME: &CStr = c"Listeners";
 
     // launch.h, in libSystem since macOS 10.10.
     unsafe extern "C" {
@@ -105,9 +105,10 @@ mod platform {
     const ESRCH: i32 = 3;
 
     pub fn inherited() -> io::Result<Vec<TcpListener>> {
+        let name = CString::new(super::LAUNCHD_SOCKETS)?;
         let (mut fds, mut count) = (ptr::null_mut(), 0);
         // SAFETY: the name is a C string, and both out-pointers are valid for the call.
-        match unsafe { launch_activate_socket(NAME.as_ptr(), &mut fds, &mut count) } {
+        match unsafe { launch_activate_socket(name.as_ptr(), &mut fds, &mut count) } {
             0 => {}
             // No such socket in our job, or we are no job of launchd's.
             ENOENT | ESRCH => return Ok(Vec::new()),

@@ -18,7 +18,7 @@
 
 use crate::{
     error::{Kind, Report},
-    spec::MachineName,
+    spec::{MacAddress, MachineName},
 };
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
@@ -164,6 +164,17 @@ impl MachineDir {
     pub fn console_log(&self) -> PathBuf {
         self.root.join("console.log")
     }
+    /// The address of the guest's network interface; made on first use and kept, so that the guest keeps its place on
+    /// the host's network from boot to boot.
+    pub fn mac_address(&self) -> Result<MacAddress, Report> {
+        let path = self.root.join("mac");
+        if let Some(mac) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+            return Ok(mac);
+        }
+        let mac = MacAddress::random();
+        write_atomic(&path, format!("{mac}\n").as_bytes(), 0o600)?;
+        Ok(mac)
+    }
     /// Files of one boot.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")
@@ -191,16 +202,32 @@ impl MachineDir {
 
 /// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Report> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
     let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
-        file.write_all(contents)?;
-        file.as_file().set_permissions(Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
+        whole_file(path, contents, mode)?.persist(path)?;
         Ok(())
     };
     write().map_err(|e| state_error(path, "cannot write", &e))
+}
+
+/// The same, but only if there is no such file yet; false if there is.
+pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<bool, Report> {
+    let write = || -> io::Result<bool> {
+        match whole_file(path, contents, mode)?.persist_noclobber(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(e.error),
+        }
+    };
+    write().map_err(|e| state_error(path, "cannot write", &e))
+}
+
+fn whole_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<tempfile::NamedTempFile> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
+    file.write_all(contents)?;
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// Turns an I/O error in the state directory into a report that names the path.

@@ -1,6 +1,6 @@
 //! The grammar of the command line.
 
-use super::{completions, config, connect, destroy, logs, nix_config, run, ssh, start, status, stop};
+use super::{capabilities, completions, config, connect, destroy, logs, nix_config, run, ssh, start, status, stop};
 use crate::{config::Key, spec::MachineName};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -76,6 +76,8 @@ pub enum Verb {
     NixConfig(nix_config::NixConfig),
     /// Show the settings that count, and where each comes from
     Config(config::Config),
+    /// Show what this computer and this program can do, and why not
+    Capabilities(capabilities::Capabilities),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// Print this command line's reference in Markdown
@@ -98,6 +100,7 @@ impl Verb {
         match self {
             Verb::Status(verb) => verb.json,
             Verb::Config(verb) => verb.json,
+            Verb::Capabilities(verb) => verb.json,
             Verb::Run(verb) => verb.detached,
             _ => false,
         }
@@ -135,6 +138,9 @@ pub struct MachineFlags {
     /// The store to share
     #[arg(long, value_name = "DIR")]
     store_dir: Option<String>,
+    /// auto, or what runs the guest: vz (macOS) or qemu (Linux)
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
     /// auto, or force kvm or tcg
     #[arg(long, value_name = "NAME")]
     accelerator: Option<String>,
@@ -158,6 +164,7 @@ impl MachineFlags {
             (Key::Rosetta, &self.rosetta),
             (Key::ShareStore, &self.share_store),
             (Key::StoreDir, &self.store_dir),
+            (Key::Backend, &self.backend),
             (Key::Accelerator, &self.accelerator),
             (Key::BootTimeout, &self.boot_timeout),
             (Key::StopGrace, &self.stop_grace),

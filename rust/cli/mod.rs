@@ -1,9 +1,10 @@
 //! The command line: one file per verb. What it wants of a running daemon it asks over the API.
 //!
-//! This is the only place that reads the environment, the home directory and the working directory; [`context`] does, once.
-//! An error ends in [`output::fail`], which prints it and turns its kind into the exit code.
+//! This is the only place that reads the environment, the home directory and the working directory; `context` does, once.
+//! An error ends in `output::fail`, which prints it and turns its kind into the exit code.
 
 mod args;
+mod capabilities;
 mod completions;
 mod config;
 mod connect;
@@ -13,6 +14,8 @@ mod launch;
 mod logging;
 mod logs;
 mod nix_config;
+#[cfg(test)]
+mod nix_module_tests;
 mod output;
 mod progress;
 mod reference;
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
     let outcome = match verb {
         // A line for Nix to show: it prints what a remote program says on stderr.
         Verb::Connect(verb) => return verb.run(global),
+        Verb::Capabilities(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Reference => reference::run(),
         verb => Context::new(global, verb.flags()).and_then(|context| dispatch(verb, &context)),
@@ -60,7 +64,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => verb.run(context),
         // Done by `main`, which needs no settings for them.
-        Verb::Run(_) | Verb::Connect(_) | Verb::Completions(_) | Verb::Reference => Ok(()),
+        Verb::Run(_) | Verb::Connect(_) | Verb::Capabilities(_) | Verb::Completions(_) | Verb::Reference => Ok(()),
     }
 }
 

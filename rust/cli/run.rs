@@ -13,6 +13,7 @@ use crate::{
     machine_dir::StateDir,
 };
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
@@ -37,6 +38,7 @@ impl Run {
         if self.detached {
             leave()?;
         }
+        allow_many_connections();
         let log = StateDir::open(&settings.state_dir)?.daemon_log();
         logging::for_the_daemon(context, &log, !self.detached)?;
         // One thread: at rest nothing wakes it, and copying between sockets is the kernel's work.
@@ -45,6 +47,17 @@ impl Run {
             tracing::error!(target: logging::END, "{}", report.message);
         }
         outcome
+    }
+}
+
+/// Each connection takes a few descriptors, and launchd gives a service room for 256. 10,240 is the most that a Mac grants
+/// without being told otherwise; where even that is refused, things stay as they are.
+fn allow_many_connections() {
+    const ENOUGH: u64 = 10_240;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|now| now < ENOUGH) {
+        let current = Some(limit.maximum.map_or(ENOUGH, |most| most.min(ENOUGH)));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
     }
 }
 

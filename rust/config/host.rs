@@ -30,6 +30,26 @@ impl HostFacts {
     }
 }
 
+/// The operating system, as its makers name it, and its kernel: `Debian GNU/Linux 12 (bookworm), Linux 6.1.0`.
+pub fn system() -> String {
+    let kernel = rustix::system::uname();
+    let kernel = format!("{} {}", kernel.sysname().to_string_lossy(), kernel.release().to_string_lossy());
+    match distribution() {
+        Some(name) => format!("{name}, {kernel}"),
+        None => kernel,
+    }
+}
+
+/// From the file that Linux distributions have, or the program that macOS has.
+fn distribution() -> Option<String> {
+    if let Ok(text) = std::fs::read_to_string("/etc/os-release") {
+        let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+        return Some(name.trim_matches('"').to_owned());
+    }
+    let output = Command::new("/usr/bin/sw_vers").arg("-productVersion").output().ok()?;
+    Some(format!("macOS {}", String::from_utf8(output.stdout).ok()?.trim()))
+}
+
 /// `/proc` where there is one; macOS has none, but tells its `sysctl`.
 fn memory() -> Option<u64> {
     if let Ok(text) = std::fs::read_to_string("/proc/meminfo") {

@@ -33,6 +33,8 @@ pub enum Key {
     ShareStore,
     /// `store-dir`
     StoreDir,
+    /// `backend`
+    Backend,
     /// `accelerator`
     Accelerator,
     /// `boot-timeout`
@@ -43,7 +45,7 @@ pub enum Key {
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 14] = [
+    pub const ALL: [Key; 15] = [
         Key::StateDir,
         Key::LogLevel,
         Key::Cores,
@@ -55,6 +57,7 @@ impl Key {
         Key::Rosetta,
         Key::ShareStore,
         Key::StoreDir,
+        Key::Backend,
         Key::Accelerator,
         Key::BootTimeout,
         Key::StopGrace,
@@ -79,6 +82,7 @@ impl Key {
             Key::Rosetta => "rosetta",
             Key::ShareStore => "share-store",
             Key::StoreDir => "store-dir",
+            Key::Backend => "backend",
             Key::Accelerator => "accelerator",
             Key::BootTimeout => "boot-timeout",
             Key::StopGrace => "stop-grace",
@@ -114,6 +118,7 @@ impl Key {
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
             Key::ShareStore => "share the host's store with the guest, read-only",
             Key::StoreDir => "the store to share",
+            Key::Backend => "`auto`, or what runs the guest: `vz` (macOS) or `qemu` (Linux)",
             Key::Accelerator => "`auto`, or force `kvm` or `tcg`",
             Key::BootTimeout => "seconds, or `2m`, that a boot may take",
             Key::StopGrace => "seconds, or `1m`, that a guest may take to power off before it is killed",

@@ -3,7 +3,8 @@
 use super::{
     key::{Key, Origin, Sourced},
     value::{
-        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Raw, Setting, Size, Switch,
+        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Raw, Runner, Setting, Size,
+        Switch,
     },
 };
 
@@ -68,6 +69,7 @@ settings! {
     rosetta: Switch = Rosetta,
     share_store: Switch = ShareStore,
     store_dir: AbsolutePath = StoreDir,
+    backend: Runner = Backend,
     accelerator: Accelerator = Accelerator,
     boot_timeout: Limit = BootTimeout,
     stop_grace: Limit = StopGrace,

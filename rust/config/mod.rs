@@ -22,14 +22,14 @@ mod value;
 pub use check::{MAX_DISK, MIN_DISK, MIN_MEMORY, start as check_start};
 pub use error::ConfigError;
 pub use file::File;
-pub use host::HostFacts;
+pub use host::{HostFacts, system};
 pub use key::{ENV_OF_THE_CLI, ENV_PREFIX, Key, Origin, Sourced};
 pub use layer::{Complete, Layer};
 pub use value::{GIB, MIB, Raw, Setting, Size};
 
-use crate::{api::types::StartRequest, error::Report, spec::MachineName};
+use crate::{api::types::StartRequest, error::Report, hypervisor::Backend, spec::MachineName};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
-use value::{AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Switch};
+use value::{AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Runner, Switch};
 
 /// The machine there is when the file names none, and which is meant when nobody names another.
 pub const DEFAULT_MACHINE: &str = "builder";
@@ -64,6 +64,8 @@ pub struct MachineSettings {
     pub share_store: bool,
     /// The store to share.
     pub store_dir: PathBuf,
+    /// What runs the guest; `None` is this host's own choice.
+    pub backend: Option<Backend>,
     /// Force an accelerator of the backend (`kvm`, `tcg`) instead of probing.
     pub accelerator: Option<String>,
     /// How long a boot may take before it is given up.
@@ -168,6 +170,7 @@ impl From<Complete> for MachineSettings {
             rosetta: complete.rosetta.value.0,
             share_store: complete.share_store.value.0,
             store_dir: complete.store_dir.value.0,
+            backend: complete.backend.value.0,
             accelerator: complete.accelerator.value.0,
             boot_timeout: complete.boot_timeout.value.0,
             stop_grace: complete.stop_grace.value.0,
@@ -274,6 +277,7 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         rosetta: Sourced::default(Switch(false)),
         share_store: Sourced::default(Switch(false)),
         store_dir: Sourced::default(AbsolutePath(PathBuf::from("/nix/store"))),
+        backend: Sourced::default(Runner(None)),
         accelerator: Sourced::default(Accelerator(None)),
         boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
         stop_grace: Sourced::default(Limit(Duration::from_secs(30))),

@@ -39,6 +39,7 @@ fn nothing_given_makes_one_machine_of_half_the_host() {
     assert_eq!((builder.cores, builder.memory, builder.disk_size), (4, 8 * GIB, 100 * GIB));
     assert_eq!(builder.idle_timeout, Some(Duration::from_secs(180 * 60)));
     assert_eq!(builder.listen.to_string(), "127.0.0.1:31122");
+    assert_eq!(builder.backend, None);
     assert_eq!((builder.bundle, builder.rosetta, builder.share_store, builder.accelerator), (None, false, false, None));
     let small = HostFacts { cores: 1, memory: 3 * GIB, ..HOST };
     let config = Config::load(sources("").unwrap()).unwrap().settings(&small).unwrap();
@@ -76,6 +77,7 @@ fn every_key_can_be_set_from_every_source() {
             Key::BootTimeout | Key::StopGrace => ("90", "1m 30s"),
             Key::Listen => ("[::1]:7", "[::1]:7"),
             Key::Rosetta | Key::ShareStore => ("true", "true"),
+            Key::Backend => ("qemu", "qemu"),
             Key::Accelerator => ("tcg", "tcg"),
         };
         let able = HostFacts { rosetta: true, ..HOST };
@@ -213,6 +215,8 @@ fn unreadable_values_are_told_with_their_line_and_what_would_be_right() {
         ("rosetta = 2", ":1: rosetta cannot be 2", "give true or false"),
         ("listen = \"31122\"", ":1: listen cannot be \"31122\"", "give an address and a port, such as 127.0.0.1:31122"),
         ("bundle = []", ":1: bundle cannot be a list", "give a path"),
+        ("backend = \"xen\"", ":1: backend cannot be \"xen\"", "give auto, qemu or vz"),
+        ("backend = true", ":1: backend cannot be true", "give auto, qemu or vz"),
         ("accelerator = \"hax\"", ":1: accelerator cannot be \"hax\"", "give auto, kvm or tcg"),
         ("log-level = \"loud\"", ":1: log-level cannot be \"loud\"", "give error, warn, info, debug or trace"),
         (

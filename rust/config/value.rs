@@ -1,5 +1,6 @@
 //! The values of settings: how each is written, read and shown. A parser says in its error what would be right.
 
+use crate::hypervisor::Backend;
 use std::{
     fmt,
     net::SocketAddr,
@@ -7,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-/// One KiB, MiB, GiB and TiB in bytes.
+/// One KiB in bytes.
 pub const KIB: u64 = 1 << 10;
-/// See [`KIB`].
+/// One MiB in bytes.
 pub const MIB: u64 = 1 << 20;
-/// See [`KIB`].
+/// One GiB in bytes.
 pub const GIB: u64 = 1 << 30;
-/// See [`KIB`].
+/// One TiB in bytes.
 pub const TIB: u64 = 1 << 40;
 
 /// A value as its source has it: flags and variables are text, the file also knows numbers and switches.
@@ -280,6 +281,29 @@ impl fmt::Display for MaybePath {
             Some(path) => path.display().fmt(f),
             None => f.write_str("-"),
         }
+    }
+}
+
+/// A backend to use; `None` is `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runner(pub Option<Backend>);
+
+impl Setting for Runner {
+    fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) if text == "auto" => Ok(Runner(None)),
+            Raw::Text(text) => match Backend::ALL.into_iter().find(|backend| backend.as_str() == text) {
+                Some(backend) => Ok(Runner(Some(backend))),
+                None => Err("give auto, qemu or vz".to_owned()),
+            },
+            _ => Err("give auto, qemu or vz".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.map_or("auto", Backend::as_str))
     }
 }
 

@@ -59,7 +59,8 @@ impl Machine {
         options: &RunOptions,
         chronicle: Arc<Chronicle>,
     ) -> Result<Machine, Report> {
-        let hypervisor = hypervisor::for_this_host(&options.search_path, settings.accelerator.as_deref())?;
+        let accelerator = settings.accelerator.as_deref();
+        let hypervisor = hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
         let dir = state.make_machine(&name)?;
         let connect_program = connect_program(options, &name);
         furnish(&dir, &name, &connect_program)?;

@@ -41,6 +41,7 @@ impl Preparation for AtOnce {
             disks: vec![],
             shares: vec![],
             rosetta: false,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
             runtime_dir: "/r".into(),
             console_log: "/c".into(),
         })))
@@ -77,6 +78,7 @@ async fn door(script: Script) -> Door {
         rosetta: false,
         share_store: false,
         store_dir: "/nix/store".into(),
+        backend: None,
         accelerator: None,
         boot_timeout: PATIENCE,
         stop_grace: PATIENCE,

@@ -200,6 +200,7 @@ fn prepare(
         disks,
         shares,
         rosetta: settings.rosetta,
+        mac: dir.mac_address()?,
         runtime_dir,
         console_log: dir.console_log(),
     })

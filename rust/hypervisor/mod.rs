@@ -3,16 +3,20 @@
 //! Backends differ in their [`Capabilities`], never in an `if backend == …` elsewhere.
 
 use crate::{
-    error::Report,
+    error::{Kind, Report},
     spec::{Arch, MachineSpec},
 };
-use std::{pin::Pin, sync::Arc};
+use serde::Serialize;
+use std::{ffi::OsStr, fs, io, path::Path, pin::Pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod console;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 #[cfg(test)]
 pub mod sim;
+#[cfg(vz)]
+pub mod vz;
 
 /// A future of a verb: boxed, so that backends are chosen at run time.
 pub type Verb<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -48,6 +52,30 @@ pub struct Capabilities {
     pub rosetta: bool,
     /// Host directories can be shared over VirtioFS.
     pub shares: bool,
+    /// Sizes of a guest that the backend accepts.
+    pub limits: Limits,
+    /// What it can do and cannot, with reasons, for people to read; nothing is decided by this.
+    pub features: Vec<Feature>,
+}
+
+/// Smallest and largest, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Virtual processors.
+    pub cores: (u32, u32),
+    /// Memory in bytes.
+    pub memory: (u64, u64),
+}
+
+/// Something that a backend may be able to do on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// Its name, in words with dashes.
+    pub name: &'static str,
+    /// It works here.
+    pub available: bool,
+    /// Why so, and if it does not work, what would help.
+    pub why: String,
 }
 
 /// A way to run guests. One implementation per virtual machine monitor.
@@ -93,15 +121,83 @@ impl GuestListener {
     }
 }
 
-/// The backend of this host, for programs found along `search_path`; `accelerator` overrides its own choice.
+/// The backends that are built in, this computer's own first.
+pub const BACKENDS: &[&str] = match (cfg!(target_os = "linux"), cfg!(vz)) {
+    (true, true) => &["qemu", "vz"],
+    (true, false) => &["qemu"],
+    (false, true) => &["vz"],
+    (false, false) => &[],
+};
+
+/// A backend, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// QEMU.
+    Qemu,
+    /// Apple's Virtualization.
+    Vz,
+}
+
+impl Backend {
+    /// Every backend.
+    pub const ALL: [Backend; 2] = [Backend::Qemu, Backend::Vz];
+
+    /// As the setting spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Backend::Qemu => "qemu",
+            Backend::Vz => "vz",
+        }
+    }
+}
+
+/// The backend asked for, or else this host's own: Virtualization on macOS, QEMU elsewhere. Helper programs are looked for
+/// along `search_path`; `accelerator` overrides the backend's own choice.
+pub fn for_this_host(
+    backend: Option<Backend>,
+    search_path: &OsStr,
+    accelerator: Option<&str>,
+) -> Result<Arc<dyn Hypervisor>, Report> {
+    match backend.unwrap_or(if cfg!(target_os = "macos") { Backend::Vz } else { Backend::Qemu }) {
+        Backend::Qemu => qemu(search_path, accelerator),
+        Backend::Vz => vz(accelerator),
+    }
+}
+
 #[cfg(target_os = "linux")]
-pub fn for_this_host(search_path: &std::ffi::OsStr, accelerator: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
+fn qemu(search_path: &OsStr, accelerator: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
     Ok(Arc::new(qemu::Qemu::probe(search_path, accelerator)?))
 }
 
-/// The backend of this host: there is none yet for this operating system.
 #[cfg(not(target_os = "linux"))]
-pub fn for_this_host(_: &std::ffi::OsStr, _: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
-    use crate::error::Kind;
-    Err(Report::new(Kind::Host, format!("this build has no hypervisor for {}", std::env::consts::OS)))
+fn qemu(_: &OsStr, _: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
+    Err(not_built(Backend::Qemu, "it is for Linux"))
+}
+
+#[cfg(vz)]
+fn vz(accelerator: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
+    match accelerator {
+        None => Ok(Arc::new(vz::Vz::probe()?)),
+        Some(name) => Err(Report::new(Kind::Config, format!("the backend vz has no accelerator {name:?}"))
+            .hint("leave accelerator out: Virtualization always uses the processor's own means")),
+    }
+}
+
+#[cfg(not(vz))]
+fn vz(_: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
+    Err(not_built(Backend::Vz, "it is for macOS"))
+}
+
+#[cfg(not(all(vz, target_os = "linux")))]
+fn not_built(backend: Backend, why: &str) -> Report {
+    Report::new(Kind::Config, format!("this program was built without the backend {}: {why}", backend.as_str()))
+        .hint("leave backend out, or set it to auto")
+}
+
+/// Removes a boot's own directory, which holds the initrd with the guest's host key.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }

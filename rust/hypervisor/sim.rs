@@ -4,7 +4,7 @@
 //! [`Counters`]. A guest *lives* from the moment `boot` resolves until it powered off, was killed or crashed, or until
 //! the last reference to it is dropped.
 
-use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Verb};
+use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb};
 use crate::{
     error::{Kind, Report},
     spec::{Arch, MachineSpec},
@@ -102,6 +102,8 @@ impl Sim {
             archs: vec![Arch::X86_64, Arch::Aarch64],
             rosetta: false,
             shares: false,
+            limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
+            features: Vec::new(),
         };
         let shared = Shared { script: Mutex::new(script), counters: Counters::default(), last: Mutex::default() };
         Sim { shared: Arc::new(shared), capabilities }

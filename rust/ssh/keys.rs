@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Kind, Report},
-    machine_dir::{MachineDir, state_error, write_atomic},
+    machine_dir::{MachineDir, state_error, write_atomic, write_new},
     spec::MachineName,
 };
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
@@ -59,8 +59,11 @@ fn ensure_key(path: &Path) -> Result<PrivateKey, Report> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)
                 .map_err(|e| Report::new(Kind::Internal, format!("cannot make an Ed25519 key: {e}")))?;
-            write_atomic(path, private_text(&key)?.as_bytes(), 0o600)?;
-            return Ok(key);
+            // Daemon and `nix-config` may both be the first: whoever is second takes the other's key.
+            if write_new(path, private_text(&key)?.as_bytes(), 0o600)? {
+                return Ok(key);
+            }
+            fs::read_to_string(path).map_err(|e| state_error(path, "cannot read the key", &e))?
         }
         Err(e) => return Err(state_error(path, "cannot read the key", &e)),
     };
@@ -111,6 +114,16 @@ mod tests {
         assert_eq!(fs::metadata(dir.user_key()).unwrap().permissions().mode() & 0o777, 0o600);
         let pinned = fs::read_to_string(dir.known_hosts()).unwrap();
         assert_eq!(pinned, format!("darwin-vz-builder {}\n", first.host_public));
+    }
+
+    #[test]
+    fn many_who_are_first_agree_on_one_key() {
+        let (_tmp, dir, name) = machine();
+        let made: Vec<String> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| Keys::ensure(&dir, &name).unwrap().host_public)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|key| *key == made[0]), "{made:?}");
     }
 
     #[test]

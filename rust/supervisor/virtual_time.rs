@@ -11,7 +11,7 @@ use crate::{
         Exit, Guest, Verb,
         sim::{Script, Sim},
     },
-    spec::{Arch, MachineSpec},
+    spec::{Arch, MacAddress, MachineSpec},
 };
 use std::{
     sync::{
@@ -140,6 +140,7 @@ fn spec(sizes: StartRequest) -> MachineSpec {
         disks: vec![],
         shares: vec![],
         rosetta: false,
+        mac: MacAddress::random(),
         runtime_dir: "/state/run".into(),
         console_log: "/state/console.log".into(),
     }

@@ -21,17 +21,18 @@ fn the_program() {
     Usage: darwin-vz-nix [OPTIONS] <COMMAND>
 
     Commands:
-      start        Start the machine, and the daemon if none runs
-      stop         Stop the machine; the next connection starts it again
-      status       Show the machines
-      ssh          Open a shell in the guest, or run a command there; starts what does not run
-      connect      Join stdin and stdout to a service of the guest, for Nix and ssh to call
-      run          Run the daemon in the foreground
-      logs         Show the daemon's log or the guest's console
-      destroy      Stop the machine and delete its disk and keys
-      nix-config   Print what a host needs to build on the machine
-      config       Show the settings that count, and where each comes from
-      completions  Print a completion script for a shell
+      start         Start the machine, and the daemon if none runs
+      stop          Stop the machine; the next connection starts it again
+      status        Show the machines
+      ssh           Open a shell in the guest, or run a command there; starts what does not run
+      connect       Join stdin and stdout to a service of the guest, for Nix and ssh to call
+      run           Run the daemon in the foreground
+      logs          Show the daemon's log or the guest's console
+      destroy       Stop the machine and delete its disk and keys
+      nix-config    Print what a host needs to build on the machine
+      config        Show the settings that count, and where each comes from
+      capabilities  Show what this computer and this program can do, and why not
+      completions   Print a completion script for a shell
 
     Options:
       -h, --help     Print help
@@ -144,6 +145,7 @@ fn every_verb() {
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Share the host's store with the guest, read-only
           --store-dir <DIR>       The store to share
+          --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
@@ -208,9 +210,21 @@ fn every_verb() {
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Share the host's store with the guest, read-only
           --store-dir <DIR>       The store to share
+          --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
+    ");
+    assert_snapshot!(help("capabilities"), @r"
+    exit 0
+    --- stdout
+    Show what this computer and this program can do, and why not
+
+    Usage: darwin-vz-nix capabilities [OPTIONS]
+
+    Options:
+          --json  Print them as JSON
+      -h, --help  Print help
     ");
     assert_snapshot!(help("completions"), @r"
     exit 0

@@ -37,6 +37,7 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     builder rosetta false default
     builder share-store true --share-store
     builder store-dir /nix/store default
+    builder backend auto default
     builder accelerator auto default
     builder boot-timeout 3m default
     builder stop-grace 30s default

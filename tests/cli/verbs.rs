@@ -344,3 +344,28 @@ fn nix_config_prints_its_sections() {
     std::fs::write(bundle.join("guest.json"), "{").unwrap();
     assert!(nix_config(&[]).starts_with("exit 6\n"));
 }
+
+#[test]
+fn capabilities_tell_what_works_and_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    // Where no program is: the answer is that they are missing, even though the settings are broken, too.
+    std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
+    let mut command = program(dir.path(), &["capabilities", "--json"]);
+    command.env("PATH", dir.path());
+    let text = told(dir.path(), command);
+    let json: serde_json::Value = serde_json::from_str(text.strip_prefix("exit 0\n--- stdout\n").unwrap()).unwrap();
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert!(
+        json["backends"].as_array().is_some_and(|built_in| json["error"].is_object() == built_in.is_empty()),
+        "{json}"
+    );
+    for feature in json["backend"]["features"].as_array().into_iter().flatten() {
+        assert!(feature["why"].as_str().is_some_and(|why| !why.is_empty()), "{feature}");
+    }
+    if json["backend"]["name"] == "qemu" {
+        let features = json["backend"]["features"].as_array().unwrap();
+        let vsock = features.iter().find(|feature| feature["name"] == "vsock").unwrap();
+        assert_eq!(vsock["available"], false, "{vsock}");
+        assert!(vsock["why"].as_str().unwrap().contains("cargo install"), "{vsock}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Guests, helpers and daemons that fail: each is an event with a reason, and nothing of it is left.
 
-use crate::lab::{Lab, alive, bundle_like, kill, wait};
+use crate::lab::{Lab, alive, backend, bundle_like, kill, wait};
 use std::fs;
 
 #[test]
@@ -18,7 +18,10 @@ fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
     let error = lab.fails(&["connect", "--service", "ssh"], 7);
     assert!(error.contains("panic"), "{error}");
     assert_eq!(lab.boots(), boots, "within the back-off nothing boots");
-    assert!(lab.ok(&["logs", "--console"]).contains("Kernel panic"));
+    // The console of `vz` is a virtio device, whose driver is a module that this guest did not get to load.
+    if backend() != "vz" {
+        assert!(lab.ok(&["logs", "--console"]).contains("Kernel panic"));
+    }
 }
 
 #[test]
@@ -29,7 +32,9 @@ fn a_guest_that_never_gets_ready_is_given_up_with_what_was_seen_last() {
     let lab = Lab::running(&format!("bundle = {bundle:?}\nboot-timeout = \"1500ms\""));
     let error = lab.fails(&["start"], 7);
     assert!(error.contains("not ready within 1s 500ms"), "{error}");
-    assert!(error.contains("the console said last: "), "{error}");
+    // As above: so early there may be nothing on the console of `vz`.
+    let silent = backend() == "vz" && error.contains("nothing was seen on its console");
+    assert!(silent || error.contains("the console said last: "), "{error}");
     wait("QEMU to be gone", || lab.children("vhost-device-vsock").is_empty());
 }
 

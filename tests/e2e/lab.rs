@@ -59,9 +59,10 @@ impl Lab {
     /// Writes the configuration anew.
     pub fn configure(&self, settings: &str) {
         let defaults = format!(
-            "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nlisten = \"127.0.0.1:{}\"\n",
+            "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nlisten = \"127.0.0.1:{}\"\nbackend = {:?}\n",
             bundle(),
-            self.port
+            self.port,
+            backend(),
         );
         let key = |line: &str| line.split('=').next().unwrap().trim().to_owned();
         let given: Vec<_> = settings.lines().map(key).collect();
@@ -273,6 +274,12 @@ pub fn derivation(name: &str, script: &str) -> String {
         "derivation {{ name = {name:?}; system = \"{}-linux\"; builder = \"/bin/sh\"; args = [ \"-c\" {script:?} ]; PATH = \"/bin\"; }}",
         std::env::consts::ARCH
     )
+}
+
+/// The backend under test. `make test` runs everything with `qemu` and again with `vz`, whose stand-in on Linux boots the
+/// same guests.
+pub fn backend() -> String {
+    std::env::var("DVN_TEST_BACKEND").unwrap_or_else(|_| "auto".to_owned())
 }
 
 /// The guest bundle under test.

@@ -2,6 +2,8 @@
 //!
 //! Each test has its own state directory, port and Nix store, so that they run side by side and in any order.
 
+// Its tools, QEMU's helpers and the test's Nix, are made for Linux.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod activation;

@@ -291,7 +291,7 @@ esac
 
 # --- initial RAM disk: the agent and the modules it loads, in order ----------------------------------------------------------
 
-modules="crc16 mbcache jbd2 crc32c_generic ext4 virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net
+modules="crc16 mbcache jbd2 crc32c_generic ext4 virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_console virtio_blk failover net_failover virtio_net
   vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport fuse virtiofs overlay rng-core virtio-rng
   button gpio-pl061 gpio_keys evdev"
 for module in $modules; do
@@ -302,12 +302,13 @@ for module in $modules; do
 done
 cp "$agent" "$initrd/init"
 
-newc() { # newc MODE NAME [FILE]: one entry of a cpio archive in the "newc" format, owned by root
-  local size=0 name=$2
+newc() { # newc MODE NAME [FILE [MINOR]]: one entry of a cpio archive in the "newc" format, owned by root; MINOR of a memory device
+  local size=0 name=$2 major=0 minor=${4:-0}
+  [ "$minor" = 0 ] || major=1
   [ -z "${3:-}" ] || size=$(stat -c %s "$3")
   inode=$((inode + 1))
   printf '070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\0' \
-    $inode "$1" 0 0 1 0 "$size" 0 0 0 0 $((${#name} + 1)) 0 "$name"
+    $inode "$1" 0 0 1 0 "$size" 0 0 $major "$minor" $((${#name} + 1)) 0 "$name"
   pad $((110 + ${#name} + 1))
   [ -z "${3:-}" ] || cat "$3"
   pad "$size"
@@ -317,6 +318,9 @@ pad() { # to a multiple of four
 }
 inode=0
 {
+  # Where the console's driver is a module, PID 1 starts without open files, and Rust's runtime needs this to open some.
+  newc 0040755 dev
+  newc 0020666 dev/null "" 3
   newc 0040755 mods
   for file in "$initrd"/mods/*; do newc 0100644 "mods/$(basename "$file")" "$file"; done
   newc 0100755 init "$initrd/init"

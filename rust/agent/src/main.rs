@@ -1,4 +1,4 @@
-//! The guest's agent: PID 1 of the base guest. All of it is in `pid1`; elsewhere than on Linux there is nothing to run.
+//! The guest's agent: PID 1 of the base guest, a service of others. All of it is in `pid1`; elsewhere than on Linux there is nothing to run.
 
 #[cfg(target_os = "linux")]
 mod pid1;
@@ -10,6 +10,6 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() -> std::process::ExitCode {
-    eprintln!("darwin-vz-agent is PID 1 of a Linux guest and does nothing on this system");
+    eprintln!("darwin-vz-agent is for a Linux guest and does nothing on this system");
     std::process::ExitCode::from(64)
 }

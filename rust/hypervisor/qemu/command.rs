@@ -66,7 +66,7 @@ pub fn qemu(spec: &MachineSpec, accelerator: Accelerator) -> Vec<OsString> {
         // A full host disk is the guest's error to handle; QEMU's default would freeze the guest.
         line.pair("-device", format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report"));
     }
-    line.pair("-netdev", "user,id=net").pair("-device", "virtio-net-pci,netdev=net,romfile=");
+    line.pair("-netdev", "user,id=net").pair("-device", format!("virtio-net-pci,netdev=net,mac={},romfile=", spec.mac));
     line.pair("-device", "virtio-rng-pci");
     line.pair("-chardev", option("socket,id=vsock,path=", &sockets.vhost_vsock()));
     line.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
@@ -124,7 +124,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Disk, Share};
+    use crate::spec::{Disk, MacAddress, Share};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -141,6 +141,7 @@ mod tests {
             ],
             shares: vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }],
             rosetta: false,
+            mac: MacAddress::random(),
             runtime_dir: "/r".into(),
             console_log: "/m/console.log".into(),
         }

@@ -7,33 +7,24 @@
 //! ```
 
 mod command;
+mod features;
 mod probe;
 mod process;
 mod qmp;
 mod vsock;
 
-use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Verb};
+use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb, console};
 use crate::{
     error::{Kind, Report},
-    log_file::LogFile,
     spec::{Arch, MachineSpec},
 };
 use command::Sockets;
 use probe::{Accelerator, Programs};
 use process::Process;
 use qmp::{Qmp, ShutdownCause};
-use std::{
-    ffi::OsStr,
-    fs, io,
-    io::Write,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    io::AsyncReadExt,
     net::UnixListener,
-    process::ChildStdout,
     sync::{mpsc, watch},
     time::timeout,
 };
@@ -45,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long QEMU may take to end when one of its helpers did: after a power-off the helpers often end first.
 const COURTESY: Duration = Duration::from_secs(2);
 
-/// A console log's limit in bytes, once for the log and once for the older part.
-const CONSOLE_LIMIT: u64 = 4 << 20;
+/// Of QEMU's machines q35 and virt, the smaller ones; memory is limited by the host's alone.
+const LIMITS: Limits = Limits { cores: (1, 255), memory: (64 << 20, u64::MAX) };
 
 const VSOCK: &str = "vhost-device-vsock";
 const VIRTIOFS: &str = "virtiofsd";
@@ -69,6 +60,8 @@ impl Qemu {
             archs: programs.archs(),
             rosetta: false,
             shares: true,
+            limits: LIMITS,
+            features: features::all(&programs, accelerator, &features::Kvm::ask()),
         };
         Ok(Qemu { programs, accelerator, capabilities })
     }
@@ -84,8 +77,7 @@ impl Qemu {
             helpers.push(Process::start(&self.programs, VIRTIOFS, command::virtiofs(&spec, index))?);
         }
         let monitor = UnixListener::bind(sockets.qmp()).map_err(|e| cannot("listen for QEMU's monitor", e))?;
-        let console =
-            LogFile::fresh(&spec.console_log, CONSOLE_LIMIT).map_err(|e| cannot("write the console log", e))?;
+        let console = console::log(&spec.console_log).map_err(|e| cannot("write the console log", e))?;
         helpers[0].has_made(&sockets.vhost_vsock()).await?;
         for (index, helper) in helpers.iter_mut().skip(1).enumerate() {
             helper.has_made(&sockets.share(index)).await?;
@@ -94,7 +86,7 @@ impl Qemu {
         let native = Arch::host() == Some(spec.arch);
         let accelerator = if native { self.accelerator } else { Accelerator::Tcg };
         let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, accelerator))?;
-        let console = qemu.stdout().map(|out| AbortOnDropHandle::new(tokio::spawn(keep_console(out, console))));
+        let console = qemu.stdout().map(|out| console::keep(out, console));
         let (shutdown, causes) = mpsc::unbounded_channel();
         let greeted = tokio::select! {
             greeted = timeout(PATIENCE, async { Qmp::greet(monitor.accept().await?.0, shutdown).await }) => greeted,
@@ -209,7 +201,7 @@ impl Crew {
             let _ = timeout(COURTESY, console).await;
         }
         // It holds the initrd with the guest's host key.
-        if let Err(e) = remove_dir(&self.runtime_dir) {
+        if let Err(e) = super::remove_dir(&self.runtime_dir) {
             tracing::warn!(dir = %self.runtime_dir.display(), "cannot remove a boot's files: {e}");
         }
         exit
@@ -236,22 +228,5 @@ async fn why(causes: &mut mpsc::UnboundedReceiver<ShutdownCause>, how: String) -
         Some(ShutdownCause::Panic) => Exit::Crashed("the guest's kernel panicked".to_owned()),
         Some(ShutdownCause::Other(reason)) => Exit::Crashed(format!("QEMU shut the guest down ({reason}); {how}")),
         None => Exit::Crashed(how),
-    }
-}
-
-async fn keep_console(mut from: ChildStdout, mut log: LogFile) {
-    let mut buffer = [0; 4096];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if log.write_all(&buffer[..n]).is_err() {
-            // A full disk must not stop the guest: go on reading, and lose the console.
-            continue;
-        }
-    }
-}
-
-fn remove_dir(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

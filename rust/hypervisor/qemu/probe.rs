@@ -99,7 +99,8 @@ pub fn choose(cpu_info: &str, kvm_opens: bool) -> Accelerator {
     if kvm_opens && offers_virtualization(cpu_info) { Accelerator::Kvm } else { Accelerator::Tcg }
 }
 
-fn offers_virtualization(cpu_info: &str) -> bool {
+/// The processor can run guests, by its own description.
+pub fn offers_virtualization(cpu_info: &str) -> bool {
     // An arm64 kernel lists no such flag: there the device exists only when the kernel was started at EL2.
     let arm = cpu_info.lines().any(|line| line.starts_with("CPU implementer"));
     let mut flags = cpu_info.lines().filter(|l| l.starts_with("flags")).flat_map(str::split_whitespace);

@@ -30,6 +30,8 @@ pub fn stage_one(phases: &Phases) -> Outcome<Payload> {
     phases.mark_at("kernel", kernel);
 
     modules::load(Path::new("/mods"));
+    // Its driver may have been among them.
+    open_console();
     phases.mark("modules");
 
     let system = disk::system()?;
@@ -96,8 +98,8 @@ pub fn store() -> Outcome<accounts::BuildUsers> {
     Ok(builders)
 }
 
-/// The kernel gives PID 1 room for 1024 descriptors, and each connection takes three.
-fn raise_descriptor_limit() {
+/// The kernel gives a process room for 1024 descriptors, and each connection takes three.
+pub fn raise_descriptor_limit() {
     let limit = Rlimit { current: Some(65536), maximum: Some(524_288) };
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         say(format_args!("the limit of open files cannot be raised: {e}"));
@@ -105,7 +107,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Sets the clock if the host says that it is later.
-fn catch_up(unix_seconds: u64) {
+pub fn catch_up(unix_seconds: u64) {
     let Ok(seconds) = i64::try_from(unix_seconds) else { return };
     if clock_gettime(ClockId::Realtime).tv_sec < seconds
         && let Err(e) = clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: 0 })

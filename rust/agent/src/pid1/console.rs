@@ -30,6 +30,11 @@ pub fn since_kernel() -> u64 {
 pub struct Phases(Mutex<Vec<BootPhase>>);
 
 impl Phases {
+    /// A boot which another process of the agent began.
+    pub fn after(passed: Vec<BootPhase>) -> Phases {
+        Phases(Mutex::new(passed))
+    }
+
     /// The boot has got this far now.
     pub fn mark(&self, name: &str) {
         self.mark_at(name, since_kernel());

@@ -27,6 +27,7 @@ mod payload;
 mod power;
 mod relay;
 mod requests;
+mod service;
 mod shares;
 mod shutdown;
 mod ssh;
@@ -53,19 +54,37 @@ const SERVICES: Duration = Duration::from_secs(120);
 /// Connections that may wait in the kernel for each vsock port.
 const BACKLOG: i32 = 512;
 
-/// Runs the agent. Returns only where it is not PID 1.
+/// Runs the agent: as PID 1, or as one of the commands for guests that have another.
 pub fn main() -> ExitCode {
-    if std::process::id() != 1 {
-        eprintln!("darwin-vz-agent is PID 1 of a guest; it is started by the kernel and not by hand");
-        return ExitCode::from(64);
-    }
     std::panic::set_hook(Box::new(|panic| say(format_args!("panic: {panic}"))));
+    if std::process::id() != 1 {
+        return beside_pid_1(&std::env::args().skip(1).collect::<Vec<_>>());
+    }
     match std::panic::catch_unwind(run) {
         Ok(Ok(())) => say("the agent ended"),
         Ok(Err(why)) => say(format_args!("FAILED: {why}")),
         Err(_) => say("FAILED: the agent panicked; this is a fault of darwin-vz-nix"),
     }
     shutdown::power_off()
+}
+
+/// A command of `service`. A boot that cannot go on ends here, too: with a reason on the console and the power off.
+fn beside_pid_1(words: &[String]) -> ExitCode {
+    let outcome = match words {
+        [command, root] if command == "initrd" => service::initrd(root),
+        [command] if command == "service" => service::serve_host(),
+        _ => {
+            eprintln!("darwin-vz-agent is PID 1 of a guest, or is called there as `initrd ROOT` and `service`");
+            return ExitCode::from(64);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(format_args!("FAILED: {why}"));
+            shutdown::power_off()
+        }
+    }
 }
 
 fn run() -> Outcome<()> {

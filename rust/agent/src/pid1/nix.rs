@@ -5,8 +5,9 @@
 use super::{Outcome, children, console::say, shutdown};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
-    io,
+    fs, io,
     os::unix::net::UnixStream,
+    path::Path,
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
     thread,
@@ -14,6 +15,15 @@ use std::{
 };
 
 const SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+
+/// Further variables of the daemon, `NAME=VALUE` on each line: proxies, for instance. An image may have it.
+const ENVIRONMENT: &str = "/etc/nix/environment";
+
+/// Nix writes it last when it makes a store's database.
+const SCHEMA: &str = "/nix/var/nix/db/schema";
+
+/// How long the making of a database is waited for. A Nix that keeps no such file costs this much of a boot, once.
+const MAKING: Duration = Duration::from_secs(5);
 
 /// How long a client waits for a daemon that is starting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +45,12 @@ pub fn start() {
 /// Waits until it accepts connections.
 pub fn wait_until_it_answers(patience: Duration) -> Outcome<()> {
     let connection = dial(patience).map_err(|e| format!("nix-daemon does not answer: {e}"))?;
+    // Its process for this connection makes the database of a fresh store. A second process that makes it too fails, or makes
+    // the first one fail, so there must be none until then.
+    let deadline = Instant::now() + MAKING;
+    while !Path::new(SCHEMA).exists() && Instant::now() < deadline {
+        thread::sleep(AGAIN);
+    }
     replace_warm(Some(connection));
     Ok(())
 }
@@ -75,6 +91,11 @@ fn is_open(connection: &UnixStream) -> bool {
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
 }
 
+/// Names and values; a line that has not both is left out.
+fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| !name.is_empty() && !name.contains('\0'))
+}
+
 /// The supervising thread.
 fn keep_running() {
     let mut pause = AGAIN;
@@ -87,7 +108,8 @@ fn keep_running() {
             .env("PATH", "/usr/sbin:/usr/bin")
             .env("HOME", "/root")
             .env("TMPDIR", "/tmp")
-            .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt");
+            .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+            .envs(variables(&fs::read_to_string(ENVIRONMENT).unwrap_or_default()));
         let end = match children::spawn(&mut daemon) {
             Ok(child) => children::describe(child.wait()),
             Err(e) => format!("cannot be started: {e}"),
@@ -98,5 +120,17 @@ fn keep_running() {
         say(format_args!("nix-daemon {end}"));
         pause = if started.elapsed() >= HEALTHY { AGAIN } else { (pause * 4).min(Duration::from_secs(10)) };
         thread::sleep(pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_lines_with_a_name_and_a_value() {
+        let text = "http_proxy=http://p:3128/?a=b\n\n=nothing\nalone\nno_proxy=\n";
+        let found: Vec<_> = variables(text).collect();
+        assert_eq!(found, [("http_proxy", "http://p:3128/?a=b"), ("no_proxy", "")]);
     }
 }

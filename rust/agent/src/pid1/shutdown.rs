@@ -10,6 +10,7 @@ use rustix::{
     system::{RebootCommand, reboot},
 };
 use std::{
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -17,6 +18,9 @@ use std::{
 
 /// Somebody has begun; services are not started again.
 static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// PID 1 is another program, which ends the processes and powers off.
+static OF_PID_1: AtomicBool = AtomicBool::new(false);
 
 /// How long processes may take to end when asked. Short: nix-daemon's processes for its clients block SIGTERM.
 const ASKED: Duration = Duration::from_millis(500);
@@ -32,11 +36,16 @@ pub fn begun() -> bool {
 /// Powers off cleanly. Never returns.
 pub fn power_off() -> ! {
     if BEGUN.swap(true, Ordering::AcqRel) {
-        loop {
-            thread::park();
-        }
+        park();
     }
     say(format_args!("power-off {}", since_kernel()));
+    if OF_PID_1.load(Ordering::Acquire) {
+        match children::run(Command::new("systemctl").arg("poweroff")) {
+            // It ends us, like everybody else.
+            Ok(()) => park(),
+            Err(why) => say(format_args!("{why}; powering off without it")),
+        }
+    }
     nix::let_go();
     if !children::end_all(Signal::TERM, ASKED) {
         children::end_all(Signal::KILL, KILLED);
@@ -45,6 +54,15 @@ pub fn power_off() -> ! {
     say(format_args!("off {}", since_kernel()));
     let why = reboot(RebootCommand::PowerOff);
     say(format_args!("power off: {why:?}"));
+    park()
+}
+
+/// From now on, to power off is to ask PID 1 for it.
+pub fn leave_it_to_pid_1() {
+    OF_PID_1.store(true, Ordering::Release);
+}
+
+fn park() -> ! {
     loop {
         thread::park();
     }

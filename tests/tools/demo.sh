@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # `make demo`: a Nix build starts a VM by itself, runs in it, its result comes back, and the VM stops when idle. Every
 # step is checked; the first that did not happen ends the demo with a message and exit code 1. Everything it makes is in
-# one temporary directory, which it removes. Wants the environment of tools/env.sh and a guest bundle, DVN_TEST_BUNDLE.
+# one temporary directory, which it removes. Wants the environment of tests/tools/env.sh and a guest bundle, DVN_TEST_BUNDLE.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 : "${DVN_TEST_NIX:?run this as: make demo}" "${DVN_TEST_BUNDLE:?run this as: make demo}"
 
 dir=$(mktemp -d /tmp/dvn-demo.XXXXXX)   # short: the paths of Unix sockets may not exceed 107 bytes
@@ -121,7 +121,7 @@ dvn status | sed 's/^/    /'
 build() {
   local door=$1
   dvn nix-config --only builders --door "$door" >"$dir/builders"
-  NIX_REMOTE="local?root=$dir/host" timeout 300 "$DVN_TEST_NIX/nix" build --file tools/demo.nix \
+  NIX_REMOTE="local?root=$dir/host" timeout 300 "$DVN_TEST_NIX/nix" build --file tests/tools/demo.nix \
     --argstr system "$arch-linux" --argstr door "$door" --no-link --print-out-paths --print-build-logs \
     --max-jobs 0 --builders "$(cat "$dir/builders")" 2>&1 >"$dir/result" |
     while IFS= read -r line; do

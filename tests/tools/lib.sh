@@ -9,12 +9,13 @@ case $DVN_CACHE in
   *) echo "DVN_CACHE is '$DVN_CACHE', but must be an absolute path" >&2; exit 1 ;;
 esac
 
-# The helper programs of this very version of the scripts: toolset/KEY/{bin,nix}.
-toolset() {
-  local here
-  here=$(dirname "${BASH_SOURCE[0]}")
-  echo "$DVN_CACHE/toolset/$(cat "$here/setup.sh" "$here/debian-prefix.sh" | sha256sum | cut -c1-12)"
-}
+# What setup.sh makes, by the versions of the scripts that make it: toolset/KEY/{bin,nix} and checkset/KEY/{bin,swift}.
+toolset() { in_cache toolset setup.sh debian-prefix.sh; }
+checkset() { in_cache checkset setup.sh debian-prefix.sh swift-prefix.sh; }
+in_cache() (
+  cd "$(dirname "${BASH_SOURCE[0]}")" || exit
+  echo "$DVN_CACHE/$1/$(cat "${@:2}" | sha256sum | cut -c1-12)"
+)
 
 say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
 die() { say "$*"; exit 1; }

@@ -2,27 +2,31 @@
 # Puts Debian packages, and all they need, into a directory of their own: no root, nothing installed, the system's apt
 # state untouched. Prints that directory. docs/decisions/0006-debian-packages-in-a-private-prefix.md says why.
 #
-#   debian-prefix.sh [--skip REGEX] [--program PATH]… NAME SUITE PACKAGE…
+#   debian-prefix.sh [--only REGEX] [--skip REGEX] [--without GLOB]… [--program PATH]… NAME SUITE PACKAGE…
 #
+# --only REGEX     take of the closure only packages whose name matches
 # --skip REGEX     leave out packages whose name matches (parts of the closure that are never used)
+# --without GLOB   leave out files whose path matches, as tar's --exclude does
 # --program PATH   an ELF program below root/, made to run from there with the prefix's own loader and libraries
 #
 # The result is $DVN_CACHE/debian/NAME-KEY/root, KEY a hash of the request and of this script: made once,
 # elsewhere, and renamed into place, so that it is complete or absent.
 set -euo pipefail
-# shellcheck source=tools/lib.sh
+# shellcheck source=tests/tools/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 request=("$@")
-skip='^$' programs=()
+only='' skip='^$' without=() programs=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --only) only=$2; shift 2 ;;
     --skip) skip=$2; shift 2 ;;
+    --without) without+=("--exclude=$2"); shift 2 ;;
     --program) programs+=("$2"); shift 2 ;;
     *) break ;;
   esac
 done
-[ $# -ge 3 ] || die "usage: debian-prefix.sh [--skip REGEX] [--program PATH]… NAME SUITE PACKAGE…"
+[ $# -ge 3 ] || die "usage: debian-prefix.sh [--only REGEX] [--skip REGEX] [--without GLOB]… [--program PATH]… NAME SUITE PACKAGE…"
 name=$1 suite=$2; shift 2
 
 key=$({ printf '%s\0' "${request[@]}"; cat "$0"; } | sha256sum | cut -c1-12)
@@ -69,9 +73,11 @@ apt=(apt-get -qq --config-file="$work/apt/apt.conf"
 say "fetching $* from Debian $suite"
 "${apt[@]}" update >&2
 uris=$("${apt[@]}" --print-uris install "$@" ${programs:+patchelf})
-mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' <<<"$uris" | grep -vE "$skip")
+mapfile -t packages < <(awk '{ sub(/_.*/, "", $2); print $2 }' <<<"$uris" | grep -E "$only|^patchelf\$" | grep -vE "$skip")
 (cd "$work/apt/archives" && "${apt[@]}" download "${packages[@]}" >&2)
-for deb in "$work"/apt/archives/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+for deb in "$work"/apt/archives/*.deb; do
+  dpkg-deb --fsys-tarfile "$deb" | tar -x -p --no-same-owner -C "$work/root" "${without[@]}"
+done
 rm -rf "$work/apt"
 find "$work/root" -type f -perm /6000 -exec chmod a-s {} +   # no set-uid programs in somebody's cache
 

@@ -1,0 +1,18 @@
+# Kernel modules of the base guest. pack.py adds what they depend on, and puts them in order. With a `?`, a kernel may lack it.
+[
+  "virtio_pci"
+  "virtio_blk"
+  "virtio_net"
+  "virtio_rng"
+  "vmw_vsock_virtio_transport"
+  "crc32c_generic?" # older kernels look it up by name
+  "erofs"
+  "ext4"
+  "virtiofs"
+  "overlay"
+  # The power button: ACPI's, a GPIO line, or a keyboard's.
+  "button?"
+  "gpio_pl061?"
+  "gpio_keys?"
+  "evdev"
+]

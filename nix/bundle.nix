@@ -1,0 +1,34 @@
+# guest.json of a bundle, version 1 (docs/guest-contract.md). The numbers are those of rust/agent/src/lib.rs.
+{
+  arch,
+  kernel,
+  cmdline,
+  image,
+  toplevel ? null,
+  features ? [ ],
+}:
+{
+  version = 1;
+  inherit
+    arch
+    kernel
+    cmdline
+    toplevel
+    features
+    ;
+  initrd = "initrd";
+  images = [
+    {
+      file = image;
+      role = "system";
+      readOnly = true;
+    }
+  ];
+  ssh = {
+    vsockPort = 22;
+    user = "builder";
+  };
+  nix.vsockPort = 24;
+  agent.protocol = 1;
+  minimumDisk = 1073741824;
+}

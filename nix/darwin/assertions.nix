@@ -1,0 +1,103 @@
+# What cannot work, said before anything is built.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.darwin-vz;
+  names = import ./names.nix { inherit cfg; };
+  host = pkgs.stdenv.hostPlatform;
+
+  MiB = 1;
+  GiB = 1024 * MiB;
+  TiB = 1024 * GiB;
+  parts = builtins.match "([1-9][0-9]{0,8})([MGT])" cfg.diskSize;
+  disk =
+    lib.toInt (builtins.elemAt parts 0)
+    * {
+      M = MiB;
+      G = GiB;
+      T = TiB;
+    }
+    .${builtins.elemAt parts 1};
+  # The program's own limits (rust/config/check.rs). A whole NixOS guest needs more memory to build anything.
+  least = {
+    disk = 1 * GiB;
+    memory = 1 * GiB;
+  };
+  most.disk = 64 * TiB;
+  # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vsock_1024 in this directory.
+  longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vsock_1024";
+
+  others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
+in
+{
+  config.assertions = lib.mkIf cfg.enable [
+    {
+      assertion = host.isDarwin && host.isAarch64;
+      message = "services.darwin-vz needs a Mac with Apple silicon; this system is ${host.system}. Remove it from this configuration.";
+    }
+    {
+      assertion = cfg.rosetta -> (host.isDarwin && host.isAarch64);
+      message = "services.darwin-vz.rosetta: Rosetta for Linux exists only on Apple silicon, and this system is ${host.system}. Set it to false.";
+    }
+    {
+      assertion = cfg.rosetta -> (cfg.extraNixOSConfig != null || cfg.guestBundle != null);
+      message = "services.darwin-vz.rosetta: the base guest does not register Rosetta. Set services.darwin-vz.extraNixOSConfig = { } for the NixOS guest, once the service has run without it, or set guestBundle.";
+    }
+    {
+      assertion = lib.elem "x86_64-linux" cfg.systems -> cfg.rosetta;
+      message = "services.darwin-vz.systems has x86_64-linux, which the guest builds only with services.darwin-vz.rosetta = true.";
+    }
+    {
+      assertion = !config.nix.linux-builder.enable;
+      message = "nix.linux-builder and services.darwin-vz are both enabled, and both would build every Linux derivation. Set nix.linux-builder.enable = false; docs/migrating/linux-builder.md says what else to change.";
+    }
+    {
+      assertion = !others;
+      message = "Another Linux builder (services.virby or nix-rosetta-builder) is enabled beside services.darwin-vz, and both would build every Linux derivation. Disable it; see docs/migrating.";
+    }
+    {
+      assertion = parts != null;
+      message = "services.darwin-vz.diskSize is \"${cfg.diskSize}\". Give a whole number and M, G or T, such as \"100G\".";
+    }
+    {
+      assertion = parts == null || (disk >= least.disk && disk <= most.disk);
+      message = "services.darwin-vz.diskSize is \"${cfg.diskSize}\". Give at least 1G and at most 64T.";
+    }
+    {
+      assertion = cfg.memory >= least.memory;
+      message = "services.darwin-vz.memory is ${toString cfg.memory}, in MiB. A guest that builds needs ${toString least.memory} or more.";
+    }
+    {
+      assertion = cfg.port != 0;
+      message = "services.darwin-vz.port is 0. Give the number of a free port, such as 31122.";
+    }
+    {
+      assertion = cfg.door == "direct" -> cfg.protocol == "ssh-ng";
+      message = "services.darwin-vz.protocol = \"ssh\" goes through sshd only. Set services.darwin-vz.door = \"ssh\", too.";
+    }
+    {
+      assertion = lib.elem "kvm" cfg.supportedFeatures -> cfg.nestedVirtualization;
+      message = "services.darwin-vz.supportedFeatures has kvm, which the guest has only with services.darwin-vz.nestedVirtualization = true.";
+    }
+    {
+      assertion =
+        cfg.nestedVirtualization -> lib.elem "nested-virtualization" (cfg.package.settings or [ ]);
+      message = "services.darwin-vz.nestedVirtualization: this version of darwin-vz-nix cannot give virtual machines to its guest. Set it to false.";
+    }
+    {
+      assertion = !(cfg.extraNixOSConfig != null && cfg.guestBundle != null);
+      message = "services.darwin-vz.extraNixOSConfig and guestBundle are both set, and a finished bundle cannot be configured. Remove one of them.";
+    }
+    {
+      assertion =
+        lib.stringLength cfg.workingDirectory <= longestDirectory
+        && builtins.match "/[^/]+/.*[^/]" cfg.workingDirectory != null
+        && builtins.match "(.*/)?\\.\\.?(/.*)?" cfg.workingDirectory == null;
+      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: it is handed to the service's user as a whole, and sockets are in it.";
+    }
+  ];
+}

@@ -1,0 +1,93 @@
+# What Nix and ssh are told of the machine.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.darwin-vz;
+  names = import ./names.nix { inherit cfg; };
+  direct = cfg.door == "direct";
+
+  # What Nix runs, as root, for the direct door. The program keeps a script of the same name in its state directory, which the
+  # service's user may write; root must not run that one. Exit code 4 says that no daemon answers: it says so before anything
+  # was read from Nix, so it can be tried again.
+  connectProgram = pkgs.writeShellScript "darwin-vz-nix-connect" ''
+    set -u
+    attempt=0
+    while :; do
+      code=0
+      ${cfg.package}/bin/darwin-vz-nix --state-dir ${names.state} --machine ${names.machine} connect "$@" || code=$?
+      if [ "$code" -ne 4 ] || [ "$attempt" -ge 50 ]; then exit "$code"; fi
+      [ "$attempt" -gt 0 ] || /bin/launchctl kickstart system/${names.label} >&2 || exit "$code"
+      attempt=$((attempt + 1))
+      /bin/sleep 0.1
+    done
+  '';
+
+  machine = {
+    hostName = if direct then "localhost?remote-program=${cfg.connectProgram}" else names.alias;
+    sshUser = if direct then null else "builder";
+    sshKey = if direct then null else "${names.machineDir}/id_ed25519";
+    # The host key is made on this Mac, so the configuration cannot know it; ssh has it pinned (`UserKnownHostsFile`).
+    publicHostKey = null;
+    inherit (cfg)
+      protocol
+      systems
+      maxJobs
+      speedFactor
+      supportedFeatures
+      ;
+  };
+
+  orDash = value: if value == null then "-" else value;
+  commas = list: if list == [ ] then "-" else lib.concatStringsSep "," list;
+  # A line of /etc/nix/machines, for a Nix that nix-darwin does not manage.
+  line = lib.concatStringsSep " " [
+    "${machine.protocol}://${
+      lib.optionalString (machine.sshUser != null) "${machine.sshUser}@"
+    }${machine.hostName}"
+    (commas machine.systems)
+    (orDash machine.sshKey)
+    (toString machine.maxJobs)
+    (toString machine.speedFactor)
+    (commas machine.supportedFeatures)
+    "-"
+    (orDash machine.publicHostKey)
+  ];
+in
+{
+  options.services.darwin-vz.connectProgram = lib.mkOption {
+    type = lib.types.package;
+    internal = true;
+    readOnly = true;
+    description = "The program that Nix runs for the direct door.";
+  };
+
+  config.services.darwin-vz = { inherit connectProgram; };
+
+  config.environment.etc = lib.mkIf cfg.enable {
+    "ssh/ssh_config.d/100-darwin-vz-nix.conf".text = ''
+      Host ${names.alias}
+        HostName 127.0.0.1
+        Port ${toString cfg.port}
+        User builder
+        IdentityFile ${if cfg.allowUserSsh then names.userKey else "${names.machineDir}/id_ed25519"}
+        IdentitiesOnly yes
+        UserKnownHostsFile ${names.knownHosts}
+        GlobalKnownHostsFile /dev/null
+        HostKeyAlias ${names.alias}
+        StrictHostKeyChecking yes
+    '';
+
+    # Nix reads this file unless it is told otherwise: `builders = @/etc/nix/machines` is its default.
+    "nix/machines" = lib.mkIf (!config.nix.enable) { text = line + "\n"; };
+  };
+
+  config.nix = lib.mkIf (cfg.enable && config.nix.enable) {
+    distributedBuilds = true;
+    buildMachines = [ machine ];
+    settings.builders-use-substitutes = true;
+  };
+}

@@ -1,0 +1,275 @@
+# The options. Their descriptions are the reference: docs/module-options.md is made from them.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) literalExpression mkOption types;
+  cfg = config.services.darwin-vz;
+
+  # Reading `nix.*` while `nix.enable` is off is an error of nix-darwin's.
+  daemonVariable = name: if config.nix.enable then config.nix.envVars.${name} or null else null;
+  proxy =
+    name: description:
+    mkOption {
+      inherit description;
+      type = types.nullOr types.str;
+      default = daemonVariable name;
+      defaultText = literalExpression "config.nix.envVars.${name} or null";
+      example = "http://proxy.example.org:3128";
+    };
+in
+{
+  options.services.darwin-vz = {
+    enable = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether to run the Linux builder. Where this module stays imported and `enable` is turned off, the next activation
+        removes everything that it made, but keeps the disk if {option}`services.darwin-vz.keepDisk` says so.
+      '';
+    };
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ../package.nix { };
+      defaultText = literalExpression "pkgs.callPackage ./nix/package.nix { }";
+      description = "The program.";
+    };
+
+    cores = mkOption {
+      type = types.ints.positive;
+      default = 4;
+      example = 8;
+      description = "Processors of the guest. More than the Mac has is refused when the service starts.";
+    };
+
+    memory = mkOption {
+      type = types.ints.positive;
+      default = 8192;
+      example = 16384;
+      description = "Memory of the guest in MiB. It is taken while a guest runs, and given back when it stops.";
+    };
+
+    diskSize = mkOption {
+      type = types.str;
+      default = "100G";
+      example = "200G";
+      description = ''
+        Size of the data disk as the guest sees it: a whole number and `M`, `G` or `T`. The file is sparse and takes what is
+        in use. A disk can grow, not shrink.
+      '';
+    };
+
+    rosetta = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether the guest also builds for `x86_64-linux`, through Rosetta. Install Rosetta before:
+        `softwareupdate --install-rosetta`. Needs a guest that registers it, which the base guest does not do: set
+        {option}`services.darwin-vz.extraNixOSConfig`, `{ }` suffices, or a {option}`services.darwin-vz.guestBundle`.
+      '';
+    };
+
+    idleTimeout = mkOption {
+      type = types.ints.unsigned;
+      default = 180;
+      example = 30;
+      description = "Minutes without a connection until the guest is stopped; 0 is never.";
+    };
+
+    onDemand = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Whether the guest starts when a build needs it. Otherwise it starts with the Mac and is not stopped when idle,
+        whatever {option}`services.darwin-vz.idleTimeout` says.
+      '';
+    };
+
+    port = mkOption {
+      type = types.port;
+      default = 31122;
+      description = "TCP port on 127.0.0.1 where ssh reaches the guest. launchd listens on it, also while nothing runs.";
+    };
+
+    door = mkOption {
+      type = types.enum [
+        "direct"
+        "ssh"
+      ];
+      default = "direct";
+      description = ''
+        How Nix reaches the guest's nix-daemon: `direct` joins Nix to it through the program, which takes about half the time
+        of ssh for a small build; `ssh` goes through sshd, as with any remote builder.
+      '';
+    };
+
+    protocol = mkOption {
+      type = types.enum [
+        "ssh-ng"
+        "ssh"
+      ];
+      default = "ssh-ng";
+      description = "Nix's protocol on the way. `ssh` is the legacy one, and only for the door `ssh`.";
+    };
+
+    extraNixOSConfig = mkOption {
+      type = types.nullOr types.deferredModule;
+      default = null;
+      example = literalExpression "{ nix.settings.cores = 2; }";
+      description = ''
+        NixOS modules for the guest. With them the guest is a NixOS system of its own instead of the base guest, and the Mac's
+        system depends on that system's image, which takes a Linux builder to build: enable the service and activate it
+        without this option first, then set it; the running base guest builds its successor.
+      '';
+    };
+
+    guestBundle = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = literalExpression "inputs.darwin-vz-nix.packages.aarch64-linux.guest-bundle";
+      description = ''
+        Directory of the guest bundle (`docs/guest-contract.md`). By default the base guest, which the Mac packs from packages
+        of the public cache; or with {option}`services.darwin-vz.extraNixOSConfig` the NixOS guest.
+      '';
+    };
+
+    shareHostStore = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = "Whether the guest sees the Mac's `/nix/store`, read-only.";
+    };
+
+    nestedVirtualization = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the guest may run virtual machines (Apple M3 or newer, macOS 15 or newer). Refused as long as
+        {option}`services.darwin-vz.package` has no such setting.
+      '';
+    };
+
+    systems = mkOption {
+      type = types.listOf types.nonEmptyStr;
+      default = [ "aarch64-linux" ] ++ lib.optional cfg.rosetta "x86_64-linux";
+      defaultText = literalExpression ''[ "aarch64-linux" ] ++ lib.optional rosetta "x86_64-linux"'';
+      description = "Systems that Nix sends to the builder.";
+    };
+
+    supportedFeatures = mkOption {
+      type = types.listOf types.nonEmptyStr;
+      default = [
+        "benchmark"
+        "big-parallel"
+      ]
+      ++ lib.optional cfg.nestedVirtualization "kvm";
+      defaultText = literalExpression ''[ "benchmark" "big-parallel" ] ++ lib.optional nestedVirtualization "kvm"'';
+      description = "Features that a derivation may require of the builder. `kvm` only with nested virtualisation.";
+    };
+
+    maxJobs = mkOption {
+      type = types.ints.positive;
+      default = cfg.cores;
+      defaultText = literalExpression "cores";
+      description = "Builds at a time.";
+    };
+
+    speedFactor = mkOption {
+      type = types.ints.positive;
+      default = 1;
+      description = "How fast the builder is, compared with other builders.";
+    };
+
+    user = mkOption {
+      type = types.strMatching "_[a-z][a-z0-9-]{0,29}";
+      default = "_darwin-vz";
+      description = "User that the service runs as; created, and removed again. Begins with `_`, as macOS's own do.";
+    };
+
+    uid = mkOption {
+      type = types.ints.between 502 65533;
+      default = 31122;
+      description = "Number of the user. nix-darwin removes only users above 501 again. The user is hidden all the same.";
+    };
+
+    group = mkOption {
+      type = types.strMatching "_[a-z][a-z0-9-]{0,29}";
+      default = "_darwin-vz";
+      description = "Group of that user; created, and removed again.";
+    };
+
+    gid = mkOption {
+      type = types.ints.between 502 65533;
+      default = 31122;
+      description = "Number of the group.";
+    };
+
+    workingDirectory = mkOption {
+      type = types.strMatching "/[A-Za-z0-9._/-]+";
+      default = "/var/lib/darwin-vz";
+      description = "Directory of disk, keys and logs. For the service's user alone.";
+    };
+
+    keepDisk = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the disk stays when `enable` is turned off. Keys, logs and configuration go in any case.";
+    };
+
+    ephemeral = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether every start of the service, which is not every start of the guest, begins with an empty disk.";
+    };
+
+    logLevel = mkOption {
+      type = types.enum [
+        "error"
+        "warn"
+        "info"
+        "debug"
+        "trace"
+      ];
+      default = "info";
+      description = "How much is logged.";
+    };
+
+    allowUserSsh = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether administrators (the group `admin`) may log in with `ssh darwin-vz-builder`. Otherwise only root can. Whoever
+        can log in can change what the builder builds.
+      '';
+    };
+
+    proxy = {
+      http = proxy "http_proxy" "Proxy for the guest's downloads over HTTP.";
+      https = proxy "https_proxy" "Proxy for the guest's downloads over HTTPS.";
+      exceptions = proxy "no_proxy" "Hosts, separated by commas, that the guest reaches without a proxy.";
+    };
+
+    certificateFiles = mkOption {
+      type = types.listOf types.path;
+      default = config.security.pki.certificateFiles;
+      defaultText = literalExpression "config.security.pki.certificateFiles";
+      description = ''
+        Certificate authorities that the guest trusts, PEM. By default those of the Mac, so that a company's own proxy is
+        trusted in the guest, too.
+      '';
+    };
+
+    certificates = mkOption {
+      type = types.listOf types.str;
+      default = config.security.pki.certificates;
+      defaultText = literalExpression "config.security.pki.certificates";
+      description = "More of them, as text.";
+    };
+  };
+}

@@ -1,0 +1,95 @@
+# The launchd jobs, the user they run as, and the log.
+#
+# launchd holds the listening socket. The first connection starts the daemon, the daemon starts the guest; when idle, the
+# daemon stops the guest and stays. There is no `KeepAlive`: with it, a service that cannot start would be started for ever.
+# One that has ended is started by the next connection.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.darwin-vz;
+  names = import ./names.nix { inherit cfg; };
+  # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
+  graceSeconds = 60;
+
+  daemon = "${cfg.package}/bin/darwin-vz-nix --config ${cfg.configFile} run";
+  afresh = pkgs.writeShellScript "darwin-vz-nix-ephemeral" ''
+    /bin/rm -f ${names.machineDir}/data.img
+    exec ${daemon}
+  '';
+in
+{
+  config = lib.mkMerge [
+    (lib.mkIf cfg.enable {
+      environment.systemPackages = [ cfg.package ];
+
+      launchd.daemons.${names.service} = {
+        # `command`, not raw ProgramArguments: nix-darwin makes only the former wait for the volume of /nix.
+        command = if cfg.ephemeral then "${afresh}" else daemon;
+        serviceConfig = {
+          Label = names.label;
+          UserName = cfg.user;
+          GroupName = cfg.group;
+          WorkingDirectory = names.state;
+          Umask = 63; # 077; a property list knows no octal numbers
+          RunAtLoad = !cfg.onDemand;
+          # The program asks launchd for the sockets of this name (rust/activation.rs).
+          Sockets.Listeners = {
+            SockNodeName = "127.0.0.1";
+            SockServiceName = toString cfg.port;
+            SockFamily = "IPv4";
+            SockType = "stream";
+          };
+          ExitTimeOut = graceSeconds;
+          ProcessType = "Interactive"; # no throttling of processor and disk: a build waits for it
+          StandardOutPath = names.log;
+          StandardErrorPath = names.log;
+        };
+      };
+
+      # 3 older logs of 1 MiB. They are not compressed: the daemon writes to the renamed one until it is started again.
+      environment.etc."newsyslog.d/darwin-vz-nix.conf".text = ''
+        # logfilename ${"\t"}[owner:group] ${"\t"}mode count size when flags
+        ${names.log} ${"\t"}${cfg.user}:${cfg.group} ${"\t"}600 3 1024 * N
+      '';
+
+      users.users.${cfg.user} = {
+        inherit (cfg) uid gid;
+        home = names.state;
+        isHidden = true;
+        shell = "/usr/bin/false";
+        description = "darwin-vz-nix Linux builder";
+      };
+      users.groups.${cfg.group} = {
+        inherit (cfg) gid;
+        description = "darwin-vz-nix Linux builder";
+      };
+    })
+    (lib.mkIf (cfg.enable && !cfg.onDemand) {
+      # What "starts with the Mac" means: one connection through the ssh door, again after a minute while it fails.
+      launchd.daemons."${names.service}-start" = {
+        serviceConfig = {
+          Label = "${names.label}-start";
+          ProgramArguments = [
+            "/usr/bin/ssh"
+            "-o"
+            "BatchMode=yes"
+            names.alias
+            "true"
+          ];
+          RunAtLoad = true;
+          KeepAlive.SuccessfulExit = false;
+          ThrottleInterval = 60;
+        };
+      };
+    })
+    {
+      # nix-darwin removes those which it knows and which nobody declares any more.
+      users.knownUsers = [ cfg.user ];
+      users.knownGroups = [ cfg.group ];
+    }
+  ];
+}

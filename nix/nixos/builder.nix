@@ -1,0 +1,60 @@
+# Who builds, and how.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.darwin-vz-guest;
+  inherit (config.nix) package;
+in
+{
+  users.mutableUsers = false;
+  users.allowNoPasswordLogin = true; # by key only
+  users.users.root.hashedPassword = "!";
+  users.users.builder = {
+    isNormalUser = true;
+    uid = 1000;
+    # No password fits. Not `!`: sshd without PAM lets nobody in whose account is locked.
+    hashedPassword = "*";
+  };
+  users.users.sshd = {
+    isSystemUser = true;
+    uid = 22;
+    group = "sshd";
+  };
+  users.groups.sshd.gid = 22;
+
+  nix.settings = {
+    experimental-features = [
+      "nix-command"
+      "flakes"
+    ];
+    trusted-users = [
+      "root"
+      "builder"
+    ];
+    max-jobs = lib.mkDefault "auto";
+    sandbox = true;
+    # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
+    fsync-metadata = false;
+    # Collect garbage during builds when the disk runs full.
+    min-free = lib.mkDefault 1073741824;
+    max-free = lib.mkDefault 4294967296;
+  };
+  systemd.services.nix-daemon.environment = cfg.environment;
+  security.pki = { inherit (cfg) certificateFiles certificates; };
+
+  # What sshd's own PATH has: a login for a command reads no profile.
+  systemd.tmpfiles.rules =
+    map (name: "L+ /usr/bin/${name} - - - - ${package}/bin/${name}") [
+      "nix"
+      "nix-daemon"
+      "nix-store"
+    ]
+    ++ [
+      "L+ /usr/sbin/sshd - - - - ${pkgs.openssh}/bin/sshd"
+      "d /home/builder 0700 builder users -"
+    ];
+}

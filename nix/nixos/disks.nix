@@ -1,0 +1,112 @@
+# Disks and what is mounted where. The first disk is the image of this system, the last one the data disk.
+#
+#   /                tmpfs
+#   /nix/.image      the image, erofs, read-only: the store paths of this system
+#   /data            the data disk: a cache (decision 0001). The agent judges it, formats it if need be, and mounts it
+#   /nix/store       the data disk over the image
+#   /nix/var, /tmp   directories of the data disk
+#
+# One service of the initrd does it all, in order: what it mounts depends on what the agent found. Nix's database on the data
+# disk knows the image's paths. With another image it would be wrong, so the directory is made anew then.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (config.services.darwin-vz-guest) agent;
+in
+{
+  fileSystems."/" = {
+    device = "tmpfs";
+    fsType = "tmpfs";
+    options = [
+      "mode=0755"
+      "size=50%"
+    ];
+  };
+
+  boot.initrd.includeDefaultModules = false;
+  boot.initrd.kernelModules = [
+    "virtio_pci"
+    "virtio_blk"
+    "virtio_net"
+    "virtio_rng"
+    "vmw_vsock_virtio_transport"
+    "virtiofs"
+    "erofs"
+    "ext4"
+    "overlay"
+  ];
+
+  boot.initrd.systemd = {
+    storePaths = [ "${agent}/bin/darwin-vz-agent" ];
+    contents."/usr/sbin/mke2fs".source = "${lib.getBin pkgs.e2fsprogs}/bin/mke2fs";
+    services.darwin-vz-disks = {
+      description = "Boot payload, image and data disk";
+      requiredBy = [ "initrd-fs.target" ];
+      before = [ "initrd-fs.target" ];
+      after = [
+        "sysroot.mount"
+        "systemd-modules-load.service"
+      ];
+      requires = [ "sysroot.mount" ];
+      unitConfig.DefaultDependencies = false;
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        StandardOutput = "tty"; # the host shows the console when a boot fails
+        TTYPath = "/dev/console";
+      };
+      script = ''
+        root=/sysroot
+        # Payload to $root/darwin-vz, data disk to $root/data; on failure it says why and powers off.
+        ${agent}/bin/darwin-vz-agent initrd $root
+
+        mkdir -p $root/nix/.image $root/nix/store $root/nix/var $root/tmp
+        mount -t erofs -o ro /dev/vda $root/nix/.image
+
+        for word in $(< /proc/cmdline); do
+          case $word in init=*) system=''${word#init=} ;; esac
+        done
+        data=$root/data/nix
+        if [ "$(cat $data/system 2>/dev/null)" != "$system" ]; then
+          rm -rf $data
+          mkdir -p $data/store $data/var $data/work
+          chown 0:30000 $data/store
+          chmod 1775 $data/store
+          echo "$system" >$data/system
+        fi
+        mkdir -p $root/data/tmp
+        chmod 1777 $root/data/tmp
+
+        mount -t overlay overlay -o lowerdir=$root/nix/.image,upperdir=$data/store,workdir=$data/work $root/nix/store
+        mount --bind $data/var $root/nix/var
+        mount --bind $root/data/tmp $root/tmp
+      '';
+    };
+  };
+
+  # Once for each image: what is in it, told to Nix's database on the data disk.
+  systemd.services.darwin-vz-register = {
+    description = "Nix's database of the image";
+    requiredBy = [ "nix-daemon.service" ];
+    before = [
+      "nix-daemon.service"
+      "nix-daemon.socket"
+    ];
+    unitConfig = {
+      DefaultDependencies = false;
+      RequiresMountsFor = "/nix/store /nix/var";
+      ConditionPathExists = "!/nix/var/nix/db/darwin-vz-registered";
+    };
+    serviceConfig.Type = "oneshot";
+    script = ''
+      ${lib.getExe' config.nix.package "nix-store"} --load-db </nix/.image/nix-path-registration
+      mkdir -p /nix/var/nix/gcroots
+      ln -sfn /run/booted-system /nix/var/nix/gcroots/booted-system
+      touch /nix/var/nix/db/darwin-vz-registered
+    '';
+  };
+}

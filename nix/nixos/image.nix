@@ -1,0 +1,44 @@
+# The bundle of this system: docs/guest-contract.md, "Bundle".
+{
+  config,
+  pkgs,
+  ...
+}:
+let
+  inherit (config.system.build) toplevel;
+  inherit (config.boot.kernelPackages) kernel;
+  target = kernel.target or pkgs.stdenv.hostPlatform.linux-kernel.target;
+  manifest = import ../bundle.nix {
+    arch = pkgs.stdenv.hostPlatform.parsed.cpu.name;
+    kernel = target;
+    image = "system.erofs";
+    toplevel = "${toplevel}";
+    cmdline = "init=${toplevel}/init ${toString config.boot.kernelParams}";
+  };
+in
+{
+  # Not compressed, so that the host can append the boot payload.
+  boot.initrd.compressor = "cat";
+
+  system.build.guestManifest = manifest;
+  system.build.guestBundle =
+    pkgs.runCommand "darwin-vz-nixos-guest"
+      {
+        nativeBuildInputs = [ pkgs.erofs-utils ];
+        closure = pkgs.closureInfo { rootPaths = [ toplevel ]; };
+        manifest = builtins.toJSON manifest;
+        passAsFile = [ "manifest" ];
+      }
+      ''
+        mkdir $out
+        cp $closure/registration nix-path-registration
+        sed 's|^/nix/store/||' $closure/store-paths >names
+        tar --create --sort=name --mtime=@1 --owner=0 --group=0 --numeric-owner --format=pax \
+          --directory=/nix/store --files-from=$PWD/names --directory=$PWD nix-path-registration >system.tar
+        mkfs.erofs --quiet -zlz4hc -T1 -U clear --tar=f $out/system.erofs system.tar
+        cp ${kernel}/${target} $out/${target}
+        cp ${config.system.build.initialRamdisk}/${config.system.boot.loader.initrdFile} $out/initrd
+        cp $manifestPath $out/guest.json
+        chmod 444 $out/*
+      '';
+}

@@ -1,0 +1,57 @@
+# x86_64 programs through Rosetta, where the host offers it: the share `rosetta`.
+#
+# The interpreter is registered with the flag F, which opens it at once, so that it is found in builds' sandboxes. Then a real
+# x86_64 program is run. Only if that works, Nix is told that this machine builds for x86_64-linux: a Rosetta which does not
+# fit macOS or the processor would fail each build otherwise.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  mountPoint = "/run/rosetta";
+  # Static, and in the public cache.
+  probe = "${
+    (import pkgs.path {
+      system = "x86_64-linux";
+      config = { };
+    }).busybox-sandbox-shell
+  }/bin/busybox";
+  # An ELF for x86_64, executable or shared, of any ABI.
+  magic = ''\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x3e\x00'';
+  mask = ''\xff\xff\xff\xff\xff\xfe\xfe\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'';
+in
+{
+  config = lib.mkIf pkgs.stdenv.hostPlatform.isAarch64 {
+    boot.kernelModules = [ "binfmt_misc" ];
+    nix.extraOptions = "!include /run/darwin-vz-nix.conf";
+
+    systemd.services.darwin-vz-rosetta = {
+      description = "Rosetta";
+      wantedBy = [ "multi-user.target" ];
+      before = [
+        "nix-daemon.service"
+        "darwin-vz-agent.service"
+      ];
+      after = [ "proc-sys-fs-binfmt_misc.mount" ];
+      wants = [ "proc-sys-fs-binfmt_misc.mount" ];
+      path = [ pkgs.util-linux ];
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        StandardOutput = "journal+console";
+      };
+      script = ''
+        mkdir -p ${mountPoint}
+        mount -t virtiofs -o ro rosetta ${mountPoint} 2>/dev/null || exit 0 # the host does not offer it
+        printf '%s' ':rosetta:M::${magic}:${mask}:${mountPoint}/rosetta:CF' >/proc/sys/fs/binfmt_misc/register
+        if machine=$(${probe} uname -m) && [ "$machine" = x86_64 ]; then
+          echo 'extra-platforms = x86_64-linux' >/run/darwin-vz-nix.conf
+        else
+          echo "Rosetta does not run x86_64 programs, so this machine does not build for x86_64-linux"
+        fi
+      '';
+    };
+  };
+}

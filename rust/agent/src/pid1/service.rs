@@ -1,0 +1,122 @@
+//! The agent in a guest whose PID 1 is somebody else, such as systemd: two commands in place of one long boot.
+//!
+//! ```text
+//! initrd ROOT   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data ─ its fate, beside the payload ─ end
+//! service       payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ Ready to the host ─ serve requests
+//! ```
+//!
+//! The rule: what PID 1 does is not done here. Processes, mounts of the system, the network, the power button and the way down
+//! are its own; asked to shut down, the agent asks it.
+
+use super::{
+    NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children, console::Phases, disk,
+    mounts, nix, payload, requests, serve, shares, shutdown, ssh, vsock_port,
+};
+use darwin_vz_agent::protocol::{BootPhase, DataDisk};
+use rustix::mount::{UnmountFlags, mount_move, unmount};
+use serde::{Deserialize, Serialize};
+use std::{fs, path::Path};
+
+/// The file beside the payload in which the first command writes to the second.
+const HANDOVER: &str = "boot.json";
+
+/// In the initramfs, with modules loaded and the future root mounted at `root`.
+pub fn initrd(root: &str) -> Outcome<()> {
+    let phases = Phases::default();
+    phases.mark("kernel");
+    phases.mark("modules");
+    background("reaper", children::reap);
+    mount_point(&format!("{root}{}", payload::HOME))?;
+    let payload = payload::take(root)?;
+    boot::catch_up(payload.config.unix_seconds);
+    mount_point(disk::DATA)?;
+    let data = disk::prepare()?;
+    phases.mark("disk");
+    Handover { data_disk: data.fate, phases: phases.so_far() }.write(&format!("{root}{}", payload::HOME))?;
+    let target = format!("{root}{}", disk::DATA);
+    mount_point(&target)?;
+    mount_move(disk::DATA, &target).map_err(|e| format!("the data disk cannot be moved to {target}: {e}"))
+}
+
+/// In the system. Returns only if the service cannot start.
+pub fn serve_host() -> Outcome<()> {
+    let handover = Handover::read(payload::HOME)?;
+    let phases = Phases::after(handover.phases);
+    phases.mark("root");
+    shutdown::leave_it_to_pid_1();
+    background("reaper", children::reap);
+    let file = format!("{}/config.json", payload::HOME);
+    let json = fs::read(&file).map_err(|e| format!("{file}: {e}"))?;
+    let config = payload::parse_config(&json)?;
+    rustix::system::sethostname(config.host_name.as_bytes())
+        .map_err(|e| format!("the host name {:?} cannot be set: {e}", config.host_name))?;
+    boot::raise_descriptor_limit();
+    for share in &config.shares {
+        // An agent before this one may have mounted it.
+        let _ = unmount(share.mount_point.as_str(), UnmountFlags::DETACH);
+    }
+    let shares = shares::mount_all(config.shares);
+    phases.mark("store");
+
+    let sshd = ssh::Pool::start()?;
+    sshd.wait_for_banner(SERVICES)?;
+    phases.mark("sshd");
+    nix::wait_until_it_answers(SERVICES)?;
+    phases.mark("nix-daemon");
+    serve("ssh", vsock_port(SSH_PORT)?, move || sshd.connect());
+    serve("nix", vsock_port(NIX_PORT)?, nix::connect);
+    phases.mark("ready");
+    channel::run(
+        &config.token,
+        &phases,
+        handover.data_disk,
+        &requests::Requests { builders: accounts::build_users(), shares },
+    )
+}
+
+/// A directory to mount on; a root that is read-only has it already.
+fn mount_point(path: &str) -> Outcome<()> {
+    if Path::new(path).is_dir() { Ok(()) } else { mounts::directory(path, 0o755, (0, 0)) }
+}
+
+/// What the second command must know of the first.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Handover {
+    data_disk: DataDisk,
+    phases: Vec<BootPhase>,
+}
+
+impl Handover {
+    fn write(&self, dir: &str) -> Outcome<()> {
+        let file = Path::new(dir).join(HANDOVER);
+        let text = serde_json::to_string(self).map_err(|e| e.to_string())?;
+        fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))
+    }
+
+    fn read(dir: &str) -> Outcome<Handover> {
+        let file = Path::new(dir).join(HANDOVER);
+        let why = |e: &dyn std::fmt::Display| format!("{}: {e}: was `darwin-vz-agent initrd` run?", file.display());
+        let text = fs::read_to_string(&file).map_err(|e| why(&e))?;
+        serde_json::from_str(&text).map_err(|e| why(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_initrd_knows_survives_the_change_of_root() {
+        let dir = std::env::temp_dir().join(format!("dvn-handover-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let dir = dir.to_str().unwrap();
+        let handover =
+            Handover { data_disk: DataDisk::Rebuilt, phases: vec![BootPhase { name: "kernel".to_owned(), at_ms: 7 }] };
+        handover.write(dir).unwrap();
+        assert_eq!(Handover::read(dir), Ok(handover));
+        fs::write(Path::new(dir).join(HANDOVER), "{\"data_disk\":\"lost\"}").unwrap();
+        assert!(Handover::read(dir).unwrap_err().contains("lost"));
+        fs::remove_dir_all(dir).unwrap();
+        assert!(Handover::read(dir).unwrap_err().contains("initrd"));
+    }
+}

@@ -1,0 +1,21 @@
+import Foundation
+import Virtualization
+
+/// What this computer and its system can do, as JSON; what is none is an error to Rust.
+func shimCapabilities() -> String {
+    typealias Limits = VZVirtualMachineConfiguration
+    let system = ProcessInfo.processInfo.operatingSystemVersion
+    var nested = false
+    if #available(macOS 15, *) { nested = VZGenericPlatformConfiguration.isNestedVirtualizationSupported }
+    let all: [String: Any] = [
+        "supported": VZVirtualMachine.isSupported, "nested": nested,
+        "rosetta": VZLinuxRosettaDirectoryShare.availability.rawValue,
+        "system": [system.majorVersion, system.minorVersion, system.patchVersion],
+        "cpus": [Limits.minimumAllowedCPUCount, Limits.maximumAllowedCPUCount],
+        "memory": [Limits.minimumAllowedMemorySize, Limits.maximumAllowedMemorySize],
+    ]
+    return (try? JSONSerialization.data(withJSONObject: all)).map { String(decoding: $0, as: UTF8.self) } ?? ""
+}
+
+/// A new identity, in base 64: a machine that is saved must have the same when it is restored.
+func shimMachineIdentifier() -> String { VZGenericMachineIdentifier().dataRepresentation.base64EncodedString() }

@@ -1,0 +1,103 @@
+# Configurations that work; each has a snapshot of all that it leads to (snapshots/NAME.json). `bundle` stands for a guest
+# bundle, as the tests of the module need none.
+let
+  bundle = "/nix/store/00000000000000000000000000000000-bundle";
+  enabled = {
+    services.darwin-vz = {
+      enable = true;
+      guestBundle = bundle;
+    };
+  };
+  with' = settings: {
+    modules = [
+      enabled
+      { services.darwin-vz = settings; }
+    ];
+  };
+in
+{
+  minimal = with' { };
+
+  disabled.modules = [ ];
+  disabled-without-disk.modules = [ { services.darwin-vz.keepDisk = false; } ];
+
+  # FR-006 of the specification, as it stands there.
+  specification = with' {
+    cores = 8;
+    memory = 8192;
+    diskSize = "100G";
+    rosetta = true;
+    idleTimeout = 180;
+  };
+
+  everything = with' {
+    cores = 6;
+    memory = 16384;
+    diskSize = "512G";
+    idleTimeout = 0;
+    port = 31200;
+    shareHostStore = true;
+    systems = [ "aarch64-linux" ];
+    supportedFeatures = [ "big-parallel" ];
+    maxJobs = 3;
+    speedFactor = 5;
+    user = "_linux";
+    group = "_linux-builders";
+    uid = 4000;
+    gid = 4001;
+    workingDirectory = "/opt/linux/builder";
+    logLevel = "debug";
+    allowUserSsh = true;
+  };
+
+  ssh-door = with' { door = "ssh"; };
+  legacy-protocol = with' {
+    door = "ssh";
+    protocol = "ssh";
+  };
+
+  always-on = with' {
+    onDemand = false;
+    idleTimeout = 30;
+  };
+
+  ephemeral = with' { ephemeral = true; };
+
+  # The guests of this project, instead of the tests' own.
+  base-guest.modules = [ { services.darwin-vz.enable = true; } ];
+  nixos-guest.modules = [
+    {
+      services.darwin-vz = {
+        enable = true;
+        rosetta = true;
+        extraNixOSConfig = { };
+      };
+    }
+  ];
+
+  # Determinate Nix: nix-darwin manages nothing of Nix.
+  unmanaged-nix.modules = [
+    enabled
+    { nix.enable = false; }
+  ];
+  unmanaged-nix-ssh.modules = [
+    enabled
+    {
+      nix.enable = false;
+      services.darwin-vz.door = "ssh";
+    }
+  ];
+
+  behind-a-proxy.modules = [
+    enabled
+    {
+      nix.envVars = {
+        http_proxy = "http://proxy.example:3128";
+        https_proxy = "http://proxy.example:3128";
+        no_proxy = "localhost";
+      };
+      security.pki.certificates = [ "-----BEGIN CERTIFICATE-----" ];
+      services.darwin-vz.proxy.exceptions = "localhost,example";
+    }
+  ];
+}
