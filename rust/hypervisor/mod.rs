@@ -8,7 +8,10 @@ use crate::{
 };
 use serde::Serialize;
 use std::{ffi::OsStr, fs, io, path::Path, pin::Pin, sync::Arc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 mod console;
 #[cfg(target_os = "linux")]
@@ -195,9 +198,23 @@ fn not_built(backend: Backend, why: &str) -> Report {
 }
 
 /// Removes a boot's own directory, which holds the initrd with the guest's host key.
-fn remove_dir(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+fn remove_boot_files(dir: &Path) {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(dir = %dir.display(), "cannot remove a boot's files: {e}");
+        }
+        _ => {}
     }
+}
+
+/// [`Guest::exited`], as the one who looks after the guest tells it.
+fn told_exit(exit: &watch::Receiver<Option<Exit>>) -> Verb<'_, Exit> {
+    let mut exit = exit.clone();
+    Box::pin(async move {
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
+            // Whoever tells it ends without a word only when the runtime does, and the guest with it.
+            Err(_) => Exit::Killed,
+        }
+    })
 }

@@ -159,14 +159,7 @@ impl Guest for QemuGuest {
     }
 
     fn exited(&self) -> Verb<'_, Exit> {
-        let mut exit = self.exit.clone();
-        Box::pin(async move {
-            match exit.wait_for(Option::is_some).await {
-                Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
-                // The overseer ends without a word only when the runtime does, and the children with it.
-                Err(_) => Exit::Killed,
-            }
-        })
+        super::told_exit(&self.exit)
     }
 }
 
@@ -201,9 +194,7 @@ impl Crew {
             let _ = timeout(COURTESY, console).await;
         }
         // It holds the initrd with the guest's host key.
-        if let Err(e) = super::remove_dir(&self.runtime_dir) {
-            tracing::warn!(dir = %self.runtime_dir.display(), "cannot remove a boot's files: {e}");
-        }
+        super::remove_boot_files(&self.runtime_dir);
         exit
     }
 }

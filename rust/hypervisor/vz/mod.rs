@@ -206,14 +206,7 @@ impl Guest for VzGuest {
     }
 
     fn exited(&self) -> Verb<'_, Exit> {
-        let mut exit = self.exit.clone();
-        Box::pin(async move {
-            match exit.wait_for(Option::is_some).await {
-                Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
-                // The overseer ends without a word only when the runtime does, and the machine with it.
-                Err(_) => Exit::Killed,
-            }
-        })
+        super::told_exit(&self.exit)
     }
 }
 
@@ -259,9 +252,7 @@ impl Crew {
         }
         // What the guest said last is in the pipe and explains the end.
         let _ = timeout(PATIENCE, self.console).await;
-        if let Err(e) = super::remove_dir(&self.runtime_dir) {
-            tracing::warn!(dir = %self.runtime_dir.display(), "cannot remove a boot's files: {e}");
-        }
+        super::remove_boot_files(&self.runtime_dir);
         exit
     }
 
