@@ -18,6 +18,7 @@ pub mod guest;
 pub mod hypervisor;
 pub mod log_file;
 pub mod machine_dir;
+pub mod search_path;
 pub mod spec;
 pub mod ssh;
 pub mod supervisor;

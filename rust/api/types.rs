@@ -63,9 +63,12 @@ pub enum State {
     Running {
         /// Connections and other users of the guest right now.
         leases: u32,
-        /// Milliseconds until it is stopped as idle; absent while it is in use or has no idle timeout.
+        /// Milliseconds until it is stopped as idle, unless it builds then; absent while it is in use or has no idle timeout.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle_stop_in_ms: Option<u64>,
+        /// Builds that keep it though no connection does, when it was last asked; 0 is left out.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        builds: u32,
     },
     /// The guest is on its way down.
     Stopping {
@@ -180,6 +183,11 @@ pub enum Service {
     Ssh,
     /// The running nix-daemon, as a trusted user.
     Nix,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The token of the `Upgrade` header that turns an API connection into a byte stream to the guest.

@@ -120,7 +120,7 @@ pub struct MachineFlags {
     /// Size of the data disk, such as 100G
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<String>,
-    /// Minutes without a connection until the guest is stopped; 0 is never
+    /// Minutes unused until the guest is stopped; 0 is never
     #[arg(long, value_name = "TIME")]
     idle_timeout: Option<String>,
     /// Where ssh clients reach it: a loopback address and port

@@ -110,7 +110,7 @@ fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
     let (state, users, idle) = match &machine.state {
         State::Stopped { .. } => ("stopped", None, None),
         State::Starting => ("starting", None, None),
-        State::Running { leases, idle_stop_in_ms } => ("running", Some(*leases), *idle_stop_in_ms),
+        State::Running { leases, idle_stop_in_ms, .. } => ("running", Some(*leases), *idle_stop_in_ms),
         State::Stopping { restart: false } => ("stopping", None, None),
         State::Stopping { restart: true } => ("restarting", None, None),
         State::Failed { .. } => ("failed", None, None),
@@ -142,6 +142,8 @@ fn note(machine: &MachineStatus) -> String {
             "killed" => format!("{name}: the last guest was killed\n"),
             crashed => format!("{name}: the last guest {crashed}\n"),
         },
+        State::Running { builds: 1, .. } => format!("{name}: a build goes on without a connection\n"),
+        State::Running { builds, .. } if *builds > 1 => format!("{name}: {builds} builds go on without a connection\n"),
         State::Failed { cause, attempts, retry_in_ms } => {
             let hints: String = cause.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect();
             let again = match retry_in_ms {
@@ -196,8 +198,8 @@ mod tests {
 
     #[test]
     fn every_state_has_its_row() {
-        let running = State::Running { leases: 2, idle_stop_in_ms: None };
-        let idle = State::Running { leases: 0, idle_stop_in_ms: Some(3_600_000) };
+        let running = State::Running { leases: 2, idle_stop_in_ms: None, builds: 0 };
+        let idle = State::Running { leases: 0, idle_stop_in_ms: Some(3_600_000), builds: 2 };
         let cause = Report::new(Kind::Boot, "the kernel panicked").hint("see `darwin-vz-nix logs --console`");
         let machines = vec![
             machine("a", State::Stopped { last_exit: Some("crashed: qemu died".to_owned()) }),
@@ -219,6 +221,7 @@ mod tests {
         f        restarting  1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         g        failed      1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         a: the last guest crashed: qemu died
+        d: 2 builds go on without a connection
         g: 2 boots failed in a row: the kernel panicked
           hint: see `darwin-vz-nix logs --console`
           connections are refused for 30s, then the next one tries again; `darwin-vz-nix start` tries at once

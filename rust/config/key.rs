@@ -112,7 +112,9 @@ impl Key {
             Key::Cores => "processors of the guest; by default half of the host's",
             Key::Memory => "memory of the guest, `8G` or a number of MiB; by default half of the host's, at most 8G",
             Key::DiskSize => "size of the data disk as the guest sees it, `100G`; the file is sparse",
-            Key::IdleTimeout => "minutes, or `30s`, `2h`, without a connection until the guest is stopped; 0 is never",
+            Key::IdleTimeout => {
+                "minutes, or `30s`, `2h`, without traffic or a build until the guest is stopped; 0 is never"
+            }
             Key::Listen => "where ssh clients reach the machine: a loopback address and port",
             Key::Bundle => "directory of the guest bundle",
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",

@@ -1,6 +1,10 @@
 //! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
 
-use super::{Passage, RunOptions, chronicle::Chronicle};
+use super::{
+    Passage, RunOptions,
+    chronicle::Chronicle,
+    vigil::{self, Inhibitor},
+};
 use crate::{
     api::types::{MachineStatus, Service, StartRequest},
     config::MachineSettings,
@@ -35,7 +39,7 @@ pub struct Machine {
     connect_program: String,
     /// Held for writing while the machine's files are replaced, for reading by whoever may cause a boot.
     files: RwLock<()>,
-    _watcher: AbortOnDropHandle<()>,
+    _watchers: [AbortOnDropHandle<()>; 2],
 }
 
 /// What a machine is put together from.
@@ -48,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) warm: WarmConnection,
     /// The text of the direct door's program.
     pub(crate) connect_program: String,
+    /// What keeps the host awake while the guest is in use, if there is something.
+    pub(crate) inhibitor: Option<Inhibitor>,
 }
 
 impl Machine {
@@ -66,7 +72,8 @@ impl Machine {
         furnish(&dir, &name, &connect_program)?;
         let launch = Launch::new(name.clone(), settings.clone(), dir.clone(), hypervisor.capabilities().clone());
         let warm = launch.warm();
-        let parts = Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program };
+        let inhibitor = Inhibitor::find(&options.search_path);
+        let parts = Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program, inhibitor };
         Ok(Machine::assemble(name, settings, dir, parts, chronicle))
     }
 
@@ -80,7 +87,10 @@ impl Machine {
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let handle = supervisor::spawn(name.clone(), parts.hypervisor, parts.preparation, Policy::from(&settings));
-        let watcher = tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle)));
+        let watchers = [
+            tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle))),
+            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor)),
+        ];
         Machine {
             name,
             settings,
@@ -92,7 +102,7 @@ impl Machine {
             sizes: Mutex::default(),
             connect_program: parts.connect_program,
             files: RwLock::default(),
-            _watcher: AbortOnDropHandle::new(watcher),
+            _watchers: watchers.map(AbortOnDropHandle::new),
         }
     }
 
@@ -176,7 +186,8 @@ impl Machine {
             Some(stream) => stream,
             None => lease.guest().connect(port).await?,
         };
-        Ok(Passage { lease, guest, visit: self.chronicle.visit(&self.name, service) })
+        let visit = self.chronicle.visit(&self.name, service);
+        Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout })
     }
 
     /// Stops it, deletes its files, and furnishes it as new.

@@ -6,6 +6,7 @@
 
 mod chronicle;
 mod machine;
+mod vigil;
 
 pub(crate) use chronicle::Chronicle;
 pub use chronicle::Visit;

@@ -2,20 +2,15 @@
 
 use super::serve_ssh;
 use crate::{
-    api::types::{StartRequest, State},
+    api::types::State,
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
-    error::Report,
     guest::agent::Agent,
-    hypervisor::{
-        Guest, Verb,
-        sim::{Script, Sim},
-    },
+    hypervisor::sim::{Script, Sim},
     machine_dir::StateDir,
-    spec::{Arch, MachineSpec},
-    supervisor::{Preparation, Ready},
+    supervisor::InMemory,
 };
-use std::{fs, future::ready, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -26,35 +21,6 @@ use tokio::{
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct AtOnce;
-
-impl Preparation for AtOnce {
-    fn prepare(&self, _: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
-        Box::pin(ready(Ok(MachineSpec {
-            name: "builder".parse().unwrap(),
-            arch: Arch::X86_64,
-            cores: 1,
-            memory: 1 << 30,
-            kernel: "/k".into(),
-            initrd: "/i".into(),
-            cmdline: String::new(),
-            disks: vec![],
-            shares: vec![],
-            rosetta: false,
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            runtime_dir: "/r".into(),
-            console_log: "/c".into(),
-        })))
-    }
-    fn await_ready(&self, _: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>> {
-        let (kernel, data_disk) = (String::new(), String::new());
-        Box::pin(ready(Ok(Ready { phases: vec![], kernel, data_disk, agent: Agent::detached() })))
-    }
-    fn explain(&self, cause: Report) -> Verb<'_, Report> {
-        Box::pin(ready(cause))
-    }
-}
-
 struct Door {
     _tmp: tempfile::TempDir,
     machine: Arc<Machine>,
@@ -62,7 +28,7 @@ struct Door {
     sim: Sim,
 }
 
-async fn door(script: Script) -> Door {
+async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
     let tmp = tempfile::tempdir().unwrap();
     let name: crate::spec::MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
@@ -72,7 +38,7 @@ async fn door(script: Script) -> Door {
         cores: 1,
         memory: 1 << 30,
         disk_size: 1 << 30,
-        idle_timeout: None,
+        idle_timeout,
         listen: address,
         bundle: None,
         rosetta: false,
@@ -86,9 +52,10 @@ async fn door(script: Script) -> Door {
     let sim = Sim::new(script);
     let parts = Parts {
         hypervisor: Arc::new(sim.clone()),
-        preparation: Arc::new(AtOnce),
+        preparation: Arc::new(InMemory::with(Agent::detached())),
         warm: crate::guest::launch::WarmConnection::default(),
         connect_program: String::new(),
+        inhibitor: None,
     };
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
     tokio::spawn(serve_ssh(listener, Arc::clone(&machine)));
@@ -129,7 +96,7 @@ fn descriptors() -> usize {
 
 #[tokio::test]
 async fn two_hundred_at_a_cold_start_share_one_boot_and_three_thousand_in_turn_leave_nothing() {
-    let door = door(Script::default()).await;
+    let door = door(Script::default(), None).await;
     let mut crowd = JoinSet::new();
     for n in 0_u32..200 {
         let address = door.address;
@@ -150,9 +117,47 @@ async fn two_hundred_at_a_cold_start_share_one_boot_and_three_thousand_in_turn_l
 
 #[tokio::test]
 async fn a_boot_that_fails_tells_the_client_why_and_closes() {
-    let door = door(Script { boot_error: Some("no such kernel".into()), ..Script::default() }).await;
+    let door = door(Script { boot_error: Some("no such kernel".into()), ..Script::default() }, None).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     let mut said = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut said)).await.unwrap().unwrap();
     assert!(said.starts_with("darwin-vz-nix: ") && said.contains("no such kernel"), "{said}");
+}
+
+#[tokio::test]
+async fn a_silent_connection_gives_its_guest_up_and_takes_it_back_when_it_speaks() {
+    let silence = Duration::from_secs(2);
+    let door = door(Script::default(), Some(silence)).await;
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let mut say = async |text: &[u8]| {
+        stream.write_all(text).await.unwrap();
+        let mut back = vec![0; text.len()];
+        timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
+        assert_eq!(back, text, "it still is a connection");
+    };
+    say(b"hello").await;
+    assert_eq!(door.leases(), 1);
+    door.until_unused().await;
+    say(b"again").await;
+    let used = async {
+        while door.leases() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(silence, used).await.expect("it counts again before its guest would be stopped");
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    door.until_unused().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_nobody_speaks_to_stops_though_a_connection_is_open() {
+    let door = door(Script::default(), Some(Duration::from_millis(300))).await;
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest))
+        .await
+        .expect("the guest goes, and the connection with it")
+        .unwrap();
+    assert!(matches!(door.machine.status().state, State::Stopping { .. } | State::Stopped { .. }));
 }

@@ -1,7 +1,8 @@
 //! The way of a client into a guest: a lease first, then a stream to the guest, then bytes both ways.
 //!
 //! A client that connects while no guest runs is simply held until one does. What is true of every door: the lease lives
-//! exactly as long as the connection.
+//! exactly as long as the connection, and dozes while nothing has moved on it for the idle timeout. So a connection that
+//! somebody forgot does not keep the guest for ever; its guest goes one idle timeout later, unless something builds there.
 
 mod carry;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use crate::{
     hypervisor::GuestStream,
     supervisor::Lease,
 };
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -24,11 +25,17 @@ use tokio::{
 /// How long to wait when the process has no descriptors left for a further connection.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// Looks at a connection in one time of allowed silence, and the shortest time between two.
+const LOOKS: u32 = 4;
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
+
 /// A client's way to one service of a guest. While it lives the guest is in use.
 pub struct Passage {
     pub(crate) lease: Lease,
     pub(crate) guest: GuestStream,
     pub(crate) visit: Visit,
+    /// How long the connection may be silent before it no longer keeps the guest; `None` for ever.
+    pub(crate) silence: Option<Duration>,
 }
 
 impl Passage {
@@ -37,9 +44,38 @@ impl Passage {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let outcome = carry(client, self.guest, &self.visit.carried).await;
-        drop(self.lease);
+        let mut lease = self.lease;
+        let carried = &self.visit.carried;
+        let outcome = tokio::select! {
+            outcome = carry(client, self.guest, carried) => outcome,
+            () = doze_in_silence(&mut lease, carried, self.silence) => Ok(()),
+        };
+        drop(lease);
         outcome.map(|()| (self.visit.carried.sent(), self.visit.carried.received()))
+    }
+}
+
+/// Looks from time to time whether something has moved. Never ends.
+async fn doze_in_silence(lease: &mut Lease, carried: &Carried, silence: Option<Duration>) {
+    let Some(silence) = silence else { return pending().await };
+    // Often enough that a connection which wakes up is noticed well before its guest is stopped as idle.
+    let pause = (silence / LOOKS).max(SHORTEST_LOOK);
+    let moved = || (carried.sent(), carried.received());
+    let (mut before, mut silent_for) = (moved(), Duration::ZERO);
+    loop {
+        tokio::time::sleep(pause).await;
+        match moved() {
+            now if now == before => {
+                silent_for = silent_for.saturating_add(pause);
+                if silent_for >= silence {
+                    lease.doze();
+                }
+            }
+            now => {
+                (before, silent_for) = (now, Duration::ZERO);
+                lease.wake();
+            }
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use tokio::{
 pub(super) enum Command {
     Demand { insist: bool, sizes: StartRequest, reply: Answer<Lease> },
     Release { epoch: u64 },
+    Retake { epoch: u64 },
     Stop { force: bool, reply: Answer<()> },
     ShutDown { reply: Answer<()> },
 }
@@ -76,7 +77,7 @@ pub(super) struct Actor {
     publisher: watch::Sender<Snapshot>,
     machine: Machine,
     guest: Option<Arc<dyn Guest>>,
-    agent: Option<Agent>,
+    agent: watch::Sender<Option<Agent>>,
     /// The present boot, from its beginning to the end of its guest.
     run: Option<Run>,
     last_boot: Option<BootTimeline>,
@@ -97,7 +98,7 @@ impl Actor {
         policy: Policy,
         inbox: mpsc::UnboundedReceiver<Command>,
         commands: mpsc::WeakUnboundedSender<Command>,
-        publisher: watch::Sender<Snapshot>,
+        (publisher, agent): (watch::Sender<Snapshot>, watch::Sender<Option<Agent>>),
     ) -> Self {
         Actor {
             name,
@@ -109,7 +110,7 @@ impl Actor {
             publisher,
             machine: Machine::default(),
             guest: None,
-            agent: None,
+            agent,
             run: None,
             last_boot: None,
             next_sizes: StartRequest::default(),
@@ -169,6 +170,7 @@ impl Actor {
                 self.feed(Event::Demand { insist });
             }
             Command::Release { epoch } => self.feed(Event::Release { epoch }),
+            Command::Retake { epoch } => self.feed(Event::Retake { epoch }),
             Command::Stop { force, reply } => {
                 self.stoppers.push(reply);
                 self.feed(Event::Stop { force });
@@ -215,13 +217,14 @@ impl Actor {
                     && epoch == self.machine.boots
                 {
                     self.last_boot = Some(run.timeline(&ready));
-                    self.agent = Some(ready.agent);
+                    self.agent.send_replace(Some(ready.agent));
                 }
                 self.feed(Event::News { epoch, news: News::Ready });
             }
             Done::News { epoch, news } => {
                 if matches!(news, News::Exited(_)) {
-                    (self.guest, self.agent) = (None, None);
+                    self.guest = None;
+                    self.agent.send_replace(None);
                     self.cancel_run();
                 }
                 self.feed(Event::News { epoch, news });
@@ -259,6 +262,13 @@ impl Actor {
                 if let (Some(guest), Some(run)) = (self.guest.clone(), &self.run) {
                     self.jobs.spawn(boot::await_ready(self.preparation.clone(), guest, epoch, run.cancel.clone()));
                 }
+            }
+            Effect::AskBuilds => {
+                let (name, agent) = (self.name.clone(), self.agent.borrow().clone());
+                self.jobs.spawn(async move {
+                    let builds = boot::builds(&name, agent).await;
+                    Done::News { epoch, news: News::Builds(builds) }
+                });
             }
             Effect::RequestStop => {
                 if let Some(guest) = self.guest.clone() {
@@ -302,7 +312,7 @@ impl Actor {
     }
 
     fn grant(&mut self, epoch: u64) {
-        let (Some(guest), Some(agent)) = (&self.guest, &self.agent) else {
+        let (Some(guest), Some(agent)) = (self.guest.clone(), self.agent.borrow().clone()) else {
             debug_assert!(false, "Running implies a guest and its agent");
             return self.waiters.clear();
         };

@@ -13,9 +13,11 @@ use super::{
 use crate::{
     api::types::{BootTimeline, StartRequest, TimelinePhase},
     error::Report,
+    guest::agent::Agent,
     hypervisor::{Guest, Hypervisor},
     spec::MachineName,
 };
+use darwin_vz_agent::protocol::{Answer, Ask};
 use futures_util::FutureExt;
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
@@ -174,6 +176,22 @@ pub(super) async fn explain(preparation: Arc<dyn Preparation>, cause: Report) ->
     match timeout(EXPLAIN_TIMEOUT, guarded(async { preparation.explain(cause.clone()).await })).await {
         Ok(Ok(explained)) => explained,
         Ok(Err(_)) | Err(_) => cause,
+    }
+}
+
+/// Builds that go on in the guest. One whose agent does not answer is of no use to anybody, so it has none.
+pub(super) async fn builds(name: &MachineName, agent: Option<Agent>) -> u32 {
+    let Some(agent) = agent else { return 0 };
+    match guarded(async { agent.ask(Ask::Builds).await }).await {
+        Ok(Ok(Answer::Builds { running })) => running,
+        Ok(Ok(other)) => {
+            tracing::warn!(machine = %name, "the guest was asked for its builds and answered {other:?}");
+            0
+        }
+        Ok(Err(report)) | Err(report) => {
+            tracing::warn!(machine = %name, "whether the guest builds is unknown, so it counts as idle: {report}");
+            0
+        }
     }
 }
 

@@ -15,6 +15,11 @@ pub enum Event {
         /// The epoch in which it was granted.
         epoch: u64,
     },
+    /// Somebody who had given up a lease because nothing moved uses the guest again. Nobody waits for an answer.
+    Retake {
+        /// The epoch in which the lease was granted.
+        epoch: u64,
+    },
     /// Somebody wants the guest gone.
     Stop {
         /// Pull the plug instead of pressing the power button.
@@ -42,6 +47,8 @@ pub enum News {
     Ready,
     /// The guest will never answer: why.
     NotReady(Report),
+    /// So many builds go on in the guest; 0 also if it did not say.
+    Builds(u32),
     /// The guest is gone.
     Exited(Exit),
     /// The cause of this boot's failure, with more to it.
@@ -55,6 +62,8 @@ pub enum Effect {
     Boot,
     /// Wait for the new guest's readiness. Answered by `Ready` or `NotReady`, unless it is killed.
     AwaitReady,
+    /// Ask the guest for its builds. Answered by `Builds`.
+    AskBuilds,
     /// Press the power button.
     RequestStop,
     /// Cancel the boot, or pull the guest's plug.

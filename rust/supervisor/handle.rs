@@ -57,9 +57,10 @@ pub fn spawn(
 ) -> Handle {
     let (commands, inbox) = mpsc::unbounded_channel();
     let (publisher, snapshots) = watch::channel(Snapshot::first());
-    let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), publisher);
+    let (agent, agents) = watch::channel(None);
+    let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), (publisher, agent));
     tokio::spawn(actor.run());
-    Handle { commands, snapshots }
+    Handle { commands, snapshots, agents }
 }
 
 /// A machine. Cheap to clone.
@@ -67,6 +68,7 @@ pub fn spawn(
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     snapshots: watch::Receiver<Snapshot>,
+    agents: watch::Receiver<Option<Agent>>,
 }
 
 impl Handle {
@@ -120,6 +122,11 @@ impl Handle {
         self.snapshots.clone()
     }
 
+    /// The agent of the guest that answers now. To ask it is no use of the guest: that takes a lease.
+    pub fn agent(&self) -> Option<Agent> {
+        self.agents.borrow().clone()
+    }
+
     async fn demand(&self, insist: bool, sizes: StartRequest) -> Result<Lease, Report> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
@@ -127,11 +134,12 @@ impl Handle {
     }
 }
 
-/// The right to talk to a guest. While one lives, the guest is not idle; a guest may still end beneath it.
+/// The right to talk to a guest. While one lives and does not doze, the guest is not idle; a guest may still end beneath it.
 pub struct Lease {
     guest: Arc<dyn Guest>,
     agent: Agent,
     epoch: u64,
+    dozes: bool,
     // Weak, for a lease does not keep a machine going whose handles are all gone.
     commands: mpsc::WeakUnboundedSender<Command>,
 }
@@ -143,7 +151,7 @@ impl Lease {
         epoch: u64,
         commands: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
-        Lease { guest, agent, epoch, commands }
+        Lease { guest, agent, epoch, dozes: false, commands }
     }
 
     /// The guest.
@@ -155,14 +163,32 @@ impl Lease {
     pub fn agent(&self) -> &Agent {
         &self.agent
     }
+
+    /// From now on it does not keep the guest, because nothing moves.
+    pub fn doze(&mut self) {
+        if !std::mem::replace(&mut self.dozes, true) {
+            self.tell(Command::Release { epoch: self.epoch });
+        }
+    }
+
+    /// From now on it keeps the guest again, if that has not gone meanwhile.
+    pub fn wake(&mut self) {
+        if std::mem::replace(&mut self.dozes, false) {
+            self.tell(Command::Retake { epoch: self.epoch });
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        if let Some(commands) = self.commands.upgrade() {
+            // Without an actor there is nothing left to be idle.
+            let _ = commands.send(command);
+        }
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(commands) = self.commands.upgrade() {
-            // Without an actor there is nothing left to be idle.
-            let _ = commands.send(Command::Release { epoch: self.epoch });
-        }
+        self.doze();
     }
 }
 

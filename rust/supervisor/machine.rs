@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              Demand              Up               Ready
-//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ⟲ Demand, Release
+//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ⟲ Demand, Release, Retake
 //!      ▲                 ▲    │            │                   │
 //!      │          Demand │    │ BootFailed │ Exited            └── Exited ──▶ Stopped
 //!      │                 │    ▼            │
@@ -13,6 +13,9 @@
 //!                          │       ◀────── Running: Stop, idle (power button, grace, kill)
 //!                          └─ Restart ──▶ Starting
 //! ```
+//!
+//! A guest whose idle time is over is first asked for its builds, for a build may go on after its client has left. It is
+//! idle when it has none, or does not answer; otherwise it is asked again later.
 //!
 //! Where a demand meets Failed or a failure in Stopping, it is refused until the back-off is over, unless it insists.
 //!
@@ -33,10 +36,16 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After so many kills without effect, whoever waits is told that the guest does not go. The killing goes on.
 pub const STUCK_AFTER: u32 = 3;
 
+/// How often a guest is asked whether its builds are done, while they alone keep it: each answer costs a wake-up.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long a guest may take to say what it builds before it counts as idle.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
 /// The times that the lifecycle keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Stop a guest without leases after this long; `None` never.
+    /// Stop a guest without leases and builds after this long; `None` never.
     pub idle: Option<Duration>,
     /// How long a guest may take to power off before it is killed, and how long until it is killed again. Zero kills
     /// without asking.
@@ -93,8 +102,8 @@ pub enum State {
     Running {
         /// Leases of this epoch that are held.
         leases: u32,
-        /// When the guest is stopped as idle: set exactly while nobody holds a lease and the policy has an idle time.
-        idle_at: Option<Instant>,
+        /// Set exactly while nobody holds a lease and the policy has an idle time.
+        idle: Option<Idle>,
     },
     /// The guest, or the boot that would bring one, is on its way out.
     Stopping {
@@ -115,6 +124,25 @@ pub enum State {
         cause: Report,
         /// When a demand boots again.
         retry_at: Instant,
+    },
+}
+
+/// A running guest that nobody holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It is left alone until its builds are asked for.
+    Until {
+        /// When.
+        at: Instant,
+        /// Builds that kept it when it was last asked.
+        builds: u32,
+    },
+    /// It was asked for its builds.
+    Asked {
+        /// When it counts as idle without an answer.
+        until: Instant,
+        /// As in `Until`.
+        builds: u32,
     },
 }
 
@@ -151,7 +179,8 @@ pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> St
         Event::Release { epoch } if epoch == machine.boots => stepper.release(machine.state),
         Event::Stop { force } => stepper.stop(machine.state, force),
         Event::News { epoch, news } if epoch == machine.boots => stepper.news(machine.state, news),
-        Event::Release { .. } | Event::News { .. } => (machine, vec![]),
+        Event::Retake { epoch } if epoch == machine.boots => stepper.retake(machine.state),
+        Event::Release { .. } | Event::Retake { .. } | Event::News { .. } => (machine, vec![]),
         Event::Tick => stepper.tick(machine.state),
     }
 }
@@ -161,7 +190,10 @@ pub fn deadline(state: &State) -> Option<Instant> {
     match state {
         State::Stopped { .. } | State::Failed { .. } => None,
         State::Starting { deadline, .. } | State::Booting { deadline, .. } => Some(*deadline),
-        State::Running { idle_at, .. } => *idle_at,
+        State::Running { idle, .. } => idle.map(|idle| match idle {
+            Idle::Until { at, .. } => at,
+            Idle::Asked { until, .. } => until,
+        }),
         State::Stopping { ask_at, kill_at, .. } => Some(ask_at.map_or(*kill_at, |ask| ask.min(*kill_at))),
     }
 }
@@ -191,7 +223,7 @@ impl Stepper<'_> {
                 self.to(State::Booting { waiters: waiters.saturating_add(1), deadline }, vec![])
             }
             State::Running { leases, .. } => {
-                self.to(State::Running { leases: leases.saturating_add(1), idle_at: None }, vec![Effect::Grant(1)])
+                self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![Effect::Grant(1)])
             }
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 let (then, effects) = match then {
@@ -212,10 +244,19 @@ impl Stepper<'_> {
         match state {
             State::Running { leases, .. } => {
                 let leases = leases.saturating_sub(1);
-                let idle_at = self.idle_at(leases);
-                self.to(State::Running { leases, idle_at }, vec![])
+                let idle = self.idle(leases);
+                self.to(State::Running { leases, idle }, vec![])
             }
             // The guest is on its way out or gone, whoever still held it.
+            state => self.to(state, vec![]),
+        }
+    }
+
+    fn retake(self, state: State) -> Step {
+        match state {
+            State::Running { leases, .. } => {
+                self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![])
+            }
             state => self.to(state, vec![]),
         }
     }
@@ -256,9 +297,14 @@ impl Stepper<'_> {
             (State::Starting { .. }, News::BootFailed(cause)) => self.fail(cause),
             (State::Stopping { what: Going::Boot, then, .. }, News::BootFailed(_)) => self.settle(then, None),
             (State::Booting { waiters, .. }, News::Ready) => {
-                let idle_at = self.idle_at(waiters);
+                let idle = self.idle(waiters);
                 Stepper { failures: 0, ..self }
-                    .to(State::Running { leases: waiters, idle_at }, vec![Effect::Grant(waiters)])
+                    .to(State::Running { leases: waiters, idle }, vec![Effect::Grant(waiters)])
+            }
+            (State::Running { idle: Some(Idle::Asked { .. }), .. }, News::Builds(0)) => self.power_off(),
+            (State::Running { leases, idle: Some(Idle::Asked { .. }) }, News::Builds(builds)) => {
+                let pause = self.policy.idle.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(ASK_AGAIN);
+                self.to(State::Running { leases, idle: Some(Idle::Until { at: self.after(pause), builds }) }, vec![])
             }
             (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Going::Guest, cause),
             (State::Booting { .. }, News::Exited(exit)) => self.fail(reports::gone_early(&exit)),
@@ -283,7 +329,11 @@ impl Stepper<'_> {
             State::Booting { deadline, .. } if self.now >= deadline => {
                 self.give_up(Going::Guest, reports::not_ready(self.policy.boot_timeout))
             }
-            State::Running { idle_at: Some(at), .. } if self.now >= at => self.power_off(),
+            State::Running { leases, idle: Some(Idle::Until { at, builds }) } if self.now >= at => {
+                let idle = Idle::Asked { until: self.after(ANSWER_WITHIN), builds };
+                self.to(State::Running { leases, idle: Some(idle) }, vec![Effect::AskBuilds])
+            }
+            State::Running { idle: Some(Idle::Asked { until, .. }), .. } if self.now >= until => self.power_off(),
             State::Stopping { what, kill_at, kills, then, .. } if self.now >= kill_at => {
                 let kills = kills.saturating_add(1).min(STUCK_AFTER);
                 let mut effects = vec![Effect::Kill];
@@ -367,8 +417,8 @@ impl Stepper<'_> {
         }
     }
 
-    fn idle_at(&self, leases: u32) -> Option<Instant> {
-        self.policy.idle.filter(|_| leases == 0).map(|idle| self.after(idle))
+    fn idle(&self, leases: u32) -> Option<Idle> {
+        self.policy.idle.filter(|_| leases == 0).map(|idle| Idle::Until { at: self.after(idle), builds: 0 })
     }
 
     /// Never now, or a policy without grace would kill in a busy loop.

@@ -13,6 +13,8 @@ mod actor;
 mod boot;
 mod events;
 mod handle;
+#[cfg(test)]
+mod in_memory;
 mod machine;
 #[cfg(test)]
 mod model_check;
@@ -28,6 +30,8 @@ mod virtual_time;
 mod virtual_trouble;
 
 pub use handle::{Handle, Lease, Preparation, Ready, spawn};
+#[cfg(test)]
+pub(crate) use in_memory::InMemory;
 pub use machine::Policy;
 pub use snapshot::{Phase, Snapshot};
 

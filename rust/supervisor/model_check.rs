@@ -9,7 +9,7 @@
 
 use super::{
     events::{Effect, Event, News},
-    machine::{Going, Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
+    machine::{Going, Idle, Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
 };
 use crate::{
     error::{Kind, Report},
@@ -38,6 +38,8 @@ struct World {
     alive: bool,
     awaiting: bool,
     explaining: bool,
+    /// The guest was asked for its builds.
+    asked: bool,
     waiters: u32,
     stoppers: u32,
     /// Leases of the present epoch, and whether there are some of epochs before.
@@ -61,7 +63,11 @@ impl Pair {
             State::Stopped { last } => format!("Stopped {last:?}"),
             State::Starting { waiters, deadline } => format!("Starting {waiters} {}", away(*deadline)),
             State::Booting { waiters, deadline } => format!("Booting {waiters} {}", away(*deadline)),
-            State::Running { leases, idle_at } => format!("Running {leases} {:?}", idle_at.map(away)),
+            State::Running { leases, idle: None } => format!("Running {leases}"),
+            State::Running { idle: Some(Idle::Until { at, builds }), .. } => format!("Idle {} {builds}", away(*at)),
+            State::Running { idle: Some(Idle::Asked { until, builds }), .. } => {
+                format!("Asked {} {builds}", away(*until))
+            }
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 format!("Stopping {what:?} {:?} {} {kills} {then:?}", ask_at.map(away), away(*kill_at))
             }
@@ -85,6 +91,13 @@ impl Pair {
         }
         if world.leases > 0 {
             at_once.push(Event::Release { epoch });
+        }
+        // Whoever released the last one may have it again.
+        if matches!(machine.state, State::Running { .. }) && world.leases < MOST {
+            at_once.push(Event::Retake { epoch });
+        }
+        if world.asked {
+            at_once.extend([news(News::Builds(0)), news(News::Builds(1))]);
         }
         if world.stale {
             at_once.push(Event::Release { epoch: epoch - 1 });
@@ -126,7 +139,8 @@ impl Pair {
             News::Up => (world.booting, world.alive) = (false, true),
             News::BootFailed(_) => world.booting = false,
             News::Ready | News::NotReady(_) => world.awaiting = false,
-            News::Exited(_) => (world.alive, world.awaiting) = (false, false),
+            News::Builds(_) => world.asked = false,
+            News::Exited(_) => (world.alive, world.awaiting, world.asked) = (false, false, false),
             News::Explained(_) => world.explaining = false,
         };
         match event {
@@ -134,6 +148,8 @@ impl Pair {
             Event::Stop { .. } => world.stoppers += 1,
             Event::Release { epoch } if *epoch == self.machine.boots => world.leases -= 1,
             Event::Release { .. } => world.stale = false,
+            Event::Retake { .. } if matches!(self.machine.state, State::Running { .. }) => world.leases += 1,
+            Event::Retake { .. } => {}
             Event::News { epoch, news } if *epoch == self.machine.boots => heard(&mut world, news),
             Event::News { .. } | Event::Tick => {}
         }
@@ -148,6 +164,10 @@ impl Pair {
                 Effect::AwaitReady => {
                     ensure(world.alive && !world.awaiting, "nothing to wait for")?;
                     world.awaiting = true;
+                }
+                Effect::AskBuilds => {
+                    ensure(world.alive, "no guest to ask")?;
+                    world.asked = true;
                 }
                 Effect::RequestStop => ensure(world.alive, "power button of no guest")?,
                 Effect::Kill => ensure(world.alive || world.booting, "kill without a guest")?,
@@ -169,6 +189,15 @@ impl Pair {
         }
         let next = Pair { machine, world, now };
         next.check(policy)?;
+        let stops =
+            matches!((&self.machine.state, &next.machine.state), (State::Running { .. }, State::Stopping { .. }));
+        match event {
+            Event::News { news: News::Builds(builds), .. } => {
+                ensure(!stops || *builds == 0, "a guest is stopped while it builds")?;
+            }
+            Event::Tick => ensure(!stops || self.world.asked, "a guest is stopped without being asked for its builds")?,
+            _ => {}
+        }
         if *event == Event::Tick && deadline(&next.machine.state).is_some_and(|due| due <= now) {
             return Err("a tick left its deadline in the past".into());
         }
@@ -195,10 +224,10 @@ impl Pair {
         let stopping = matches!(machine.state, State::Stopping { .. });
         ensure(world.stoppers == 0 || stopping, "a stop is forgotten")?;
         match &machine.state {
-            State::Running { leases, idle_at } => {
+            State::Running { leases, idle } => {
                 ensure(*leases == world.leases, "leases miscounted")?;
-                let idle = *leases == 0 && policy.idle.is_some();
-                ensure(idle_at.is_some() == idle, "idle is not: running, without leases, with an idle time")?;
+                let unused = *leases == 0 && policy.idle.is_some();
+                ensure(idle.is_some() == unused, "idle is not: running, without leases, with an idle time")?;
                 ensure(machine.failures == 0, "a boot that succeeded left failures")
             }
             State::Failed { .. } => ensure(machine.failures > 0, "failed without a failure"),
@@ -213,12 +242,14 @@ impl Pair {
             News::BootFailed(report("stale")),
             News::Ready,
             News::NotReady(report("stale")),
+            News::Builds(0),
+            News::Builds(1),
             News::Exited(Exit::PoweredOff),
             News::Explained(report("stale")),
         ];
         let epoch = self.machine.boots.wrapping_sub(1);
         let mut ignored: Vec<_> = stale.into_iter().map(|news| (Event::News { epoch, news }, self.now)).collect();
-        ignored.push((Event::Release { epoch }, self.now));
+        ignored.extend([(Event::Release { epoch }, self.now), (Event::Retake { epoch }, self.now)]);
         match deadline(&self.machine.state) {
             Some(due) if due > self.now => ignored.push((Event::Tick, due - Duration::from_nanos(1))),
             Some(_) => {}

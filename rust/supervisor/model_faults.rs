@@ -2,7 +2,7 @@
 
 use super::{
     events::{Effect, Event, News},
-    machine::{Going, Machine, State, step},
+    machine::{Going, Idle, Machine, State, step},
     model_check::{POLICY, Stepping, explore},
 };
 use std::time::Duration;
@@ -80,12 +80,30 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
         |m, e, now, p| {
             let demand = matches!(e, Event::Demand { .. });
             let (mut m, fx) = step(m, e, now, p);
-            if let (State::Running { idle_at, .. }, true) = (&mut m.state, demand) {
-                *idle_at = p.idle.map(|idle| now + idle);
+            if let (State::Running { idle, .. }, true) = (&mut m.state, demand) {
+                *idle = p.idle.map(|time| Idle::Until { at: now + time, builds: 0 });
             }
             (m, fx)
         },
         "idle is not",
+    ),
+    (
+        "a guest without leases is stopped whatever it builds",
+        |m, e, now, p| match e {
+            Event::News { epoch, news: News::Builds(_) } => {
+                step(m, Event::News { epoch, news: News::Builds(0) }, now, p)
+            }
+            e => step(m, e, now, p),
+        },
+        "a guest is stopped while it builds",
+    ),
+    (
+        "a connection that wakes up is not counted",
+        |m, e, now, p| match e {
+            Event::Retake { .. } => (m, vec![]),
+            e => step(m, e, now, p),
+        },
+        "leases miscounted",
     ),
     (
         "an explicit start waits for the back-off",

@@ -3,7 +3,7 @@
 
 use super::{
     events::{Effect, Event, News},
-    machine::{Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
+    machine::{Idle, Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
 };
 use crate::{
     error::{Kind, Report},
@@ -18,6 +18,8 @@ enum Op {
     Demand(bool),
     /// Of the epoch so many before the present.
     Release(u64),
+    /// Of the epoch so many before the present.
+    Retake(u64),
     Stop(bool),
     News(u8, u64),
     /// Exactly when the deadline is due.
@@ -30,8 +32,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => any::<bool>().prop_map(Op::Demand),
         3 => (0..3u64).prop_map(Op::Release),
+        1 => (0..2u64).prop_map(Op::Retake),
         1 => any::<bool>().prop_map(Op::Stop),
-        8 => (0..6u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
+        8 => (0..8u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
         3 => Just(Op::OnTime),
         3 => (0..300_000u64).prop_map(Op::Later),
     ]
@@ -55,6 +58,8 @@ fn news(kind: u8) -> News {
         2 => News::Ready,
         3 => News::NotReady(report()),
         4 => News::Exited(Exit::PoweredOff),
+        5 => News::Builds(0),
+        6 => News::Builds(2),
         _ => News::Explained(report()),
     }
 }
@@ -81,7 +86,7 @@ impl Books {
                     self.waiters = 0;
                 }
                 Effect::Rested | Effect::Stuck(_) => self.stoppers = 0,
-                Effect::Boot | Effect::AwaitReady | Effect::RequestStop | Effect::Kill => {}
+                Effect::Boot | Effect::AwaitReady | Effect::AskBuilds | Effect::RequestStop | Effect::Kill => {}
             }
         }
         let boots = effects.iter().filter(|effect| **effect == Effect::Boot).count() as u64;
@@ -98,9 +103,9 @@ impl Books {
         };
         prop_assert_eq!(self.waiters, waiters);
         match &machine.state {
-            State::Running { leases, idle_at } => {
+            State::Running { leases, idle } => {
                 prop_assert_eq!(self.leases.get(&machine.boots).copied().unwrap_or(0), *leases);
-                prop_assert_eq!(idle_at.is_some(), *leases == 0 && policy.idle.is_some());
+                prop_assert_eq!(idle.is_some(), *leases == 0 && policy.idle.is_some());
             }
             State::Stopping { kills, .. } => prop_assert!(*kills <= STUCK_AFTER),
             _ => {}
@@ -134,6 +139,13 @@ proptest! {
                     }
                     Event::Release { epoch }
                 }
+                Op::Retake(ago) => {
+                    let epoch = machine.boots.saturating_sub(ago);
+                    if ago == 0 && matches!(machine.state, State::Running { .. }) {
+                        *books.leases.entry(epoch).or_default() += 1;
+                    }
+                    Event::Retake { epoch }
+                }
                 Op::Stop(force) => {
                     books.stoppers += 1;
                     Event::Stop { force }
@@ -149,6 +161,9 @@ proptest! {
                 }
             };
             let (next, effects) = step(machine.clone(), event.clone(), now, &policy);
+            let asked = matches!(machine.state, State::Running { idle: Some(Idle::Asked { .. }), .. });
+            let by_itself = !matches!(event, Event::Stop { .. }) && effects.contains(&Effect::RequestStop);
+            prop_assert!(asked || !by_itself || !matches!(machine.state, State::Running { .. }), "stopped unasked");
             books.enter(&machine, &next, &effects)?;
             books.agree(&next, &policy)?;
             if event == Event::Tick && let Some(due) = deadline(&next.state) {

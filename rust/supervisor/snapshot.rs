@@ -3,7 +3,7 @@
 //! Times to come are kept as instants and become "milliseconds from now" only when somebody reads them, so that a
 //! snapshot does not age and nothing wakes up to refresh it.
 
-use super::machine::{Machine, State, Then};
+use super::machine::{Idle, Machine, State, Then};
 use crate::{
     api::types::{self, BootTimeline},
     error::Report,
@@ -41,8 +41,10 @@ pub enum Phase {
     Running {
         /// Leases that are held.
         leases: u32,
-        /// When it is stopped as idle.
+        /// When it is stopped as idle, unless it builds then.
         idle_at: Option<Instant>,
+        /// Builds that keep it though nobody holds a lease.
+        builds: u32,
     },
     /// The guest is on its way down.
     Stopping {
@@ -65,7 +67,14 @@ impl Phase {
         match &machine.state {
             State::Stopped { last } => Phase::Stopped { last: last.clone() },
             State::Starting { .. } | State::Booting { .. } => Phase::Starting,
-            State::Running { leases, idle_at } => Phase::Running { leases: *leases, idle_at: *idle_at },
+            State::Running { leases, idle } => {
+                let (idle_at, builds) = match *idle {
+                    Some(Idle::Until { at, builds }) => (Some(at), builds),
+                    Some(Idle::Asked { until, builds }) => (Some(until), builds),
+                    None => (None, 0),
+                };
+                Phase::Running { leases: *leases, idle_at, builds }
+            }
             State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, Then::Restart { .. }) },
             State::Failed { cause, retry_at } => {
                 Phase::Failed { cause: cause.clone(), attempts: machine.failures, retry_at: *retry_at }
@@ -123,8 +132,8 @@ impl Snapshot {
         match &self.phase {
             Phase::Stopped { last } => types::State::Stopped { last_exit: last.as_ref().map(exit_text) },
             Phase::Starting => types::State::Starting,
-            Phase::Running { leases, idle_at } => {
-                types::State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away) }
+            Phase::Running { leases, idle_at, builds } => {
+                types::State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away), builds: *builds }
             }
             Phase::Stopping { restart } => types::State::Stopping { restart: *restart },
             Phase::Failed { cause, attempts, retry_at } => {
@@ -163,7 +172,7 @@ mod tests {
         let phases = [
             Phase::Stopped { last: None },
             Phase::Starting,
-            Phase::Running { leases: 1, idle_at: None },
+            Phase::Running { leases: 1, idle_at: None, builds: 0 },
             Phase::Stopping { restart: true },
             Phase::Failed { cause: Report::new(Kind::Boot, "no"), attempts: 2, retry_at: now },
         ];

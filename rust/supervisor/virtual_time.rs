@@ -222,7 +222,7 @@ async fn a_long_lease_is_not_idle_and_the_clock_begins_when_it_ends() {
     let rig = Rig::healthy();
     let lease = rig.machine.acquire().await.unwrap();
     sleep(24 * 60 * MINUTE).await;
-    assert_eq!(rig.phase(), Phase::Running { leases: 1, idle_at: None });
+    assert_eq!(rig.phase(), Phase::Running { leases: 1, idle_at: None, builds: 0 });
     let end = Instant::now();
     drop(lease);
     rig.until(|phase| matches!(phase, Phase::Stopping { .. })).await;
@@ -234,7 +234,7 @@ async fn without_an_idle_time_the_guest_stays() {
     let rig = Rig::new(Script::default(), Way::default(), Policy { idle: None, ..POLICY });
     drop(rig.machine.acquire().await.unwrap());
     sleep(10_000 * MINUTE).await;
-    assert_eq!(rig.phase(), Phase::Running { leases: 0, idle_at: None });
+    assert_eq!(rig.phase(), Phase::Running { leases: 0, idle_at: None, builds: 0 });
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,7 +388,7 @@ async fn what_remains_is_counted_when_it_is_read() {
     breathe().await;
     let snapshot = rig.machine.snapshot();
     let left = |at| match snapshot.wire_state(at) {
-        State::Running { leases: 0, idle_stop_in_ms: Some(ms) } => ms,
+        State::Running { leases: 0, idle_stop_in_ms: Some(ms), .. } => ms,
         other => panic!("{other:?}"),
     };
     let now = Instant::now();

@@ -139,7 +139,7 @@ fn every_verb() {
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
-          --idle-timeout <TIME>   Minutes without a connection until the guest is stopped; 0 is never
+          --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
@@ -204,7 +204,7 @@ fn every_verb() {
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
-          --idle-timeout <TIME>   Minutes without a connection until the guest is stopped; 0 is never
+          --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta

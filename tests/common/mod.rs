@@ -204,7 +204,7 @@ impl Control for Fake {
             // Long enough for a client to see it, on a busy computer too.
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             self.state.lock().unwrap().1 = Some(timeline());
-            self.moved(State::Running { leases: 0, idle_stop_in_ms: Some(90 * 60 * 1000) });
+            self.moved(State::Running { leases: 0, idle_stop_in_ms: Some(90 * 60 * 1000), builds: 0 });
             Ok(())
         })
     }

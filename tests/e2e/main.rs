@@ -11,6 +11,7 @@ mod demand;
 mod doors;
 mod faults;
 mod foreign;
+mod idle;
 mod lab;
 mod refusals;
 mod state;

@@ -2,13 +2,13 @@
 
 use crate::{
     error::{Kind, Report},
+    search_path,
     spec::Arch,
 };
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 /// Executes guest code.
@@ -54,10 +54,7 @@ impl Programs {
     }
 
     fn look_up(&self, name: &str) -> Option<PathBuf> {
-        std::env::split_paths(&self.search_path)
-            .chain(["/usr/libexec", "/usr/lib/qemu"].map(PathBuf::from))
-            .map(|dir| dir.join(name))
-            .find(|path| is_executable(path))
+        search_path::find(name, &self.search_path, &["/usr/libexec", "/usr/lib/qemu"])
     }
 
     /// The guests that an installed QEMU can run, the host's own first.
@@ -87,10 +84,6 @@ fn how_to_get(name: &str) -> &'static str {
         "setpriv" => "install it: on Debian and Ubuntu the package util-linux",
         _ => "install the package that brings it, or add its directory to PATH",
     }
-}
-
-fn is_executable(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// `kvm` only when the processor itself offers virtualization *and* the device opens: some hosts have a `/dev/kvm` under
@@ -133,6 +126,7 @@ pub fn accelerator(forced: Option<&str>) -> Result<Accelerator, Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn kvm_needs_the_processor_and_the_device() {

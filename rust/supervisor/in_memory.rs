@@ -1,0 +1,48 @@
+//! A preparation that takes no time, for tests which are about something else.
+
+use super::{Preparation, Ready};
+use crate::{
+    api::types::StartRequest,
+    error::Report,
+    guest::agent::Agent,
+    hypervisor::{Guest, Verb},
+    spec::{Arch, MachineSpec},
+};
+use std::{future, sync::Arc};
+
+/// A preparation that takes no time.
+pub struct InMemory(Agent);
+
+impl InMemory {
+    /// Its guests have this agent.
+    pub fn with(agent: Agent) -> Self {
+        InMemory(agent)
+    }
+}
+
+impl Preparation for InMemory {
+    fn prepare(&self, _: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
+        Box::pin(future::ready(Ok(MachineSpec {
+            name: "builder".parse().unwrap(),
+            arch: Arch::X86_64,
+            cores: 1,
+            memory: 1 << 30,
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: String::new(),
+            disks: vec![],
+            shares: vec![],
+            rosetta: false,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            runtime_dir: "/r".into(),
+            console_log: "/c".into(),
+        })))
+    }
+    fn await_ready(&self, _: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>> {
+        let (kernel, data_disk) = (String::new(), String::new());
+        Box::pin(future::ready(Ok(Ready { phases: vec![], kernel, data_disk, agent: self.0.clone() })))
+    }
+    fn explain(&self, cause: Report) -> Verb<'_, Report> {
+        Box::pin(future::ready(cause))
+    }
+}
