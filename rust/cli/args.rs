@@ -150,6 +150,9 @@ pub struct MachineFlags {
     /// Seconds that a guest may take to power off before it is killed
     #[arg(long, value_name = "TIME")]
     stop_grace: Option<String>,
+    /// Seconds that a guest in use may not answer before it is killed
+    #[arg(long, value_name = "TIME")]
+    hang_timeout: Option<String>,
 }
 
 impl MachineFlags {
@@ -168,6 +171,7 @@ impl MachineFlags {
             (Key::Accelerator, &self.accelerator),
             (Key::BootTimeout, &self.boot_timeout),
             (Key::StopGrace, &self.stop_grace),
+            (Key::HangTimeout, &self.hang_timeout),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
     }

@@ -41,11 +41,13 @@ pub enum Key {
     BootTimeout,
     /// `stop-grace`
     StopGrace,
+    /// `hang-timeout`
+    HangTimeout,
 }
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 15] = [
+    pub const ALL: [Key; 16] = [
         Key::StateDir,
         Key::LogLevel,
         Key::Cores,
@@ -61,6 +63,7 @@ impl Key {
         Key::Accelerator,
         Key::BootTimeout,
         Key::StopGrace,
+        Key::HangTimeout,
     ];
 
     /// The setting of that name.
@@ -86,6 +89,7 @@ impl Key {
             Key::Accelerator => "accelerator",
             Key::BootTimeout => "boot-timeout",
             Key::StopGrace => "stop-grace",
+            Key::HangTimeout => "hang-timeout",
         }
     }
 
@@ -124,6 +128,7 @@ impl Key {
             Key::Accelerator => "`auto`, or force `kvm` or `tcg`",
             Key::BootTimeout => "seconds, or `2m`, that a boot may take",
             Key::StopGrace => "seconds, or `1m`, that a guest may take to power off before it is killed",
+            Key::HangTimeout => "seconds, or `1m`, that a guest in use may not answer before it is killed",
         }
     }
 }

@@ -73,4 +73,5 @@ settings! {
     accelerator: Accelerator = Accelerator,
     boot_timeout: Limit = BootTimeout,
     stop_grace: Limit = StopGrace,
+    hang_timeout: Limit = HangTimeout,
 }

@@ -72,6 +72,8 @@ pub struct MachineSettings {
     pub boot_timeout: Duration,
     /// How long a guest may take to power off before it is killed.
     pub stop_grace: Duration,
+    /// How long a guest in use may not answer before it is killed.
+    pub hang_timeout: Duration,
 }
 
 /// What was given, by source.
@@ -174,6 +176,7 @@ impl From<Complete> for MachineSettings {
             accelerator: complete.accelerator.value.0,
             boot_timeout: complete.boot_timeout.value.0,
             stop_grace: complete.stop_grace.value.0,
+            hang_timeout: complete.hang_timeout.value.0,
         }
     }
 }
@@ -281,5 +284,6 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         accelerator: Sourced::default(Accelerator(None)),
         boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
         stop_grace: Sourced::default(Limit(Duration::from_secs(30))),
+        hang_timeout: Sourced::default(Limit(Duration::from_secs(60))),
     }
 }

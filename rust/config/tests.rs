@@ -74,7 +74,7 @@ fn every_key_can_be_set_from_every_source() {
             Key::Cores => ("3", "3"),
             Key::Memory | Key::DiskSize => ("5.5G", "5632M"),
             Key::IdleTimeout => ("7", "7m"),
-            Key::BootTimeout | Key::StopGrace => ("90", "1m 30s"),
+            Key::BootTimeout | Key::StopGrace | Key::HangTimeout => ("90", "1m 30s"),
             Key::Listen => ("[::1]:7", "[::1]:7"),
             Key::Rosetta | Key::ShareStore => ("true", "true"),
             Key::Backend => ("qemu", "qemu"),

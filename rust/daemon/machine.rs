@@ -89,7 +89,7 @@ impl Machine {
         let handle = supervisor::spawn(name.clone(), parts.hypervisor, parts.preparation, Policy::from(&settings));
         let watchers = [
             tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor)),
+            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor, settings.hang_timeout)),
         ];
         Machine {
             name,

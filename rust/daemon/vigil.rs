@@ -1,8 +1,10 @@
-//! What is seen to while a guest is in use: the host does not fall asleep, and the guest's clock follows the host's.
+//! What is seen to while a guest is in use: the host does not fall asleep, the guest's clock follows the host's, and a
+//! guest that hangs is not waited for.
 //!
 //! ```text
 //!   unused ── a lease, or a build without one ──▶ in use: hold the host awake ─ set the guest's clock
 //!      ▲                                             │   each second: did the host's clock jump? set it again
+//!      │                                             │   now and then: does its agent answer? if not for long, kill it
 //!      └──────── unused for a while ─────────────────┘
 //! ```
 //!
@@ -35,6 +37,10 @@ const JITTER: Duration = Duration::from_millis(200);
 /// The host is held awake for so long after the last use: builds come in rows.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How often a guest in use is asked whether it still answers, and at least so many times before it is given up.
+const BEAT: Duration = Duration::from_secs(10);
+const BEATS: u32 = 4;
+
 /// A program that keeps the host from sleeping while a command of its own runs: ours ends with us, at the end of its input.
 #[derive(Clone, Debug)]
 pub struct Inhibitor {
@@ -64,26 +70,54 @@ impl Inhibitor {
 }
 
 /// Sees to a machine for as long as its supervisor lives.
-pub async fn keep(name: MachineName, handle: Handle, inhibitor: Option<Inhibitor>) {
-    let mut snapshots = handle.watch();
-    while snapshots.wait_for(|snapshot| in_use(&snapshot.phase)).await.is_ok() {
+pub async fn keep(name: MachineName, handle: Handle, inhibitor: Option<Inhibitor>, hang_timeout: Duration) {
+    while handle.watch().wait_for(|snapshot| in_use(&snapshot.phase)).await.is_ok() {
         let _awake = inhibitor.as_ref().and_then(|inhibitor| inhibitor.hold(&name));
-        set_clock(&name, &handle).await;
-        let mut clocks = Clocks::now();
-        let mut used = Instant::now();
-        while used.elapsed() < LINGER {
-            let unused = async { snapshots.wait_for(|snapshot| !in_use(&snapshot.phase)).await.is_err() };
-            match timeout(LOOK, unused).await {
-                Ok(true) => return,
-                Ok(false) => sleep(LOOK).await,
-                Err(_) => used = Instant::now(),
+        tokio::select! {
+            () = follow_the_clock(&name, &handle) => {}
+            () = until_it_hangs(&handle, hang_timeout) => {
+                tracing::warn!(machine = %name, "the guest has not answered for {hang_timeout:?} and is killed");
+                if let Err(report) = handle.stop(true).await {
+                    tracing::warn!(machine = %name, "{report}");
+                }
             }
-            let later = Clocks::now();
-            if later.jumped_since(&clocks) {
-                tracing::info!(machine = %name, "the host's clock has jumped: it slept, or was set");
-                set_clock(&name, &handle).await;
-            }
-            clocks = later;
+        }
+    }
+}
+
+/// Keeps the guest's clock right until it has been unused for a while.
+async fn follow_the_clock(name: &MachineName, handle: &Handle) {
+    let mut snapshots = handle.watch();
+    let mut clocks = Clocks::now();
+    set_clock(name, handle).await;
+    let mut used = Instant::now();
+    while used.elapsed() < LINGER {
+        if timeout(LOOK, snapshots.wait_for(|snapshot| !in_use(&snapshot.phase))).await.is_ok() {
+            sleep(LOOK).await;
+        } else {
+            used = Instant::now();
+        }
+        let later = Clocks::now();
+        if later.jumped_since(&clocks) {
+            tracing::info!(machine = %name, "the host's clock has jumped: it slept, or was set");
+            set_clock(name, handle).await;
+        }
+        clocks = later;
+    }
+}
+
+/// Resolves when the guest's agent has not answered for so long. Any answer will do, and a guest on its way is none.
+async fn until_it_hangs(handle: &Handle, limit: Duration) {
+    let pause = (limit / BEATS).min(BEAT);
+    let mut heard = Instant::now();
+    while heard.elapsed() < limit {
+        sleep(pause).await;
+        let alive = match handle.agent() {
+            Some(agent) => timeout(limit, agent.ask(Ask::Builds)).await.is_ok_and(|answer| answer.is_ok()),
+            None => true,
+        };
+        if alive {
+            heard = Instant::now();
         }
     }
 }
@@ -222,7 +256,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_guest_in_use_is_told_the_time_after_each_jump_and_an_unused_one_never() {
         let (handle, heard) = machine().await;
-        let vigil = tokio::spawn(keep(name(), handle.clone(), None));
+        let vigil = tokio::spawn(keep(name(), handle.clone(), None, Duration::MAX));
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(*heard.borrow(), 0, "nobody uses it");
         let lease = handle.acquire().await.unwrap();
@@ -235,6 +269,30 @@ mod tests {
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(*heard.borrow(), told, "nobody uses it any more");
         assert!(!vigil.is_finished(), "it is there for the next use");
+        vigil.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_in_use_that_does_not_answer_is_killed_and_one_that_answers_never() {
+        let limit = Duration::from_secs(60);
+        let (handle, _heard) = machine().await;
+        let vigil = tokio::spawn(keep(name(), handle.clone(), None, limit));
+        let lease = handle.acquire().await.unwrap();
+        sleep(Duration::from_secs(100_000)).await;
+        assert!(handle.snapshot().phase.is_running());
+        drop(lease);
+        vigil.abort();
+
+        let preparation = Arc::new(InMemory::with(Agent::detached()));
+        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, POLICY);
+        let vigil = tokio::spawn(keep(name(), handle.clone(), None, limit));
+        let lease = handle.acquire().await.unwrap();
+        sleep(limit - Duration::from_secs(1)).await;
+        assert!(handle.snapshot().phase.is_running());
+        sleep(BEAT * 2).await;
+        assert!(handle.snapshot().phase.is_at_rest(), "{:?}", handle.snapshot().phase);
+        drop(lease);
+        handle.acquire().await.expect("and the next demand boots");
         vigil.abort();
     }
 }

@@ -48,6 +48,7 @@ async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
         accelerator: None,
         boot_timeout: PATIENCE,
         stop_grace: PATIENCE,
+        hang_timeout: PATIENCE,
     };
     let sim = Sim::new(script);
     let parts = Parts {

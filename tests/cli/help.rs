@@ -149,6 +149,7 @@ fn every_verb() {
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
+          --hang-timeout <TIME>   Seconds that a guest in use may not answer before it is killed
     ");
     assert_snapshot!(help("logs"), @r"
     exit 0
@@ -214,6 +215,7 @@ fn every_verb() {
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
+          --hang-timeout <TIME>   Seconds that a guest in use may not answer before it is killed
     ");
     assert_snapshot!(help("capabilities"), @r"
     exit 0

@@ -1,6 +1,6 @@
 //! Guests, helpers and daemons that fail: each is an event with a reason, and nothing of it is left.
 
-use crate::lab::{Lab, alive, backend, bundle_like, kill, wait};
+use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, said, wait};
 use std::fs;
 
 #[test]
@@ -50,6 +50,18 @@ fn each_helpers_end_is_the_guests_end() {
         assert!(lab.children("qemu-system-x86_64").is_empty());
     }
     lab.ok(&["start"]);
+}
+
+#[test]
+fn a_frozen_guest_does_not_hold_its_clients_for_ever() {
+    let lab = Lab::running("hang-timeout = 4");
+    let mut build = lab.build(Door::Direct, "frozen", "echo started; while :; do sleep 1; done").spawn().unwrap();
+    lab.await_state("running");
+    wait("the build to run", || lab.ssh("ps | grep -c '[s]leep 1' || true").trim() != "0");
+    kill(lab.qemu(), "STOP");
+    assert!(!build.wait().unwrap().success());
+    said(&lab.build(Door::Direct, "next", "echo done > $out").output().unwrap(), "the next build");
+    assert_eq!(lab.boots(), 2);
 }
 
 #[test]
