@@ -52,7 +52,8 @@ pub struct Policy {
     pub grace: Duration,
     /// How long a boot may take, from the demand (or the end of the guest before) to readiness.
     pub boot_timeout: Duration,
-    /// After the first failed boot, connections are refused for this long; doubles with every further one.
+    /// After the second failed boot in a row, connections are refused for this long; doubles with every further one. One
+    /// failure may be chance (somebody killed the guest), and the next connection may try at once.
     pub backoff: Duration,
     /// The longest back-off.
     pub backoff_max: Duration,
@@ -229,7 +230,7 @@ impl Stepper<'_> {
                 let (then, effects) = match then {
                     Then::Rest => (Then::Restart { waiters: 1 }, vec![]),
                     Then::Restart { waiters } => (Then::Restart { waiters: waiters.saturating_add(1) }, vec![]),
-                    Then::Fail(_) if insist => (Then::Restart { waiters: 1 }, vec![]),
+                    Then::Fail(_) if insist || self.backoff().is_zero() => (Then::Restart { waiters: 1 }, vec![]),
                     Then::Fail(cause) => {
                         let refusal = reports::refused(&cause, self.backoff());
                         (Then::Fail(cause), vec![Effect::Deny(refusal)])
@@ -427,8 +428,10 @@ impl Stepper<'_> {
     }
 
     fn backoff(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1);
-        self.policy.backoff.saturating_mul(2u32.saturating_pow(doublings)).min(self.policy.backoff_max)
+        match self.failures {
+            0 | 1 => Duration::ZERO,
+            n => self.policy.backoff.saturating_mul(2u32.saturating_pow(n - 2)).min(self.policy.backoff_max),
+        }
     }
 
     /// A time too far off to be represented is as good as thirty years.

@@ -39,7 +39,7 @@ use crate::config::MachineSettings;
 use std::time::Duration;
 
 impl From<&MachineSettings> for Policy {
-    /// The configured times, and a back-off from 5 seconds to 5 minutes.
+    /// The configured times, and a back-off from 5 seconds to 5 minutes, from the second failure in a row on.
     fn from(settings: &MachineSettings) -> Self {
         Policy {
             idle: settings.idle_timeout,

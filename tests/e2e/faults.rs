@@ -14,6 +14,7 @@ fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
     let error = lab.fails(&["start"], 7);
     assert!(error.contains("panic") && error.contains("darwin-vz-nix logs --console"), "{error}");
     assert!(lab.is("failed"));
+    lab.fails(&["start"], 7);
     let boots = lab.boots();
     let error = lab.fails(&["connect", "--service", "ssh"], 7);
     assert!(error.contains("panic"), "{error}");
