@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny guest setup checks clean
+.PHONY: help demo test bench chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny guest setup checks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,11 @@ bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.jso
 	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
 	cargo bench --locked --bench spine
+
+chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=name
+	@source tests/tools/env.sh
+	guests $(firstword $(GUESTS))
+	DVN_CHAOS_FAULTS="$(or $(FAULTS),200)" DVN_CHAOS_SEED="$(SEED)" DVN_CHAOS_ONLY="$(ONLY)" cargo test --locked --test chaos -- --nocapture
 
 lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS, rustdoc, shellcheck, Apple's names
 	@source tests/tools/env.sh

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     api::types::{MachineStatus, Service, StartRequest},
     config::MachineSettings,
-    error::Report,
+    error::{Kind, Report},
     guest::launch::{Launch, WarmConnection},
     hypervisor::{self, Capabilities, Hypervisor},
     machine_dir::{MachineDir, StateDir, write_atomic},
@@ -21,8 +21,12 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use tokio::{sync::RwLock, time::Instant};
+use tokio::{
+    sync::RwLock,
+    time::{Instant, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A machine that the daemon looks after.
@@ -40,6 +44,17 @@ pub struct Machine {
     /// Held for writing while the machine's files are replaced, for reading by whoever may cause a boot.
     files: RwLock<()>,
     _watchers: [AbortOnDropHandle<()>; 2],
+}
+
+/// How long the end of a guest may take to show that no longer lets anybody in.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Why a client did not get in.
+enum Entry {
+    /// The guest ended meanwhile.
+    GuestGone,
+    /// Something else.
+    Refused(Report),
 }
 
 /// What a machine is put together from.
@@ -167,9 +182,22 @@ impl Machine {
 
     /// Starts the guest where needed and connects to one of its services.
     pub async fn open(&self, service: Service) -> Result<Passage, Report> {
+        match self.enter(service).await {
+            // It was on its way out, and whoever needs one gets the next.
+            Err(Entry::GuestGone) => self.enter(service).await,
+            entered => entered,
+        }
+        .map_err(|entry| match entry {
+            Entry::GuestGone => Report::new(Kind::Guest, "the guest ended while the connection was made")
+                .hint("see why: darwin-vz-nix logs --console"),
+            Entry::Refused(report) => report,
+        })
+    }
+
+    async fn enter(&self, service: Service) -> Result<Passage, Entry> {
         let lease = {
             let _files = self.files.read().await;
-            self.handle.acquire().await?
+            self.handle.acquire().await.map_err(Entry::Refused)?
         };
         if self.settings.share_store {
             // What the host has added since the guest last looked shows only after this; not vital for the connection.
@@ -184,7 +212,13 @@ impl Machine {
         };
         let guest = match warm {
             Some(stream) => stream,
-            None => lease.guest().connect(port).await?,
+            None => match lease.guest().connect(port).await {
+                Ok(stream) => stream,
+                Err(report) => {
+                    let gone = timeout(ENDING, lease.guest().exited()).await.is_ok();
+                    return Err(if gone { Entry::GuestGone } else { Entry::Refused(report) });
+                }
+            },
         };
         let visit = self.chronicle.visit(&self.name, service);
         Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout })

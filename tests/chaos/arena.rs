@@ -1,0 +1,219 @@
+//! One lab on a file system of its own, and a round of chaos in it.
+
+use crate::{
+    faults::Fault,
+    lab::{Door, Lab, PATIENCE, said, stderr},
+    outcome::{Outcome, Table},
+};
+use rand::{RngExt, rngs::StdRng};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    thread::{self, JoinHandle, sleep},
+    time::{Duration, Instant},
+};
+
+/// Settings of the lab's machine: everything that takes time takes little.
+pub const SETTINGS: &str = "idle-timeout = \"6s\"\nhang-timeout = \"6s\"\nboot-timeout = \"60s\"\nstop-grace = \"5s\"\ncores = 2\ndisk-size = \"1G\"";
+
+/// Size of the file system with the state, in MiB: room for the data disk's use, and small enough to be filled.
+const STATE_MIB: u32 = 900;
+
+/// How long something may take to be cleaned up after a fault.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Builds under way in a round.
+const BUILDS: usize = 3;
+
+pub struct Arena {
+    pub lab: Lab,
+    pub rounds: usize,
+    /// Store paths of builds that ended well, and what they must hold.
+    finished: BTreeMap<String, String>,
+    state: Option<Mount>,
+}
+
+/// A file system in memory; unmounted when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(dir: &Path) -> Option<Mount> {
+        let size = format!("size={STATE_MIB}m,mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "chaos"]).arg(dir).output().ok()?;
+        mounted.status.success().then(|| Mount(dir.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+struct Build {
+    content: String,
+    run: JoinHandle<Output>,
+}
+
+impl Arena {
+    /// Its daemon runs, its guest doesn't.
+    pub fn new() -> Arena {
+        let mut lab = Lab::new(SETTINGS);
+        fs::create_dir(lab.state()).unwrap();
+        // Only root can mount: for others the state is on a disk that cannot be filled.
+        let state = Mount::new(&lab.state());
+        lab.run_daemon();
+        Arena { lab, rounds: 0, finished: BTreeMap::new(), state }
+    }
+
+    /// Where the state is on a file system that may be filled.
+    pub fn can_be_filled(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// One fault, and everything after it.
+    pub fn round(&mut self, fault: Fault, random: &mut StdRng) -> Outcome {
+        self.rounds += 1;
+        let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, random)).collect();
+        // From before the guest is there, over its boot, to the middle of the builds.
+        sleep(Duration::from_millis(random.random_range(0..7000)));
+        let mut outcome = Outcome::default();
+        if let Err(why) = fault.inflict(self, random) {
+            outcome.absent = Some(why);
+        }
+        for build in builds {
+            let output = build.run.join().unwrap();
+            if output.status.success() {
+                outcome.built += 1;
+                self.finished.insert(said(&output, "a build").trim().to_owned(), build.content);
+            } else {
+                outcome.failed += 1;
+            }
+        }
+        let began = Instant::now();
+        let next = self.build(BUILDS, random);
+        let output = next.run.join().unwrap();
+        outcome.next = Some(if output.status.success() {
+            self.finished.insert(said(&output, "the next build").trim().to_owned(), next.content);
+            Ok(began.elapsed())
+        } else {
+            let said = stderr(&output);
+            let first = said.lines().find(|line| line.contains("error")).or(said.lines().last());
+            Err(first.unwrap_or("it said nothing").to_owned())
+        });
+        outcome.left = self.settled();
+        outcome.lost = self.lost();
+        outcome
+    }
+
+    /// The last look, at a machine at rest.
+    pub fn end(mut self, table: &mut Table) {
+        self.lab.await_state("stopped");
+        let outcome = Outcome { left: self.settled(), lost: self.lost(), ..Outcome::default() };
+        table.add("(at rest)", &outcome);
+        self.lab.end_daemon();
+    }
+
+    /// Starts a build of its own content and length, through one of the doors.
+    fn build(&self, n: usize, random: &mut StdRng) -> Build {
+        let content = format!("{} {n} {}", self.rounds, random.random::<u64>());
+        let door = if random.random() { Door::Direct } else { Door::Ssh };
+        let pause = if n == BUILDS { 0 } else { random.random_range(0..3) };
+        let script = format!("sleep {pause}; echo {content} > $out");
+        let name = format!("round{}-{n}", self.rounds);
+        let mut command = self.lab.build(door, &name, &script);
+        let run = thread::spawn(move || limited(&mut command).output().unwrap());
+        Build { content, run }
+    }
+
+    /// What of finished builds is not in the host's store as it was built.
+    fn lost(&self) -> Vec<String> {
+        let is_there = |path: &str, content: &str| {
+            fs::read_to_string(self.lab.result(path)).is_ok_and(|text| text.trim() == content)
+        };
+        self.finished.iter().filter(|(path, content)| !is_there(path, content)).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// What should not be there, once there was time to clean up.
+    fn settled(&self) -> Vec<String> {
+        let give_up = Instant::now() + SETTLE;
+        loop {
+            let left = self.left_over();
+            if left.is_empty() || Instant::now() > give_up {
+                return left;
+            }
+            sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn left_over(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let status = self.lab.status();
+        let (state, leases) = (status["state"].as_str().unwrap().to_owned(), status["leases"].as_u64().unwrap_or(0));
+        if leases > 0 {
+            left.push(format!("{leases} leases"));
+        }
+        let at_rest = state == "stopped";
+        if !at_rest && state != "running" {
+            left.push(format!("a machine that is {state}"));
+        }
+        let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, line) in self.processes() {
+            seen.entry(name).or_default().push(line);
+        }
+        for (name, lines) in seen {
+            let helper = name.starts_with("qemu-system-") || name == "vhost-device-vsock" || name == "virtiofsd";
+            let allowed = if name == "darwin-vz-nix" || (helper && !at_rest) { 1 } else { 0 };
+            left.extend(lines.into_iter().skip(allowed).map(|line| format!("process: {line}")));
+        }
+        let machine = self.lab.machine();
+        for entry in fs::read_dir(&machine).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let known = [
+                "id_ed25519",
+                "id_ed25519.pub",
+                "ssh_host_ed25519_key",
+                "ssh_host_ed25519_key.pub",
+                "known_hosts",
+                "darwin-vz-nix-connect",
+                "data.img",
+                "mac",
+                "console.log",
+                "console.log.1",
+            ];
+            if !(known.contains(&name.as_str()) || (name == "run" && !at_rest)) {
+                left.push(format!("file: {name}"));
+            }
+        }
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.lab.daemon_pid())).map_or(0, Iterator::count);
+        if descriptors > 80 {
+            left.push(format!("{descriptors} descriptors of the daemon"));
+        }
+        left
+    }
+
+    /// Processes that name this lab's state: their names and command lines.
+    fn processes(&self) -> Vec<(String, String)> {
+        let state = self.lab.state().display().to_string();
+        let line = |dir: fs::DirEntry| {
+            let bytes = fs::read(dir.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
+            let name = line.split(' ').next()?.rsplit('/').next()?.to_owned();
+            line.contains(&state).then_some((name, line))
+        };
+        fs::read_dir("/proc").unwrap().flatten().filter_map(line).collect()
+    }
+}
+
+/// A command that cannot hang the suite.
+fn limited(command: &mut Command) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.arg(PATIENCE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    limited.env_clear();
+    for (name, value) in command.get_envs() {
+        limited.env(name, value.unwrap());
+    }
+    limited
+}

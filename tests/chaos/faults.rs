@@ -1,0 +1,212 @@
+//! The faults: what goes wrong, and how it is brought about.
+
+use crate::{
+    arena::{Arena, SETTINGS},
+    lab::{Door, Lab, derivation, kill, wait},
+};
+use rand::{RngExt, rngs::StdRng};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Stdio,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// A thing that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    DaemonKilled,
+    DaemonRestartedWithOtherSettings,
+    QemuKilled,
+    VsockDeviceKilled,
+    KernelPanic,
+    GuestFrozen,
+    GuestStalled,
+    VsockDeviceWedged,
+    VsockDeviceStalled,
+    HostDiskFull,
+    GuestDiskFull,
+    GuestOutOfMemory,
+    GuestClockJumps,
+    SlowReader,
+    FiveHundredConnections,
+    ClientKilled,
+    Stopped,
+    StoppedByForce,
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Fault; 18] = [
+        Fault::DaemonKilled,
+        Fault::DaemonRestartedWithOtherSettings,
+        Fault::QemuKilled,
+        Fault::VsockDeviceKilled,
+        Fault::KernelPanic,
+        Fault::GuestFrozen,
+        Fault::GuestStalled,
+        Fault::VsockDeviceWedged,
+        Fault::VsockDeviceStalled,
+        Fault::HostDiskFull,
+        Fault::GuestDiskFull,
+        Fault::GuestOutOfMemory,
+        Fault::GuestClockJumps,
+        Fault::SlowReader,
+        Fault::FiveHundredConnections,
+        Fault::ClientKilled,
+        Fault::Stopped,
+        Fault::StoppedByForce,
+    ];
+
+    /// Its name in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::DaemonKilled => "daemon killed",
+            Fault::DaemonRestartedWithOtherSettings => "daemon restarted, settings changed",
+            Fault::QemuKilled => "QEMU killed",
+            Fault::VsockDeviceKilled => "vsock device killed",
+            Fault::KernelPanic => "guest's kernel panics",
+            Fault::GuestFrozen => "guest frozen for good",
+            Fault::GuestStalled => "guest stalled for 2 s",
+            Fault::VsockDeviceWedged => "vsock device wedged for good",
+            Fault::VsockDeviceStalled => "vsock device stalled for 2 s",
+            Fault::HostDiskFull => "host's disk full",
+            Fault::GuestDiskFull => "guest's disk full",
+            Fault::GuestOutOfMemory => "guest out of memory",
+            Fault::GuestClockJumps => "guest's clock jumps",
+            Fault::SlowReader => "client that does not read",
+            Fault::FiveHundredConnections => "500 connections",
+            Fault::ClientKilled => "client killed",
+            Fault::Stopped => "stop",
+            Fault::StoppedByForce => "stop --force",
+        }
+    }
+
+    /// Brings it about, and takes away what would not go away by itself (a full disk). `Err`: this computer cannot have it.
+    pub fn inflict(self, arena: &mut Arena, random: &mut StdRng) -> Result<(), String> {
+        match self {
+            // The harness is the service manager: it starts the daemon again.
+            Fault::DaemonKilled => {
+                arena.lab.kill_daemon();
+                arena.lab.run_daemon();
+            }
+            Fault::DaemonRestartedWithOtherSettings => {
+                let cores = random.random_range(1..=2);
+                arena.lab.configure(&SETTINGS.replace("cores = 2", &format!("cores = {cores}")));
+                arena.lab.end_daemon();
+                arena.lab.run_daemon();
+            }
+            Fault::QemuKilled => kill(running(&arena.lab, &qemu()), "KILL"),
+            Fault::VsockDeviceKilled => kill(running(&arena.lab, VSOCK), "KILL"),
+            Fault::KernelPanic => {
+                let boots = arena.lab.boots();
+                as_root(&arena.lab, arena.rounds, "echo c >/proc/sysrq-trigger");
+                wait("the panic to end the guest", || arena.lab.boots() != boots || arena.lab.is("stopped"));
+            }
+            Fault::GuestFrozen => kill(running(&arena.lab, &qemu()), "STOP"),
+            Fault::GuestStalled => stall(running(&arena.lab, &qemu())),
+            Fault::VsockDeviceWedged => kill(running(&arena.lab, VSOCK), "STOP"),
+            Fault::VsockDeviceStalled => stall(running(&arena.lab, VSOCK)),
+            Fault::HostDiskFull => return fill_host(arena),
+            Fault::GuestDiskFull => {
+                arena.lab.cli(&["ssh", "--", "cat /dev/zero >/tmp/fill; rm /tmp/fill"]);
+            }
+            Fault::GuestOutOfMemory => {
+                arena.lab.cli(&["ssh", "--", "tail /dev/zero"]);
+            }
+            Fault::GuestClockJumps => {
+                let years = random.random_range(1..10);
+                let seconds = 365 * 86_400 * if random.random() { years } else { -years };
+                as_root(&arena.lab, arena.rounds, &format!("date -s @$(($(date +%s) + {seconds}))"));
+            }
+            Fault::SlowReader => {
+                let mut reader = arena.lab.program(&["ssh", "--", "cat /dev/zero"]);
+                let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+                let mut first = [0];
+                // It may fail: another fault's guest may be on its way out.
+                let _ = reader.stdout.as_mut().unwrap().read(&mut first);
+                sleep(Duration::from_secs(3));
+                reader.kill().unwrap();
+                reader.wait().unwrap();
+            }
+            Fault::FiveHundredConnections => {
+                let crowd: Vec<_> =
+                    (0..500).filter_map(|_| TcpStream::connect(("127.0.0.1", arena.lab.port)).ok()).collect();
+                sleep(Duration::from_secs(1));
+                assert!(crowd.len() > 400, "only {} got through", crowd.len());
+            }
+            Fault::ClientKilled => {
+                let name = format!("killed{}", arena.rounds);
+                let mut client = arena.lab.build(Door::Direct, &name, "sleep 60; echo > $out");
+                let mut client = client.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+                sleep(Duration::from_millis(random.random_range(0..5000)));
+                client.kill().unwrap();
+                client.wait().unwrap();
+            }
+            Fault::Stopped => drop(arena.lab.cli(&["stop"])),
+            Fault::StoppedByForce => drop(arena.lab.cli(&["stop", "--force"])),
+        }
+        Ok(())
+    }
+}
+
+const VSOCK: &str = "vhost-device-vsock";
+
+fn qemu() -> String {
+    format!("qemu-system-{}", std::env::consts::ARCH)
+}
+
+/// The process of a guest that answers; starts one if need be.
+fn running(lab: &Lab, program: &str) -> u32 {
+    let mut found = None;
+    wait("a guest", || {
+        lab.cli(&["start"]);
+        found = lab.children(program).first().copied();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn stall(process: u32) {
+    kill(process, "STOP");
+    sleep(Duration::from_secs(2));
+    // It may have been given up meanwhile.
+    let _ = std::process::Command::new("kill").args(["-CONT", &process.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// Runs a script as root of the guest: a trusted user may name a program that nix-daemon calls after a build.
+fn as_root(lab: &Lab, round: usize, script: &str) {
+    let build = derivation(&format!("hook{round}"), &format!("echo {round} > $out"));
+    lab.cli(&[
+        "ssh",
+        "--",
+        &format!(
+            "printf '#!/bin/sh\\n%s\\n' '{script}' >hook; chmod +x hook; \
+             timeout 20 nix-build --no-out-link --option post-build-hook $PWD/hook -E '{build}'"
+        ),
+    ]);
+}
+
+/// A new data disk that the host has no room for.
+fn fill_host(arena: &mut Arena) -> Result<(), String> {
+    if !arena.can_be_filled() {
+        return Err("only root can mount a small file system".to_owned());
+    }
+    arena.lab.cli(&["stop", "--force"]);
+    // Blocks that are there already need no room.
+    let _ = fs::remove_file(arena.lab.machine().join("data.img"));
+    let filler = arena.lab.state().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    let block = vec![7; 1 << 20];
+    while file.write_all(&block).is_ok() {}
+    let room = 80 << 20;
+    file.set_len(fs::metadata(&filler).unwrap().len().saturating_sub(room)).unwrap();
+    let began = Instant::now();
+    arena.lab.cli(&["ssh", "--", "cat /dev/zero | head -c 300000000 >/tmp/fill; sync; rm -f /tmp/fill"]);
+    // The builds of this round meet the full disk, too.
+    sleep(Duration::from_secs(3).saturating_sub(began.elapsed()));
+    fs::remove_file(filler).unwrap();
+    Ok(())
+}
