@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod error;
 pub mod front_door;
+pub mod generations;
 pub mod guest;
 pub mod hypervisor;
 pub mod log_file;

@@ -11,13 +11,16 @@
 //!     darwin-vz-nix-connect  the program that Nix runs for the direct door  (derived)
 //!     data.img               the guest's data disk: a cache                 (may go any time)
 //!     console.log[.1]        the guest's serial console
+//!     generations/           guest systems built from recipes, see `generations::store` (may go any time)
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
 //!
 //! Files appear whole or not at all: [`write_atomic`].
 
 use crate::{
+    api::types::DestroyRequest,
     error::{Kind, Report},
+    log_file,
     spec::{MacAddress, MachineName},
 };
 use std::{
@@ -156,6 +159,10 @@ impl MachineDir {
     pub fn connect_program(&self) -> PathBuf {
         self.root.join("darwin-vz-nix-connect")
     }
+    /// The store address that leads Nix to the guest through that program.
+    pub fn direct_address(&self) -> String {
+        format!("ssh-ng://localhost?remote-program={}", escaped(&self.connect_program().to_string_lossy()))
+    }
     /// The data disk's image.
     pub fn data_disk(&self) -> PathBuf {
         self.root.join("data.img")
@@ -175,6 +182,14 @@ impl MachineDir {
         write_atomic(&path, format!("{mac}\n").as_bytes(), 0o600)?;
         Ok(mac)
     }
+    /// Guest systems that were built from recipes.
+    pub fn generations(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+    /// What was said when a recipe was built last.
+    pub fn build_log(&self) -> PathBuf {
+        self.generations().join("build.log")
+    }
     /// Files of one boot.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")
@@ -188,15 +203,29 @@ impl MachineDir {
         Ok(run)
     }
 
-    /// Removes the machine: its disk, logs and, unless asked to keep them, its keys. The guest must be gone.
-    pub fn destroy(&self, keep_keys: bool) -> Result<(), Report> {
-        if !keep_keys {
-            return remove_all(&self.root);
+    /// Removes the machine: its disk, logs and, unless asked to keep them, its keys and its generations. The guest must
+    /// be gone.
+    pub fn destroy(&self, keep: DestroyRequest) -> Result<(), Report> {
+        let mut doomed = match (keep.keep_keys, keep.keep_generations) {
+            (false, false) => return remove_all(&self.root),
+            (false, true) => self.entries()?,
+            (true, _) => {
+                vec![self.data_disk(), self.console_log(), log_file::older(&self.console_log()), self.run_dir()]
+            }
+        };
+        match keep.keep_generations {
+            true => doomed.retain(|path| *path != self.generations()),
+            false => doomed.push(self.generations()),
         }
-        for path in [self.data_disk(), self.console_log(), self.console_log().with_extension("log.1"), self.run_dir()] {
-            remove_all(&path)?;
+        doomed.iter().try_for_each(|path| remove_all(path))
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, Report> {
+        let read = || fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect();
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+            entries => entries.map_err(|e: io::Error| state_error(&self.root, "cannot read", &e)),
         }
-        Ok(())
     }
 }
 
@@ -230,6 +259,20 @@ fn whole_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<tempfile::N
     Ok(file)
 }
 
+/// A value in the query of a store address which stands in a list separated by spaces and semicolons.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte))
+            }
+            byte => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
 /// Turns an I/O error in the state directory into a report that names the path.
 pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
     let report = Report::new(Kind::State, format!("{what} {}: {error}", path.display()));
@@ -241,7 +284,8 @@ pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
     }
 }
 
-fn private_dir(path: &Path) -> Result<(), Report> {
+/// Makes a directory if need be, and refuses one that others could read or that belongs to somebody else.
+pub(crate) fn private_dir(path: &Path) -> Result<(), Report> {
     if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
         return Err(state_error(path, "cannot make the directory", &e));
     }
@@ -272,7 +316,8 @@ fn private_dir(path: &Path) -> Result<(), Report> {
     Ok(())
 }
 
-fn remove_all(path: &Path) -> Result<(), Report> {
+/// Removes a file or a directory with all that is in it, if it is there.
+pub(crate) fn remove_all(path: &Path) -> Result<(), Report> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -333,18 +378,34 @@ mod tests {
     }
 
     #[test]
-    fn destroy_keeps_keys_only_when_asked() {
+    fn destroy_keeps_keys_and_generations_only_when_asked() {
         let tmp = tempfile::tempdir().unwrap();
-        let machine = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name()).unwrap();
-        for path in [machine.user_key(), machine.data_disk(), machine.console_log()] {
-            write_atomic(&path, b"x", 0o600).unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let made = || {
+            let machine = state.make_machine(&name()).unwrap();
+            fs::create_dir_all(machine.generations().join("1")).unwrap();
+            for path in [machine.user_key(), machine.host_key(), machine.data_disk(), machine.console_log()] {
+                write_atomic(&path, b"x", 0o600).unwrap();
+            }
+            machine.fresh_run_dir().unwrap();
+            machine
+        };
+        for (keep_keys, keep_generations) in [(true, false), (false, true), (true, true), (false, false)] {
+            let machine = made();
+            machine.destroy(DestroyRequest { keep_keys, keep_generations }).unwrap();
+            assert_eq!((machine.user_key().exists(), machine.host_key().exists()), (keep_keys, keep_keys));
+            assert_eq!(machine.generations().exists(), keep_generations);
+            assert!(!machine.data_disk().exists() && !machine.run_dir().exists() && !machine.console_log().exists());
         }
-        machine.fresh_run_dir().unwrap();
-        machine.destroy(true).unwrap();
-        assert!(machine.user_key().exists() && !machine.data_disk().exists() && !machine.run_dir().exists());
-        machine.destroy(false).unwrap();
-        assert!(!machine.root().exists());
-        machine.destroy(false).unwrap();
+        assert!(!state.machine(&name()).root().exists());
+        state.machine(&name()).destroy(DestroyRequest::default()).unwrap();
+    }
+
+    #[test]
+    fn the_direct_address_survives_any_path() {
+        let machine = MachineDir { root: "/state dir/50%;".into() };
+        let address = "ssh-ng://localhost?remote-program=/state%20dir/50%25%3B/darwin-vz-nix-connect";
+        assert_eq!(machine.direct_address(), address);
     }
 
     #[test]

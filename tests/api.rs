@@ -8,7 +8,7 @@ use common::{Server, event, timeline};
 use darwin_vz_nix::{
     api::{
         client::{Client, Told},
-        types::{Service, StartRequest, State, StopRequest},
+        types::{DestroyRequest, RollbackRequest, Service, StartRequest, State, StopRequest},
     },
     error::{Kind, Report},
     spec::MachineName,
@@ -53,17 +53,34 @@ async fn start_and_stop_carry_their_bodies() {
     assert!(matches!(status.machines[0].state, State::Running { .. }));
     assert_eq!(status.machines[0].last_boot, Some(timeline()));
     client.stop(&builder(), &StopRequest { force: true }).await.unwrap();
-    client.destroy(&builder(), true).await.unwrap();
+    client.destroy(&builder(), DestroyRequest { keep_keys: true, keep_generations: false }).await.unwrap();
     assert_eq!(raw(&server, "POST /v1/machines/builder/stop", "").0, "HTTP/1.1 200 OK", "no body is the default");
     assert_eq!(
         server.calls(),
         [
             "start builder StartRequest { cores: Some(2), memory: None, disk_size: None }",
             "stop builder force=true",
-            "destroy builder keep_keys=true",
+            "destroy builder keep_keys=true keep_generations=false",
             "stop builder force=false",
         ]
     );
+}
+
+#[tokio::test]
+async fn generations_are_listed_and_changed() {
+    let server = Server::new();
+    let client = Client::new(server.path());
+    assert_eq!(client.generations(&builder()).await.unwrap(), common::generations());
+    client.roll_back(&builder(), &RollbackRequest { to: Some(3) }).await.unwrap();
+    client.roll_back(&builder(), &RollbackRequest::default()).await.unwrap();
+    client.build_generation(&builder()).await.unwrap();
+    client.delete_generation(&builder(), 7).await.unwrap();
+    let calls = ["builder RollBack(Some(3))", "builder RollBack(None)", "builder Build", "builder Delete(7)"];
+    assert_eq!(server.calls(), calls);
+    let (line, report) = refused(&server, "DELETE /v1/machines/builder/generations/x", "");
+    assert_eq!((line.as_str(), report.kind), ("HTTP/1.1 404 Not Found", Kind::NotFound));
+    let text = client.build_log(&builder(), false, None).await.unwrap().chunk().await.unwrap();
+    assert_eq!(text, None, "nothing was built yet");
 }
 
 #[test]

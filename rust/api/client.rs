@@ -1,6 +1,9 @@
 //! The API's client: one connection for each call, over the daemon's Unix socket.
 
-use super::types::{DaemonStatus, Event, SOCKET_NAME, Service, StartRequest, StopRequest, UPGRADE};
+use super::types::{
+    DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME, Service, StartRequest,
+    StopRequest, UPGRADE,
+};
 use crate::{
     error::{Kind, Report},
     spec::MachineName,
@@ -69,8 +72,31 @@ impl Client {
     }
 
     /// Stops a machine and deletes its state.
-    pub async fn destroy(&self, machine: &MachineName, keep_keys: bool) -> Result<(), Report> {
-        let path = format!("/v1/machines/{machine}?keepKeys={keep_keys}");
+    pub async fn destroy(&self, machine: &MachineName, keep: DestroyRequest) -> Result<(), Report> {
+        let DestroyRequest { keep_keys, keep_generations } = keep;
+        let path = format!("/v1/machines/{machine}?keepKeys={keep_keys}&keepGenerations={keep_generations}");
+        self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// The guest systems that a machine can boot.
+    pub async fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/generations"), Bytes::new()).await
+    }
+
+    /// Goes to another one at the next boot.
+    pub async fn roll_back(&self, machine: &MachineName, request: &RollbackRequest) -> Result<(), Report> {
+        self.post(&format!("/v1/machines/{machine}/generations/rollback"), request).await
+    }
+
+    /// Has the recipe built and tried; does not wait for it.
+    pub async fn build_generation(&self, machine: &MachineName) -> Result<(), Report> {
+        let path = format!("/v1/machines/{machine}/generations/build");
+        self.call::<serde_json::Value>(Method::POST, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// Deletes one.
+    pub async fn delete_generation(&self, machine: &MachineName, number: u32) -> Result<(), Report> {
+        let path = format!("/v1/machines/{machine}/generations/{number}");
         self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
     }
 
@@ -87,6 +113,11 @@ impl Client {
     /// A machine's console, or its last lines.
     pub async fn console(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
         self.text(&format!("/v1/machines/{machine}/console"), follow, lines).await
+    }
+
+    /// What was said when a machine's recipe was built, or the last lines of it.
+    pub async fn build_log(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.text(&format!("/v1/machines/{machine}/build-log"), follow, lines).await
     }
 
     /// What happens from now on.

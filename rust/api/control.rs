@@ -1,6 +1,6 @@
 //! What the API needs of the daemon, as a trait: so the API is tested without one.
 
-use super::types::{DaemonStatus, Event, Service, StartRequest};
+use super::types::{DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest};
 use crate::{
     daemon::{Daemon, Passage},
     error::Report,
@@ -22,16 +22,33 @@ pub trait Control: Send + Sync + 'static {
     fn log_file(&self) -> PathBuf;
     /// The file of a machine's serial console.
     fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
+    /// What was said when a machine's recipe was built last.
+    fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
+    /// The guest systems that a machine can boot.
+    fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report>;
+    /// Does something about them.
+    fn change_generations(&self, machine: &MachineName, change: Change) -> Result<(), Report>;
     /// Boots a machine; resolves when it runs.
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>>;
     /// Stops a machine; resolves when it is off.
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>>;
     /// Stops a machine and deletes its state.
-    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>>;
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>>;
     /// Takes a lease, starts the guest where needed, and connects to one of its services. Dropping the future gives up.
     fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>>;
     /// Stops every guest.
     fn shut_down(&self) -> Verb<'_, ()>;
+}
+
+/// What a user can have done about generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Go to that one, or to the good one before.
+    RollBack(Option<u32>),
+    /// Build the recipe and try it, even if that has failed.
+    Build,
+    /// Delete that one.
+    Delete(u32),
 }
 
 /// An open way to a guest which holds its lease.
@@ -67,6 +84,23 @@ impl Control for Daemon {
         Ok(self.machine(machine)?.console_log())
     }
 
+    fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
+        Ok(self.machine(machine)?.build_log())
+    }
+
+    fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report> {
+        Ok(self.machine(machine)?.generation_list())
+    }
+
+    fn change_generations(&self, machine: &MachineName, change: Change) -> Result<(), Report> {
+        let machine = self.machine(machine)?;
+        match change {
+            Change::RollBack(to) => machine.generations().roll_back(to),
+            Change::Build => machine.generations().build_again(),
+            Change::Delete(number) => machine.generations().delete(number),
+        }
+    }
+
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>> {
         Box::pin(async move { self.machine(machine)?.start(request).await })
     }
@@ -75,8 +109,8 @@ impl Control for Daemon {
         Box::pin(async move { self.machine(machine)?.stop(force).await })
     }
 
-    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>> {
-        Box::pin(Daemon::destroy(self, machine, keep_keys))
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>> {
+        Box::pin(Daemon::destroy(self, machine, keep))
     }
 
     fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>> {

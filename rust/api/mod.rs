@@ -6,7 +6,12 @@
 //! | `GET /v1/status?after=N&timeout=SECONDS` | [`types::DaemonStatus`]; with `after`, once its generation is greater than N or the time is over |
 //! | `POST /v1/machines/NAME/start` | boots it and answers when it runs; body [`types::StartRequest`] or none |
 //! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off; body [`types::StopRequest`] or none |
-//! | `DELETE /v1/machines/NAME?keepKeys=BOOL` | stops it and deletes its state |
+//! | `DELETE /v1/machines/NAME?keepKeys=BOOL&keepGenerations=BOOL` | stops it and deletes its state |
+//! | `GET /v1/machines/NAME/generations` | [`types::GenerationList`] |
+//! | `POST /v1/machines/NAME/generations/rollback` | goes to another one at the next boot; body [`types::RollbackRequest`] or none |
+//! | `POST /v1/machines/NAME/generations/build` | has the recipe built and tried, also after a failure; answers at once |
+//! | `DELETE /v1/machines/NAME/generations/N` | deletes one that is not in use |
+//! | `GET /v1/machines/NAME/build-log?follow=BOOL&lines=N` | what was said when the recipe was built, as text |
 //! | `GET /v1/machines/NAME/console?follow=BOOL&lines=N` | the guest's console as text |
 //! | `GET /v1/machines/NAME/connect/ssh` or `…/nix` | with `Upgrade: darwin-vz-stream`: a byte stream to the guest, which is started |
 //! | `GET /v1/logs?follow=BOOL&lines=N` | the daemon's log as text |
@@ -17,6 +22,7 @@
 
 pub mod client;
 pub mod control;
+mod generations;
 pub mod server;
 mod tail;
 pub mod types;

@@ -5,8 +5,9 @@
 
 use super::{
     control::Control,
+    generations,
     tail::{Start, tail},
-    types::{Event, Service, StartRequest, StopRequest, UPGRADE},
+    types::{DestroyRequest, Event, Service, StartRequest, StopRequest, UPGRADE},
 };
 use crate::{
     config::{HostFacts, check_start},
@@ -38,13 +39,14 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// How long requests may take to end once the daemon ends.
 const GRACE: Duration = Duration::from_secs(2);
 
-struct Api {
-    control: Arc<dyn Control>,
+/// What every request is answered from.
+pub(super) struct Api {
+    pub(super) control: Arc<dyn Control>,
     host: HostFacts,
     stop: CancellationToken,
 }
 
-type Shared = State<Arc<Api>>;
+pub(super) type Shared = State<Arc<Api>>;
 
 /// Binds the API's socket with mode 0600, in place of one that a dead daemon left. Call it under the state lock.
 pub fn bind(path: &std::path::Path) -> Result<UnixListener, Report> {
@@ -91,6 +93,7 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
         .route("/v1/machines/{name}/stop", post(stop_machine))
         .route("/v1/machines/{name}/console", get(console))
         .route("/v1/machines/{name}/connect/{service}", get(connect))
+        .merge(generations::routes())
         .fallback(async |request: Request| {
             let what = format!("the API has nothing at {}", request.uri().path());
             Refusal(
@@ -110,7 +113,7 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
 }
 
 /// An error with the HTTP status it is sent under.
-struct Refusal(StatusCode, Report);
+pub(super) struct Refusal(StatusCode, Report);
 
 impl From<Report> for Refusal {
     fn from(report: Report) -> Self {
@@ -131,10 +134,10 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer<T> = Result<T, Refusal>;
-type Params<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Answer<T> = Result<T, Refusal>;
+pub(super) type Params<T> = Result<Query<T>, QueryRejection>;
 
-fn params<T>(query: Params<T>) -> Answer<T> {
+pub(super) fn params<T>(query: Params<T>) -> Answer<T> {
     let refused = |error: QueryRejection| {
         Refusal(
             StatusCode::BAD_REQUEST,
@@ -144,7 +147,7 @@ fn params<T>(query: Params<T>) -> Answer<T> {
     query.map(|Query(params)| params).map_err(refused)
 }
 
-fn body<T: DeserializeOwned + Default>(bytes: Result<Bytes, BytesRejection>) -> Answer<T> {
+pub(super) fn body<T: DeserializeOwned + Default>(bytes: Result<Bytes, BytesRejection>) -> Answer<T> {
     let bytes = bytes.map_err(|error| Refusal(error.status(), Report::new(Kind::Config, error.body_text())))?;
     if bytes.is_empty() {
         return Ok(T::default());
@@ -153,7 +156,7 @@ fn body<T: DeserializeOwned + Default>(bytes: Result<Bytes, BytesRejection>) -> 
     Ok(serde_json::from_slice(&bytes).map_err(refused)?)
 }
 
-fn machine(name: &str) -> Answer<MachineName> {
+pub(super) fn machine(name: &str) -> Answer<MachineName> {
     Ok(name.parse().map_err(|why: String| Report::new(Kind::NotFound, why))?)
 }
 
@@ -199,20 +202,12 @@ async fn stop_machine(
     Ok(Json(serde_json::json!({})))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DestroyParams {
-    #[serde(default)]
-    keep_keys: bool,
-}
-
 async fn destroy(
     State(api): Shared,
     Path(name): Path<String>,
-    query: Params<DestroyParams>,
+    query: Params<DestroyRequest>,
 ) -> Answer<Json<serde_json::Value>> {
-    let DestroyParams { keep_keys } = params(query)?;
-    api.control.destroy(&machine(&name)?, keep_keys).await?;
+    api.control.destroy(&machine(&name)?, params(query)?).await?;
     Ok(Json(serde_json::json!({})))
 }
 
@@ -224,7 +219,7 @@ async fn shutdown(State(api): Shared) -> Json<serde_json::Value> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LogParams {
+pub(super) struct LogParams {
     #[serde(default)]
     follow: bool,
     lines: Option<usize>,
@@ -239,7 +234,7 @@ async fn console(State(api): Shared, Path(name): Path<String>, query: Params<Log
     Ok(text(&api, file, &params(query)?))
 }
 
-fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
+pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
     let start = params.lines.map_or(Start::Whole, Start::Lines);
     let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response()

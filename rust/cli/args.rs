@@ -1,6 +1,8 @@
 //! The grammar of the command line.
 
-use super::{capabilities, completions, config, connect, destroy, logs, nix_config, run, ssh, start, status, stop};
+use super::{
+    capabilities, completions, config, connect, destroy, generations, logs, nix_config, run, ssh, start, status, stop,
+};
 use crate::{config::Key, spec::MachineName};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -68,9 +70,11 @@ pub enum Verb {
     Connect(connect::Connect),
     /// Run the daemon in the foreground
     Run(run::Run),
-    /// Show the daemon's log or the guest's console
+    /// Show the daemon's log, the guest's console or a build's log
     Logs(logs::Logs),
-    /// Stop the machine and delete its disk and keys
+    /// Show the guest systems built from the recipe; go back, build, delete
+    Generations(generations::Generations),
+    /// Stop the machine and delete its disk, keys and generations
     Destroy(destroy::Destroy),
     /// Print what a host needs to build on the machine
     NixConfig(nix_config::NixConfig),
@@ -100,6 +104,7 @@ impl Verb {
         match self {
             Verb::Status(verb) => verb.json,
             Verb::Config(verb) => verb.json,
+            Verb::Generations(verb) => verb.json,
             Verb::Capabilities(verb) => verb.json,
             Verb::Run(verb) => verb.detached,
             _ => false,
@@ -129,6 +134,12 @@ pub struct MachineFlags {
     /// Directory of the guest bundle
     #[arg(long, value_name = "DIR")]
     bundle: Option<String>,
+    /// A derivation of the host's store, whose output is the guest bundle to build and change to
+    #[arg(long, value_name = "DRV")]
+    recipe: Option<String>,
+    /// Directory with the host's nix, for the recipe
+    #[arg(long, value_name = "DIR")]
+    nix: Option<String>,
     /// Let an aarch64 guest run x86_64 programs through Rosetta
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rosetta: Option<String>,
@@ -164,6 +175,8 @@ impl MachineFlags {
             (Key::IdleTimeout, &self.idle_timeout),
             (Key::Listen, &self.listen),
             (Key::Bundle, &self.bundle),
+            (Key::Recipe, &self.recipe),
+            (Key::Nix, &self.nix),
             (Key::Rosetta, &self.rosetta),
             (Key::ShareStore, &self.share_store),
             (Key::StoreDir, &self.store_dir),

@@ -5,6 +5,7 @@ use crate::{
     api::client::Client,
     config::{Config, File, HostFacts, Key, Settings, Sources},
     error::{Kind, Report},
+    generations,
     spec::MachineName,
 };
 use std::{
@@ -24,6 +25,8 @@ pub struct Context {
     pub config: Config,
     /// Where programs are looked for: `PATH`.
     pub search_path: OsString,
+    /// The variables that a `nix` of this host needs.
+    pub nix_environment: Vec<(OsString, OsString)>,
     /// The configuration file that was named, absolute.
     named_config: Option<PathBuf>,
 }
@@ -99,6 +102,7 @@ impl Context {
         let named = global.config.clone().or_else(|| environment.variable("DARWIN_VZ_NIX_CONFIG").map(PathBuf::from));
         let named_config = named.map(|path| environment.cwd.join(path));
         let search_path = environment.variable("PATH").unwrap_or_default().into();
+        let nix_environment = generations::environment(environment.variables.iter().map(|(n, v)| (n.into(), v.into())));
         let file = match (&named_config, environment.default_config_file()) {
             (Some(path), _) => File::read(path, true, environment.home())?,
             (None, Some(path)) => File::read(&path, false, environment.home())?,
@@ -122,7 +126,7 @@ impl Context {
             file,
             default_state_dir,
         })?;
-        Ok(Context { global, config, search_path, named_config })
+        Ok(Context { global, config, search_path, nix_environment, named_config })
     }
 
     /// The machine that the command is about.

@@ -1,7 +1,8 @@
-//! `destroy`: a machine's disk, console and keys. The daemon does it where one runs; otherwise it is done under the state lock.
+//! `destroy`: a machine's disk, console, keys and generations. The daemon does it where one runs; otherwise it is done under the state lock.
 
 use super::{context::Context, output};
 use crate::{
+    api::types::DestroyRequest,
     error::{Kind, Report},
     machine_dir::StateDir,
     spec::MachineName,
@@ -18,6 +19,9 @@ pub struct Destroy {
     /// Keep the keys, so that hosts which know the machine need not be told anew
     #[arg(long)]
     keep_keys: bool,
+    /// Keep the guest systems that were built from the recipe
+    #[arg(long)]
+    keep_generations: bool,
 }
 
 impl Destroy {
@@ -28,11 +32,15 @@ impl Destroy {
             return output::print("nothing was deleted\n");
         }
         let client = context.client();
-        match client.destroy(&machine, self.keep_keys).await {
+        match client.destroy(&machine, self.request()).await {
             Err(report) if report.kind == Kind::NotRunning => self.without_a_daemon(context, &machine)?,
             outcome => outcome?,
         }
         output::print(&format!("{machine} is deleted\n"))
+    }
+
+    fn request(&self) -> DestroyRequest {
+        DestroyRequest { keep_keys: self.keep_keys, keep_generations: self.keep_generations }
     }
 
     fn confirmed(&self, machine: &MachineName) -> Result<bool, Report> {
@@ -40,7 +48,12 @@ impl Destroy {
             let report = Report::new(Kind::Config, format!("{machine} is not deleted: nobody is there to be asked"));
             return Err(report.hint("say --yes"));
         }
-        let what = if self.keep_keys { "its disk" } else { "its disk and its keys" };
+        let what = match (self.keep_keys, self.keep_generations) {
+            (true, true) => "its disk",
+            (true, false) => "its disk and its generations",
+            (false, true) => "its disk and its keys",
+            (false, false) => "its disk, its keys and its generations",
+        };
         eprint!("Delete {machine} with {what}? [y/N] ");
         let _ = io::stderr().flush();
         let mut answer = String::new();
@@ -55,6 +68,6 @@ impl Destroy {
         }
         let dir = StateDir::open(&context.state_dir())?;
         let _lock = dir.lock()?;
-        dir.machine(machine).destroy(self.keep_keys)
+        dir.machine(machine).destroy(self.request())
     }
 }

@@ -1,4 +1,4 @@
-//! `logs`: the daemon's log or the guest's console. Also of a daemon that has ended, which is when one wants to read it.
+//! `logs`: the daemon's log, the guest's console, or the log of a recipe's build. Also of a daemon that has ended, which is when one wants to read it.
 
 use super::{context::Context, output};
 use crate::{
@@ -19,6 +19,9 @@ pub struct Logs {
     /// The guest's serial console instead of the daemon's log
     #[arg(long)]
     console: bool,
+    /// What was said when the recipe was built last
+    #[arg(long, conflicts_with = "console")]
+    build: bool,
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
@@ -32,9 +35,10 @@ impl Logs {
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let lines = self.lines.or(self.follow.then_some(RECENT));
         let client = context.client();
-        let text = match self.console {
-            true => client.console(&context.machine()?, self.follow, lines).await,
-            false => client.logs(self.follow, lines).await,
+        let text = match (self.console, self.build) {
+            (true, _) => client.console(&context.machine()?, self.follow, lines).await,
+            (_, true) => client.build_log(&context.machine()?, self.follow, lines).await,
+            _ => client.logs(self.follow, lines).await,
         };
         match text {
             Ok(mut text) => {
@@ -66,7 +70,11 @@ impl Logs {
             return Ok(None);
         }
         let dir = StateDir::open(&root)?;
-        let file = if self.console { dir.machine(&context.machine()?).console_log() } else { dir.daemon_log() };
+        let file = match (self.console, self.build) {
+            (true, _) => dir.machine(&context.machine()?).console_log(),
+            (_, true) => dir.machine(&context.machine()?).build_log(),
+            _ => dir.daemon_log(),
+        };
         Ok(file.exists().then_some(file))
     }
 }

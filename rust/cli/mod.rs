@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod context;
 mod destroy;
+mod generations;
 mod launch;
 mod logging;
 mod logs;
@@ -60,6 +61,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::Status(verb) => block_on(verb.run(context))?,
         Verb::Ssh(verb) => verb.run(context),
         Verb::Logs(verb) => block_on(verb.run(context))?,
+        Verb::Generations(verb) => block_on(verb.run(context))?,
         Verb::Destroy(verb) => block_on(verb.run(context))?,
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => verb.run(context),

@@ -88,8 +88,8 @@ pub struct Builder {
     pub cores: u32,
     /// Address and port of the ssh door.
     pub listen: String,
-    /// The program that Nix calls at the direct door.
-    pub connect_program: PathBuf,
+    /// The store address of the direct door.
+    pub direct_address: String,
     /// The private key with which the guest is entered.
     pub user_key: PathBuf,
     /// The file with the guest's host key.
@@ -109,8 +109,7 @@ impl Builder {
         let features = "benchmark,big-parallel";
         match door {
             Door::Direct => {
-                let program = escaped(&self.connect_program.to_string_lossy());
-                format!("ssh-ng://localhost?remote-program={program} {systems} - {jobs} 1 {features} - -")
+                format!("{} {systems} - {jobs} 1 {features} - -", self.direct_address)
             }
             Door::Ssh => {
                 let (user, host, key) = (&self.guest.user, host_alias(&self.machine), self.user_key.display());
@@ -159,7 +158,7 @@ impl NixConfig {
             rosetta: settings.rosetta,
             cores: settings.cores,
             listen: listening.unwrap_or_else(|| settings.listen.to_string()),
-            connect_program: dir.connect_program(),
+            direct_address: dir.direct_address(),
             user_key: dir.user_key(),
             known_hosts: dir.known_hosts(),
         };
@@ -182,20 +181,6 @@ impl NixConfig {
     }
 }
 
-/// A value in the query of an address which stands in a list separated by spaces and semicolons.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte))
-            }
-            byte => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,7 +193,7 @@ mod tests {
             rosetta: true,
             cores: 4,
             listen: "[::1]:31123".to_owned(),
-            connect_program: "/state dir/50%/connect".into(),
+            direct_address: "ssh-ng://localhost?remote-program=/state%20dir/connect".into(),
             user_key: "/state/id_ed25519".into(),
             known_hosts: "/state/known_hosts".into(),
         }
@@ -216,7 +201,7 @@ mod tests {
 
     #[test]
     fn lines_and_blocks() {
-        assert_snapshot!(builder().line(Door::Direct, "ssh-ed25519 AAAA"), @"ssh-ng://localhost?remote-program=/state%20dir/50%25/connect aarch64-linux,x86_64-linux - 4 1 benchmark,big-parallel - -");
+        assert_snapshot!(builder().line(Door::Direct, "ssh-ed25519 AAAA"), @"ssh-ng://localhost?remote-program=/state%20dir/connect aarch64-linux,x86_64-linux - 4 1 benchmark,big-parallel - -");
         assert_snapshot!(builder().line(Door::Ssh, "ssh-ed25519 AAAA"), @"ssh-ng://builder@darwin-vz-ci aarch64-linux,x86_64-linux /state/id_ed25519 4 1 benchmark,big-parallel - c3NoLWVkMjU1MTkgQUFBQQ==");
         assert_snapshot!(builder().ssh_block(), @r#"
         Host darwin-vz-ci

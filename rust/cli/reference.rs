@@ -21,7 +21,7 @@ fn markdown() -> String {
         options(program.get_arguments()),
     );
     for verb in program.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        text.push_str(&section(verb));
+        text.push_str(&section(verb, "##"));
     }
     text.push_str("\n## Settings\n\n");
     text.push_str("A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the\n");
@@ -34,13 +34,18 @@ fn markdown() -> String {
     text
 }
 
-fn section(verb: &Command) -> String {
+fn section(verb: &Command, heading: &str) -> String {
     let usage = verb.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     let own = options(verb.get_arguments().filter(|arg| !arg.is_global_set()));
     let own = if own.is_empty() { own } else { format!("\n{own}") };
-    format!("\n## {}\n\n{about}.\n\n```text\n{usage}\n```\n{own}", verb.get_name())
+    let name = usage.split_whitespace().skip(1).take_while(|word| !word.starts_with(['[', '<'])).collect::<Vec<_>>();
+    let mut text = format!("\n{heading} {}\n\n{about}.\n\n```text\n{usage}\n```\n{own}", name.join(" "));
+    for part in verb.get_subcommands().filter(|part| !part.is_hide_set() && part.get_name() != "help") {
+        text.push_str(&section(part, &format!("{heading}#")));
+    }
+    text
 }
 
 fn options<'a>(args: impl Iterator<Item = &'a Arg>) -> String {

@@ -33,6 +33,7 @@ impl Run {
             search_path: context.search_path.clone(),
             program: this_program()?,
             flags: context.daemon_flags(),
+            nix_environment: context.nix_environment.clone(),
             host: HostFacts::gather(),
         };
         if self.detached {

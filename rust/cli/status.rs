@@ -102,6 +102,9 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
     let mut text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
     for machine in &status.machines {
         text.push_str(&note(machine));
+        if let Some(generations) = &machine.generations {
+            text.push_str(&super::generations::note(&machine.name, generations, unix_now));
+        }
     }
     text
 }
@@ -193,6 +196,7 @@ mod tests {
             memory: 8 << 30,
             disk_size: 100 << 30,
             last_boot: None,
+            generations: None,
         }
     }
 

@@ -27,6 +27,10 @@ pub enum Key {
     Listen,
     /// `bundle`
     Bundle,
+    /// `recipe`
+    Recipe,
+    /// `nix`
+    Nix,
     /// `rosetta`
     Rosetta,
     /// `share-store`
@@ -47,7 +51,7 @@ pub enum Key {
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 16] = [
+    pub const ALL: [Key; 18] = [
         Key::StateDir,
         Key::LogLevel,
         Key::Cores,
@@ -56,6 +60,8 @@ impl Key {
         Key::IdleTimeout,
         Key::Listen,
         Key::Bundle,
+        Key::Recipe,
+        Key::Nix,
         Key::Rosetta,
         Key::ShareStore,
         Key::StoreDir,
@@ -82,6 +88,8 @@ impl Key {
             Key::IdleTimeout => "idle-timeout",
             Key::Listen => "listen",
             Key::Bundle => "bundle",
+            Key::Recipe => "recipe",
+            Key::Nix => "nix",
             Key::Rosetta => "rosetta",
             Key::ShareStore => "share-store",
             Key::StoreDir => "store-dir",
@@ -121,6 +129,10 @@ impl Key {
             }
             Key::Listen => "where ssh clients reach the machine: a loopback address and port",
             Key::Bundle => "directory of the guest bundle",
+            Key::Recipe => {
+                "a `.drv` of this host's store, the guest's successor: the guest builds it and boots from it"
+            }
+            Key::Nix => "directory with this host's `nix`; by default found on PATH and in the usual places",
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
             Key::ShareStore => "share the host's store with the guest, read-only",
             Key::StoreDir => "the store to share",

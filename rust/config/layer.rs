@@ -3,8 +3,8 @@
 use super::{
     key::{Key, Origin, Sourced},
     value::{
-        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Raw, Runner, Setting, Size,
-        Switch,
+        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Raw, Recipe, Runner, Setting,
+        Size, Switch,
     },
 };
 
@@ -66,6 +66,8 @@ settings! {
     idle_timeout: Idle = IdleTimeout,
     listen: Listen = Listen,
     bundle: MaybePath = Bundle,
+    recipe: Recipe = Recipe,
+    nix: MaybePath = Nix,
     rosetta: Switch = Rosetta,
     share_store: Switch = ShareStore,
     store_dir: AbsolutePath = StoreDir,

@@ -29,7 +29,7 @@ pub use value::{GIB, MIB, Raw, Setting, Size};
 
 use crate::{api::types::StartRequest, error::Report, hypervisor::Backend, spec::MachineName};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
-use value::{AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Runner, Switch};
+use value::{AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Recipe, Runner, Switch};
 
 /// The machine there is when the file names none, and which is meant when nobody names another.
 pub const DEFAULT_MACHINE: &str = "builder";
@@ -58,6 +58,10 @@ pub struct MachineSettings {
     pub listen: SocketAddr,
     /// The guest bundle's directory; without one the machine cannot boot.
     pub bundle: Option<PathBuf>,
+    /// What the guest's successor is built from: a `.drv` whose output is a guest bundle.
+    pub recipe: Option<PathBuf>,
+    /// The directory of this host's `nix`; `None` looks for it.
+    pub nix: Option<PathBuf>,
     /// Offer Rosetta to the guest.
     pub rosetta: bool,
     /// Share the host's `/nix/store`, read-only.
@@ -160,6 +164,32 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+impl MachineSettings {
+    /// Some that no test minds: patient, never idle, with nothing to boot.
+    pub(crate) fn sample() -> MachineSettings {
+        let patience = Duration::from_secs(60);
+        MachineSettings {
+            cores: 1,
+            memory: GIB,
+            disk_size: GIB,
+            idle_timeout: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 31122)),
+            bundle: None,
+            recipe: None,
+            nix: None,
+            rosetta: false,
+            share_store: false,
+            store_dir: PathBuf::from("/nix/store"),
+            backend: None,
+            accelerator: None,
+            boot_timeout: patience,
+            stop_grace: patience,
+            hang_timeout: patience,
+        }
+    }
+}
+
 impl From<Complete> for MachineSettings {
     fn from(complete: Complete) -> MachineSettings {
         MachineSettings {
@@ -169,6 +199,8 @@ impl From<Complete> for MachineSettings {
             idle_timeout: complete.idle_timeout.value.0,
             listen: complete.listen.value.0,
             bundle: complete.bundle.value.0,
+            recipe: complete.recipe.value.0,
+            nix: complete.nix.value.0,
             rosetta: complete.rosetta.value.0,
             share_store: complete.share_store.value.0,
             store_dir: complete.store_dir.value.0,
@@ -277,6 +309,8 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         idle_timeout: Sourced::default(Idle(Some(Duration::from_secs(180 * 60)))),
         listen: Sourced::default(Listen(SocketAddr::from(([127, 0, 0, 1], 31122)))),
         bundle: Sourced::default(MaybePath(None)),
+        recipe: Sourced::default(Recipe(None)),
+        nix: Sourced::default(MaybePath(None)),
         rosetta: Sourced::default(Switch(false)),
         share_store: Sourced::default(Switch(false)),
         store_dir: Sourced::default(AbsolutePath(PathBuf::from("/nix/store"))),

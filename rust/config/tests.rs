@@ -78,6 +78,8 @@ fn every_key_can_be_set_from_every_source() {
             Key::Listen => ("[::1]:7", "[::1]:7"),
             Key::Rosetta | Key::ShareStore => ("true", "true"),
             Key::Backend => ("qemu", "qemu"),
+            Key::Recipe => ("/nix/store/a.drv", "/nix/store/a.drv"),
+            Key::Nix => ("/nix", "/nix"),
             Key::Accelerator => ("tcg", "tcg"),
         };
         let able = HostFacts { rosetta: true, ..HOST };

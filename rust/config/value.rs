@@ -284,6 +284,27 @@ impl fmt::Display for MaybePath {
     }
 }
 
+/// What a guest is built from: a store derivation. Its path is taken as it stands, for Nix knows it by that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe(pub Option<PathBuf>);
+
+impl Setting for Recipe {
+    fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) if text.starts_with('/') && text.ends_with(".drv") && !text.contains(['\0', '^', '\n']) => {
+                Ok(Recipe(Some(text.into())))
+            }
+            _ => Err("give the path of a derivation in the store, /nix/store/….drv".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        MaybePath(self.0.clone()).fmt(f)
+    }
+}
+
 /// A backend to use; `None` is `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Runner(pub Option<Backend>);

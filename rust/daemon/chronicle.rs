@@ -1,7 +1,7 @@
 //! What happens, for those who watch: one growing number for "something changed", and a stream of events.
 
 use crate::{
-    api::types::{Event, Service, State, What},
+    api::types::{Event, GenerationsStatus, Service, State, What},
     front_door::Carried,
     spec::MachineName,
 };
@@ -55,6 +55,11 @@ impl Chronicle {
     /// A lifecycle moved.
     pub fn moved(&self, machine: &MachineName, state: State) {
         self.tell(machine, What::State { state });
+    }
+
+    /// Something became of a generation.
+    pub fn generations(&self, machine: &MachineName, status: GenerationsStatus) {
+        self.tell(machine, What::Generations { status });
     }
 
     /// A client got through a door. Its end is told when the visit is dropped.

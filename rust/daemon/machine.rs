@@ -6,9 +6,10 @@ use super::{
     vigil::{self, Inhibitor},
 };
 use crate::{
-    api::types::{MachineStatus, Service, StartRequest},
+    api::types::{DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest},
     config::MachineSettings,
     error::{Kind, Report},
+    generations::{Generations, Keeper, Nix},
     guest::launch::{Launch, WarmConnection},
     hypervisor::{self, Capabilities, Hypervisor},
     machine_dir::{MachineDir, StateDir, write_atomic},
@@ -20,7 +21,7 @@ use darwin_vz_agent::{NIX_PORT, SSH_PORT, protocol::Ask};
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -41,9 +42,12 @@ pub struct Machine {
     /// The sizes of the present boot, where they are not the configured ones.
     sizes: Mutex<StartRequest>,
     connect_program: String,
-    /// Held for writing while the machine's files are replaced, for reading by whoever may cause a boot.
-    files: RwLock<()>,
-    _watchers: [AbortOnDropHandle<()>; 2],
+    /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
+    files: Arc<RwLock<()>>,
+    generations: Arc<Generations>,
+    nix: Nix,
+    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+    _watchers: [AbortOnDropHandle<()>; 3],
 }
 
 /// How long the end of a guest may take to show that no longer lets anybody in.
@@ -69,6 +73,10 @@ pub(crate) struct Parts {
     pub(crate) connect_program: String,
     /// What keeps the host awake while the guest is in use, if there is something.
     pub(crate) inhibitor: Option<Inhibitor>,
+    /// What can boot beside the configured bundle.
+    pub(crate) generations: Arc<Generations>,
+    /// The host's `nix`.
+    pub(crate) nix: Nix,
 }
 
 impl Machine {
@@ -85,10 +93,20 @@ impl Machine {
         let dir = state.make_machine(&name)?;
         let connect_program = connect_program(options, &name);
         furnish(&dir, &name, &connect_program)?;
-        let launch = Launch::new(name.clone(), settings.clone(), dir.clone(), hypervisor.capabilities().clone());
+        let capabilities = hypervisor.capabilities().clone();
+        let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
+        let launch = Launch::new(name.clone(), settings.clone(), dir.clone(), capabilities, Arc::clone(&generations));
         let warm = launch.warm();
+        let nix = Nix {
+            programs: settings.nix.clone(),
+            search_path: options.search_path.clone(),
+            environment: options.nix_environment.clone(),
+            address: dir.direct_address(),
+            log: dir.build_log(),
+        };
         let inhibitor = Inhibitor::find(&options.search_path);
-        let parts = Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program, inhibitor };
+        let parts =
+            Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program, inhibitor, generations, nix };
         Ok(Machine::assemble(name, settings, dir, parts, chronicle))
     }
 
@@ -105,6 +123,7 @@ impl Machine {
         let watchers = [
             tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle))),
             tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor, settings.hang_timeout)),
+            tokio::spawn(record_generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
         Machine {
             name,
@@ -116,7 +135,10 @@ impl Machine {
             chronicle,
             sizes: Mutex::default(),
             connect_program: parts.connect_program,
-            files: RwLock::default(),
+            files: Arc::default(),
+            generations: parts.generations,
+            nix: parts.nix,
+            keeper: Mutex::default(),
             _watchers: watchers.map(AbortOnDropHandle::new),
         }
     }
@@ -149,8 +171,47 @@ impl Machine {
             cores: sizes.cores.unwrap_or(self.settings.cores),
             memory: sizes.memory.unwrap_or(self.settings.memory),
             disk_size: sizes.disk_size.unwrap_or(self.settings.disk_size),
+            generations: self.generations.status().map(|status| self.as_it_runs(status)),
             last_boot: snapshot.last_boot,
         }
+    }
+
+    /// The guest systems it can boot.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// All of them, for people.
+    pub fn generation_list(&self) -> GenerationList {
+        let list = self.generations.list();
+        GenerationList { status: self.as_it_runs(list.status), ..list }
+    }
+
+    fn as_it_runs(&self, status: GenerationsStatus) -> GenerationsStatus {
+        let at_rest = self.handle.snapshot().phase.is_at_rest();
+        GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
+    }
+
+    /// What was said when its recipe was built last.
+    pub fn build_log(&self) -> PathBuf {
+        self.dir.build_log()
+    }
+
+    /// Builds what the recipe wants and changes to it, from now on. The API must be there: the host's `nix` comes through it.
+    pub fn keep_generations(&self) {
+        let keeper = Keeper {
+            name: self.name.clone(),
+            handle: self.handle.clone(),
+            files: Arc::clone(&self.files),
+            generations: Arc::clone(&self.generations),
+            workshop: Arc::new(self.nix.clone()),
+            console: self.console_log(),
+        };
+        *self.keeper() = Some(AbortOnDropHandle::new(tokio::spawn(keeper.run())));
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<AbortOnDropHandle<()>>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Boots it, even after a failure just now; resolves when it runs.
@@ -225,13 +286,29 @@ impl Machine {
     }
 
     /// Stops it, deletes its files, and furnishes it as new.
-    pub async fn destroy(&self, state: &StateDir, keep_keys: bool) -> Result<(), Report> {
+    pub async fn destroy(&self, state: &StateDir, keep: DestroyRequest) -> Result<(), Report> {
+        let keeper = self.keeper().take();
+        let was_kept = keeper.is_some();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            // An error says that it was aborted, as it was.
+            let _ = keeper.await;
+        }
+        let destroyed = self.replace_files(state, keep).await;
+        if was_kept {
+            self.keep_generations();
+        }
+        destroyed
+    }
+
+    async fn replace_files(&self, state: &StateDir, keep: DestroyRequest) -> Result<(), Report> {
         // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
         self.handle.stop(true).await?;
         let _files = self.files.write().await;
         self.handle.stop(true).await?;
-        self.dir.destroy(keep_keys)?;
+        self.dir.destroy(keep)?;
         furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+        self.generations.reset()?;
         self.chronicle.changed();
         Ok(())
     }
@@ -278,6 +355,20 @@ async fn record(name: MachineName, handle: Handle, chronicle: Arc<Chronicle>) {
     }
 }
 
+/// Passes on every change of the generations.
+async fn record_generations(name: MachineName, generations: Arc<Generations>, chronicle: Arc<Chronicle>) {
+    let mut changes = generations.changes();
+    let mut before = generations.status();
+    while changes.changed().await.is_ok() {
+        let status = generations.status();
+        if let Some(status) = status.clone().filter(|_| status != before) {
+            chronicle.changed();
+            chronicle.generations(&name, status);
+        }
+        before = status;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +379,7 @@ mod tests {
             search_path: OsString::new(),
             program: "/nix/it's here/darwin-vz-nix".into(),
             flags: vec!["--state-dir".into(), "/a $HOME".into()],
+            nix_environment: vec![],
             host: crate::config::HostFacts::gather(),
         };
         let script = connect_program(&options, &"builder".parse().unwrap());

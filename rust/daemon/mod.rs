@@ -18,7 +18,7 @@ use crate::{
     activation::Inherited,
     api::{
         server,
-        types::{DaemonStatus, Event},
+        types::{DaemonStatus, DestroyRequest, Event},
     },
     config::{HostFacts, Settings},
     error::{Kind, Report},
@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub program: PathBuf,
     /// See `program`.
     pub flags: Vec<OsString>,
+    /// Variables for the host's `nix`, beside `PATH`.
+    pub nix_environment: Vec<(OsString, OsString)>,
     /// This computer.
     pub host: HostFacts,
 }
@@ -79,6 +81,8 @@ impl Daemon {
         let api = server::bind(&state.api_socket())?;
         let daemon = Arc::new(Daemon { state, machines, chronicle });
         for (listener, machine) in doors {
+            // Not before the API has its socket, through which the host's `nix` comes to the guest.
+            machine.keep_generations();
             tracing::info!(machine = %machine.name(), address = %machine.settings().listen, "waiting for connections");
             tokio::spawn(front_door::serve_ssh(listener, machine));
         }
@@ -129,8 +133,8 @@ impl Daemon {
     }
 
     /// Stops a machine and deletes its state; what the next start needs is made again.
-    pub async fn destroy(&self, name: &MachineName, keep_keys: bool) -> Result<(), Report> {
-        self.machine(name)?.destroy(&self.state, keep_keys).await
+    pub async fn destroy(&self, name: &MachineName, keep: DestroyRequest) -> Result<(), Report> {
+        self.machine(name)?.destroy(&self.state, keep).await
     }
 
     /// Stops every guest, at the same time.

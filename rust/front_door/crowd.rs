@@ -5,6 +5,7 @@ use crate::{
     api::types::State,
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
+    generations::{Generations, Nix},
     guest::agent::Agent,
     hypervisor::sim::{Script, Sim},
     machine_dir::StateDir,
@@ -34,29 +35,23 @@ async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let settings = MachineSettings {
-        cores: 1,
-        memory: 1 << 30,
-        disk_size: 1 << 30,
-        idle_timeout,
-        listen: address,
-        bundle: None,
-        rosetta: false,
-        share_store: false,
-        store_dir: "/nix/store".into(),
-        backend: None,
-        accelerator: None,
-        boot_timeout: PATIENCE,
-        stop_grace: PATIENCE,
-        hang_timeout: PATIENCE,
-    };
+    let settings = MachineSettings { idle_timeout, listen: address, ..MachineSettings::sample() };
     let sim = Sim::new(script);
+    let nix = Nix {
+        programs: None,
+        search_path: "".into(),
+        environment: vec![],
+        address: dir.direct_address(),
+        log: dir.build_log(),
+    };
     let parts = Parts {
         hypervisor: Arc::new(sim.clone()),
         preparation: Arc::new(InMemory::with(Agent::detached())),
         warm: crate::guest::launch::WarmConnection::default(),
         connect_program: String::new(),
         inhibitor: None,
+        generations: Arc::new(Generations::open(&dir, &settings, &[]).unwrap()),
+        nix,
     };
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
     tokio::spawn(serve_ssh(listener, Arc::clone(&machine)));

@@ -51,6 +51,18 @@ impl Agent {
         Agent { questions: mpsc::channel(1).0 }
     }
 
+    /// An agent with an answer to every question.
+    #[cfg(test)]
+    pub fn that_says(answer: impl Fn(Ask) -> Answer + Send + 'static) -> Self {
+        let (questions, mut asked) = mpsc::channel::<Question>(QUEUE);
+        tokio::spawn(async move {
+            while let Some((ask, reply)) = asked.recv().await {
+                let _ = reply.send(Ok(answer(ask)));
+            }
+        });
+        Agent { questions }
+    }
+
     /// Waits for the agent that knows `token`. Pending until it comes; fails if the guest goes first or speaks another version.
     pub async fn await_ready(mut listener: GuestListener, token: String) -> Result<(Agent, Readiness), Report> {
         loop {

@@ -1,7 +1,7 @@
 //! Makes one machine's guest ready: on the host before the boot, and by listening to the guest after it.
 //!
 //! ```text
-//!  prepare:      bundle ▸ keys ▸ data disk ▸ initrd + payload ▸ MachineSpec
+//!  prepare:      generation ▸ bundle ▸ keys ▸ data disk ▸ initrd + payload ▸ MachineSpec
 //!  await_ready:  agent's READY with this boot's token ▸ sshd's banner ▸ Ready
 //! ```
 //!
@@ -17,6 +17,7 @@ use crate::{
     api::types::{StartRequest, TimelinePhase},
     config::MachineSettings,
     error::{Kind, Report},
+    generations::Generations,
     hypervisor::{Capabilities, Guest, GuestStream, Verb},
     log_file,
     machine_dir::MachineDir,
@@ -57,6 +58,7 @@ pub struct Launch {
     settings: MachineSettings,
     dir: MachineDir,
     capabilities: Capabilities,
+    generations: Arc<Generations>,
     /// The token of the boot under way.
     token: Mutex<String>,
     warm: WarmConnection,
@@ -86,8 +88,15 @@ impl WarmConnection {
 
 impl Launch {
     /// For the machine of this name and directory, on a hypervisor that can do this.
-    pub fn new(name: MachineName, settings: MachineSettings, dir: MachineDir, capabilities: Capabilities) -> Launch {
-        Launch { name, settings, dir, capabilities, token: Mutex::default(), warm: WarmConnection::default() }
+    pub fn new(
+        name: MachineName,
+        settings: MachineSettings,
+        dir: MachineDir,
+        capabilities: Capabilities,
+        generations: Arc<Generations>,
+    ) -> Launch {
+        let (token, warm) = Default::default();
+        Launch { name, settings, dir, capabilities, generations, token, warm }
     }
 
     /// The connection that confirmed the last boot.
@@ -100,6 +109,7 @@ impl Launch {
         let token = format!("{:032x}", rand::random::<u128>());
         token.clone_into(&mut self.token.lock().unwrap_or_else(PoisonError::into_inner));
         let mut settings = self.settings.clone();
+        settings.bundle = self.generations.for_boot();
         settings.cores = sizes.cores.unwrap_or(settings.cores);
         settings.memory = sizes.memory.unwrap_or(settings.memory);
         settings.disk_size = sizes.disk_size.unwrap_or(settings.disk_size);

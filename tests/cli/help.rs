@@ -27,8 +27,9 @@ fn the_program() {
       ssh           Open a shell in the guest, or run a command there; starts what does not run
       connect       Join stdin and stdout to a service of the guest, for Nix and ssh to call
       run           Run the daemon in the foreground
-      logs          Show the daemon's log or the guest's console
-      destroy       Stop the machine and delete its disk and keys
+      logs          Show the daemon's log, the guest's console or a build's log
+      generations   Show the guest systems built from the recipe; go back, build, delete
+      destroy       Stop the machine and delete its disk, keys and generations
       nix-config    Print what a host needs to build on the machine
       config        Show the settings that count, and where each comes from
       capabilities  Show what this computer and this program can do, and why not
@@ -142,6 +143,9 @@ fn every_verb() {
           --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
+          --recipe <DRV>          A derivation of the host's store, whose output is the guest bundle to
+                                  build and change to
+          --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Share the host's store with the guest, read-only
           --store-dir <DIR>       The store to share
@@ -154,12 +158,13 @@ fn every_verb() {
     assert_snapshot!(help("logs"), @r"
     exit 0
     --- stdout
-    Show the daemon's log or the guest's console
+    Show the daemon's log, the guest's console or a build's log
 
     Usage: darwin-vz-nix logs [OPTIONS]
 
     Options:
           --console    The guest's serial console instead of the daemon's log
+          --build      What was said when the recipe was built last
       -f, --follow     Go on with what is written from now on
       -n, --lines <N>  Only the last lines [default: all; with --follow 10]
       -h, --help       Print help
@@ -167,14 +172,31 @@ fn every_verb() {
     assert_snapshot!(help("destroy"), @r"
     exit 0
     --- stdout
-    Stop the machine and delete its disk and keys
+    Stop the machine and delete its disk, keys and generations
 
     Usage: darwin-vz-nix destroy [OPTIONS]
 
     Options:
-      -y, --yes        Do not ask
-          --keep-keys  Keep the keys, so that hosts which know the machine need not be told anew
-      -h, --help       Print help
+      -y, --yes               Do not ask
+          --keep-keys         Keep the keys, so that hosts which know the machine need not be told anew
+          --keep-generations  Keep the guest systems that were built from the recipe
+      -h, --help              Print help
+    ");
+    assert_snapshot!(help("generations"), @r"
+    exit 0
+    --- stdout
+    Show the guest systems built from the recipe; go back, build, delete
+
+    Usage: darwin-vz-nix generations [OPTIONS] [COMMAND]
+
+    Commands:
+      rollback  Go back to a generation that worked, until the recipe changes
+      build     Build the recipe and try it, also if that has failed before
+      delete    Delete generations that are not in use
+
+    Options:
+          --json  Print everything as JSON
+      -h, --help  Print help
     ");
     assert_snapshot!(help("nix-config"), @r"
     exit 0
@@ -208,6 +230,9 @@ fn every_verb() {
           --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
+          --recipe <DRV>          A derivation of the host's store, whose output is the guest bundle to
+                                  build and change to
+          --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Share the host's store with the guest, read-only
           --store-dir <DIR>       The store to share

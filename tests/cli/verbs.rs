@@ -144,9 +144,31 @@ fn start_tells_the_boot_and_stop_stops() {
             "start builder StartRequest { cores: Some(1), memory: Some(1073741824), disk_size: None }",
             "start builder StartRequest { cores: None, memory: None, disk_size: None }",
             "stop builder force=true",
-            "destroy builder keep_keys=true",
+            "destroy builder keep_keys=true keep_generations=false",
         ]
     );
+}
+
+#[test]
+fn generations_are_shown_and_what_is_asked_of_them_is_passed_on() {
+    let server = Server::new();
+    let shown = run(server.path(), &["generations"]);
+    assert_snapshot!(shown, @r"
+    exit 0
+    --- stdout
+    GENERATION  STATE             BUILT  FROM
+    0           current, running  -      /bundle
+    1           bad               -      /nix/store/r.drv
+    builder: generation 1: the kernel panicked
+    ");
+    for words in [&["rollback"][..], &["rollback", "0"], &["build"], &["delete", "1", "2"]] {
+        let text = run(server.path(), &[&["generations"], words].concat());
+        assert_eq!(text, shown, "{words:?}");
+    }
+    let asked = ["RollBack(None)", "RollBack(Some(0))", "Build", "Delete(1)", "Delete(2)"];
+    assert_eq!(server.calls(), asked.map(|asked| format!("builder {asked}")));
+    let json = run(server.path(), &["generations", "--json"]);
+    assert!(json.contains("\"current\": 0") && json.contains("\"verdict\": \"bad\""), "{json}");
 }
 
 #[test]

@@ -5,11 +5,11 @@
 
 use darwin_vz_nix::{
     api::{
-        control::{Control, Conveyance},
+        control::{Change, Control, Conveyance},
         server,
         types::{
-            BootTimeline, DaemonStatus, Event, MachineStatus, SOCKET_NAME, Service, StartRequest, State, TimelinePhase,
-            What,
+            BootTimeline, DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus,
+            MachineStatus, SOCKET_NAME, Service, StartRequest, State, TimelinePhase, Verdict, What,
         },
     },
     config::{GIB, HostFacts},
@@ -156,6 +156,31 @@ pub fn event(id: u64) -> Event {
     Event { id, unix_ms: 7, machine: "builder".parse().unwrap(), what: What::State { state: State::Starting } }
 }
 
+/// Two of them, the configured bundle and one built from a recipe.
+pub fn generations() -> GenerationList {
+    let floor = GenerationStatus {
+        number: 0,
+        bundle: Some("/bundle".into()),
+        recipe: None,
+        output: None,
+        built_unix_ms: None,
+        verdict: Verdict::Good,
+    };
+    let why = Report::new(Kind::Boot, "the kernel panicked");
+    let bad = GenerationStatus {
+        number: 1,
+        recipe: Some("/nix/store/r.drv".into()),
+        verdict: Verdict::Bad { why },
+        ..floor.clone()
+    };
+    GenerationList {
+        status: GenerationsStatus { current: 0, running: Some(0), prospect: None },
+        recipe: None,
+        held: false,
+        generations: vec![floor, bad],
+    }
+}
+
 impl Control for Fake {
     fn status(&self) -> DaemonStatus {
         let (state, last_boot) = self.state.lock().unwrap().clone();
@@ -175,6 +200,7 @@ impl Control for Fake {
                 memory: 8 * GIB,
                 disk_size: 100 * GIB,
                 last_boot,
+                generations: None,
             }],
         }
     }
@@ -194,6 +220,21 @@ impl Control for Fake {
     fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
         self.known(machine)?;
         Ok(self.dir.join("console.log"))
+    }
+
+    fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
+        self.known(machine)?;
+        Ok(self.dir.join("build.log"))
+    }
+
+    fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report> {
+        self.known(machine)?;
+        Ok(generations())
+    }
+
+    fn change_generations(&self, machine: &MachineName, change: Change) -> Result<(), Report> {
+        self.known(machine)?;
+        self.called(format!("{machine} {change:?}"))
     }
 
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>> {
@@ -218,10 +259,11 @@ impl Control for Fake {
         })
     }
 
-    fn destroy<'a>(&'a self, machine: &'a MachineName, keep_keys: bool) -> Verb<'a, Result<(), Report>> {
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
-            self.called(format!("destroy {machine} keep_keys={keep_keys}"))
+            let (keys, generations) = (keep.keep_keys, keep.keep_generations);
+            self.called(format!("destroy {machine} keep_keys={keys} keep_generations={generations}"))
         })
     }
 

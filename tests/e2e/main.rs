@@ -11,6 +11,7 @@ mod demand;
 mod doors;
 mod faults;
 mod foreign;
+mod generations;
 mod idle;
 mod lab;
 mod refusals;
