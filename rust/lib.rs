@@ -22,4 +22,5 @@ pub mod machine_dir;
 pub mod search_path;
 pub mod spec;
 pub mod ssh;
+pub mod store;
 pub mod supervisor;

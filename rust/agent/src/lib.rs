@@ -16,6 +16,10 @@ pub const VERSION: u32 = 1;
 /// vsock port of the *host* on which the supervisor awaits the agent.
 pub const AGENT_PORT: u32 = 1024;
 
+/// vsock port of the *host* where the guest's Nix may ask about the host's store. A connection begins with one line,
+/// [`StoreGreeting`], and goes on with Nix's worker protocol.
+pub const STORE_PORT: u32 = 1025;
+
 /// vsock port of the *guest* where sshd answers.
 pub const SSH_PORT: u32 = 22;
 
@@ -55,4 +59,12 @@ pub struct ShareMount {
     pub mount_point: String,
     /// Mount it read-only.
     pub read_only: bool,
+}
+
+/// First line of a connection to [`STORE_PORT`], at most 4,096 bytes with the newline. The agent writes it: other programs in
+/// the guest don't know the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreGreeting {
+    /// As in [`GuestConfig::token`].
+    pub token: String,
 }

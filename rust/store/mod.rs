@@ -1,0 +1,231 @@
+//! The gate: the host's Nix store as a guest may see it, which is to ask what is valid and nothing else.
+//!
+//! ```text
+//!  guest's Nix (local-overlay-store)            one HostStore per machine                      host's Nix daemon
+//!    │ lower-store=unix://…                                                                          ▲
+//!    ▼                                                                                               │
+//!  agent ── vsock 1025, token ──▶ door: read, decide, ask anew ── admission ── upstream ─────────────┤ one for each
+//!                                                        │   │                                       │
+//!                                          verdicts ◀────┘   └────▶ ledger ◀──── session ── upstream ┘ one for each
+//! ```
+//!
+//! The files themselves reach the guest as a read-only share; this is how its Nix learns which of them it may use. Bytes are
+//! never passed through: each request is decoded, decided on, and asked anew in the gate's own words.
+//!
+//! The rules here:
+//!
+//! 1. A guest is told that a path is valid only while the path is held on the host, by the connection that tells it.
+//! 2. What the guest is told of for good is in the [ledger](ledger) before it is told.
+//! 3. A path with changed names in its closure (`case_hack`), or that isn't where the share is, is not valid in any answer.
+//! 4. Nothing that a guest sends reaches the host's daemon but the names of store paths, checked.
+//!
+//! This module knows nothing of hypervisors: it is given streams.
+
+mod admission;
+mod case_hack;
+mod door;
+mod figures;
+mod journal;
+mod ledger;
+mod operation;
+mod path;
+mod reception;
+mod session;
+mod upstream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use figures::{StoreFigures, UpstreamState};
+pub use path::StorePath;
+pub use session::Session;
+
+use crate::{error::Report, hypervisor::GuestListener};
+use case_hack::Verdicts;
+use figures::Record;
+use ledger::Ledger;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use upstream::{Upstream, UpstreamError};
+
+/// Where the host's store is and where this machine's share of it is remembered.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Socket of the host's Nix daemon.
+    pub daemon_socket: PathBuf,
+    /// The directory that is shared with the guest: where the store's files are.
+    pub store_dir: PathBuf,
+    /// The store as paths name it: `/nix/store`.
+    pub logical_dir: String,
+    /// Directory for the files `store-ledger` and `store-verdicts`. It must exist. The ledger goes with the guest's disk.
+    pub state_dir: PathBuf,
+    /// Bounds on what a guest may do.
+    pub limits: Limits,
+}
+
+/// Bounds on what a guest may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections served at once; further ones are refused.
+    pub connections: usize,
+    /// Connections that may be about to prove themselves. The oldest gives way to a new one.
+    pub strangers: usize,
+    /// How long a connection may take for its token and the greeting.
+    pub greeting: Duration,
+    /// How long the host's daemon may take for one answer. It may be collecting garbage.
+    pub upstream_answer: Duration,
+    /// Paths that one connection may have held.
+    pub held: usize,
+    /// Items of a list in a request.
+    pub list: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 64,
+            strangers: 64,
+            greeting: Duration::from_secs(10),
+            upstream_answer: Duration::from_secs(120),
+            held: 250_000,
+            list: 250_000,
+        }
+    }
+}
+
+/// One machine's gate to the host's store. Cheap to clone; it lives as long as the daemon, through many guests.
+#[derive(Clone, Debug)]
+pub struct HostStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: StoreSettings,
+    logical_dir: Arc<str>,
+    ledger: Mutex<Ledger>,
+    verdicts: Mutex<Verdicts>,
+    record: Mutex<Record>,
+    sessions: session::Register,
+}
+
+impl HostStore {
+    /// Reads what earlier daemons have left. Contacts nobody. Fails with [`crate::error::Kind::State`] if the files cannot
+    /// be read or written, or if the ledger is damaged: then the guest's disk must be made anew, and the ledger deleted.
+    pub fn new(settings: StoreSettings) -> Result<HostStore, Report> {
+        let ledger = Ledger::open(&settings.state_dir.join("store-ledger"))?;
+        let verdicts = Verdicts::open(&settings.state_dir.join("store-verdicts"))?;
+        Ok(HostStore {
+            inner: Arc::new(Inner {
+                logical_dir: settings.logical_dir.as_str().into(),
+                settings,
+                ledger: Mutex::new(ledger),
+                verdicts: Mutex::new(verdicts),
+                record: Mutex::new(Record::default()),
+                sessions: session::Register::default(),
+            }),
+        })
+    }
+
+    /// Serves one guest's connections, each in a task of its own, until the guest is gone; dropping the future ends them,
+    /// too. A connection's first line must be `{"token":"…"}` with this token; all others are closed.
+    pub async fn serve(&self, listener: GuestListener, token: String) {
+        reception::serve(&self.inner, listener, token).await;
+        self.inner.make_durable().await;
+    }
+
+    /// To be called before a guest that was idle begins to work: holds, on the host, everything that the guest was ever told
+    /// of, and finds what is no longer there. Until the guest has forgotten the [`Session::vanished`] paths, and all that it
+    /// built with them, it must not build. From then on everything it is told of is held by the session, too.
+    ///
+    /// If the gate is closed every path that the guest was told of has vanished. Fails with [`crate::error::Kind::Host`] if
+    /// the host's daemon does not answer; then nothing can be said of what the guest relies on, and it must not build with it.
+    pub async fn open_session(&self) -> Result<Session, Report> {
+        session::open(&self.inner).await
+    }
+
+    /// The guest has forgotten these, which a session found vanished. Others are left as they are: those that are no store
+    /// paths, those that have not vanished, and those that the guest has been told of again in between.
+    pub fn forgotten(&self, paths: &[String]) -> Result<(), Report> {
+        let dir = &self.inner.logical_dir;
+        let paths: Vec<_> = paths.iter().filter_map(|path| StorePath::parse(dir, path.as_bytes()).ok()).collect();
+        self.inner.ledger().strike(&paths)
+    }
+
+    /// The guest's disk was made anew, or is gone: it relies on nothing any more. To be called when no guest works.
+    pub fn forget_all(&self) -> Result<(), Report> {
+        self.inner.ledger().clear()
+    }
+
+    /// Every path, in full, that the guest was told of and has not forgotten.
+    pub fn trusted_paths(&self) -> Vec<String> {
+        let ledger = self.inner.ledger();
+        ledger.told().map(|(path, ..)| path.within(&self.inner.logical_dir)).collect()
+    }
+
+    /// Closes the gate: from now on no path is valid to the guest, which then copies what it needs. Connections go on.
+    /// What it was told of before is in [`HostStore::trusted_paths`]; it has to forget that.
+    pub fn close(&self, why: &str) {
+        if self.inner.record().close(why) {
+            tracing::warn!("the host's store is no longer shared with the guest: {why}");
+        }
+    }
+
+    /// Opens the gate again, for a guest with a share that was made anew.
+    pub fn reopen(&self) {
+        self.inner.record().reopen();
+    }
+
+    /// False once the gate has been closed.
+    pub fn is_open(&self) -> bool {
+        self.inner.record().closed().is_none()
+    }
+
+    /// What a status shows.
+    pub fn figures(&self) -> StoreFigures {
+        let mut figures = self.inner.record().figures();
+        let ledger = self.inner.ledger();
+        figures.shared_paths = ledger.told().count() as u64;
+        figures.shared_bytes = ledger.told().map(|(_, told, _)| told.nar_size).sum();
+        figures
+    }
+}
+
+impl Inner {
+    // What is behind these locks is whole at every moment, so a panic elsewhere has not spoilt it.
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection to the host's daemon; the outcome is noted for the figures.
+    async fn upstream(&self) -> Result<Upstream, UpstreamError> {
+        let settings = &self.settings;
+        let patience = settings.limits.upstream_answer;
+        let upstream = Upstream::connect(&settings.daemon_socket, Arc::clone(&self.logical_dir), patience).await;
+        self.record().upstream(match &upstream {
+            Ok(upstream) => UpstreamState::Answers { version: upstream.version().to_owned() },
+            Err(e) => UpstreamState::Fails { why: e.to_string() },
+        });
+        upstream
+    }
+
+    /// Gets the ledger onto the disk. A crash of the computer spoils the disk of a guest that is running, so it matters only
+    /// for what guests were told who ended well.
+    async fn make_durable(&self) {
+        let Some(file) = self.ledger().handle() else { return };
+        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        if let Ok(Err(e)) = synced {
+            tracing::warn!("cannot write the record of what the guest knows of the host's store: {e}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! A connection to the host's Nix daemon, as a client that only asks.
+//!
+//! The daemon forks a process for each connection; paths that were held on it ("temporary roots") are let go when it ends.
+//! So one of these is opened for every connection of a guest, and one for every session.
+//!
+//! The rule here: a path is held *before* it is asked about ([`Upstream::hold_and_describe`]). The other way round the
+//! garbage collector could come in between, and the daemon would go on answering from its memory.
+
+use super::{
+    path::StorePath,
+    wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, WireError, message},
+};
+use std::{io, path::Path, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+/// The one dialect that is spoken with daemons and guests: what Nix 2.18 and Lix have, and all later ones still speak.
+pub const PROTOCOL: u64 = 1 << 8 | 35;
+
+/// Longest string that the daemon may send: messages of errors, mostly.
+const LONGEST: usize = 1 << 20;
+
+/// Longest list that the daemon may send: referrers of a C library.
+const MOST: usize = 1 << 20;
+
+/// Requests sent before the answer to the first must have been read.
+const PIPELINE: usize = 1024;
+
+/// Why the host's daemon did not answer a question.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Nobody answers at its socket.
+    #[error("the host's Nix daemon cannot be reached: {0}")]
+    Unreachable(io::Error),
+    /// It speaks something else.
+    #[error("the host's Nix daemon speaks worker protocol {0}.{1}, and 1.35 or later is needed (Nix 2.18)")]
+    Dialect(u64, u64),
+    /// It said something that makes no sense, or the connection broke.
+    #[error("the connection to the host's Nix daemon failed: {0}")]
+    Wire(#[from] WireError),
+    /// It said nothing.
+    #[error("the host's Nix daemon did not answer within {0:?}")]
+    Silent(Duration),
+    /// It answered with an error. The connection is still good.
+    #[error("the host's Nix daemon says: {0}")]
+    Refused(String),
+}
+
+/// What the host's database says of a valid path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Full path of the derivation that made it, or nothing.
+    pub deriver: Vec<u8>,
+    /// Hash of its archive: SHA-256, hexadecimal.
+    pub nar_hash: String,
+    /// What it refers to, perhaps itself too.
+    pub references: Vec<StorePath>,
+    /// When it was registered, in seconds since 1970.
+    pub registered: u64,
+    /// Size of its archive in bytes.
+    pub nar_size: u64,
+    /// It was built here.
+    pub ultimate: u64,
+    /// Signatures.
+    pub signatures: Vec<Vec<u8>>,
+    /// Content address, or nothing.
+    pub content_address: Vec<u8>,
+}
+
+/// An open connection, past its greeting. After an error other than [`UpstreamError::Refused`] it is of no more use.
+#[derive(Debug)]
+pub struct Upstream {
+    incoming: Incoming,
+    to: OwnedWriteHalf,
+    patience: Duration,
+    version: String,
+}
+
+/// What comes from the daemon.
+#[derive(Debug)]
+struct Incoming {
+    from: Decoder<BufReader<OwnedReadHalf>>,
+    store_dir: Arc<str>,
+}
+
+impl Upstream {
+    /// Connects and greets. `store_dir` is the store as paths name it; `patience` is for each answer.
+    pub async fn connect(socket: &Path, store_dir: Arc<str>, patience: Duration) -> Result<Upstream, UpstreamError> {
+        let greeting = async {
+            let stream = UnixStream::connect(socket).await.map_err(UpstreamError::Unreachable)?;
+            let (from, to) = stream.into_split();
+            let incoming = Incoming { from: Decoder(BufReader::new(from)), store_dir };
+            let mut upstream = Upstream { incoming, to, patience, version: String::new() };
+            upstream.greet().await?;
+            Ok(upstream)
+        };
+        timeout(patience, greeting).await.unwrap_or(Err(UpstreamError::Silent(patience)))
+    }
+
+    /// The daemon's own name for its version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    async fn greet(&mut self) -> Result<(), UpstreamError> {
+        // The two numbers at the end have no meaning any more: processor affinity and reserved space.
+        let hello = Encoder::default().number(CLIENT_MAGIC).number(PROTOCOL).number(0).number(0);
+        self.to.write_all(hello.as_slice()).await.map_err(WireError::from)?;
+        let from = &mut self.incoming.from;
+        if from.number().await? != DAEMON_MAGIC {
+            return Err(WireError::Unexpected("this is no Nix daemon".into()).into());
+        }
+        let theirs = from.number().await?;
+        if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
+            return Err(UpstreamError::Dialect(theirs >> 8, theirs & 0xff));
+        }
+        self.version = String::from_utf8_lossy(&from.bytes(LONGEST).await?).into_owned();
+        let _trusted = from.number().await?;
+        self.incoming.outcome().await
+    }
+
+    /// Holds each path for as long as this connection lasts, and then asks for its description: `None` is "not valid".
+    /// Holding a path that is not valid is no error. The requests of many paths travel together.
+    pub async fn hold_and_describe(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, UpstreamError> {
+        let mut described = Vec::with_capacity(paths.len());
+        for some in paths.chunks(PIPELINE) {
+            let requests = some.iter().fold(Encoder::default(), |so_far, path| {
+                let path = path.within(&self.incoming.store_dir);
+                so_far.number(ADD_TEMP_ROOT).bytes(path.as_bytes()).number(QUERY_PATH_INFO).bytes(path.as_bytes())
+            });
+            let incoming = &mut self.incoming;
+            let answers = async {
+                for _ in some {
+                    described.push(incoming.held_and_described().await?);
+                }
+                Ok(())
+            };
+            exchange(&mut self.to, requests, self.patience, answers).await?;
+        }
+        Ok(described)
+    }
+
+    /// Holds paths that are known to be valid, since another connection holds them.
+    pub async fn hold(&mut self, paths: &[StorePath]) -> Result<(), UpstreamError> {
+        for some in paths.chunks(PIPELINE) {
+            let requests = some.iter().fold(Encoder::default(), |so_far, path| {
+                so_far.number(ADD_TEMP_ROOT).bytes(path.within(&self.incoming.store_dir).as_bytes())
+            });
+            let incoming = &mut self.incoming;
+            let answers = async {
+                for _ in some {
+                    incoming.outcome().await?;
+                    incoming.from.number().await?;
+                }
+                Ok(())
+            };
+            exchange(&mut self.to, requests, self.patience, answers).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks what is answered by a list of paths: referrers, derivers. Of the answer only those are kept that `wanted` accepts.
+    pub async fn related(
+        &mut self,
+        operation: Relation,
+        path: &StorePath,
+        wanted: impl Fn(&StorePath) -> bool,
+    ) -> Result<Vec<StorePath>, UpstreamError> {
+        let number = match operation {
+            Relation::Referrers => QUERY_REFERRERS,
+            Relation::ValidDerivers => QUERY_VALID_DERIVERS,
+        };
+        let request = Encoder::default().number(number).bytes(path.within(&self.incoming.store_dir).as_bytes());
+        let incoming = &mut self.incoming;
+        let answer = async {
+            incoming.outcome().await?;
+            let mut related = Vec::new();
+            for _ in 0..incoming.from.length_of_list(MOST).await? {
+                let path = incoming.path().await?;
+                if wanted(&path) {
+                    related.push(path);
+                }
+            }
+            Ok(related)
+        };
+        exchange(&mut self.to, request, self.patience, answer).await
+    }
+
+    /// The path with this hash part.
+    pub async fn path_from_hash_part(&mut self, hash_part: &str) -> Result<Option<StorePath>, UpstreamError> {
+        let request = Encoder::default().number(QUERY_PATH_FROM_HASH_PART).bytes(hash_part.as_bytes());
+        let incoming = &mut self.incoming;
+        let answer = async {
+            incoming.outcome().await?;
+            let path = incoming.from.bytes(LONGEST).await?;
+            if path.is_empty() { Ok(None) } else { incoming.parse(&path).map(Some) }
+        };
+        exchange(&mut self.to, request, self.patience, answer).await
+    }
+
+    /// The outputs of a derivation: name, and path if it is known, both as the daemon writes them.
+    pub async fn derivation_output_map(&mut self, path: &StorePath) -> Result<Vec<[Vec<u8>; 2]>, UpstreamError> {
+        let path = path.within(&self.incoming.store_dir);
+        let request = Encoder::default().number(QUERY_DERIVATION_OUTPUT_MAP).bytes(path.as_bytes());
+        let incoming = &mut self.incoming;
+        let answer = async {
+            incoming.outcome().await?;
+            let mut map = Vec::new();
+            for _ in 0..incoming.from.length_of_list(MOST).await? {
+                map.push([incoming.from.bytes(LONGEST).await?, incoming.from.bytes(LONGEST).await?]);
+            }
+            Ok(map)
+        };
+        exchange(&mut self.to, request, self.patience, answer).await
+    }
+
+    /// Resolves when the daemon has closed the connection, or speaks unasked.
+    pub async fn lost(&mut self) {
+        // Whatever there is to read, an end or bytes: nothing was asked.
+        let _ = self.incoming.from.0.fill_buf().await;
+    }
+}
+
+const QUERY_REFERRERS: u64 = 6;
+const ADD_TEMP_ROOT: u64 = 11;
+const QUERY_PATH_INFO: u64 = 26;
+const QUERY_PATH_FROM_HASH_PART: u64 = 29;
+const QUERY_VALID_DERIVERS: u64 = 33;
+const QUERY_DERIVATION_OUTPUT_MAP: u64 = 41;
+
+/// How the paths that [`Upstream::related`] asks for are related to the one given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// They refer to it.
+    Referrers,
+    /// They are derivations that make it, and are valid.
+    ValidDerivers,
+}
+
+/// Sends requests while the answers are read, since neither side takes everything before the other has spoken.
+async fn exchange<T>(
+    to: &mut OwnedWriteHalf,
+    requests: Encoder,
+    patience: Duration,
+    answers: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
+    let send = async { to.write_all(requests.as_slice()).await.map_err(|e| WireError::from(e).into()) };
+    let both = async { tokio::try_join!(send, answers) };
+    let ((), answer) = timeout(patience, both).await.unwrap_or(Err(UpstreamError::Silent(patience)))?;
+    Ok(answer)
+}
+
+impl Incoming {
+    /// Reads over the daemon's log up to the end of a request.
+    async fn outcome(&mut self) -> Result<(), UpstreamError> {
+        let from = &mut self.from;
+        loop {
+            match from.number().await? {
+                message::LAST => return Ok(()),
+                message::ERROR => return Err(UpstreamError::Refused(self.error().await?)),
+                message::NEXT => drop(from.bytes(LONGEST).await?),
+                message::STOP_ACTIVITY => drop(from.number().await?),
+                message::START_ACTIVITY => {
+                    for _id_level_kind in 0..3 {
+                        from.number().await?;
+                    }
+                    from.bytes(LONGEST).await?;
+                    skip_fields(from).await?;
+                    let _parent = from.number().await?;
+                }
+                message::RESULT => {
+                    for _id_kind in 0..2 {
+                        from.number().await?;
+                    }
+                    skip_fields(from).await?;
+                }
+                other => return Err(WireError::Unexpected(format!("message {other:#x} of no meaning")).into()),
+            }
+        }
+    }
+
+    /// The text of an error.
+    async fn error(&mut self) -> Result<String, WireError> {
+        let from = &mut self.from;
+        let _kind = from.bytes(LONGEST).await?;
+        let _level = from.number().await?;
+        let _name = from.bytes(LONGEST).await?;
+        let text = from.bytes(LONGEST).await?;
+        let _position = from.number().await?;
+        for _ in 0..from.length_of_list(MOST).await? {
+            let _position = from.number().await?;
+            from.bytes(LONGEST).await?;
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The answers to one pair of requests. A path that the daemon refuses to hold is as good as not valid.
+    async fn held_and_described(&mut self) -> Result<Option<PathInfo>, UpstreamError> {
+        let held = match self.outcome().await {
+            Ok(()) => self.from.number().await.map(|_| true)?,
+            Err(UpstreamError::Refused(why)) => {
+                tracing::debug!("the host's Nix daemon does not hold a path: {why}");
+                false
+            }
+            Err(e) => return Err(e),
+        };
+        let described = match self.outcome().await {
+            Ok(()) if self.from.number().await? == 0 => None,
+            Ok(()) => Some(self.path_info().await?),
+            Err(UpstreamError::Refused(why)) => {
+                tracing::debug!("the host's Nix daemon does not describe a path: {why}");
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(described.filter(|_| held))
+    }
+
+    async fn path_info(&mut self) -> Result<PathInfo, UpstreamError> {
+        let deriver = self.from.bytes(LONGEST).await?;
+        let nar_hash = self.from.text(LONGEST).await?;
+        if nar_hash.is_empty() || !nar_hash.bytes().all(|c| c.is_ascii_alphanumeric() || b":+/=-".contains(&c)) {
+            return Err(WireError::Unexpected(format!("{nar_hash:?} in the place of a hash")).into());
+        }
+        let mut references = Vec::new();
+        for _ in 0..self.from.length_of_list(MOST).await? {
+            references.push(self.path().await?);
+        }
+        Ok(PathInfo {
+            deriver,
+            nar_hash,
+            references,
+            registered: self.from.number().await?,
+            nar_size: self.from.number().await?,
+            ultimate: self.from.number().await?,
+            signatures: self.from.list(MOST, LONGEST).await?,
+            content_address: self.from.bytes(LONGEST).await?,
+        })
+    }
+
+    async fn path(&mut self) -> Result<StorePath, UpstreamError> {
+        let path = self.from.bytes(LONGEST).await?;
+        self.parse(&path)
+    }
+
+    fn parse(&self, path: &[u8]) -> Result<StorePath, UpstreamError> {
+        StorePath::parse(&self.store_dir, path).map_err(|e| WireError::Unexpected(e.to_string()).into())
+    }
+}
+
+async fn skip_fields(from: &mut Decoder<BufReader<OwnedReadHalf>>) -> Result<(), WireError> {
+    for _ in 0..from.length_of_list(MOST).await? {
+        match from.number().await? {
+            0 => drop(from.number().await?),
+            1 => drop(from.bytes(LONGEST).await?),
+            other => return Err(WireError::Unexpected(format!("a field of unknown kind {other}"))),
+        }
+    }
+    Ok(())
+}

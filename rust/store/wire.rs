@@ -1,0 +1,230 @@
+//! Words of Nix's worker protocol: numbers of eight bytes, little end first, and strings with their length before them and
+//! zeros after them up to a multiple of eight. A list is its length and then its items.
+//!
+//! The rule here: a length that the other side claims is compared with a limit before anything is done about it, and
+//! memory is taken only for bytes that have arrived.
+
+use std::io;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+
+/// What a client says first.
+pub const CLIENT_MAGIC: u64 = 0x6e69_7863;
+/// What a daemon answers.
+pub const DAEMON_MAGIC: u64 = 0x6478_696f;
+
+/// Messages with which a daemon begins its answer to a request.
+pub mod message {
+    /// A line of the log: a string.
+    pub const NEXT: u64 = 0x6f6c_6d67;
+    /// The request has failed: an error in place of the answer.
+    pub const ERROR: u64 = 0x6378_7470;
+    /// The request has been carried out: the answer follows.
+    pub const LAST: u64 = 0x616c_7473;
+    /// An activity begins: id, level, kind, text, fields, parent.
+    pub const START_ACTIVITY: u64 = 0x5354_5254;
+    /// An activity is over: id.
+    pub const STOP_ACTIVITY: u64 = 0x5354_4f50;
+    /// An activity tells something: id, kind, fields.
+    pub const RESULT: u64 = 0x5253_4c54;
+}
+
+/// Why bytes are not what the protocol says.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The connection failed or ended in the middle.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// Longer than anything that is asked for here.
+    #[error("a {what} of length {length} is longer than the limit of {limit}")]
+    TooLong {
+        /// String or list.
+        what: &'static str,
+        /// As claimed.
+        length: u64,
+        /// As allowed.
+        limit: usize,
+    },
+    /// A string is followed by something else than zeros.
+    #[error("a string is not padded with zeros")]
+    Padding,
+    /// Something that the protocol doesn't have at this place.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+/// Reads words from a stream.
+#[derive(Debug)]
+pub struct Decoder<R>(pub R);
+
+impl<R: AsyncBufRead + Unpin> Decoder<R> {
+    /// A number.
+    pub async fn number(&mut self) -> Result<u64, WireError> {
+        Ok(self.0.read_u64_le().await?)
+    }
+
+    /// A number, or `None` if the stream ends before it.
+    pub async fn number_or_end(&mut self) -> Result<Option<u64>, WireError> {
+        if self.0.fill_buf().await?.is_empty() {
+            return Ok(None);
+        }
+        self.number().await.map(Some)
+    }
+
+    /// A string of any bytes, at most `limit` of them.
+    pub async fn bytes(&mut self, limit: usize) -> Result<Vec<u8>, WireError> {
+        let length = self.length("string", limit).await?;
+        let mut bytes = Vec::new();
+        (&mut self.0).take(length as u64).read_to_end(&mut bytes).await?;
+        if bytes.len() < length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let mut padding = [0; 8];
+        let padding = &mut padding[..padding_of(length)];
+        self.0.read_exact(padding).await?;
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(WireError::Padding);
+        }
+        Ok(bytes)
+    }
+
+    /// A string of text.
+    pub async fn text(&mut self, limit: usize) -> Result<String, WireError> {
+        String::from_utf8(self.bytes(limit).await?)
+            .map_err(|_| WireError::Unexpected("a string that should be text is not UTF-8".into()))
+    }
+
+    /// The length of a list, whose items come next.
+    pub async fn length_of_list(&mut self, limit: usize) -> Result<usize, WireError> {
+        self.length("list", limit).await
+    }
+
+    /// A list of strings.
+    pub async fn list(&mut self, items: usize, limit: usize) -> Result<Vec<Vec<u8>>, WireError> {
+        let mut list = Vec::new();
+        for _ in 0..self.length_of_list(items).await? {
+            list.push(self.bytes(limit).await?);
+        }
+        Ok(list)
+    }
+
+    async fn length(&mut self, what: &'static str, limit: usize) -> Result<usize, WireError> {
+        let length = self.number().await?;
+        match usize::try_from(length) {
+            Ok(fits) if fits <= limit => Ok(fits),
+            _ => Err(WireError::TooLong { what, length, limit }),
+        }
+    }
+}
+
+/// Collects words that are then written at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoder(Vec<u8>);
+
+impl Encoder {
+    /// An answer that begins with [`message::LAST`]: the request has been carried out.
+    pub fn done() -> Self {
+        Encoder::default().number(message::LAST)
+    }
+
+    /// An error in the form that protocol 1.26 and later use.
+    pub fn error(text: &str) -> Self {
+        Encoder::default()
+            .number(message::ERROR)
+            .bytes(b"Error")
+            .number(0)
+            .bytes(b"Error")
+            .bytes(text.as_bytes())
+            .number(0)
+            .number(0)
+    }
+
+    /// Appends a number.
+    #[must_use]
+    pub fn number(mut self, number: u64) -> Self {
+        self.0.extend_from_slice(&number.to_le_bytes());
+        self
+    }
+
+    /// Appends a string.
+    #[must_use]
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        self = self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len() + padding_of(bytes.len()), 0);
+        self
+    }
+
+    /// Appends a list of strings.
+    #[must_use]
+    pub fn list<T: AsRef<[u8]>>(self, items: &[T]) -> Self {
+        items.iter().fold(self.number(items.len() as u64), |so_far, item| so_far.bytes(item.as_ref()))
+    }
+
+    /// What has been collected.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn padding_of(length: usize) -> usize {
+    length.wrapping_neg() % 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_survive(number: u64, string: Vec<u8>, list in vec(any::<Vec<u8>>(), 0..9)) {
+            let encoded = Encoder::default().number(number).bytes(&string).list(&list);
+            prop_assert_eq!(encoded.as_slice().len() % 8, 0);
+            let mut decoder = Decoder(encoded.as_slice());
+            run(async {
+                assert_eq!(decoder.number().await.unwrap(), number);
+                assert_eq!(decoder.bytes(10_000).await.unwrap(), string);
+                assert_eq!(decoder.list(9, 10_000).await.unwrap(), list);
+                assert_eq!(decoder.number_or_end().await.unwrap(), None);
+            });
+        }
+
+        #[test]
+        fn any_bytes_are_words_or_an_error(bytes: Vec<u8>) {
+            run(async {
+                let _ = Decoder(bytes.as_slice()).list(100, 100).await;
+                let _ = Decoder(bytes.as_slice()).text(100).await;
+            });
+        }
+    }
+
+    #[test]
+    fn words_are_as_nix_writes_them() {
+        let encoded = Encoder::default().number(258).bytes(b"abc");
+        assert_eq!(encoded.as_slice(), b"\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0abc\0\0\0\0\0");
+    }
+
+    #[tokio::test]
+    async fn a_claimed_length_is_refused_before_a_byte_of_it_is_awaited() {
+        for length in [101, 1 << 40, u64::MAX] {
+            let claim = Encoder::default().number(length);
+            let string = Decoder(claim.as_slice()).bytes(100).await.unwrap_err();
+            assert!(matches!(string, WireError::TooLong { what: "string", .. }), "{string}");
+            let list = Decoder(claim.as_slice()).list(100, 100).await.unwrap_err();
+            assert!(matches!(list, WireError::TooLong { what: "list", .. }), "{list}");
+        }
+    }
+
+    #[tokio::test]
+    async fn padding_and_ends_are_checked() {
+        let mut bytes = Encoder::default().bytes(b"abc").as_slice().to_vec();
+        assert!(matches!(Decoder(&bytes[..14]).bytes(9).await, Err(WireError::Io(_))));
+        bytes[15] = 1;
+        assert!(matches!(Decoder(&bytes[..]).bytes(9).await, Err(WireError::Padding)));
+        assert!(matches!(Decoder(&bytes[..5]).number_or_end().await, Err(WireError::Io(_))));
+    }
+}
