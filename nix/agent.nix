@@ -1,10 +1,14 @@
-# The guest's agent: one static program. A Mac builds it without any part of Linux but Rust's standard library.
+# The guest's agent. A Mac builds it without any part of Linux but Rust's standard library.
+#
+# It is one static program wherever nothing else need be in its image. nixpkgs has no static Rust in its cache and would build
+# a compiler first, so a NixOS guest, which has a C library anyway, gets it with `static = false`.
 {
   lib,
   stdenv,
   callPackage,
   rustPlatform,
   pkgsStatic,
+  static ? true,
 }:
 let
   manifest = lib.importTOML ../Cargo.toml;
@@ -52,7 +56,7 @@ let
     }
   );
 
-  onLinux = pkgsStatic.rustPlatform.buildRustPackage (
+  onLinux = (if static then pkgsStatic.rustPlatform else rustPlatform).buildRustPackage (
     common
     // {
       cargoLock.lockFile = ../Cargo.lock;

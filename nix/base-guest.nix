@@ -55,8 +55,7 @@ let
     inherit arch;
     kernel = kernel.target or linux.stdenv.hostPlatform.linux-kernel.target;
     image = "system.erofs";
-    # The guest runs one user's builds and trusts them as much as that user does.
-    cmdline = "panic=-1 quiet mitigations=off audit=0 nowatchdog random.trust_cpu=on";
+    cmdline = import ./base-guest/cmdline.nix;
   };
 in
 runCommand "darwin-vz-base-guest"

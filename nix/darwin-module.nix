@@ -8,7 +8,7 @@
 #   assertions.nix   what cannot work, said before anything is built
 #
 # The rule: the Mac's system depends on no Linux output that a public cache doesn't have, so it can be built before any
-# builder runs. The one exception is asked for by name: `extraNixOSConfig`.
+# builder runs. A guest with `extraNixOSConfig` is in it as a recipe only.
 {
   imports = [
     ./darwin/options.nix

@@ -11,9 +11,6 @@
 let
   isDarwin = stdenv.hostPlatform.isDarwin;
   manifest = lib.importTOML ../Cargo.toml;
-  # Settings that some versions of the program have and others don't, for the module's assertions.
-  optionalSettings = [ "nested-virtualization" ];
-  hasSetting = name: lib.hasInfix "\"${name}\"" (builtins.readFile ../rust/config/key.rs);
 in
 rustPlatform.buildRustPackage {
   pname = "darwin-vz-nix";
@@ -41,6 +38,8 @@ rustPlatform.buildRustPackage {
       --bash <($out/bin/darwin-vz-nix completions bash) \
       --fish <($out/bin/darwin-vz-nix completions fish) \
       --zsh <($out/bin/darwin-vz-nix completions zsh)
+    $out/bin/darwin-vz-nix man $TMPDIR/man
+    installManPage $TMPDIR/man/*.1
   '';
 
   # After strip, which removes signatures, and after nixpkgs' own signing, which knows no entitlements (decision 0009).
@@ -55,8 +54,6 @@ rustPlatform.buildRustPackage {
     }
     $out/bin/darwin-vz-nix --version
   '';
-
-  passthru.settings = lib.filter hasSetting optionalSettings;
 
   meta = {
     inherit (manifest.package) description;

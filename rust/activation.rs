@@ -20,6 +20,12 @@ const BACKLOG: i32 = 1024;
 pub struct Inherited(Vec<TcpListener>);
 
 impl Inherited {
+    /// These sockets, as if a service manager had handed them over.
+    #[cfg(test)]
+    pub(crate) fn of(sockets: Vec<TcpListener>) -> Inherited {
+        Inherited(sockets)
+    }
+
     /// Takes over what launchd or systemd hand to this process. Call it once.
     pub fn take() -> Result<Inherited, Report> {
         let sockets = platform::inherited().map_err(|e| {
@@ -44,6 +50,30 @@ impl Inherited {
     pub fn left_over(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
+}
+
+/// The sockets of our name, by launchd's rules: what it answers tells whether we are a job of its, and one with sockets.
+#[cfg(any(target_os = "macos", test))]
+pub(crate) fn from_launchd(
+    activate: impl FnOnce(&std::ffi::CStr) -> Result<Vec<std::os::fd::OwnedFd>, i32>,
+) -> io::Result<Vec<TcpListener>> {
+    // The same numbers on every Unix.
+    const ENOENT: i32 = 2;
+    const ESRCH: i32 = 3;
+    let name = std::ffi::CString::new(LAUNCHD_SOCKETS)?;
+    let descriptors = match activate(&name) {
+        Ok(descriptors) => descriptors,
+        // No such socket in our job, or we are no job of launchd's.
+        Err(ENOENT | ESRCH) => return Ok(Vec::new()),
+        Err(error) => return Err(io::Error::from_raw_os_error(error)),
+    };
+    let listener = |descriptor| {
+        let socket = Socket::from(descriptor);
+        let fits = socket.r#type()? == Type::STREAM && socket.local_addr()?.as_socket().is_some();
+        let other = || io::Error::new(io::ErrorKind::InvalidInput, "launchd's socket is not for TCP");
+        fits.then(|| socket.into()).ok_or_else(other)
+    };
+    descriptors.into_iter().map(listener).collect()
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Report> {
@@ -88,10 +118,10 @@ mod platform {
 #[allow(unsafe_code)]
 mod platform {
     use std::{
-        ffi::{CString, c_char, c_int, c_void},
+        ffi::{CStr, c_char, c_int, c_void},
         io,
         net::TcpListener,
-        os::fd::FromRawFd,
+        os::fd::{FromRawFd, OwnedFd},
         ptr, slice,
     };
 
@@ -101,28 +131,26 @@ mod platform {
         fn free(memory: *mut c_void);
     }
 
-    const ENOENT: i32 = 2;
-    const ESRCH: i32 = 3;
-
     pub fn inherited() -> io::Result<Vec<TcpListener>> {
-        let name = CString::new(super::LAUNCHD_SOCKETS)?;
+        super::from_launchd(activate)
+    }
+
+    fn activate(name: &CStr) -> Result<Vec<OwnedFd>, i32> {
         let (mut fds, mut count) = (ptr::null_mut(), 0);
         // SAFETY: the name is a C string, and both out-pointers are valid for the call.
         match unsafe { launch_activate_socket(name.as_ptr(), &mut fds, &mut count) } {
             0 => {}
-            // No such socket in our job, or we are no job of launchd's.
-            ENOENT | ESRCH => return Ok(Vec::new()),
-            error => return Err(io::Error::from_raw_os_error(error)),
+            error => return Err(error),
         }
         // SAFETY: on success `fds` is an array of `count` descriptors, which are ours from now on.
-        let listeners = unsafe { slice::from_raw_parts(fds, count) }
+        let descriptors = unsafe { slice::from_raw_parts(fds, count) }
             .iter()
-            // SAFETY: each descriptor is open, a stream socket by our property list, and owned by nobody else.
-            .map(|fd| unsafe { TcpListener::from_raw_fd(*fd) })
+            // SAFETY: each descriptor is open and owned by nobody else.
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) })
             .collect();
         // SAFETY: launch_activate_socket(3) allocates the array with malloc and leaves it to the caller.
         unsafe { free(fds.cast()) };
-        Ok(listeners)
+        Ok(descriptors)
     }
 }
 
@@ -137,6 +165,16 @@ mod tests {
         let error = bind(address).unwrap_err();
         assert_eq!(error.kind, Kind::Busy);
         assert!(error.message.contains(&address.to_string()) && error.hints[0].contains("ss -ltnp"), "{error:?}");
+    }
+
+    #[test]
+    fn launchd_decides_whether_there_are_sockets() {
+        for (answer, outcome) in [(2, Ok(0)), (3, Ok(0)), (13, Err(Some(13)))] {
+            let sockets = from_launchd(|_| Err(answer));
+            assert_eq!(sockets.map(|found| found.len()).map_err(|e| e.raw_os_error()), outcome, "{answer}");
+        }
+        let datagrams = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        assert!(from_launchd(|_| Ok(vec![datagrams.into()])).is_err());
     }
 
     #[test]

@@ -175,6 +175,8 @@ pub struct MachineSpec {
     pub shares: Vec<Share>,
     /// Offer Rosetta to the guest.
     pub rosetta: bool,
+    /// Let the guest run virtual machines.
+    pub nested: bool,
     /// Of its network interface. Two guests on one host must differ.
     pub mac: MacAddress,
     /// A directory of this boot alone, made empty: sockets and whatever else the backend needs.

@@ -22,7 +22,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     process::{Child, Command},
     sync::mpsc,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 const TOKEN: &str = "secret";
@@ -106,7 +106,8 @@ impl Host {
 
     async fn run(&self, store: &str, args: &[&str]) -> Output {
         let mut command = nix(args[0], self.dir.path());
-        command.env("NIX_REMOTE", store).args(&args[1..]).output().await.unwrap()
+        let output = command.env("NIX_REMOTE", store).args(&args[1..]).kill_on_drop(true).output();
+        timeout(PATIENCE, output).await.unwrap_or_else(|_| panic!("{args:?} does not end")).unwrap()
     }
 
     /// What a command prints; it must succeed.

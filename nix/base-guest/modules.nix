@@ -1,6 +1,7 @@
 # Kernel modules of the base guest. pack.py adds what they depend on, and puts them in order. With a `?`, a kernel may lack it.
 [
   "virtio_pci"
+  "virtio_console" # hvc0
   "virtio_blk"
   "virtio_net"
   "virtio_rng"

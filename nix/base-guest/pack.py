@@ -188,6 +188,9 @@ def pack_initrd(agent, modules, wanted, out):
     ordered = order_modules(wanted, dependencies, builtin)
 
     archive = Cpio(out)
+    # Where the console's driver is a module, PID 1 starts without open files, and Rust's runtime needs this to open some.
+    archive.add("dev", 0o40755)
+    archive.add("dev/null", 0o20666, device=(1, 3))
     archive.add("mods", 0o40755)
     for file in ordered:
         archive.add(f"mods/{module_name(file)}.ko", 0o100644, unpacked(os.path.join(tree, file)))
@@ -203,9 +206,9 @@ class Cpio:
         self.file = file
         self.count = 0
 
-    def add(self, name, mode, content=b""):
+    def add(self, name, mode, content=b"", device=(0, 0)):
         self.count += 1
-        fields = [self.count, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
+        fields = [self.count, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(name) + 1, 0]
         head = b"070701" + "".join(f"{field:08X}" for field in fields).encode() + name.encode() + b"\0"
         for part in (head, content):
             self.file.write(part + bytes(-len(part) % 4))

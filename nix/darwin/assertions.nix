@@ -44,10 +44,6 @@ in
       message = "services.darwin-vz.rosetta: Rosetta for Linux exists only on Apple silicon, and this system is ${host.system}. Set it to false.";
     }
     {
-      assertion = cfg.rosetta -> (cfg.extraNixOSConfig != null || cfg.guestBundle != null);
-      message = "services.darwin-vz.rosetta: the base guest does not register Rosetta. Set services.darwin-vz.extraNixOSConfig = { } for the NixOS guest, once the service has run without it, or set guestBundle.";
-    }
-    {
       assertion = lib.elem "x86_64-linux" cfg.systems -> cfg.rosetta;
       message = "services.darwin-vz.systems has x86_64-linux, which the guest builds only with services.darwin-vz.rosetta = true.";
     }
@@ -82,15 +78,6 @@ in
     {
       assertion = lib.elem "kvm" cfg.supportedFeatures -> cfg.nestedVirtualization;
       message = "services.darwin-vz.supportedFeatures has kvm, which the guest has only with services.darwin-vz.nestedVirtualization = true.";
-    }
-    {
-      assertion =
-        cfg.nestedVirtualization -> lib.elem "nested-virtualization" (cfg.package.settings or [ ]);
-      message = "services.darwin-vz.nestedVirtualization: this version of darwin-vz-nix cannot give virtual machines to its guest. Set it to false.";
-    }
-    {
-      assertion = !(cfg.extraNixOSConfig != null && cfg.guestBundle != null);
-      message = "services.darwin-vz.extraNixOSConfig and guestBundle are both set, and a finished bundle cannot be configured. Remove one of them.";
     }
     {
       assertion =

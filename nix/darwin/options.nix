@@ -70,8 +70,9 @@ in
       example = true;
       description = ''
         Whether the guest also builds for `x86_64-linux`, through Rosetta. Install Rosetta before:
-        `softwareupdate --install-rosetta`. Needs a guest that registers it, which the base guest does not do: set
-        {option}`services.darwin-vz.extraNixOSConfig`, `{ }` suffices, or a {option}`services.darwin-vz.guestBundle`.
+        `softwareupdate --install-rosetta`. It takes a guest that registers it, and the base guest does not: unless
+        {option}`services.darwin-vz.guestBundle` is one, the guest becomes a NixOS system, as with
+        `extraNixOSConfig = { }`. Until that is built, builds for `x86_64-linux` fail.
       '';
     };
 
@@ -123,9 +124,9 @@ in
       default = null;
       example = literalExpression "{ nix.settings.cores = 2; }";
       description = ''
-        NixOS modules for the guest. With them the guest is a NixOS system of its own instead of the base guest, and the Mac's
-        system depends on that system's image, which takes a Linux builder to build: enable the service and activate it
-        without this option first, then set it; the running base guest builds its successor.
+        NixOS modules for the guest, which then becomes a NixOS system of its own. The Mac's system holds only the recipe of
+        it: the service starts with the base guest, builds the recipe there, and changes over once nobody uses the guest. A
+        guest that does not come up is given up for the one before it; `darwin-vz-nix generations` tells.
       '';
     };
 
@@ -134,8 +135,9 @@ in
       default = null;
       example = literalExpression "inputs.darwin-vz-nix.packages.aarch64-linux.guest-bundle";
       description = ''
-        Directory of the guest bundle (`docs/guest-contract.md`). By default the base guest, which the Mac packs from packages
-        of the public cache; or with {option}`services.darwin-vz.extraNixOSConfig` the NixOS guest.
+        Directory of the guest bundle to begin with (`docs/guest-contract.md`). By default the base guest, which the Mac packs
+        from packages of the public cache. With {option}`services.darwin-vz.extraNixOSConfig` it is the one that builds the
+        next, and that is always there to fall back to.
       '';
     };
 
@@ -150,8 +152,8 @@ in
       type = types.bool;
       default = false;
       description = ''
-        Whether the guest may run virtual machines (Apple M3 or newer, macOS 15 or newer). Refused as long as
-        {option}`services.darwin-vz.package` has no such setting.
+        Whether the guest may run virtual machines, which derivations of the feature `kvm` ask for, such as NixOS tests. Needs
+        an Apple M3 or newer and macOS 15 or newer: elsewhere the service says so, and starts no guest.
       '';
     };
 
@@ -225,7 +227,7 @@ in
     ephemeral = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether every start of the service, which is not every start of the guest, begins with an empty disk.";
+      description = "Whether the guest begins with an empty disk each time that it starts.";
     };
 
     logLevel = mkOption {

@@ -6,7 +6,6 @@
 {
   config,
   lib,
-  pkgs,
   ...
 }:
 let
@@ -14,12 +13,6 @@ let
   names = import ./names.nix { inherit cfg; };
   # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
   graceSeconds = 60;
-
-  daemon = "${cfg.package}/bin/darwin-vz-nix --config ${cfg.configFile} run";
-  afresh = pkgs.writeShellScript "darwin-vz-nix-ephemeral" ''
-    /bin/rm -f ${names.machineDir}/data.img
-    exec ${daemon}
-  '';
 in
 {
   config = lib.mkMerge [
@@ -28,7 +21,7 @@ in
 
       launchd.daemons.${names.service} = {
         # `command`, not raw ProgramArguments: nix-darwin makes only the former wait for the volume of /nix.
-        command = if cfg.ephemeral then "${afresh}" else daemon;
+        command = "${cfg.package}/bin/darwin-vz-nix --config ${cfg.configFile} run";
         serviceConfig = {
           Label = names.label;
           UserName = cfg.user;

@@ -14,26 +14,48 @@ let
   # JSON's strings and numbers are TOML's, too.
   set = name: value: "${name} = ${builtins.toJSON value}";
 
+  # The guest to begin with, which needs no Linux machine to be made.
   guest =
     if cfg.guestBundle != null then
       cfg.guestBundle
-    else if cfg.extraNixOSConfig != null then
-      pkgs.callPackage ../nixos/bundle.nix {
-        modules = [
-          cfg.extraNixOSConfig
-          {
-            services.darwin-vz-guest = {
-              inherit (cfg) certificateFiles certificates;
-              environment = cfg.guestEnvironment;
-            };
-          }
-        ];
-      }
     else
       pkgs.callPackage ../base-guest.nix {
         inherit (cfg) certificateFiles certificates;
         environment = cfg.guestEnvironment;
       };
+
+  # Certificates that the guest can have when it builds its successor: files as they are. What a Mac must build first, or has
+  # outside of the store, is not there. Nor is the usual bundle, which a Mac names among its own; a guest has that from nixpkgs.
+  carried =
+    file:
+    lib.hasPrefix builtins.storeDir "${file}"
+    && lib.all (need: !(need ? outputs)) (lib.attrValues (builtins.getContext "${file}"));
+  nixosGuest = pkgs.callPackage ../nixos/bundle.nix {
+    modules = [
+      (if cfg.extraNixOSConfig != null then cfg.extraNixOSConfig else { })
+      {
+        services.darwin-vz-guest = {
+          inherit (cfg) certificates;
+          certificateFiles = lib.filter carried cfg.certificateFiles;
+          environment = cfg.guestEnvironment;
+        };
+      }
+    ];
+  };
+  # The service's user reads recipe and shared paths through the Mac's Nix daemon.
+  asksNix = config.nix.enable && (wantsNixOS || cfg.shareHostStore);
+  admitted = lib.any (who: lib.elem who (config.nix.settings.allowed-users or [ "*" ])) [
+    "*"
+    cfg.user
+    "@${cfg.group}"
+  ];
+  isUsualBundle = file: lib.hasInfix "-nss-cacert-" "${file}";
+  left = lib.filter (file: !carried file && !isUsualBundle file) cfg.certificateFiles;
+  # Rosetta has to be registered in the guest, which the base guest does not do.
+  wantsNixOS = cfg.extraNixOSConfig != null || (cfg.rosetta && cfg.guestBundle == null);
+  # How to build the guest, not the guest: the Mac's system holds the .drv files, which evaluation has made anyhow, and
+  # builds none of them (decision 0014).
+  recipe = if wantsNixOS then builtins.unsafeDiscardOutputDependency nixosGuest.drvPath else null;
 in
 {
   options.services.darwin-vz = {
@@ -42,6 +64,12 @@ in
       internal = true;
       readOnly = true;
       description = "The program's configuration file.";
+    };
+    recipe = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      internal = true;
+      readOnly = true;
+      description = "The .drv of the guest that the first guest builds, if there is to be one.";
     };
     guestEnvironment = lib.mkOption {
       type = lib.types.attrsOf lib.types.str;
@@ -52,6 +80,7 @@ in
   };
 
   config.services.darwin-vz = {
+    inherit recipe;
     guestEnvironment = lib.filterAttrs (_: value: value != null) {
       http_proxy = cfg.proxy.http;
       https_proxy = cfg.proxy.https;
@@ -73,10 +102,27 @@ in
           (set "rosetta" cfg.rosetta)
           (set "share-store" cfg.shareHostStore)
         ]
+        ++ lib.optional (recipe != null) (set "recipe" recipe)
+        # Otherwise the program looks for it where installers of Nix put it.
+        ++ lib.optional (recipe != null && config.nix.enable) (set "nix" "${config.nix.package}/bin")
+        ++ lib.optional cfg.ephemeral (set "ephemeral" true)
         ++ lib.optional cfg.nestedVirtualization (set "nested-virtualization" true)
       )
     );
   };
+
+  config.warnings = lib.mkIf cfg.enable (
+    lib.optional (wantsNixOS && left != [ ]) (
+      "services.darwin-vz.certificateFiles: the NixOS guest goes without ${
+        lib.concatMapStringsSep ", " toString left
+      }, "
+      + "because it can only have files of this configuration. Add the text to services.darwin-vz.certificates instead."
+    )
+    ++ lib.optional (asksNix && !admitted) (
+      "services.darwin-vz: the service's user asks Nix for paths of this Mac's store, and nix.settings.allowed-users "
+      + "does not admit it. Add \"${cfg.user}\"."
+    )
+  );
 
   config.environment.etc."darwin-vz-nix/config.toml" = lib.mkIf cfg.enable {
     source = cfg.configFile;

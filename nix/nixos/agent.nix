@@ -11,8 +11,8 @@ in
 {
   options.services.darwin-vz-guest.agent = lib.mkOption {
     type = lib.types.package;
-    default = pkgs.callPackage ../agent.nix { };
-    defaultText = lib.literalExpression "pkgs.callPackage ./nix/agent.nix { }";
+    default = pkgs.callPackage ../agent.nix { static = false; };
+    defaultText = lib.literalExpression "pkgs.callPackage ./nix/agent.nix { static = false; }";
     description = "The guest's agent.";
   };
 

@@ -30,6 +30,7 @@ in
   boot.initrd.includeDefaultModules = false;
   boot.initrd.kernelModules = [
     "virtio_pci"
+    "virtio_console" # hvc0, where a boot that fails says why
     "virtio_blk"
     "virtio_net"
     "virtio_rng"
@@ -70,7 +71,8 @@ in
         for word in $(< /proc/cmdline); do
           case $word in init=*) system=''${word#init=} ;; esac
         done
-        data=$root/data/nix
+        data=$root/data/nixos
+        rm -rf $root/data/nix # another guest's store
         if [ "$(cat $data/system 2>/dev/null)" != "$system" ]; then
           rm -rf $data
           mkdir -p $data/store $data/var $data/work

@@ -70,18 +70,42 @@
     services.logind.settings.Login.HandlePowerKey = "poweroff";
     systemd.services."getty@".enable = false;
     systemd.services."serial-getty@".enable = false;
+    console.enable = false; # fonts and keymaps: there is a serial line alone
+    boot.kexec.enable = false;
+    boot.initrd.systemd.tpm2.enable = false;
+    boot.initrd.systemd.fido2.enable = false;
+    systemd.tpm2.enable = false;
     systemd.coredump.enable = false;
+    systemd.oomd.enable = false; # what runs out of memory here is a build, and is told so by the kernel
+    services.fstrim.enable = false; # the host asks the agent
+    # Names are in files, or asked of resolved by DNS.
+    services.nscd.enable = false;
+    system.nssModules = lib.mkForce [ ];
     services.lvm.enable = false;
     services.udisks2.enable = false;
     security.sudo.enable = false;
     security.polkit.enable = false;
+    security.enableWrappers = false; # nobody becomes root here
     programs.nano.enable = false;
     programs.less.enable = lib.mkForce false;
     fonts.fontconfig.enable = false;
     nix.channel.enable = false;
     documentation.enable = false;
     documentation.nixos.enable = false;
+    documentation.man.enable = false;
     environment.defaultPackages = [ ];
+    # For whoever looks into the guest; builds bring their own.
+    environment.corePackages = lib.mkForce [
+      pkgs.bashInteractive
+      pkgs.coreutils-full
+      pkgs.findutils
+      pkgs.gnugrep
+      pkgs.gnused
+      pkgs.procps
+      pkgs.util-linux
+    ];
+    programs.bash.completion.enable = false;
+    system.fsPackages = lib.mkForce [ ];
     environment.stub-ld.enable = false;
     i18n.supportedLocales = [ "C.UTF-8/UTF-8" ];
     i18n.defaultLocale = "C.UTF-8";

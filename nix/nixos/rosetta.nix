@@ -11,8 +11,9 @@
 }:
 let
   mountPoint = "/run/rosetta";
-  # Static, and in the public cache.
-  probe = "${
+  probe = "/run/darwin-vz-probe";
+  # Static, and in the public cache. It is a shell and nothing else, and only under the name of one.
+  shell = "${
     (import pkgs.path {
       system = "x86_64-linux";
       config = { };
@@ -46,7 +47,9 @@ in
         mkdir -p ${mountPoint}
         mount -t virtiofs -o ro rosetta ${mountPoint} 2>/dev/null || exit 0 # the host does not offer it
         printf '%s' ':rosetta:M::${magic}:${mask}:${mountPoint}/rosetta:CF' >/proc/sys/fs/binfmt_misc/register
-        if machine=$(${probe} uname -m) && [ "$machine" = x86_64 ]; then
+        mkdir -p ${probe}
+        ln -sf ${shell} ${probe}/sh
+        if answer=$(${probe}/sh -c 'echo $((6 * 7))') && [ "$answer" = 42 ]; then
           echo 'extra-platforms = x86_64-linux' >/run/darwin-vz-nix.conf
         else
           echo "Rosetta does not run x86_64 programs, so this machine does not build for x86_64-linux"

@@ -1,7 +1,8 @@
 //! The grammar of the command line.
 
 use super::{
-    capabilities, completions, config, connect, destroy, generations, logs, nix_config, run, ssh, start, status, stop,
+    capabilities, completions, config, connect, destroy, generations, logs, man, nix_config, run, ssh, start, status,
+    stop,
 };
 use crate::{config::Key, spec::MachineName};
 use clap::{Args, Parser, Subcommand};
@@ -84,6 +85,9 @@ pub enum Verb {
     Capabilities(capabilities::Capabilities),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(man::Man),
     /// Print this command line's reference in Markdown
     #[command(hide = true)]
     Reference,
@@ -125,6 +129,9 @@ pub struct MachineFlags {
     /// Size of the data disk, such as 100G
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<String>,
+    /// Begin each boot with an empty data disk
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ephemeral: Option<String>,
     /// Minutes unused until the guest is stopped; 0 is never
     #[arg(long, value_name = "TIME")]
     idle_timeout: Option<String>,
@@ -143,6 +150,10 @@ pub struct MachineFlags {
     /// Let an aarch64 guest run x86_64 programs through Rosetta
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rosetta: Option<String>,
+    /// Let the guest run virtual machines
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_short_help = true)]
+    nested_virtualization: Option<String>,
     /// Share the host's store with the guest, read-only
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     share_store: Option<String>,
@@ -172,12 +183,14 @@ impl MachineFlags {
             (Key::Cores, &self.cores),
             (Key::Memory, &self.memory),
             (Key::DiskSize, &self.disk_size),
+            (Key::Ephemeral, &self.ephemeral),
             (Key::IdleTimeout, &self.idle_timeout),
             (Key::Listen, &self.listen),
             (Key::Bundle, &self.bundle),
             (Key::Recipe, &self.recipe),
             (Key::Nix, &self.nix),
             (Key::Rosetta, &self.rosetta),
+            (Key::NestedVirtualization, &self.nested_virtualization),
             (Key::ShareStore, &self.share_store),
             (Key::StoreDir, &self.store_dir),
             (Key::Backend, &self.backend),

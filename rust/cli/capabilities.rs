@@ -136,6 +136,7 @@ mod tests {
             accelerator: "hvf",
             archs: vec![Arch::Aarch64],
             rosetta: false,
+            nested: false,
             shares: true,
             limits: Limits { cores: (1, 64), memory: (4 << 20, 8 << 30) },
             features: vec![

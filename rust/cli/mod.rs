@@ -14,6 +14,7 @@ mod generations;
 mod launch;
 mod logging;
 mod logs;
+mod man;
 mod nix_config;
 #[cfg(test)]
 mod nix_module_tests;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Verb::Connect(verb) => return verb.run(global),
         Verb::Capabilities(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
         Verb::Reference => reference::run(),
         verb => Context::new(global, verb.flags()).and_then(|context| dispatch(verb, &context)),
     };
@@ -66,7 +68,12 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => verb.run(context),
         // Done by `main`, which needs no settings for them.
-        Verb::Run(_) | Verb::Connect(_) | Verb::Capabilities(_) | Verb::Completions(_) | Verb::Reference => Ok(()),
+        Verb::Run(_)
+        | Verb::Connect(_)
+        | Verb::Capabilities(_)
+        | Verb::Completions(_)
+        | Verb::Man(_)
+        | Verb::Reference => Ok(()),
     }
 }
 

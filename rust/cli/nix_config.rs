@@ -84,6 +84,8 @@ pub struct Builder {
     pub guest: Guest,
     /// The guest also runs x86_64 programs.
     pub rosetta: bool,
+    /// The guest can run virtual machines.
+    pub nested: bool,
     /// Processors, and so builds at a time.
     pub cores: u32,
     /// Address and port of the ssh door.
@@ -106,7 +108,7 @@ impl Builder {
     /// A line of Nix's `machines` file: address, systems, ssh key, jobs, speed, features, mandatory features, host key.
     pub fn line(&self, door: Door, host_key: &str) -> String {
         let (systems, jobs) = (self.systems(), self.cores);
-        let features = "benchmark,big-parallel";
+        let features = if self.nested { "benchmark,big-parallel,kvm" } else { "benchmark,big-parallel" };
         match door {
             Door::Direct => {
                 format!("{} {systems} - {jobs} 1 {features} - -", self.direct_address)
@@ -156,6 +158,7 @@ impl NixConfig {
             machine: machine.clone(),
             guest: Guest::of(context, &machine)?,
             rosetta: settings.rosetta,
+            nested: settings.nested,
             cores: settings.cores,
             listen: listening.unwrap_or_else(|| settings.listen.to_string()),
             direct_address: dir.direct_address(),
@@ -191,6 +194,7 @@ mod tests {
             machine: "ci".parse().unwrap(),
             guest: Guest { arch: Arch::Aarch64, user: "builder".to_owned() },
             rosetta: true,
+            nested: false,
             cores: 4,
             listen: "[::1]:31123".to_owned(),
             direct_address: "ssh-ng://localhost?remote-program=/state%20dir/connect".into(),

@@ -3,7 +3,7 @@
 
 use super::args::{Cli, Verb};
 use crate::{
-    activation::LAUNCHD_SOCKETS,
+    activation::{self, Inherited},
     config::{Config, File, GIB, HostFacts, Settings, Sources},
     machine_dir::StateDir,
     spec::Arch,
@@ -11,9 +11,15 @@ use crate::{
 };
 use clap::Parser;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::{
+    collections::HashMap,
+    ffi::CStr,
     fs,
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The largest Mac that a configuration of the tests needs.
@@ -67,11 +73,6 @@ fn launchd_starts_the_daemon_with_arguments_that_it_knows() {
     for (name, value) in enabled() {
         let arguments = &value["launchd"]["darwin-vz"]["ProgramArguments"];
         let line = arguments.as_array().unwrap().last().unwrap().as_str().unwrap();
-        // That configuration has a script of its own before it.
-        if name == "ephemeral" {
-            assert!(line.ends_with("-darwin-vz-nix-ephemeral"), "{line}");
-            continue;
-        }
         let cli = parsed(line);
         assert!(matches!(cli.verb, Verb::Run(_)), "{name}: {line}");
         assert!(cli.global.config.unwrap().ends_with("…-darwin-vz-nix.toml"), "{name}: {line}");
@@ -85,17 +86,13 @@ fn the_configuration_file_fits_the_job() {
         let settings = settings(&value);
         let machine = settings.machines.values().next().unwrap();
         assert_eq!(settings.state_dir, PathBuf::from(job["WorkingDirectory"].as_str().unwrap()), "{name}");
-        // launchd's socket is recognised by its address, among those of one name.
-        let sockets = job["Sockets"].as_object().unwrap();
-        assert_eq!(sockets.keys().collect::<Vec<_>>(), [LAUNCHD_SOCKETS], "{name}");
-        let socket = &sockets[LAUNCHD_SOCKETS];
-        let (host, port) = (socket["SockNodeName"].as_str().unwrap(), socket["SockServiceName"].as_str().unwrap());
-        assert_eq!(machine.listen.to_string(), format!("{host}:{port}"), "{name}");
         assert!(
             job["ExitTimeOut"].as_u64().unwrap() > machine.stop_grace.as_secs(),
             "{name}: launchd would kill a stop"
         );
         assert!(job.get("KeepAlive").is_none(), "{name}: a service that cannot start would be started for ever");
+        assert_eq!(machine.ephemeral, name == "ephemeral", "{name}");
+        assert_eq!(machine.nested, name == "virtual-machines", "{name}");
         assert_eq!(machine.idle_timeout.is_none(), name == "always-on" || name == "everything", "{name}");
     }
 }
@@ -137,4 +134,69 @@ fn other_calls_of_the_program_are_calls_that_it_knows() {
         }
     }
     assert!(doors > 0);
+}
+
+/// launchd as far as sockets go: opens those of a job's property list before the job runs, and hands them over by name. Ports are
+/// replaced by free ones, one for one, so that the tests of two users can run at a time.
+struct Launchd {
+    job: Value,
+    free_ports: HashMap<u16, u16>,
+}
+
+impl Launchd {
+    /// The address that stands for this one.
+    fn address(&mut self, address: SocketAddr) -> SocketAddr {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        SocketAddr::new(address.ip(), *self.free_ports.entry(address.port()).or_insert_with(free))
+    }
+
+    /// `launch_activate_socket` for the sockets of this name; launchd.plist(5) tells what the keys mean.
+    fn activate(&mut self, name: &CStr) -> Result<Vec<OwnedFd>, i32> {
+        let (no_such_name, no_sockets) = (2, 3);
+        let sockets = self.job["Sockets"].as_object().cloned().ok_or(no_sockets)?;
+        let wanted = sockets.get(name.to_str().unwrap()).ok_or(no_such_name)?;
+        let text = |key: &str| wanted[key].as_str();
+        let kind = match text("SockType") {
+            None | Some("stream") => Type::STREAM,
+            Some("dgram") => Type::DGRAM,
+            other => panic!("launchd knows no SockType {other:?}"),
+        };
+        let place = (text("SockNodeName").unwrap(), text("SockServiceName").unwrap().parse().unwrap());
+        let fits = |address: &SocketAddr| match text("SockFamily") {
+            None => true,
+            Some("IPv4") => address.is_ipv4(),
+            Some("IPv6") => address.is_ipv6(),
+            other => panic!("launchd knows no SockFamily {other:?}"),
+        };
+        let open = |address: SocketAddr| {
+            let address = self.address(address);
+            let socket = Socket::new(Domain::for_address(address), kind, None).unwrap();
+            socket.bind(&address.into()).unwrap();
+            if kind == Type::STREAM && wanted["SockPassive"] != false {
+                socket.listen(1).unwrap();
+            }
+            socket.into()
+        };
+        Ok(place.to_socket_addrs().unwrap().filter(fits).map(open).collect())
+    }
+}
+
+#[test]
+fn the_daemon_takes_the_sockets_that_launchd_opens_for_it() {
+    for (name, value) in enabled() {
+        let mut launchd = Launchd { job: value["launchd"]["darwin-vz"].clone(), free_ports: HashMap::new() };
+        let machine = settings(&value).machines.into_values().next().unwrap();
+        let sockets = activation::from_launchd(|wanted| launchd.activate(wanted)).unwrap();
+        assert_eq!(sockets.len(), 1, "{name}: launchd has no such socket for us, or several");
+        let handed = sockets[0].as_raw_fd();
+        // A client that was there first is served, as its connection starts the daemon.
+        let address = launchd.address(machine.listen);
+        let client = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        let mut inherited = Inherited::of(sockets);
+        let listener = inherited.listen(address).unwrap();
+        assert_eq!(listener.as_raw_fd(), handed, "{name}: the daemon opened a socket of its own");
+        assert_eq!(inherited.left_over(), [], "{name}");
+        let (_, caller) = listener.accept().unwrap();
+        assert_eq!(caller, client.unwrap().local_addr().unwrap(), "{name}");
+    }
 }

@@ -21,6 +21,8 @@ pub enum Key {
     Memory,
     /// `disk-size`
     DiskSize,
+    /// `ephemeral`
+    Ephemeral,
     /// `idle-timeout`
     IdleTimeout,
     /// `listen`
@@ -33,6 +35,8 @@ pub enum Key {
     Nix,
     /// `rosetta`
     Rosetta,
+    /// `nested-virtualization`
+    NestedVirtualization,
     /// `share-store`
     ShareStore,
     /// `store-dir`
@@ -51,18 +55,20 @@ pub enum Key {
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 18] = [
+    pub const ALL: [Key; 20] = [
         Key::StateDir,
         Key::LogLevel,
         Key::Cores,
         Key::Memory,
         Key::DiskSize,
+        Key::Ephemeral,
         Key::IdleTimeout,
         Key::Listen,
         Key::Bundle,
         Key::Recipe,
         Key::Nix,
         Key::Rosetta,
+        Key::NestedVirtualization,
         Key::ShareStore,
         Key::StoreDir,
         Key::Backend,
@@ -85,12 +91,14 @@ impl Key {
             Key::Cores => "cores",
             Key::Memory => "memory",
             Key::DiskSize => "disk-size",
+            Key::Ephemeral => "ephemeral",
             Key::IdleTimeout => "idle-timeout",
             Key::Listen => "listen",
             Key::Bundle => "bundle",
             Key::Recipe => "recipe",
             Key::Nix => "nix",
             Key::Rosetta => "rosetta",
+            Key::NestedVirtualization => "nested-virtualization",
             Key::ShareStore => "share-store",
             Key::StoreDir => "store-dir",
             Key::Backend => "backend",
@@ -124,6 +132,7 @@ impl Key {
             Key::Cores => "processors of the guest; by default half of the host's",
             Key::Memory => "memory of the guest, `8G` or a number of MiB; by default half of the host's, at most 8G",
             Key::DiskSize => "size of the data disk as the guest sees it, `100G`; the file is sparse",
+            Key::Ephemeral => "begin each boot with an empty data disk",
             Key::IdleTimeout => {
                 "minutes, or `30s`, `2h`, without traffic or a build until the guest is stopped; 0 is never"
             }
@@ -134,6 +143,7 @@ impl Key {
             }
             Key::Nix => "directory with this host's `nix`; by default found on PATH and in the usual places",
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
+            Key::NestedVirtualization => "let the guest run virtual machines: on a Mac, M3 and macOS 15 or newer",
             Key::ShareStore => "share the host's store with the guest, read-only",
             Key::StoreDir => "the store to share",
             Key::Backend => "`auto`, or what runs the guest: `vz` (macOS) or `qemu` (Linux)",

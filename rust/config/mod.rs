@@ -52,6 +52,8 @@ pub struct MachineSettings {
     pub memory: u64,
     /// Size of the data disk in bytes, as the guest sees it; the file is sparse.
     pub disk_size: u64,
+    /// Begin each boot with an empty data disk.
+    pub ephemeral: bool,
     /// Stop the guest after this long without a lease; `None` never.
     pub idle_timeout: Option<Duration>,
     /// Where ssh clients reach it: a loopback address.
@@ -64,6 +66,8 @@ pub struct MachineSettings {
     pub nix: Option<PathBuf>,
     /// Offer Rosetta to the guest.
     pub rosetta: bool,
+    /// Let the guest run virtual machines.
+    pub nested: bool,
     /// Share the host's `/nix/store`, read-only.
     pub share_store: bool,
     /// The store to share.
@@ -173,12 +177,14 @@ impl MachineSettings {
             cores: 1,
             memory: GIB,
             disk_size: GIB,
+            ephemeral: false,
             idle_timeout: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 31122)),
             bundle: None,
             recipe: None,
             nix: None,
             rosetta: false,
+            nested: false,
             share_store: false,
             store_dir: PathBuf::from("/nix/store"),
             backend: None,
@@ -196,12 +202,14 @@ impl From<Complete> for MachineSettings {
             cores: complete.cores.value.0,
             memory: complete.memory.value.0,
             disk_size: complete.disk_size.value.0,
+            ephemeral: complete.ephemeral.value.0,
             idle_timeout: complete.idle_timeout.value.0,
             listen: complete.listen.value.0,
             bundle: complete.bundle.value.0,
             recipe: complete.recipe.value.0,
             nix: complete.nix.value.0,
             rosetta: complete.rosetta.value.0,
+            nested: complete.nested_virtualization.value.0,
             share_store: complete.share_store.value.0,
             store_dir: complete.store_dir.value.0,
             backend: complete.backend.value.0,
@@ -306,12 +314,14 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         cores: Sourced::default(Cores(if host.cores == u32::MAX { 1 } else { (host.cores / 2).max(1) })),
         memory: Sourced::default(Size(memory)),
         disk_size: Sourced::default(Size(100 * GIB)),
+        ephemeral: Sourced::default(Switch(false)),
         idle_timeout: Sourced::default(Idle(Some(Duration::from_secs(180 * 60)))),
         listen: Sourced::default(Listen(SocketAddr::from(([127, 0, 0, 1], 31122)))),
         bundle: Sourced::default(MaybePath(None)),
         recipe: Sourced::default(Recipe(None)),
         nix: Sourced::default(MaybePath(None)),
         rosetta: Sourced::default(Switch(false)),
+        nested_virtualization: Sourced::default(Switch(false)),
         share_store: Sourced::default(Switch(false)),
         store_dir: Sourced::default(AbsolutePath(PathBuf::from("/nix/store"))),
         backend: Sourced::default(Runner(None)),

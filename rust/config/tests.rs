@@ -76,7 +76,7 @@ fn every_key_can_be_set_from_every_source() {
             Key::IdleTimeout => ("7", "7m"),
             Key::BootTimeout | Key::StopGrace | Key::HangTimeout => ("90", "1m 30s"),
             Key::Listen => ("[::1]:7", "[::1]:7"),
-            Key::Rosetta | Key::ShareStore => ("true", "true"),
+            Key::Ephemeral | Key::Rosetta | Key::NestedVirtualization | Key::ShareStore => ("true", "true"),
             Key::Backend => ("qemu", "qemu"),
             Key::Recipe => ("/nix/store/a.drv", "/nix/store/a.drv"),
             Key::Nix => ("/nix", "/nix"),

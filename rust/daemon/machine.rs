@@ -372,6 +372,30 @@ async fn record_generations(name: MachineName, generations: Arc<Generations>, ch
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::What;
+
+    #[tokio::test]
+    async fn what_becomes_of_a_generation_is_told_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let name: MachineName = "builder".parse().unwrap();
+        let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
+        let settings = MachineSettings { recipe: Some("/nix/store/r.drv".into()), ..MachineSettings::sample() };
+        let generations = Arc::new(Generations::open(&dir, &settings, &[]).unwrap());
+        let chronicle = Arc::new(Chronicle::default());
+        let (mut events, shown) = (chronicle.events(), *chronicle.generation().borrow());
+        let recorder = record_generations(name, Arc::clone(&generations), Arc::clone(&chronicle));
+        let recorder = AbortOnDropHandle::new(tokio::spawn(recorder));
+        tokio::task::yield_now().await;
+        for _ in 0..2 {
+            generations.for_boot();
+            tokio::task::yield_now().await;
+        }
+        let status = GenerationsStatus { current: 0, running: Some(0), prospect: None };
+        assert_eq!(events.try_recv().unwrap().what, What::Generations { status });
+        assert!(events.try_recv().is_err(), "nothing has changed by the second boot");
+        assert_eq!(*chronicle.generation().borrow(), shown + 1);
+        drop(recorder);
+    }
 
     #[test]
     fn the_direct_doors_program_survives_any_path() {

@@ -57,6 +57,14 @@ pub fn ensure(path: &Path, size: u64, minimum: u64) -> Result<(), Report> {
     }
 }
 
+/// Throws the image away, if there is one.
+pub fn discard(path: &Path) -> Result<(), Report> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove the disk", &e)),
+        _ => Ok(()),
+    }
+}
+
 fn make(path: &Path, dir: &Path, size: u64) -> Result<(), Report> {
     let make = || -> io::Result<File> {
         let image = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(dir)?;

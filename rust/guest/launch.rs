@@ -188,6 +188,9 @@ fn prepare(
     }
     let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
     let keys = Keys::ensure(dir, &name)?;
+    if settings.ephemeral {
+        disk::discard(&dir.data_disk())?;
+    }
     disk::ensure(&dir.data_disk(), settings.disk_size, bundle.minimum_disk)?;
     let (shares, mounts) = shares(settings);
     let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
@@ -210,6 +213,7 @@ fn prepare(
         disks,
         shares,
         rosetta: settings.rosetta,
+        nested: settings.nested,
         mac: dir.mac_address()?,
         runtime_dir,
         console_log: dir.console_log(),

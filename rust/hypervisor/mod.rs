@@ -53,6 +53,8 @@ pub struct Capabilities {
     pub archs: Vec<Arch>,
     /// x86_64 programs run in an aarch64 guest through Rosetta.
     pub rosetta: bool,
+    /// Guests can run virtual machines themselves.
+    pub nested: bool,
     /// Host directories can be shared over VirtioFS.
     pub shares: bool,
     /// Sizes of a guest that the backend accepts.
@@ -195,6 +197,12 @@ fn vz(_: Option<&str>) -> Result<Arc<dyn Hypervisor>, Report> {
 fn not_built(backend: Backend, why: &str) -> Report {
     Report::new(Kind::Config, format!("this program was built without the backend {}: {why}", backend.as_str()))
         .hint("leave backend out, or set it to auto")
+}
+
+/// A guest cannot be given what virtual machines of its own need.
+fn cannot_nest(why: &str) -> Report {
+    Report::new(Kind::Host, format!("a guest cannot run virtual machines here: {why}"))
+        .hint("set nested-virtualization to false; builds that need the feature kvm need another builder")
 }
 
 /// Removes a boot's own directory, which holds the initrd with the guest's host key.

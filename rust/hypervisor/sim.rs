@@ -101,6 +101,7 @@ impl Sim {
             accelerator: "none",
             archs: vec![Arch::X86_64, Arch::Aarch64],
             rosetta: false,
+            nested: false,
             shares: false,
             limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
             features: Vec::new(),

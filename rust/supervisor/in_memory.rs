@@ -33,6 +33,7 @@ impl Preparation for InMemory {
             disks: vec![],
             shares: vec![],
             rosetta: false,
+            nested: false,
             mac: "02:00:00:00:00:01".parse().unwrap(),
             runtime_dir: "/r".into(),
             console_log: "/c".into(),

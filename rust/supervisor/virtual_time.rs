@@ -140,6 +140,7 @@ fn spec(sizes: StartRequest) -> MachineSpec {
         disks: vec![],
         shares: vec![],
         rosetta: false,
+        nested: false,
         mac: MacAddress::random(),
         runtime_dir: "/state/run".into(),
         console_log: "/state/console.log".into(),

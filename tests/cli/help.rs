@@ -134,12 +134,13 @@ fn every_verb() {
     Usage: darwin-vz-nix run [OPTIONS]
 
     Options:
-      -h, --help  Print help
+      -h, --help  Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
+          --ephemeral[=<BOOL>]    Begin each boot with an empty data disk
           --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
@@ -221,12 +222,13 @@ fn every_verb() {
 
     Options:
           --json  Print it as JSON
-      -h, --help  Print help
+      -h, --help  Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
+          --ephemeral[=<BOOL>]    Begin each boot with an empty data disk
           --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
           --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
           --bundle <DIR>          Directory of the guest bundle
@@ -307,6 +309,50 @@ fn completions_know_the_verbs() {
         let script = run(dir.path(), &["completions", shell]);
         assert!(script.starts_with("exit 0\n") && script.contains("nix-config"), "{shell}: {script}");
     }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_verb_and_every_setting() {
+    let dir = crate::common::private_dir();
+    let pages = dir.path().join("man");
+    assert_eq!(run(dir.path(), &["man", pages.to_str().unwrap()]), "exit 0\n");
+    let page = |name: &str| std::fs::read_to_string(pages.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let mut names: Vec<String> =
+        std::fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let main = page("darwin-vz-nix.1");
+    // Each page but the first is referred to by another one, and nothing else is: what is hidden has no page.
+    let mut known: Vec<String> = names
+        .iter()
+        .flat_map(|name| page(name).lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| line.starts_with("darwin\\-vz\\-nix\\-") && line.ends_with("(1)"))
+        .map(|line| line.replace('\\', "").replace("(1)", ".1"))
+        .chain(["darwin-vz-nix.1".to_owned()])
+        .collect();
+    known.sort();
+    assert!(known == names && names.len() > 12, "{known:?} are referred to, and there are {names:?}");
+    for name in names {
+        let text = page(&name);
+        let heads = |section: &str| text.lines().any(|line| line == format!(".SH {section}"));
+        assert!(
+            text.lines().any(|line| line.starts_with(&format!(".TH {}", name.trim_end_matches(".1")))),
+            "{name}: {text}"
+        );
+        assert!(heads("NAME") && heads("SYNOPSIS") && heads("OPTIONS"), "{name}: {text}");
+        // A line that begins with a dot is a request; one that is not known shows nothing.
+        for line in text.lines().filter(|line| line.starts_with(['.', '\''])) {
+            let request = line.split_whitespace().next().unwrap();
+            assert!(
+                [".TH", ".SH", ".TP", ".IP", ".RS", ".RE", ".br", ".ie", ".el"].contains(&request),
+                "{name}: {line}"
+            );
+        }
+    }
+    for key in darwin_vz_nix::config::Key::ALL {
+        let line = format!("\\fB{}\\fR, {}", key.name().replace('-', "\\-"), key.env());
+        assert!(main.lines().any(|found| found == line), "{line} is not in\n{main}");
+    }
+    assert!(main.contains("a fault of this program"), "the exit codes are missing");
 }
 
 #[test]

@@ -31,12 +31,14 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     builder cores 1 [DIR]/config.toml:1
     builder memory 512M [DIR]/config.toml:4
     builder disk-size 100G default
+    builder ephemeral false default
     builder idle-timeout 30s --idle-timeout
     builder listen [::1]:2222 DARWIN_VZ_NIX_LISTEN
     builder bundle [DIR]/guest [DIR]/config.toml:5
     builder recipe - default
     builder nix - default
     builder rosetta false default
+    builder nested-virtualization false default
     builder share-store true --share-store
     builder store-dir /nix/store default
     builder backend auto default

@@ -21,6 +21,17 @@ fn a_clean_stop_keeps_the_disk_and_a_forced_one_makes_it_anew() {
 }
 
 #[test]
+fn an_ephemeral_guest_begins_each_boot_with_an_empty_disk() {
+    let lab = Lab::running("ephemeral = true");
+    for _ in 0..2 {
+        lab.ok(&["start"]);
+        assert_eq!(lab.status()["lastBoot"]["dataDisk"], "formatted");
+        lab.ok(&["stop"]);
+        assert_eq!(lab.status()["lastExit"], "powered-off");
+    }
+}
+
+#[test]
 fn a_damaged_disk_is_made_anew_and_a_larger_one_grows() {
     let mut lab = Lab::running("");
     lab.ok(&["start"]);

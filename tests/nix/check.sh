@@ -119,47 +119,55 @@ done
 part "pack.py"
 python3 -B tests/nix/pack_test.py 2>"$work/err" || bad "pack.py: $(cat "$work/err")"
 
-part "bundles of all guests, against the contract"
-# What the Nix-made bundles say, what the Debian-made one says, what the agent has, and what the page says.
-"$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --expr \
-  'import ./nix/bundle.nix { arch = "aarch64"; kernel = "Image"; cmdline = "-"; image = "system.img"; }' |
-  jq --sort-keys . >"$work/ours.json"
-sed -n '/<<JSON$/,/^JSON$/p' tests/guest/build.sh | sed '1d;$d' |
-  sed 's/\$arch/aarch64/; s/\$kernel/Image/; s/\$cmdline/-/' | jq --sort-keys . >"$work/debian.json"
-diff -u "$work/debian.json" "$work/ours.json" || bad "nix/bundle.nix and tests/guest/build.sh write different bundles"
-constant() { sed -n "s/^pub const $1: u32 = \([0-9]*\);/\1/p" rust/agent/src/lib.rs; }
-jq -e --argjson ssh "$(constant SSH_PORT)" --argjson nix "$(constant NIX_PORT)" --argjson version "$(constant VERSION)" \
-  '.ssh.vsockPort == $ssh and .nix.vsockPort == $nix and .agent.protocol == $version and .version == $version' "$work/ours.json" >/dev/null ||
-  bad "nix/bundle.nix has other numbers than rust/agent/src/lib.rs"
-sed -n '/^## Bundle/,/^## What the host adds/p' docs/guest-contract.md | sed -n 's/^| `\([a-zA-Z]*\)` |.*/\1/p' | sort >"$work/fields"
-diff -u "$work/fields" <(jq -r 'keys[]' "$work/ours.json") || bad "nix/bundle.nix has other fields than docs/guest-contract.md"
-
-part "base guest's image, against the contract"
-"$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --expr '
-  import ./nix/base-guest/layout.nix {
-    lib = import ./tests/nix/mini/lib.nix;
-    nix = "/N"; openssh = "/O"; e2fsprogs = "/E"; busybox = "/B"; busyboxShell = "/S";
-    certificates = [ "/ca" ]; environment.http_proxy = "http://p";
-  }' >"$work/layout.json"
-for path in $(sed -n 's/^| directories the image must have | `\(.*\)` |$/\1/p' docs/guest-contract.md) \
-  $(sed -n 's/^| programs the agent needs |\(.*\)|$/\1/p' docs/guest-contract.md | grep -o '/usr[a-z0-9/-]*'); do
-  jq -e --arg path "$path" 'has($path) or any(keys[]; startswith($path + "/"))' "$work/layout.json" >/dev/null || bad "the base guest has no $path"
-done
-jq -e '(.["/etc/passwd"].text | (test("(?m)^builder:x:1000:") and test("(?m)^nixbld32:x:30032:30000:")))
-  and (.["/etc/group"].text | test("(?m)^nixbld:x:30000:nixbld1,.*,nixbld32$"))
-  and (.["/etc/shadow"] | (.mode == "0600" and (.text | test("(?m)^builder:\\*:"))))
-  and .["/etc/nix/environment"].text == "http_proxy=http://p\n"
-  and .["/etc/resolv.conf"].link == "../run/resolv.conf"' "$work/layout.json" >/dev/null || bad "the base guest has other users or files than the contract says"
+part "the guests that Nix makes, against their snapshot"
+# tests/contract.rs holds it against docs/guest-contract.md, and against the Debian test guest.
+guests() {
+  "$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --read-write-mode --expr "import ./tests/nix/guests.nix { $1 }" |
+    jq --sort-keys . | sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g'
+}
+guests '' >"$work/guests.json"
+if [ -n "$update" ]; then cp "$work/guests.json" tests/nix/guests.json; fi
+diff -u tests/nix/guests.json "$work/guests.json" || bad "the guests are not as in tests/nix/guests.json; if they should be: tests/nix/check.sh --update"
 
 part "docs/module-options.md"
 "$DVN_TEST_NIX/nix-instantiate" --eval --json tests/nix/options.nix | jq -r . >"$work/module-options.md"
 if [ -n "$update" ]; then cp "$work/module-options.md" docs/module-options.md; fi
 diff -u docs/module-options.md "$work/module-options.md" || bad "docs/module-options.md is not that of the module: tests/nix/check.sh --update"
 
+part "README.md: from nothing to a Linux builder in ten lines"
+sed -n '/^```nix$/,/^```$/p' README.md | sed '1d;/^```$/,$d' >"$work/flake.nix"
+lines=$(wc -l <"$work/flake.nix")
+((lines > 0 && lines <= 10)) || bad "README.md: the flake has $lines lines"
+readme() {
+  "$DVN_TEST_NIX/nix-instantiate" --eval --strict --read-write-mode tests/nix/readme.nix --arg flake "$work/flake.nix" "$@" 2>"$work/err" >"$work/out" ||
+    bad "README.md: $(cat "$work/err")"
+  [ "$(cat "$work/out")" = true ] || bad "README.md: the service is not enabled"
+}
+readme
+
 if [ -n "${DVN_NIXPKGS:-}" ] || [ -n "${DVN_NIX_DARWIN:-}" ]; then
   : "${DVN_NIXPKGS:?is to be set, too}" "${DVN_NIX_DARWIN:?is to be set, too}"
   update=''
-  against "nix-darwin's options" --arg nixpkgs "$DVN_NIXPKGS" --arg nix-darwin "$DVN_NIX_DARWIN"
+  real=(--arg nixpkgs "$DVN_NIXPKGS" --arg nix-darwin "$DVN_NIX_DARWIN")
+  against "nix-darwin's options" "${real[@]}"
+  part "property lists, as nix-darwin writes them and Apple's rules read them"
+  for name in everything always-on; do
+    "$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --read-write-mode tests/nix/plists.nix --argstr name "$name" "${real[@]}" |
+      python3 -c 'import json, plistlib, sys
+jobs = {name: plistlib.loads(text.encode()) for name, text in json.load(sys.stdin).items()}
+json.dump({job["Label"].removeprefix("org.nixos."): job for job in jobs.values()}, sys.stdout)' |
+      jq --sort-keys . | sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g' >"$work/plists"
+    diff -u <(jq --sort-keys .launchd "$work/$name.json") "$work/plists" || bad "$name: nix-darwin writes another property list"
+  done
+  part "NixOS's options: the guest against its snapshot"
+  guests "nixpkgs = $DVN_NIXPKGS;" >"$work/real.json"
+  python3 -B tests/nix/contained.py "$work/guests.json" "$work/real.json" || bad "NixOS makes something else of the guest"
+  part "README.md's flake, as a whole system"
+  readme "${real[@]}"
+  part "what a Mac builds, and what its guest builds"
+  system=$("$DVN_TEST_NIX/nix-instantiate" --quiet tests/nix/system.nix "${real[@]}" 2>"$work/err") || bad "no system: $(cat "$work/err")"
+  "$DVN_TEST_NIX/nix" --extra-experimental-features nix-command derivation show --recursive "$system" |
+    python3 -B tests/nix/closure.py 2>"$work/err" || bad "$(cat "$work/err")"
 fi
 
 [ "$failures" = 0 ] || { echo "$failures checks failed" >&2; exit 1; }

@@ -134,15 +134,17 @@ class Initrd(unittest.TestCase):
                     file.write(content)
             out = io.BytesIO()
             pack.pack_initrd(directory + "/agent", directory, ["a"], out)
-            entries, rest = {}, out.getvalue()
+            entries, devices, rest = {}, {}, out.getvalue()
             self.assertEqual(len(rest) % 4, 0)
             while rest:
                 fields = [int(rest[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
                 name = rest[110 : 110 + fields[11] - 1].decode()
                 start = 110 + fields[11] + -(110 + fields[11]) % 4
+                devices[name] = tuple(fields[9:11])
                 entries[name] = (fields[1], rest[start : start + fields[6]])
                 rest = rest[start + fields[6] + -fields[6] % 4 :]
             self.assertEqual(entries["init"], (0o100755, b"agent"))
+            self.assertEqual((entries["dev/null"][0], devices["dev/null"]), (0o20666, (1, 3)))
             self.assertEqual(entries["mods/list"][1], b"b.ko\na.ko\n")
             self.assertEqual(entries["mods/b.ko"], (0o100644, b"BB"))
             self.assertEqual(list(entries)[-1], "TRAILER!!!")

@@ -19,6 +19,7 @@ let
     else
       value;
   lines = text: filter (part: builtins.isString part) (builtins.split "\n" text);
+  warnings = filter (lib.hasInfix "services.darwin-vz") config.warnings;
   failed = map (a: a.message) (filter (a: !a.assertion) config.assertions);
   ours =
     name:
@@ -47,7 +48,16 @@ if failed != [ ] then
 else
   {
     launchd = plists;
+    inherit warnings;
     configFile = if cfg.enable then lines cfg.configFile.text else [ ];
+    # What the file refers to, and with it the Mac's system: outputs, which must be built before it, or a file as it is.
+    configFileNeeds =
+      if cfg.enable then
+        builtins.mapAttrs (_: need: if need == { path = true; } then "this file" else need) (
+          builtins.getContext cfg.configFile.text
+        )
+      else
+        { };
     connectProgram = if cfg.enable && cfg.door == "direct" then body cfg.connectProgram else [ ];
     etc = listToAttrs (
       map (name: {

@@ -3,6 +3,8 @@
 { modules, system }:
 let
   lib = import (nixpkgs + "/lib");
+  # What nobody looks into; their names have no version that changes.
+  stand-in = import ./mini/pkgs.nix { inherit system; };
   evaluated = import (nix-darwin + "/eval-config.nix") {
     inherit lib;
     enableNixpkgsReleaseCheck = false;
@@ -14,8 +16,14 @@ let
         system.stateVersion = 6;
         documentation.enable = false;
         system.tools.enable = false; # nix-darwin's own commands
-        services.darwin-vz.package = lib.mkDefault (import ./mini/pkgs.nix { inherit system; }).package;
+        services.darwin-vz.package = lib.mkDefault stand-in.package;
       }
+      (
+        { config, ... }:
+        {
+          nix.package = lib.mkIf config.nix.enable stand-in.nix;
+        }
+      )
     ]
     ++ modules;
   };

@@ -24,17 +24,6 @@ in
       modules = with' { rosetta = true; };
       says = "Rosetta for Linux exists only on Apple silicon";
     };
-    rosetta-in-the-base-guest = {
-      modules = [
-        {
-          services.darwin-vz = {
-            enable = true;
-            rosetta = true;
-          };
-        }
-      ];
-      says = "the base guest does not register Rosetta";
-    };
     foreign-system-without-rosetta = {
       modules = with' { systems = [ "x86_64-linux" ]; };
       says = "only with services.darwin-vz.rosetta = true";
@@ -93,14 +82,6 @@ in
     kvm-without-nesting = {
       modules = with' { supportedFeatures = [ "kvm" ]; };
       says = "only with services.darwin-vz.nestedVirtualization = true";
-    };
-    nesting-unknown-to-the-program = {
-      modules = with' { nestedVirtualization = true; };
-      says = "cannot give virtual machines to its guest";
-    };
-    bundle-and-configuration = {
-      modules = with' { extraNixOSConfig = { }; };
-      says = "a finished bundle cannot be configured";
     };
     long-directory = {
       modules = with' {

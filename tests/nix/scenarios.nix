@@ -69,11 +69,44 @@ in
     {
       services.darwin-vz = {
         enable = true;
-        rosetta = true;
         extraNixOSConfig = { };
       };
     }
   ];
+  # Rosetta needs the NixOS guest, unless the user has one that registers it.
+  rosetta.modules = [
+    {
+      services.darwin-vz = {
+        enable = true;
+        rosetta = true;
+      };
+    }
+  ];
+  # One is a file of the configuration; the guest cannot get at the others.
+  certificates-of-the-mac.modules = [
+    {
+      services.darwin-vz = {
+        enable = true;
+        extraNixOSConfig = { };
+        certificateFiles = [
+          ../../LICENSE
+          "/etc/company.pem"
+          "${(import ./mini/pkgs.nix { }).package}/built.pem"
+          "${(import ./mini/pkgs.nix { }).cacert}/etc/ssl/certs/ca-bundle.crt"
+        ];
+      };
+    }
+  ];
+  nix-for-few.modules = [
+    enabled
+    {
+      nix.settings.allowed-users = [ "@admin" ];
+      services.darwin-vz.extraNixOSConfig = { };
+    }
+  ];
+  own-first-guest = with' { extraNixOSConfig = { }; };
+
+  virtual-machines = with' { nestedVirtualization = true; };
 
   # Determinate Nix: nix-darwin manages nothing of Nix.
   unmanaged-nix.modules = [

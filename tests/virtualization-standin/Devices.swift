@@ -44,7 +44,7 @@ open class VZGenericMachineIdentifier: NSObject {
 open class VZPlatformConfiguration: NSObject {}
 
 open class VZGenericPlatformConfiguration: VZPlatformConfiguration {
-    open class var isNestedVirtualizationSupported: Bool { false }
+    open class var isNestedVirtualizationSupported: Bool { Hooks.shared.with { $0.nested } }
     open var isNestedVirtualizationEnabled = false
     open var machineIdentifier = VZGenericMachineIdentifier()
     public override init() {}

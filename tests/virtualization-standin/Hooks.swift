@@ -6,6 +6,7 @@ final class Hooks: @unchecked Sendable {
         var imagine = false
         var entitled = true
         var rosetta = VZLinuxRosettaAvailability.notSupported
+        var nested = false
         var failNextStart = 0
         /// Completion handlers are never called.
         var mute = false
@@ -37,6 +38,9 @@ public func standinEntitled(_ entitled: Bool) { Hooks.shared.with { $0.entitled 
 public func standinRosetta(_ availability: Int) {
     Hooks.shared.with { $0.rosetta = VZLinuxRosettaAvailability(rawValue: availability) ?? .notSupported }
 }
+
+@_cdecl("standin_nested")
+public func standinNested(_ supported: Bool) { Hooks.shared.with { $0.nested = supported } }
 
 @_cdecl("standin_fail_next_start")
 public func standinFailNextStart(_ code: Int) { Hooks.shared.with { $0.failNextStart = code } }

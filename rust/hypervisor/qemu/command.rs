@@ -43,7 +43,9 @@ pub fn qemu(spec: &MachineSpec, accelerator: Accelerator) -> Vec<OsString> {
     line.pair("-name", format!("guest={}", spec.name));
     line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     let (machine, native_cpu, any_cpu, console) = match spec.arch {
-        Arch::X86_64 => ("q35,vmport=off,hpet=off", "host", "max", "ttyS0"),
+        Arch::X86_64 => {
+            ("q35,vmport=off,hpet=off", if spec.nested { "host" } else { "host,vmx=off,svm=off" }, "max", "ttyS0")
+        }
         // The architected pointer authentication costs half the speed under TCG.
         Arch::Aarch64 => ("virt,gic-version=max", "host", "max,pauth-impdef=on", "ttyAMA0"),
     };
@@ -141,6 +143,7 @@ mod tests {
             ],
             shares: vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }],
             rosetta: false,
+            nested: false,
             mac: MacAddress::random(),
             runtime_dir: "/r".into(),
             console_log: "/m/console.log".into(),
@@ -168,6 +171,14 @@ mod tests {
             line.contains("-machine virt,") && line.contains("console=ttyAMA0") && line.contains("-cpu host"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_guest_has_the_means_for_virtual_machines_only_if_asked_for() {
+        for (nested, cpu) in [(false, "-cpu host,vmx=off,svm=off "), (true, "-cpu host ")] {
+            let line = text(&qemu(&MachineSpec { nested, ..spec() }, Accelerator::Kvm));
+            assert!(line.contains(cpu), "{line}");
+        }
     }
 
     #[test]

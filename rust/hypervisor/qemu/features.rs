@@ -40,14 +40,14 @@ impl Kvm {
         Feature { name: "kvm", available, why }
     }
 
-    fn nesting(&self, accelerator: Accelerator) -> Feature {
+    /// Whether guests can run virtual machines, and why or why not.
+    pub fn nesting(&self, accelerator: Accelerator) -> Result<&'static str, &'static str> {
         let on = self.nested.as_deref().is_some_and(|value| ["Y", "1"].contains(&value.trim()));
-        let why = match (accelerator, on) {
-            (Accelerator::Tcg, _) => "guests are translated, without kvm",
-            (Accelerator::Kvm, true) => "the host's kvm module has it on",
-            (Accelerator::Kvm, false) => "the host's kvm module has it off, or does not know it",
-        };
-        Feature { name: "nested-virtualization", available: accelerator == Accelerator::Kvm && on, why: why.to_owned() }
+        match (accelerator, on) {
+            (Accelerator::Tcg, _) => Err("guests are translated, without kvm"),
+            (Accelerator::Kvm, true) => Ok("the host's kvm module has it on"),
+            (Accelerator::Kvm, false) => Err("the host's kvm module has it off, or does not know it"),
+        }
     }
 }
 
@@ -65,6 +65,7 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
         }
         feature
     };
+    let nesting = kvm.nesting(accelerator);
     let never = |name, why: &str| Feature { name, available: false, why: why.to_owned() };
     vec![
         kvm.feature(),
@@ -74,7 +75,11 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
         program("shares", VIRTIOFS),
         program("helpers-end-with-us", "setpriv"),
         never("rosetta", "it is part of macOS"),
-        kvm.nesting(accelerator),
+        Feature {
+            name: "nested-virtualization",
+            available: nesting.is_ok(),
+            why: nesting.unwrap_or_else(|why| why).to_owned(),
+        },
         never("save-restore", "the qemu backend does not save machines"),
     ]
 }
@@ -111,8 +116,8 @@ mod tests {
             (Accelerator::Kvm, None, false),
             (Accelerator::Tcg, Some("Y\n"), false),
         ] {
-            let feature = kvm("vmx", Ok(()), parameter).nesting(accelerator);
-            assert_eq!(feature.available, available, "{accelerator:?} {parameter:?}: {feature:?}");
+            let nesting = kvm("vmx", Ok(()), parameter).nesting(accelerator);
+            assert_eq!(nesting.is_ok(), available, "{accelerator:?} {parameter:?}: {nesting:?}");
         }
     }
 

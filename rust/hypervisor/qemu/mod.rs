@@ -13,7 +13,7 @@ mod process;
 mod qmp;
 mod vsock;
 
-use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb, console};
+use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb, cannot_nest, console};
 use crate::{
     error::{Kind, Report},
     spec::{Arch, MachineSpec},
@@ -54,20 +54,27 @@ impl Qemu {
     pub fn probe(search_path: &OsStr, accelerator: Option<&str>) -> Result<Qemu, Report> {
         let programs = Programs::new(search_path);
         let accelerator = probe::accelerator(accelerator)?;
+        let kvm = features::Kvm::ask();
         let capabilities = Capabilities {
             backend: "qemu",
             accelerator: accelerator.as_str(),
             archs: programs.archs(),
             rosetta: false,
+            nested: kvm.nesting(accelerator).is_ok(),
             shares: true,
             limits: LIMITS,
-            features: features::all(&programs, accelerator, &features::Kvm::ask()),
+            features: features::all(&programs, accelerator, &kvm),
         };
         Ok(Qemu { programs, accelerator, capabilities })
     }
 
     async fn boot(&self, spec: MachineSpec) -> Result<Arc<dyn Guest>, Report> {
         let emulator = probe::system_emulator(spec.arch);
+        let native = Arch::host() == Some(spec.arch);
+        let accelerator = if native { self.accelerator } else { Accelerator::Tcg };
+        if spec.nested {
+            features::Kvm::ask().nesting(accelerator).map_err(cannot_nest)?;
+        }
         process::kill_orphans(&spec.runtime_dir, &[&emulator, VSOCK, VIRTIOFS]);
         let cannot = |what: &str, e: io::Error| Report::new(Kind::Host, format!("cannot {what}: {e}"));
         let sockets = Sockets(&spec.runtime_dir);
@@ -83,8 +90,6 @@ impl Qemu {
             helper.has_made(&sockets.share(index)).await?;
         }
 
-        let native = Arch::host() == Some(spec.arch);
-        let accelerator = if native { self.accelerator } else { Accelerator::Tcg };
         let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, accelerator))?;
         let console = qemu.stdout().map(|out| console::keep(out, console));
         let (shutdown, causes) = mpsc::unbounded_channel();

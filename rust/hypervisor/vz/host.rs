@@ -3,10 +3,13 @@
 use super::bridge;
 use crate::{
     error::{Kind, Report},
-    hypervisor::{Feature, Limits},
+    hypervisor::{Feature, Limits, cannot_nest},
     spec::{Arch, MachineSpec},
 };
 use serde::{Deserialize, Serialize};
+
+/// What nested virtualization takes.
+const NESTING: &str = "it needs an M3 or newer, and macOS 15";
 
 /// Rosetta for Linux guests on this Mac.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,12 +91,7 @@ impl Host {
             ),
             feature("shares", true, "part of macOS", ""),
             feature("rosetta", self.rosetta == Rosetta::Installed, rosetta, rosetta),
-            feature(
-                "nested-virtualization",
-                self.nested,
-                "the processor and macOS offer it",
-                "needs an M3 or newer, and macOS 15",
-            ),
+            feature("nested-virtualization", self.nested, "the processor and macOS offer it", NESTING),
             feature("save-restore", self.saves(), &system, &format!("needs macOS 14, and {system}")),
         ]
     }
@@ -133,6 +131,9 @@ impl Host {
                 ),
             )
             .hint(format!("set memory to {} or less", mib(greatest))));
+        }
+        if spec.nested && !self.nested {
+            return Err(cannot_nest(NESTING));
         }
         match self.rosetta {
             _ if !spec.rosetta => Ok(()),

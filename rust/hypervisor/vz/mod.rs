@@ -71,6 +71,7 @@ impl Vz {
             accelerator: "hvf",
             archs: Arch::host().into_iter().collect(),
             rosetta: host.rosetta == Rosetta::Installed,
+            nested: host.nested,
             shares: true,
             limits: host.limits(),
             features: host.features(),
@@ -89,7 +90,7 @@ impl Vz {
         let log = console::log(&spec.console_log).map_err(|e| cannot("write the console log", e))?;
         let (output, input) = io::pipe().map_err(|e| cannot("make a pipe for the console", e))?;
         let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(|e| cannot("read the console", e))?;
-        let json = serde_json::to_string(&ShimSpec::new(&spec, input.as_raw_fd(), self.host.nested))
+        let json = serde_json::to_string(&ShimSpec::new(&spec, input.as_raw_fd()))
             .map_err(|e| Report::new(Kind::Internal, format!("cannot describe the VM to the shim: {e}")))?;
         let (machine, events) = Machine::new(json).map_err(|e| report("cannot make the VM", &e))?;
         drop(input);

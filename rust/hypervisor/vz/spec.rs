@@ -70,7 +70,7 @@ pub struct Rosetta {
 
 impl<'a> ShimSpec<'a> {
     /// For this guest on a system of this version; its console's output goes to `console`.
-    pub fn new(spec: &'a MachineSpec, console: RawFd, nested: bool) -> ShimSpec<'a> {
+    pub fn new(spec: &'a MachineSpec, console: RawFd) -> ShimSpec<'a> {
         ShimSpec {
             cpus: spec.cores,
             memory: spec.memory,
@@ -85,7 +85,7 @@ impl<'a> ShimSpec<'a> {
             rosetta: spec.rosetta.then_some(Rosetta { tag: ROSETTA_TAG, caching: false }),
             mac: Some(spec.mac.to_string()),
             console: Some(console),
-            nested,
+            nested: spec.nested,
             identifier: None,
         }
     }

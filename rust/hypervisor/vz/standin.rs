@@ -15,6 +15,7 @@ unsafe extern "C" {
     safe fn standin_imagine();
     safe fn standin_entitled(entitled: bool);
     safe fn standin_rosetta(availability: isize);
+    safe fn standin_nested(supported: bool);
     safe fn standin_fail_next_start(code: isize);
     safe fn standin_mute(mute: bool);
     safe fn standin_guest(guest: extern "C" fn(u32, i32) -> bool);
@@ -50,6 +51,7 @@ impl StandIn {
     fn reset(&self) {
         standin_entitled(true);
         standin_rosetta(0);
+        standin_nested(false);
         standin_fail_next_start(0);
         standin_mute(false);
         DIALLED.lock().unwrap().clear();
@@ -61,6 +63,10 @@ impl StandIn {
     /// Apple's numbers: 0 not supported, 1 not installed, 2 installed.
     pub fn rosetta(&self, availability: isize) {
         standin_rosetta(availability);
+    }
+    /// The processor lets guests run virtual machines.
+    pub fn nested(&self) {
+        standin_nested(true);
     }
     pub fn fail_next_start(&self, code: isize) {
         standin_fail_next_start(code);

@@ -55,6 +55,7 @@ fn spec(dir: &Path) -> MachineSpec {
         disks: vec![],
         shares: vec![],
         rosetta: false,
+        nested: false,
         mac: MacAddress::random(),
         runtime_dir: dir.join("run"),
         console_log: dir.join("console.log"),
@@ -212,6 +213,7 @@ fn a_spec_that_cannot_be_is_refused_with_its_reason() {
 fn every_device_of_the_spec_can_be_made() {
     let stand_in = StandIn::take();
     stand_in.rosetta(2);
+    stand_in.nested();
     let tmp = tempfile::tempdir().unwrap();
     let image = tmp.path().join("image");
     fs::write(&image, [0; 512]).unwrap();
@@ -223,6 +225,7 @@ fn every_device_of_the_spec_can_be_made() {
             spec["disks"] = json!([disk("virtio"), disk("nvme"), disk("usb")]);
             spec["shares"] = json!([{"tag": "store", "path": "/nix/store", "readOnly": true}]);
             spec["rosetta"] = json!({"tag": "rosetta", "caching": true});
+            spec["nested"] = true.into();
             spec["mac"] = MacAddress::random().to_string().into();
             spec["identifier"] = bridge::machine_identifier().into();
         })
@@ -350,6 +353,10 @@ fn what_this_host_lacks_is_said_before_a_boot() {
     host.check(&spec(tmp.path())).unwrap();
     let error = host.check(&MachineSpec { rosetta: true, ..spec(tmp.path()) }).unwrap_err();
     assert!(error.hints[0].contains("softwareupdate --install-rosetta"), "{error:?}");
+    let nesting = MachineSpec { nested: true, ..spec(tmp.path()) };
+    assert!(host.check(&nesting).unwrap_err().message.contains("M3"), "{:?}", host.check(&nesting));
+    stand_in.nested();
+    Host::ask().unwrap().check(&nesting).unwrap();
     let foreign = [Arch::X86_64, Arch::Aarch64].into_iter().find(|arch| Some(*arch) != Arch::host()).unwrap();
     assert_eq!(host.check(&MachineSpec { arch: foreign, ..spec(tmp.path()) }).unwrap_err().kind, Kind::Host);
     for bad in [MachineSpec { cores: 10_000, ..spec(tmp.path()) }, MachineSpec { memory: 1, ..spec(tmp.path()) }] {
@@ -365,10 +372,13 @@ fn the_spec_names_the_console_and_keeps_the_order() {
     let mut spec = spec(tmp.path());
     spec.disks = ["/a", "/b"].map(|path| Disk { path: path.into(), read_only: path == "/a" }).into();
     spec.shares = vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }];
-    let json = serde_json::to_value(ShimSpec::new(&spec, 7, false)).unwrap();
+    let json = serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap();
     assert_eq!(json["boot"]["linux"]["cmdline"], "quiet console=hvc0");
     assert_eq!(json["disks"][0], json!({"path": "/a", "readOnly": true, "bus": "virtio"}));
     assert_eq!(json["disks"][1]["path"], "/b");
     assert_eq!(json["shares"][0], json!({"tag": "nix-store", "path": "/nix/store", "readOnly": true}));
+    assert_eq!(json["nested"], false);
+    spec.nested = true;
+    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap()["nested"], true);
     assert_eq!((&json["console"], &json["mac"]), (&json!(7), &json!(spec.mac.to_string())));
 }

@@ -97,7 +97,7 @@ async fn there_are_no_more_connections_than_allowed() {
     let mut fourth = lab.dial().await;
     let _ = fourth.say(b"{\"token\":\"secret\"}\n").await;
     assert!(fourth.is_closed().await);
-    assert_eq!(lab.store.figures().connections, 3);
+    assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (3, 1));
     assert!(!guests[0].is_valid('a').await);
     drop(guests);
     eventually("places to be free", || lab.store.figures().connections == 0).await;

@@ -1,6 +1,11 @@
 # The options of nix-darwin that our module reads or sets, as far as its tests need them, from nix-darwin's manual. Stricter
 # in one point: an activation script that nix-darwin would silently drop is an error here.
-{ lib, config, ... }:
+{
+  lib,
+  config,
+  pkgs,
+  ...
+}:
 let
   t = lib.types;
   opt = type: default: lib.mkOption { inherit type default; };
@@ -39,6 +44,7 @@ in
         systems = opt (t.listOf t.str) [ ];
         maxJobs = opt t.int 1;
       };
+      package = managed "package" t.package pkgs.nix;
       distributedBuilds = managed "distributedBuilds" t.bool false;
       envVars = managed "envVars" (t.attrsOf t.str) { };
       settings = managed "settings" (t.attrsOf t.anything) { };
@@ -147,6 +153,8 @@ in
         }
       )
     )) { };
+    nixpkgs.hostPlatform = opt t.str null;
+    system.stateVersion = opt t.int 6;
     system.activationScripts =
       lib.genAttrs
         [

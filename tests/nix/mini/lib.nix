@@ -552,6 +552,8 @@ let
       if match "[[:alnum:],._+:@%/-]+" s != null then s else "'${replaceStrings [ "'" ] [ "'\\''" ] s}'";
     escapeShellArgs = concatMapStringsSep " " escapeShellArg;
     boolToString = b: if b then "true" else "false";
+    getBin = p: p;
+    trivial.release = "26.11";
     getExe' = p: n: "${p}/bin/${n}";
     getExe = p: getExe' p (p.meta.mainProgram or p.pname or p.name);
     platforms = {

@@ -74,6 +74,9 @@ pub fn stage_two(config: &GuestConfig) -> Outcome<()> {
         }
     }
 
+    // Where the host gives it virtual machines of its own, it is the builds that run them.
+    let _ = sys::chmod("/dev/kvm", 0o666.into());
+
     if let Some(builder) = accounts::user("builder") {
         mounts::directory("/home/builder", 0o700, builder)?;
     }

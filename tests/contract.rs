@@ -1,0 +1,299 @@
+//! `docs/guest-contract.md`, read as what it is: the tables are held against the constants and types of host and agent, and
+//! against all three guests: the Debian test guest as it was built, the base guest and the NixOS guest as they were evaluated
+//! (`tests/nix/guests.json`, which `make check-nix` keeps true).
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use darwin_vz_agent::{
+    AGENT_PORT, GuestConfig, NIX_PORT, PAYLOAD_DIR, SSH_PORT, ShareMount, VERSION,
+    protocol::{Answer, Ask, FromAgent, MAX_LINE},
+};
+use darwin_vz_nix::{
+    guest::bundle::{self, Bundle},
+    spec::Arch,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The page.
+struct Page(String);
+
+impl Page {
+    fn read() -> Page {
+        Page(fs::read_to_string(project("docs/guest-contract.md")).unwrap())
+    }
+
+    /// The rows of the table in this section whose first column has this head; of each row, its cells.
+    fn table(&self, section: &str, head: &str) -> Vec<Vec<String>> {
+        let from = self.0.split(&format!("\n## {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));
+        let section = from.split("\n## ").next().unwrap();
+        let mut lines = section.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
+        assert!(lines.next().is_some(), "no table of {head}");
+        let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
+        let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+        let rows: Vec<Vec<String>> = rows.map(cells).collect();
+        assert!(!rows.is_empty(), "the table of {head} is empty");
+        rows
+    }
+
+    /// The second cell of the row which begins with this word.
+    fn row(&self, section: &str, head: &str, first: &str) -> String {
+        let rows = self.table(section, head);
+        let row = rows.iter().find(|row| row[0] == first).unwrap_or_else(|| panic!("no row {first} in {section}"));
+        row[1].clone()
+    }
+}
+
+/// What stands between backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn first_quoted(rows: &[Vec<String>]) -> BTreeSet<String> {
+    rows.iter().map(|row| quoted(&row[0])[0].clone()).collect()
+}
+
+/// The variants of an enumeration, as its deserializer names them to whoever spells one wrong.
+fn variants<T: DeserializeOwned>(tag: &str) -> BTreeSet<String> {
+    let error = serde_json::from_value::<T>(json!({ tag: "no such" })).err().unwrap().to_string();
+    let known: BTreeSet<String> = quoted(&error).into_iter().skip(1).collect();
+    assert!(known.len() > 1, "{error}");
+    known
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+fn evaluated() -> Value {
+    serde_json::from_str(&fs::read_to_string(project("tests/nix/guests.json")).unwrap()).unwrap()
+}
+
+/// The Debian test guest's bundle.
+fn built() -> PathBuf {
+    std::env::var_os("DVN_TEST_BUNDLE").map(PathBuf::from).expect("DVN_TEST_BUNDLE names no bundle: run `make test`")
+}
+
+/// Every guest's manifest, by the guest's name.
+fn manifests() -> BTreeMap<&'static str, Value> {
+    let evaluated = evaluated();
+    let debian = serde_json::from_slice(&fs::read(built().join("guest.json")).unwrap()).unwrap();
+    [("base", &evaluated["base"]["manifest"]), ("nixos", &evaluated["nixos"]["manifest"]), ("debian", &debian)]
+        .map(|(name, manifest)| (name, manifest.clone()))
+        .into()
+}
+
+#[test]
+fn the_page_has_the_numbers_and_words_of_host_and_agent() {
+    let page = Page::read();
+    assert!(page.0.contains(&format!("This is version {VERSION}.")) && u64::from(VERSION) == bundle::VERSION);
+    let ports = page.table("vsock ports", "port");
+    let port = |number: u32, listens: &str, what: &str| {
+        let row = ports.iter().find(|row| row[0] == number.to_string()).unwrap_or_else(|| panic!("no port {number}"));
+        assert!(row[1] == listens && row[2].contains(what), "{row:?}");
+    };
+    port(SSH_PORT, "guest", "sshd");
+    port(NIX_PORT, "guest", "nix-daemon");
+    port(AGENT_PORT, "host", "agent protocol");
+
+    for file in page.table("Boot payload", "file").iter().flat_map(|row| quoted(&row[0])) {
+        assert!(file.starts_with(&format!("{PAYLOAD_DIR}/")), "{file}");
+    }
+    let share = ShareMount { tag: String::new(), mount_point: String::new(), read_only: true };
+    let config = GuestConfig {
+        version: VERSION,
+        token: String::new(),
+        host_name: String::new(),
+        unix_seconds: 0,
+        shares: vec![share],
+    };
+    let config = serde_json::to_value(config).unwrap();
+    let documented = page.row("Boot payload", "file", "`darwin-vz/config.json`");
+    let words: BTreeSet<String> = documented
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(words, &keys(&config) | &keys(&config["shares"][0]), "config.json");
+
+    assert!(page.0.contains(&format!("{},{:03} bytes", MAX_LINE / 1000, MAX_LINE % 1000)), "the longest line");
+    let verbs = page.table("Agent protocol", "verb");
+    assert_eq!(first_quoted(&verbs), variants::<Ask>("verb"));
+    let kinds: BTreeSet<String> = verbs.iter().map(|row| quoted(&row[2])[0].clone()).collect();
+    assert_eq!(kinds, variants::<Answer>("kind"));
+    let messages: BTreeSet<String> = page
+        .table("Agent protocol", "message")
+        .iter()
+        .map(|row| serde_json::from_str::<Value>(&quoted(&row[0])[0]).unwrap()["type"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(messages, variants::<FromAgent>("type"));
+}
+
+#[test]
+fn every_guest_has_the_bundle_of_the_page() {
+    let page = Page::read();
+    let fields = page.table("Bundle", "field");
+    let value = |field: &str| page.row("Bundle", "field", &format!("`{field}`"));
+    for (guest, manifest) in manifests() {
+        assert_eq!(keys(&manifest), first_quoted(&fields), "{guest}");
+        assert_eq!(value("version"), format!("`{}`", manifest["version"]), "{guest}");
+        assert!(quoted(&value("arch")).contains(&manifest["arch"].to_string()), "{guest}");
+        assert_eq!(manifest["ssh"], json!({"vsockPort": SSH_PORT, "user": "builder"}), "{guest}");
+        assert_eq!(manifest["nix"], json!({"vsockPort": NIX_PORT}), "{guest}");
+        assert_eq!(manifest["agent"], json!({"protocol": VERSION}), "{guest}");
+        assert!(!manifest["cmdline"].as_str().unwrap().contains("console="), "{guest}: {}", manifest["cmdline"]);
+        let systems: Vec<&Value> = manifest["images"].as_array().unwrap().iter().map(|image| &image["role"]).collect();
+        assert_eq!(systems, ["system"], "{guest}");
+        assert_eq!(manifest["toplevel"].is_string(), guest == "nixos", "{guest}");
+        let features = value("features") + &fields.iter().find(|row| row[0] == "`features`").unwrap()[2];
+        for feature in manifest["features"].as_array().unwrap() {
+            assert!(quoted(&features).iter().any(|known| feature == known), "{guest}: the page knows no {feature}");
+        }
+        // What the host itself makes of it, with a kernel of the right form.
+        let tmp = tempfile::tempdir().unwrap();
+        let arm = Arch::Aarch64;
+        let mut image = vec![0; 0x40];
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let mut arm_manifest = manifest.clone();
+        arm_manifest["arch"] = json!("aarch64");
+        for (name, content) in [
+            ("guest.json", arm_manifest.to_string().as_bytes()),
+            (manifest["kernel"].as_str().unwrap(), &image),
+            (manifest["initrd"].as_str().unwrap(), b"cpio"),
+            (manifest["images"][0]["file"].as_str().unwrap(), b"image"),
+        ] {
+            fs::write(tmp.path().join(name), content).unwrap();
+        }
+        let opened = Bundle::open(tmp.path(), &[arm]).unwrap_or_else(|error| panic!("{guest}: {error}"));
+        assert!((opened.ssh_user.as_str(), opened.images[0].read_only) == ("builder", true), "{guest}: {opened:?}");
+    }
+    Bundle::open(&built(), &[Arch::X86_64, Arch::Aarch64]).unwrap();
+}
+
+#[test]
+fn the_base_guest_has_what_the_page_puts_inside() {
+    let page = Page::read();
+    let inside = |what: &str| page.row("Inside the guest", "what", what);
+    let base = &evaluated()["base"];
+    let layout = base["layout"].as_object().unwrap();
+    let directories = inside("directories the image must have");
+    let directories: Vec<&str> = directories.trim_matches('`').split(' ').collect();
+    assert!(directories.len() > 10, "{directories:?}");
+    for path in directories.into_iter().map(str::to_owned).chain(programs(&page)) {
+        let below = format!("{path}/");
+        assert!(layout.contains_key(&path) || layout.keys().any(|other| other.starts_with(&below)), "no {path}");
+    }
+    let text = |path: &str| layout[path]["text"].as_str().unwrap().to_owned();
+    for user in quoted(&inside("users")) {
+        let file = if user == "nixbld" { "/etc/group" } else { "/etc/passwd" };
+        assert!(text(file).lines().any(|line| line.starts_with(&format!("{user}:"))), "no {user} in {file}");
+    }
+    // No password fits, and yet the account is not locked.
+    assert!(text("/etc/shadow").contains("\nbuilder:*:") && layout["/etc/shadow"]["mode"] == "0600");
+    let variables = quoted(&inside("variables of nix-daemon"))[0].clone();
+    assert_eq!(text(&variables), "http_proxy=http://proxy.example:3128\n");
+    assert_eq!(layout["/etc/resolv.conf"]["link"], "../run/resolv.conf");
+    assert_drivers("base", &names(&base["modules"]));
+}
+
+#[test]
+fn the_nixos_guest_has_what_the_page_puts_inside() {
+    let page = Page::read();
+    let nixos = &evaluated()["nixos"];
+    assert_drivers("nixos", &names(&nixos["initrd"]["modules"]));
+    assert!(names(&nixos["initrd"]["modules"]).iter().any(|module| module == "ext4"));
+    assert_eq!(nixos["initrd"]["compressor"], "cat", "a payload is appended to the initrd");
+
+    let disks = lines(&nixos["initrd"]["services"]["darwin-vz-disks"]["script"]);
+    assert!(disks.contains("/bin/darwin-vz-agent initrd $root"), "{disks}");
+    let from_disk = page.row("Inside the guest", "what", "from the data disk");
+    for path in quoted(&from_disk).iter().filter(|path| path.starts_with('/')) {
+        assert!(disks.contains(&format!(" $root{path}\n")), "nothing is mounted at {path}:\n{disks}");
+    }
+    let mode = quoted(&from_disk).into_iter().find_map(|word| word.strip_prefix("root:").map(|_| ()));
+    assert!(mode.is_some() && from_disk.contains("mode 1775"), "{from_disk}");
+    assert!(disks.contains("chmod 1775 $data/store") && disks.contains("chown 0:30000 $data/store"), "{disks}");
+
+    let made = lines(&nixos["tmpfiles"]);
+    for program in programs(&page) {
+        let initrd = nixos["initrd"]["contents"].get(&program).is_some();
+        assert!(initrd || made.contains(&format!("L+ {program} ")), "no {program}");
+    }
+    let agent = &nixos["services"]["darwin-vz-agent"];
+    assert!(agent["serviceConfig"]["ExecStart"].as_str().unwrap().ends_with("/bin/darwin-vz-agent service"));
+    assert_eq!(nixos["users"]["builder"], json!({"hashedPassword": "*", "isNormalUser": true, "uid": 1000}));
+    assert_eq!(nixos["powerKey"], "poweroff");
+    // The agent's sshd is the only one, and what it lets in becomes no root.
+    assert!((&nixos["sshd"], &nixos["sudo"]) == (&json!(false), &json!(false)));
+    let daemon = &nixos["services"]["nix-daemon"]["environment"];
+    assert_eq!(daemon["http_proxy"], "http://proxy.example:3128");
+}
+
+#[test]
+fn the_debian_guest_has_the_initrd_of_the_page() {
+    let row = Page::read().row("Inside the guest", "what", "initrd");
+    let bytes = fs::read(built().join("initrd")).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut entries = BTreeMap::new();
+    let mut modules = String::new();
+    loop {
+        let mut entry = cpio::NewcReader::new(rest).unwrap();
+        if entry.entry().is_trailer() {
+            break;
+        }
+        let name = entry.entry().name().to_owned();
+        let device = (entry.entry().rdev_major(), entry.entry().rdev_minor());
+        entries.insert(format!("/{name}"), (entry.entry().mode(), device));
+        if name == "mods/list" {
+            std::io::Read::read_to_string(&mut entry, &mut modules).unwrap();
+        }
+        rest = entry.finish().unwrap();
+    }
+    for path in quoted(&row).iter().filter(|path| path.starts_with('/') && !path.contains('*')) {
+        assert!(entries.contains_key(path), "no {path} in {:?}", entries.keys());
+    }
+    assert_eq!(entries["/dev/null"], (0o020_666, (1, 3)));
+    assert_eq!(entries["/init"].0, 0o100_755);
+    let modules: Vec<String> = modules.lines().map(|line| line.trim_end_matches(".ko").to_owned()).collect();
+    assert_drivers("debian", &modules);
+}
+
+fn programs(page: &Page) -> Vec<String> {
+    let row = page.row("Inside the guest", "what", "programs the agent needs");
+    let programs: Vec<String> = quoted(&row).into_iter().filter(|word| word.starts_with('/')).collect();
+    assert!(programs.len() >= 3, "{row}");
+    programs
+}
+
+/// A driver for each device that the page has the host add.
+fn assert_drivers(guest: &str, modules: &[String]) {
+    let rows = Page::read().table("What the host adds", "what");
+    for (device, driver) in [
+        ("command line", "virtio_console"), // console=hvc0
+        ("disks", "virtio_blk"),
+        ("vsock", "vmw_vsock_virtio_transport"),
+        ("network", "virtio_net"),
+        ("shares", "virtiofs"),
+    ] {
+        assert!(rows.iter().any(|row| row[0] == device), "the host adds no {device}");
+        let has = modules.iter().any(|module| module.trim_end_matches('?').replace('-', "_") == driver);
+        assert!(has, "{guest} has no {driver} for {device}: {modules:?}");
+    }
+}
+
+fn names(value: &Value) -> Vec<String> {
+    value.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+fn lines(value: &Value) -> String {
+    names(value).iter().map(|line| format!("{line}\n")).collect()
+}

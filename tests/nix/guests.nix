@@ -1,0 +1,138 @@
+# The guests that Nix makes, as plain data: what docs/guest-contract.md asks of a guest, as far as evaluation tells. The NixOS
+# guest is evaluated among stand-in options, or with the folder of nixpkgs among NixOS's own.
+{
+  nixpkgs ? null,
+}:
+let
+  real = nixpkgs != null;
+  lib = if real then import (nixpkgs + "/lib") else import ./mini/lib.nix;
+  system = "aarch64-linux";
+  further = {
+    services.darwin-vz-guest.environment.http_proxy = "http://proxy.example:3128";
+  };
+  inherit
+    (
+      if real then
+        import ../../nix/nixos/system.nix {
+          inherit nixpkgs;
+          modules = [
+            { nixpkgs.hostPlatform = system; }
+            further
+          ];
+        }
+      else
+        lib.evalModules {
+          specialArgs.pkgs = import ./mini/pkgs.nix { inherit system; };
+          modules = [
+            ./mini/nixos-options.nix
+            ../../nix/nixos/guest.nix
+            further
+          ];
+        }
+    )
+    config
+    ;
+
+  lines =
+    text: builtins.filter (part: builtins.isString part && part != "") (builtins.split "\n" text);
+  only = names: lib.filterAttrs (name: _: lib.elem name names);
+  service =
+    unit:
+    only [
+      "after"
+      "before"
+      "environment"
+      "path"
+      "requiredBy"
+      "requires"
+      "serviceConfig"
+      "unitConfig"
+      "wantedBy"
+      "wants"
+    ] unit
+    // {
+      path = map toString (unit.path or [ ]);
+      script = lines (unit.script or "");
+    };
+in
+{
+  base = {
+    manifest = import ../../nix/bundle.nix {
+      arch = "aarch64";
+      kernel = "Image";
+      image = "system.erofs";
+      cmdline = import ../../nix/base-guest/cmdline.nix;
+    };
+    layout = import ../../nix/base-guest/layout.nix {
+      lib = import ./mini/lib.nix;
+      nix = "/N";
+      openssh = "/O";
+      e2fsprogs = "/E";
+      busybox = "/B";
+      busyboxShell = "/S";
+      certificates = [ "/ca" ];
+      environment.http_proxy = "http://proxy.example:3128";
+    };
+    modules = import ../../nix/base-guest/modules.nix;
+  };
+
+  nixos = {
+    manifest = config.system.build.guestManifest;
+    initrd = {
+      inherit (config.boot.initrd) compressor;
+      modules = config.boot.initrd.kernelModules;
+      files = map (file: "${file.source or file}") config.boot.initrd.systemd.storePaths;
+      contents = builtins.mapAttrs (_: file: "${file.source}") (
+        only [ "/usr/sbin/mke2fs" ] config.boot.initrd.systemd.contents
+      );
+      services = builtins.mapAttrs (_: service) (
+        only [ "darwin-vz-disks" ] config.boot.initrd.systemd.services
+      );
+    };
+    services = builtins.mapAttrs (_: service) (
+      only [
+        "darwin-vz-agent"
+        "darwin-vz-register"
+        "darwin-vz-rosetta"
+        "nix-daemon"
+      ] config.systemd.services
+    );
+    root = only [ "device" "fsType" "options" ] config.fileSystems."/";
+    nixSettings = only [
+      "experimental-features"
+      "fsync-metadata"
+      "max-free"
+      "max-jobs"
+      "min-free"
+      "sandbox"
+      "trusted-users"
+    ] config.nix.settings;
+    nixConfiguration = lines config.nix.extraOptions;
+    users =
+      builtins.mapAttrs
+        (
+          _:
+          only [
+            "extraGroups"
+            "group"
+            "hashedPassword"
+            "isNormalUser"
+            "uid"
+          ]
+        )
+        (
+          only [
+            "builder"
+            "root"
+            "sshd"
+          ] config.users.users
+        );
+    tmpfiles = config.systemd.tmpfiles.rules;
+    kernelParameters = config.boot.kernelParams;
+    kernelModules = config.boot.kernelModules;
+    powerKey = config.services.logind.settings.Login.HandlePowerKey;
+    sshd = config.services.openssh.enable;
+    sudo = config.security.sudo.enable;
+    firewall = config.networking.firewall.enable;
+  };
+}
