@@ -71,7 +71,7 @@ check-guests: setup ## boot the test guest in the shapes of the other guests
 	@source tests/tools/env.sh
 	guests $(shell uname -m)
 	for variant in service packed; do
-	  DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$variant) cargo test --locked --test e2e -- --test-threads 2 demand:: doors::
+	  DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$variant) cargo test --locked --test e2e -- --test-threads 2 demand:: doors:: store::trouble
 	done
 
 fmt: checks ## format the code, Rust and Nix

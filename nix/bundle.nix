@@ -5,7 +5,7 @@
   cmdline,
   image,
   toplevel ? null,
-  features ? [ ],
+  features ? [ "host-store" ],
 }:
 {
   version = 1;

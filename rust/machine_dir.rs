@@ -190,6 +190,20 @@ impl MachineDir {
     pub fn build_log(&self) -> PathBuf {
         self.generations().join("build.log")
     }
+    /// What guests of this machine know of the host's store.
+    pub fn store_state(&self) -> PathBuf {
+        self.root.join("store")
+    }
+    /// Makes [`MachineDir::store_state`] where it is missing.
+    pub fn make_store_state(&self) -> Result<PathBuf, Report> {
+        let dir = self.store_state();
+        private_dir(&dir)?;
+        Ok(dir)
+    }
+    /// Removes [`MachineDir::store_state`].
+    pub fn remove_store_state(&self) -> Result<(), Report> {
+        remove_all(&self.store_state())
+    }
     /// Files of one boot.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")

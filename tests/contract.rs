@@ -115,6 +115,7 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
         host_name: String::new(),
         unix_seconds: 0,
         shares: vec![share],
+        store_record: Some(String::new()),
     };
     let config = serde_json::to_value(config).unwrap();
     let documented = page.row("Boot payload", "file", "`darwin-vz/config.json`");
@@ -225,7 +226,8 @@ fn the_nixos_guest_has_what_the_page_puts_inside() {
 
     let made = lines(&nixos["tmpfiles"]);
     for program in programs(&page) {
-        let initrd = nixos["initrd"]["contents"].get(&program).is_some();
+        let (_, name) = program.rsplit_once('/').unwrap();
+        let initrd = nixos["initrd"]["programs"].get(name).is_some();
         assert!(initrd || made.contains(&format!("L+ {program} ")), "no {program}");
     }
     let agent = &nixos["services"]["darwin-vz-agent"];

@@ -103,7 +103,7 @@ lib.listToAttrs (
   "/etc/protocols" = text "0644" "icmp 1\ntcp 6\nudp 17\n";
   "/etc/ssl/certs/ca-certificates.crt".files = certificates;
   "/etc/nix/nix.conf" = text "0644" ''
-    experimental-features = nix-command flakes
+    experimental-features = nix-command flakes local-overlay-store
     build-users-group = nixbld
     trusted-users = root builder
     max-jobs = auto

@@ -143,9 +143,12 @@ in
 
     shareHostStore = mkOption {
       type = types.bool;
-      default = false;
-      example = true;
-      description = "Whether the guest sees the Mac's `/nix/store`, read-only.";
+      default = true;
+      example = false;
+      description = ''
+        Whether the guest builds on the Mac's `/nix/store`: inputs that are there are used in place, and nothing of them is
+        copied. The guest sees that store read-only, and learns from it by name only.
+      '';
     };
 
     nestedVirtualization = mkOption {

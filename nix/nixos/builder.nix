@@ -30,6 +30,7 @@ in
     experimental-features = [
       "nix-command"
       "flakes"
+      "local-overlay-store"
     ];
     trusted-users = [
       "root"
@@ -43,7 +44,12 @@ in
     min-free = lib.mkDefault 1073741824;
     max-free = lib.mkDefault 4294967296;
   };
-  systemd.services.nix-daemon.environment = cfg.environment;
+  systemd.services.nix-daemon = {
+    inherit (cfg) environment;
+    # Written by the agent where the host's store is shared; and what Nix then needs to mount its store anew.
+    serviceConfig.EnvironmentFile = "-/run/darwin-vz/nix-daemon.env";
+    path = [ pkgs.util-linux ];
+  };
   security.pki = { inherit (cfg) certificateFiles certificates; };
 
   # What sshd's own PATH has: a login for a command reads no profile.

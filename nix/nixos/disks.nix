@@ -3,7 +3,8 @@
 #   /                tmpfs
 #   /nix/.image      the image, erofs, read-only: the store paths of this system
 #   /data            the data disk: a cache (decision 0001). The agent judges it, formats it if need be, and mounts it
-#   /nix/store       the data disk over the image
+#   /mnt/nix-store   the host's store, if it is shared, read-only; mounted by the agent
+#   /nix/store       the data disk over the image, and that over the host's store
 #   /nix/var, /tmp   directories of the data disk
 #
 # One service of the initrd does it all, in order: what it mounts depends on what the agent found. Nix's database on the data
@@ -43,7 +44,7 @@ in
 
   boot.initrd.systemd = {
     storePaths = [ "${agent}/bin/darwin-vz-agent" ];
-    contents."/usr/sbin/mke2fs".source = "${lib.getBin pkgs.e2fsprogs}/bin/mke2fs";
+    extraBin.mke2fs = "${lib.getBin pkgs.e2fsprogs}/bin/mke2fs"; # /usr/sbin is a link into the store, so not by `contents`
     services.darwin-vz-disks = {
       description = "Boot payload, image and data disk";
       requiredBy = [ "initrd-fs.target" ];
@@ -83,7 +84,12 @@ in
         mkdir -p $root/data/tmp
         chmod 1777 $root/data/tmp
 
-        mount -t overlay overlay -o lowerdir=$root/nix/.image,upperdir=$data/store,workdir=$data/work $root/nix/store
+        # As the agent mounts it in other guests.
+        lower=$root/nix/.image
+        if [[ $(< /proc/mounts) == *" $root/mnt/nix-store virtiofs "* ]]; then # the initrd has no grep
+          lower=$lower:$root/mnt/nix-store
+        fi
+        mount -t overlay overlay -o lowerdir=$lower,upperdir=$data/store,workdir=$data/work,redirect_dir=on $root/nix/store
         mount --bind $data/var $root/nix/var
         mount --bind $root/data/tmp $root/tmp
       '';

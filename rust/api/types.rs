@@ -49,6 +49,8 @@ pub struct MachineStatus {
     /// Guest systems built from a recipe; absent where there are none and none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generations: Option<GenerationsStatus>,
+    /// What the guest has of the host's store.
+    pub store: StoreStatus,
 }
 
 /// Which guest system boots, and what comes.
@@ -179,6 +181,50 @@ pub struct DestroyRequest {
     pub keep_keys: bool,
     /// The generations.
     pub keep_generations: bool,
+}
+
+/// What a guest has of the host's store, and what it had to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Whether the guest builds on it.
+    #[serde(flatten)]
+    pub sharing: StoreSharing,
+    /// Paths that the guest uses in place.
+    pub shared_paths: u64,
+    /// Their size in bytes.
+    pub shared_bytes: u64,
+    /// Bytes that clients have sent into the guest since the daemon started: what was copied, and what was said.
+    pub copied_bytes: u64,
+    /// Paths that the host has and the guest may not use in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedPath>,
+}
+
+/// Whether a guest builds on the host's store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "sharing", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum StoreSharing {
+    /// The settings say no.
+    #[default]
+    Off,
+    /// It does, or will when it runs.
+    On,
+    /// It should, and copies instead until it is stopped.
+    Left {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A path of the host's store that the guest may not use in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedPath {
+    /// The path.
+    pub path: String,
+    /// Why.
+    pub why: String,
 }
 
 /// The lifecycle as the outside sees it. Not the supervisor's own state, which may change freely.

@@ -154,12 +154,15 @@ pub struct MachineFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_short_help = true)]
     nested_virtualization: Option<String>,
-    /// Share the host's store with the guest, read-only
+    /// Let the guest build on the host's store
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     share_store: Option<String>,
-    /// The store to share
+    /// The host's store, as a directory
     #[arg(long, value_name = "DIR")]
     store_dir: Option<String>,
+    /// The socket of the host's Nix daemon
+    #[arg(long, value_name = "FILE")]
+    store_daemon: Option<String>,
     /// auto, or what runs the guest: vz (macOS) or qemu (Linux)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
@@ -193,6 +196,7 @@ impl MachineFlags {
             (Key::NestedVirtualization, &self.nested_virtualization),
             (Key::ShareStore, &self.share_store),
             (Key::StoreDir, &self.store_dir),
+            (Key::StoreDaemon, &self.store_daemon),
             (Key::Backend, &self.backend),
             (Key::Accelerator, &self.accelerator),
             (Key::BootTimeout, &self.boot_timeout),

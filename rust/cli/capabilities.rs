@@ -144,7 +144,7 @@ mod tests {
                 feature("rosetta", false, "not installed; softwareupdate --install-rosetta"),
             ],
         };
-        backend(&can, &HostFacts { cores: 8, memory: 16 << 30, arch: None, rosetta: true })
+        backend(&can, &HostFacts { cores: 8, memory: 16 << 30, arch: None, rosetta: true, nix: false })
     }
 
     #[test]

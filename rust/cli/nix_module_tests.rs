@@ -23,7 +23,7 @@ use std::{
 };
 
 /// The largest Mac that a configuration of the tests needs.
-const MAC: HostFacts = HostFacts { cores: 16, memory: 64 * GIB, arch: Some(Arch::Aarch64), rosetta: true };
+const MAC: HostFacts = HostFacts { cores: 16, memory: 64 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };
 
 /// Each configuration in which the service is enabled: its name and what the module makes of it.
 fn enabled() -> Vec<(String, Value)> {

@@ -5,10 +5,11 @@ use super::{
     output::{self, milliseconds, short},
 };
 use crate::{
-    api::types::{BootTimeline, DaemonStatus, MachineStatus, State},
+    api::types::{BootTimeline, DaemonStatus, MachineStatus, State, StoreSharing},
     config::Size,
     error::{Kind, Report},
 };
+use bytesize::ByteSize;
 use clap::Args;
 use comfy_table::{Table, presets};
 use std::{
@@ -26,6 +27,9 @@ pub struct Status {
     #[arg(long)]
     watch: bool,
 }
+
+/// Refused paths in the text.
+const REFUSED: usize = 3;
 
 /// On a terminal the times are brought up to date this often.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -105,6 +109,31 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
         if let Some(generations) = &machine.generations {
             text.push_str(&super::generations::note(&machine.name, generations, unix_now));
         }
+        text.push_str(&store(machine));
+    }
+    text
+}
+
+/// What the guest has of the host's store, if there is something to tell.
+fn store(machine: &MachineStatus) -> String {
+    let (name, store) = (&machine.name, &machine.store);
+    let size = |bytes| ByteSize(bytes).display().iec().to_string();
+    let mut text = match &store.sharing {
+        StoreSharing::Off => return String::new(),
+        StoreSharing::Left { why } => format!("{name}: the host's store is not shared until the next boot: {why}\n"),
+        StoreSharing::On if store.shared_paths == 0 => String::new(),
+        StoreSharing::On => format!(
+            "{name}: {} paths of the host's store used in place ({}); clients have sent {}\n",
+            store.shared_paths,
+            size(store.shared_bytes),
+            size(store.copied_bytes),
+        ),
+    };
+    for refused in store.refused.iter().take(REFUSED) {
+        text.push_str(&format!("{name}: copied, not shared: {}: {}\n", refused.path, refused.why));
+    }
+    if let Some(more @ 1..) = store.refused.len().checked_sub(REFUSED) {
+        text.push_str(&format!("{name}: and {more} more; `darwin-vz-nix status --json` has them\n"));
     }
     text
 }
@@ -181,6 +210,7 @@ pub fn timeline(boot: &BootTimeline) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::{RefusedPath, StoreStatus};
     use insta::assert_snapshot;
 
     fn machine(name: &str, state: State) -> MachineStatus {
@@ -197,7 +227,32 @@ mod tests {
             disk_size: 100 << 30,
             last_boot: None,
             generations: None,
+            store: StoreStatus::default(),
         }
+    }
+
+    #[test]
+    fn the_store_is_told_of_when_there_is_something_to_tell() {
+        let told = |store| {
+            let machine = MachineStatus { store, ..machine("a", State::Starting) };
+            let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines: vec![machine] };
+            let text = table(&status, Duration::from_secs(1_065));
+            text.lines().skip(2).map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let refused = |n: u32| RefusedPath { path: format!("/nix/store/{n}"), why: "a changed name".to_owned() };
+        let on = StoreStatus { sharing: StoreSharing::On, ..StoreStatus::default() };
+        assert_eq!(told(StoreStatus { copied_bytes: 9, ..StoreStatus::default() }) + &told(on.clone()), "");
+        let used = StoreStatus { shared_paths: 7, shared_bytes: 3 << 20, copied_bytes: 1 << 10, ..on };
+        let left = StoreStatus { sharing: StoreSharing::Left { why: "it hangs".to_owned() }, ..used.clone() };
+        let some = StoreStatus { refused: (0..5).map(refused).collect(), ..used };
+        assert_snapshot!(told(some) + &told(left), @r"
+        a: 7 paths of the host's store used in place (3.0 MiB); clients have sent 1.0 KiB
+        a: copied, not shared: /nix/store/0: a changed name
+        a: copied, not shared: /nix/store/1: a changed name
+        a: copied, not shared: /nix/store/2: a changed name
+        a: and 2 more; `darwin-vz-nix status --json` has them
+        a: the host's store is not shared until the next boot: it hangs
+        ");
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! What this computer has, for the checks and the defaults.
 
 use crate::spec::Arch;
-use std::process::Command;
+use std::{path::Path, process::Command};
+
+/// Where Nix keeps its store.
+pub(super) const STORE: &str = "/nix/store";
+/// Where its daemon listens.
+pub(super) const STORE_DAEMON: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// What a computer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub struct HostFacts {
     pub arch: Option<Arch>,
     /// It may have Rosetta for Linux guests. Whether it is installed is the backend's to say.
     pub rosetta: bool,
+    /// It has a Nix store and a daemon, where Nix has them unless told otherwise.
+    pub nix: bool,
 }
 
 impl HostFacts {
@@ -26,6 +33,7 @@ impl HostFacts {
             memory: memory().unwrap_or(u64::MAX),
             arch,
             rosetta: arch == Some(Arch::Aarch64) && std::env::consts::OS == "macos",
+            nix: Path::new(STORE).is_dir() && Path::new(STORE_DAEMON).exists(),
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Key {
     ShareStore,
     /// `store-dir`
     StoreDir,
+    /// `store-daemon`
+    StoreDaemon,
     /// `backend`
     Backend,
     /// `accelerator`
@@ -55,7 +57,7 @@ pub enum Key {
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 20] = [
+    pub const ALL: [Key; 21] = [
         Key::StateDir,
         Key::LogLevel,
         Key::Cores,
@@ -71,6 +73,7 @@ impl Key {
         Key::NestedVirtualization,
         Key::ShareStore,
         Key::StoreDir,
+        Key::StoreDaemon,
         Key::Backend,
         Key::Accelerator,
         Key::BootTimeout,
@@ -101,6 +104,7 @@ impl Key {
             Key::NestedVirtualization => "nested-virtualization",
             Key::ShareStore => "share-store",
             Key::StoreDir => "store-dir",
+            Key::StoreDaemon => "store-daemon",
             Key::Backend => "backend",
             Key::Accelerator => "accelerator",
             Key::BootTimeout => "boot-timeout",
@@ -144,8 +148,12 @@ impl Key {
             Key::Nix => "directory with this host's `nix`; by default found on PATH and in the usual places",
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
             Key::NestedVirtualization => "let the guest run virtual machines: on a Mac, M3 and macOS 15 or newer",
-            Key::ShareStore => "share the host's store with the guest, read-only",
-            Key::StoreDir => "the store to share",
+            Key::ShareStore => {
+                "let the guest build on the host's store, so that nothing is copied which the host has; by default where the host has \
+                 Nix with a daemon"
+            }
+            Key::StoreDir => "the host's store, as a directory",
+            Key::StoreDaemon => "the socket of the host's Nix daemon, which knows what is valid in that store",
             Key::Backend => "`auto`, or what runs the guest: `vz` (macOS) or `qemu` (Linux)",
             Key::Accelerator => "`auto`, or force `kvm` or `tcg`",
             Key::BootTimeout => "seconds, or `2m`, that a boot may take",

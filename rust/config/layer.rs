@@ -73,6 +73,7 @@ settings! {
     nested_virtualization: Switch = NestedVirtualization,
     share_store: Switch = ShareStore,
     store_dir: AbsolutePath = StoreDir,
+    store_daemon: AbsolutePath = StoreDaemon,
     backend: Runner = Backend,
     accelerator: Accelerator = Accelerator,
     boot_timeout: Limit = BootTimeout,

@@ -68,10 +68,12 @@ pub struct MachineSettings {
     pub rosetta: bool,
     /// Let the guest run virtual machines.
     pub nested: bool,
-    /// Share the host's `/nix/store`, read-only.
+    /// Let the guest build on the host's store.
     pub share_store: bool,
-    /// The store to share.
+    /// The host's store, as a directory.
     pub store_dir: PathBuf,
+    /// The socket of the host's Nix daemon.
+    pub store_daemon: PathBuf,
     /// What runs the guest; `None` is this host's own choice.
     pub backend: Option<Backend>,
     /// Force an accelerator of the backend (`kvm`, `tcg`) instead of probing.
@@ -187,6 +189,7 @@ impl MachineSettings {
             nested: false,
             share_store: false,
             store_dir: PathBuf::from("/nix/store"),
+            store_daemon: PathBuf::from("/nix/var/nix/daemon-socket/socket"),
             backend: None,
             accelerator: None,
             boot_timeout: patience,
@@ -212,6 +215,7 @@ impl From<Complete> for MachineSettings {
             nested: complete.nested_virtualization.value.0,
             share_store: complete.share_store.value.0,
             store_dir: complete.store_dir.value.0,
+            store_daemon: complete.store_daemon.value.0,
             backend: complete.backend.value.0,
             accelerator: complete.accelerator.value.0,
             boot_timeout: complete.boot_timeout.value.0,
@@ -322,8 +326,9 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         nix: Sourced::default(MaybePath(None)),
         rosetta: Sourced::default(Switch(false)),
         nested_virtualization: Sourced::default(Switch(false)),
-        share_store: Sourced::default(Switch(false)),
-        store_dir: Sourced::default(AbsolutePath(PathBuf::from("/nix/store"))),
+        share_store: Sourced::default(Switch(host.nix)),
+        store_dir: Sourced::default(AbsolutePath(PathBuf::from(host::STORE))),
+        store_daemon: Sourced::default(AbsolutePath(PathBuf::from(host::STORE_DAEMON))),
         backend: Sourced::default(Runner(None)),
         accelerator: Sourced::default(Accelerator(None)),
         boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::path::Path;
 
 const FILE: &str = "/etc/darwin-vz-nix/config.toml";
-const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false };
+const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false, nix: false };
 
 fn sources(text: &str) -> Result<Sources, ConfigError> {
     Ok(Sources {
@@ -45,6 +45,9 @@ fn nothing_given_makes_one_machine_of_half_the_host() {
     let config = Config::load(sources("").unwrap()).unwrap().settings(&small).unwrap();
     let builder = &config.machines[&"builder".parse().unwrap()];
     assert_eq!((builder.cores, builder.memory), (1, 1536 * MIB));
+    let with_nix = HostFacts { nix: true, ..HOST };
+    let config = Config::load(sources("").unwrap()).unwrap().settings(&with_nix).unwrap();
+    assert!(config.machines.values().all(|machine| machine.share_store), "a host with Nix shares its store");
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn the_nearer_source_wins_for_each_key_alone() {
 fn every_key_can_be_set_from_every_source() {
     for key in Key::ALL {
         let (text, shown) = match key {
-            Key::StateDir | Key::StoreDir | Key::Bundle => ("/somewhere/./else", "/somewhere/else"),
+            Key::StateDir | Key::StoreDir | Key::StoreDaemon | Key::Bundle => ("/somewhere/./else", "/somewhere/else"),
             Key::LogLevel => ("darwin_vz_nix=debug,warn", "darwin_vz_nix=debug,warn"),
             Key::Cores => ("3", "3"),
             Key::Memory | Key::DiskSize => ("5.5G", "5632M"),

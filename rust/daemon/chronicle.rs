@@ -63,14 +63,22 @@ impl Chronicle {
     }
 
     /// A client got through a door. Its end is told when the visit is dropped.
-    pub fn visit(self: &Arc<Self>, machine: &MachineName, service: Service) -> Visit {
+    /// What it sent is added to `sent` then.
+    pub fn visit(self: &Arc<Self>, machine: &MachineName, service: Service, sent: &Arc<AtomicU64>) -> Visit {
         let door = match service {
             Service::Ssh => "ssh",
             Service::Nix => "nix",
         };
         let connection = self.last_connection.fetch_add(1, Relaxed) + 1;
         self.tell(machine, What::Opened { door: door.to_owned(), connection });
-        Visit { chronicle: Arc::clone(self), machine: machine.clone(), door, connection, carried: Carried::default() }
+        Visit {
+            chronicle: Arc::clone(self),
+            machine: machine.clone(),
+            door,
+            connection,
+            carried: Carried::default(),
+            sent: Arc::clone(sent),
+        }
     }
 
     fn tell(&self, machine: &MachineName, what: What) {
@@ -90,10 +98,12 @@ pub struct Visit {
     connection: u64,
     /// What it carried so far.
     pub carried: Carried,
+    sent: Arc<AtomicU64>,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        self.sent.fetch_add(self.carried.sent(), Relaxed);
         let what = What::Closed {
             door: self.door.to_owned(),
             connection: self.connection,
@@ -113,8 +123,9 @@ mod tests {
         let chronicle = Arc::new(Chronicle::default());
         let name: MachineName = "builder".parse().unwrap();
         let mut events = chronicle.events();
-        drop(chronicle.visit(&name, Service::Nix));
-        drop(chronicle.visit(&name, Service::Ssh));
+        let sent = Arc::new(AtomicU64::new(0));
+        drop(chronicle.visit(&name, Service::Nix, &sent));
+        drop(chronicle.visit(&name, Service::Ssh, &sent));
         let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
         assert_eq!(told.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(told[0].what, What::Opened { door: "nix".into(), connection: 1 });

@@ -6,22 +6,30 @@ use super::{
     vigil::{self, Inhibitor},
 };
 use crate::{
-    api::types::{DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest},
+    api::types::{
+        DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest, StoreStatus,
+    },
     config::MachineSettings,
     error::{Kind, Report},
     generations::{Generations, Keeper, Nix},
-    guest::launch::{Launch, WarmConnection},
+    guest::{
+        launch::{Launch, WarmConnection},
+        sharing::Sharing,
+    },
     hypervisor::{self, Capabilities, Hypervisor},
     machine_dir::{MachineDir, StateDir, write_atomic},
     spec::MachineName,
     ssh::keys::Keys,
-    supervisor::{self, Handle, Policy, Preparation},
+    supervisor::{self, Handle, Lease, Policy, Preparation},
 };
-use darwin_vz_agent::{NIX_PORT, SSH_PORT, protocol::Ask};
+use darwin_vz_agent::{NIX_PORT, SSH_PORT};
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -42,6 +50,9 @@ pub struct Machine {
     /// The sizes of the present boot, where they are not the configured ones.
     sizes: Mutex<StartRequest>,
     connect_program: String,
+    sharing: Option<Arc<Sharing>>,
+    /// Bytes that clients have sent through the doors.
+    sent: Arc<AtomicU64>,
     /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
@@ -61,6 +72,16 @@ enum Entry {
     Refused(Report),
 }
 
+impl Entry {
+    /// The guest did not do what a connection needs: perhaps it is on its way out.
+    async fn after(lease: &Lease, report: Report) -> Entry {
+        match timeout(ENDING, lease.guest().exited()).await {
+            Ok(_) => Entry::GuestGone,
+            Err(_) => Entry::Refused(report),
+        }
+    }
+}
+
 /// What a machine is put together from.
 pub(crate) struct Parts {
     /// Runs its guests.
@@ -77,6 +98,8 @@ pub(crate) struct Parts {
     pub(crate) generations: Arc<Generations>,
     /// The host's `nix`.
     pub(crate) nix: Nix,
+    /// The host's store in its guests, if it is shared.
+    pub(crate) sharing: Option<Arc<Sharing>>,
 }
 
 impl Machine {
@@ -93,9 +116,17 @@ impl Machine {
         let dir = state.make_machine(&name)?;
         let connect_program = connect_program(options, &name);
         furnish(&dir, &name, &connect_program)?;
+        let sharing = Sharing::new(&name, &settings, &dir)?;
         let capabilities = hypervisor.capabilities().clone();
         let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
-        let launch = Launch::new(name.clone(), settings.clone(), dir.clone(), capabilities, Arc::clone(&generations));
+        let launch = Launch::new(
+            name.clone(),
+            settings.clone(),
+            dir.clone(),
+            capabilities,
+            Arc::clone(&generations),
+            sharing.clone(),
+        );
         let warm = launch.warm();
         let nix = Nix {
             programs: settings.nix.clone(),
@@ -105,8 +136,16 @@ impl Machine {
             log: dir.build_log(),
         };
         let inhibitor = Inhibitor::find(&options.search_path);
-        let parts =
-            Parts { hypervisor, preparation: Arc::new(launch), warm, connect_program, inhibitor, generations, nix };
+        let parts = Parts {
+            hypervisor,
+            preparation: Arc::new(launch),
+            warm,
+            connect_program,
+            inhibitor,
+            generations,
+            nix,
+            sharing,
+        };
         Ok(Machine::assemble(name, settings, dir, parts, chronicle))
     }
 
@@ -135,6 +174,8 @@ impl Machine {
             chronicle,
             sizes: Mutex::default(),
             connect_program: parts.connect_program,
+            sharing: parts.sharing,
+            sent: Arc::default(),
             files: Arc::default(),
             generations: parts.generations,
             nix: parts.nix,
@@ -173,6 +214,15 @@ impl Machine {
             disk_size: sizes.disk_size.unwrap_or(self.settings.disk_size),
             generations: self.generations.status().map(|status| self.as_it_runs(status)),
             last_boot: snapshot.last_boot,
+            store: self.store_status(),
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let copied_bytes = self.sent.load(Relaxed);
+        match &self.sharing {
+            Some(sharing) => sharing.status(copied_bytes),
+            None => StoreStatus { copied_bytes, ..StoreStatus::default() },
         }
     }
 
@@ -260,12 +310,13 @@ impl Machine {
             let _files = self.files.read().await;
             self.handle.acquire().await.map_err(Entry::Refused)?
         };
-        if self.settings.share_store {
-            // What the host has added since the guest last looked shows only after this; not vital for the connection.
-            if let Err(report) = lease.agent().ask(Ask::FreshView).await {
-                tracing::warn!(machine = %self.name, "the guest may not see new files of its shares: {report}");
-            }
-        }
+        let hold = match &self.sharing {
+            Some(sharing) => match sharing.enter(lease.agent()).await {
+                Ok(hold) => hold,
+                Err(report) => return Err(Entry::after(&lease, report).await),
+            },
+            None => None,
+        };
         let warm = if service == Service::Ssh { self.warm.take() } else { None };
         let port = match service {
             Service::Ssh => SSH_PORT,
@@ -275,14 +326,11 @@ impl Machine {
             Some(stream) => stream,
             None => match lease.guest().connect(port).await {
                 Ok(stream) => stream,
-                Err(report) => {
-                    let gone = timeout(ENDING, lease.guest().exited()).await.is_ok();
-                    return Err(if gone { Entry::GuestGone } else { Entry::Refused(report) });
-                }
+                Err(report) => return Err(Entry::after(&lease, report).await),
             },
         };
-        let visit = self.chronicle.visit(&self.name, service);
-        Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout })
+        let visit = self.chronicle.visit(&self.name, service, &self.sent);
+        Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
     }
 
     /// Stops it, deletes its files, and furnishes it as new.
@@ -309,6 +357,9 @@ impl Machine {
         self.dir.destroy(keep)?;
         furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
         self.generations.reset()?;
+        if let Some(sharing) = &self.sharing {
+            sharing.begin_anew(&self.settings, &self.dir)?;
+        }
         self.chronicle.changed();
         Ok(())
     }

@@ -52,6 +52,7 @@ async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
         inhibitor: None,
         generations: Arc::new(Generations::open(&dir, &settings, &[]).unwrap()),
         nix,
+        sharing: None,
     };
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
     tokio::spawn(serve_ssh(listener, Arc::clone(&machine)));

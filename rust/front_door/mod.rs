@@ -13,6 +13,7 @@ pub use carry::{Carried, carry};
 use crate::{
     api::types::Service,
     daemon::{Machine, Visit},
+    guest::sharing::Hold,
     hypervisor::GuestStream,
     supervisor::Lease,
 };
@@ -36,6 +37,8 @@ pub struct Passage {
     pub(crate) visit: Visit,
     /// How long the connection may be silent before it no longer keeps the guest; `None` for ever.
     pub(crate) silence: Option<Duration>,
+    /// What it may use of the host's store stays there for as long.
+    pub(crate) _hold: Option<Arc<Hold>>,
 }
 
 impl Passage {

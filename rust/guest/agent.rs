@@ -22,6 +22,9 @@ use tokio_util::codec::{Framed, LinesCodec};
 /// How long a connection may take to say READY, and an answer to come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long an answer may take that Nix in the guest has to work for.
+const WORK: Duration = Duration::from_secs(120);
+
 /// Questions that may wait for the agent at once.
 const QUEUE: usize = 16;
 
@@ -43,6 +46,8 @@ pub struct Readiness {
     pub phases: Vec<BootPhase>,
     /// What became of the data disk.
     pub data_disk: DataDisk,
+    /// The guest builds on the host's store.
+    pub host_store: bool,
 }
 
 impl Agent {
@@ -78,13 +83,14 @@ impl Agent {
 
     /// Asks the agent. Fails if it is gone or doesn't answer in time.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, Report> {
+        let patience = if matches!(ask, Ask::Forget { .. } | Ask::LeaveStore) { WORK } else { PATIENCE };
         let gone = || Report::new(Kind::Guest, "the guest's agent does not answer any more");
         let (reply, answer) = oneshot::channel();
         self.questions.send((ask, reply)).await.map_err(|_| gone())?;
-        match timeout(PATIENCE, answer).await {
+        match timeout(patience, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(Report::new(Kind::Guest, format!("the guest's agent did not answer within {PATIENCE:?}"))),
+            Err(_) => Err(Report::new(Kind::Guest, format!("the guest's agent did not answer within {patience:?}"))),
         }
     }
 }
@@ -94,14 +100,14 @@ async fn greet(stream: GuestStream, token: &str) -> Result<Option<(Lines, Readin
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
     let Ok(Some(Ok(line))) = timeout(PATIENCE, lines.next()).await else { return Ok(None) };
     match serde_json::from_str(&line) {
-        Ok(FromAgent::Ready { version, token: theirs, kernel, phases, data_disk }) if theirs == token => {
+        Ok(FromAgent::Ready { version, token: theirs, kernel, phases, data_disk, host_store }) if theirs == token => {
             if version != VERSION {
                 let message = format!("the guest's agent speaks protocol {version}, and this program speaks {VERSION}");
                 return Err(
                     Report::new(Kind::Bundle, message).hint("take the bundle of the same release as this program")
                 );
             }
-            Ok(Some((lines, Readiness { kernel, phases, data_disk })))
+            Ok(Some((lines, Readiness { kernel, phases, data_disk, host_store })))
         }
         _ => {
             tracing::warn!("a connection to the agent's port was not the agent's");
@@ -184,6 +190,7 @@ mod tests {
             kernel: "6.1".into(),
             phases: vec![BootPhase { name: "kernel".into(), at_ms: 1200 }],
             data_disk: DataDisk::Kept,
+            host_store: false,
         })
         .unwrap()
     }
@@ -235,7 +242,8 @@ mod tests {
         assert_eq!(question.await.unwrap().unwrap_err().kind, Kind::Guest);
         let mut second = port.dial(&ready("t", 1)).await;
         tokio::task::yield_now().await;
-        let (asked, ()) = tokio::join!(agent.ask(Ask::FreshView), answer(&mut second, Ok(Answer::Done)));
+        let (asked, ()) =
+            tokio::join!(agent.ask(Ask::FreshView { expected: vec![] }), answer(&mut second, Ok(Answer::Done)));
         assert_eq!(asked.unwrap(), Answer::Done);
         drop(port);
         tokio::task::yield_now().await;

@@ -15,6 +15,9 @@ use std::{
 /// The version of `guest.json` that this program reads.
 pub const VERSION: u64 = 1;
 
+/// The feature of guests that can build on the host's store.
+const HOST_STORE: &str = "host-store";
+
 /// A bundle whose files were all found fit for a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
@@ -32,6 +35,8 @@ pub struct Bundle {
     pub ssh_user: String,
     /// The least size of the data disk, in bytes.
     pub minimum_disk: u64,
+    /// The guest can build on the host's store.
+    pub host_store: bool,
 }
 
 /// A read-only or writable image of a bundle.
@@ -159,6 +164,8 @@ struct Manifest {
     agent: ManifestAgent,
     #[serde(default)]
     minimum_disk: u64,
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +221,7 @@ impl Bundle {
             images,
             ssh_user: manifest.ssh.user,
             minimum_disk: manifest.minimum_disk,
+            host_store: manifest.features.iter().any(|feature| feature == HOST_STORE),
         };
         check_kernel(&bundle.kernel, bundle.arch)?;
         Ok(bundle)
@@ -300,7 +308,7 @@ mod tests {
     fn manifest() -> Value {
         json!({"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "quiet",
                "images": [{"file": "system.img", "role": "system", "readOnly": true}], "toplevel": null,
-               "ssh": {"vsockPort": 22, "user": "builder"}, "agent": {"protocol": 1}, "minimumDisk": 1 << 30, "features": []})
+               "ssh": {"vsockPort": 22, "user": "builder"}, "agent": {"protocol": 1}, "minimumDisk": 1 << 30, "features": ["host-store"]})
     }
 
     fn bundle(manifest: &Value, kernel: &[u8]) -> tempfile::TempDir {
@@ -323,7 +331,11 @@ mod tests {
         let bundle = Bundle::open(dir.path(), &[Arch::X86_64, Arch::Aarch64]).unwrap();
         assert_eq!(bundle.kernel, dir.path().join("Image"));
         assert_eq!((bundle.minimum_disk, bundle.ssh_user.as_str()), (1 << 30, "builder"));
-        assert!(bundle.images[0].read_only);
+        assert!(bundle.images[0].read_only && bundle.host_store);
+        let mut older = manifest();
+        older["features"] = json!(["rosetta"]);
+        let dir = self::bundle(&older, &arm64_image());
+        assert!(!Bundle::open(dir.path(), &[Arch::Aarch64]).unwrap().host_store);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     agent::Agent,
     bundle::{Bundle, BundleError},
     disk, payload,
+    sharing::Sharing,
 };
 use crate::{
     api::types::{StartRequest, TimelinePhase},
@@ -59,6 +60,7 @@ pub struct Launch {
     dir: MachineDir,
     capabilities: Capabilities,
     generations: Arc<Generations>,
+    sharing: Option<Arc<Sharing>>,
     /// The token of the boot under way.
     token: Mutex<String>,
     warm: WarmConnection,
@@ -87,16 +89,17 @@ impl WarmConnection {
 }
 
 impl Launch {
-    /// For the machine of this name and directory, on a hypervisor that can do this.
+    /// For the machine of this name and directory, on a hypervisor that can do this; with the host's store, or without.
     pub fn new(
         name: MachineName,
         settings: MachineSettings,
         dir: MachineDir,
         capabilities: Capabilities,
         generations: Arc<Generations>,
+        sharing: Option<Arc<Sharing>>,
     ) -> Launch {
         let (token, warm) = Default::default();
-        Launch { name, settings, dir, capabilities, generations, token, warm }
+        Launch { name, settings, dir, capabilities, generations, sharing, token, warm }
     }
 
     /// The connection that confirmed the last boot.
@@ -114,7 +117,8 @@ impl Launch {
         settings.memory = sizes.memory.unwrap_or(settings.memory);
         settings.disk_size = sizes.disk_size.unwrap_or(settings.disk_size);
         let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
-        let work = spawn_blocking(move || prepare(name, &settings, &dir, &capabilities, token));
+        let sharing = self.sharing.clone();
+        let work = spawn_blocking(move || prepare(name, &settings, &dir, &capabilities, sharing.as_deref(), token));
         work.await
             .unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the preparation of a boot was lost: {e}"))))
     }
@@ -123,8 +127,11 @@ impl Launch {
         let origin = Instant::now();
         let listener = guest.listen(AGENT_PORT)?;
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (agent, readiness) = Agent::await_ready(listener, token).await?;
+        let (agent, readiness) = Agent::await_ready(listener, token.clone()).await?;
         let heard = ms(origin.elapsed());
+        if let Some(sharing) = &self.sharing {
+            sharing.begin(&guest, token, &readiness)?;
+        }
         // The guest's clock began at a moment that we can't see; that READY was said when it was heard ties it to ours.
         let said = readiness.phases.last().map_or(0, |phase| phase.at_ms);
         let on_our_clock = |at_ms: u64| (at_ms + heard).saturating_sub(said);
@@ -180,6 +187,7 @@ fn prepare(
     settings: &MachineSettings,
     dir: &MachineDir,
     capabilities: &Capabilities,
+    sharing: Option<&Sharing>,
     token: String,
 ) -> Result<MachineSpec, Report> {
     if capabilities.archs.is_empty() {
@@ -192,10 +200,24 @@ fn prepare(
         disk::discard(&dir.data_disk())?;
     }
     disk::ensure(&dir.data_disk(), settings.disk_size, bundle.minimum_disk)?;
-    let (shares, mounts) = shares(settings);
+    let sharing = sharing.filter(|sharing| match hindrance(&bundle, settings) {
+        Some(why) => {
+            sharing.impossible(&why);
+            false
+        }
+        None => true,
+    });
+    let (shares, mounts) = if sharing.is_some() { shares(settings) } else { (vec![], vec![]) };
+    let store_record = sharing.map(Sharing::record);
     let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-    let config =
-        GuestConfig { version: VERSION, token, host_name: format!("darwin-vz-{name}"), unix_seconds, shares: mounts };
+    let config = GuestConfig {
+        version: VERSION,
+        token,
+        host_name: format!("darwin-vz-{name}"),
+        unix_seconds,
+        shares: mounts,
+        store_record,
+    };
     let runtime_dir = dir.fresh_run_dir()?;
     let initrd = runtime_dir.join("initrd");
     payload::append(&bundle.initrd, &initrd, &config, &keys)?;
@@ -220,11 +242,17 @@ fn prepare(
     })
 }
 
-/// What is shared, and where the guest mounts it.
-fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
-    if !settings.share_store {
-        return (vec![], vec![]);
+/// Why the guest cannot build on the host's store, as far as that is known before it boots.
+fn hindrance(bundle: &Bundle, settings: &MachineSettings) -> Option<String> {
+    if !bundle.host_store {
+        return Some("the guest bundle does not have the feature host-store".to_owned());
     }
+    let dir = &settings.store_dir;
+    (!dir.is_dir()).then(|| format!("store-dir {} is no directory", dir.display()))
+}
+
+/// The host's store as a share, and where the guest mounts it.
+fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
     let share = Share { tag: STORE_TAG.into(), path: settings.store_dir.clone(), read_only: true };
     let mount = ShareMount { tag: STORE_TAG.into(), mount_point: STORE_MOUNT.into(), read_only: true };
     (vec![share], vec![mount])

@@ -7,3 +7,4 @@ pub mod bundle;
 pub mod disk;
 pub mod launch;
 pub mod payload;
+pub mod sharing;

@@ -62,7 +62,14 @@ mod tests {
     }
 
     fn config() -> GuestConfig {
-        GuestConfig { version: 1, token: "t".into(), host_name: "h".into(), unix_seconds: 7, shares: vec![] }
+        GuestConfig {
+            version: 1,
+            token: "t".into(),
+            host_name: "h".into(),
+            unix_seconds: 7,
+            shares: vec![],
+            store_record: None,
+        }
     }
 
     #[test]

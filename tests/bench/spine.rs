@@ -7,9 +7,13 @@
 
 mod bare;
 mod figures;
+#[path = "../e2e/inputs.rs"]
+#[allow(dead_code)]
+mod inputs;
 #[path = "../e2e/lab.rs"]
 #[allow(dead_code)]
 mod lab;
+mod store;
 
 use figures::{Figure, Series};
 use lab::{Door, Lab, PATIENCE, derivation, said, wait};
@@ -50,6 +54,8 @@ fn main() {
     figures.push(memory(&lab));
     figures.push(wakeups(&lab));
     figures.push(status(&lab, rounds * 5));
+    drop(lab);
+    figures.extend(store::figures(rounds.min(3)));
 
     print!("{}", figures::table(&figures));
     fs::write("bench.json", figures::json(&figures)).unwrap();

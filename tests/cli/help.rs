@@ -148,8 +148,9 @@ fn every_verb() {
                                   build and change to
           --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
-          --share-store[=<BOOL>]  Share the host's store with the guest, read-only
-          --store-dir <DIR>       The store to share
+          --share-store[=<BOOL>]  Let the guest build on the host's store
+          --store-dir <DIR>       The host's store, as a directory
+          --store-daemon <FILE>   The socket of the host's Nix daemon
           --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
@@ -236,8 +237,9 @@ fn every_verb() {
                                   build and change to
           --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
-          --share-store[=<BOOL>]  Share the host's store with the guest, read-only
-          --store-dir <DIR>       The store to share
+          --share-store[=<BOOL>]  Let the guest build on the host's store
+          --store-dir <DIR>       The host's store, as a directory
+          --store-daemon <FILE>   The socket of the host's Nix daemon
           --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take

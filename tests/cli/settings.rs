@@ -41,6 +41,7 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     builder nested-virtualization false default
     builder share-store true --share-store
     builder store-dir /nix/store default
+    builder store-daemon /nix/var/nix/daemon-socket/socket default
     builder backend auto default
     builder accelerator auto default
     builder boot-timeout 3m default

@@ -9,7 +9,7 @@ use darwin_vz_nix::{
         server,
         types::{
             BootTimeline, DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus,
-            MachineStatus, SOCKET_NAME, Service, StartRequest, State, TimelinePhase, Verdict, What,
+            MachineStatus, SOCKET_NAME, Service, StartRequest, State, StoreStatus, TimelinePhase, Verdict, What,
         },
     },
     config::{GIB, HostFacts},
@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// The computer on which the pretended daemon runs.
-pub const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false };
+pub const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false, nix: false };
 
 /// A daemon with the machines `builder` and `stuck`, whose boots never end.
 pub struct Fake {
@@ -201,6 +201,7 @@ impl Control for Fake {
                 disk_size: 100 * GIB,
                 last_boot,
                 generations: None,
+                store: StoreStatus::default(),
             }],
         }
     }

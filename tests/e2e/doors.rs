@@ -135,15 +135,3 @@ fn a_guest_that_dies_ends_its_connections_with_an_error() {
     assert!(began.elapsed() < Duration::from_secs(20), "the client was told at once, not by a timeout");
     lab.await_state("stopped");
 }
-
-#[test]
-fn a_host_directory_is_shared_read_only() {
-    let tmp = tempfile::tempdir().unwrap();
-    fs::write(tmp.path().join("early"), "there before\n").unwrap();
-    let lab = Lab::running(&format!("share-store = true\nstore-dir = {:?}", tmp.path()));
-    assert_eq!(lab.ssh("cat /mnt/nix-store/early"), "there before\n");
-    assert_eq!(lab.ssh("cat /mnt/nix-store/late 2>/dev/null || echo absent"), "absent\n");
-    fs::write(tmp.path().join("late"), "added while it runs\n").unwrap();
-    assert_eq!(lab.ssh("cat /mnt/nix-store/late"), "added while it runs\n");
-    assert_eq!(lab.ssh("touch /mnt/nix-store/x 2>/dev/null && echo written || echo refused"), "refused\n");
-}

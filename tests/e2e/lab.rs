@@ -27,8 +27,11 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
     pub port: u16,
     pub path: String,
+    /// Further lines of every Nix command's configuration.
+    pub nix_settings: String,
     state: PathBuf,
     daemon: Option<Child>,
+    host_nix: Option<Child>,
 }
 
 /// A port that was free a moment ago.
@@ -51,7 +54,15 @@ impl Lab {
     }
 
     fn at(dir: tempfile::TempDir, state: PathBuf, settings: &str) -> Lab {
-        let lab = Lab { dir, state, port: free_port(), path: std::env::var("PATH").unwrap(), daemon: None };
+        let lab = Lab {
+            dir,
+            state,
+            port: free_port(),
+            path: std::env::var("PATH").unwrap(),
+            nix_settings: String::new(),
+            daemon: None,
+            host_nix: None,
+        };
         lab.configure(settings);
         lab
     }
@@ -59,7 +70,7 @@ impl Lab {
     /// Writes the configuration anew.
     pub fn configure(&self, settings: &str) {
         let defaults = format!(
-            "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nlisten = \"127.0.0.1:{}\"\nbackend = {:?}\n",
+            "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nshare-store = false\nlisten = \"127.0.0.1:{}\"\nbackend = {:?}\n",
             bundle(),
             self.port,
             backend(),
@@ -76,6 +87,48 @@ impl Lab {
         let mut lab = Lab::new(settings);
         lab.run_daemon();
         lab
+    }
+
+    /// The same on a host with a Nix daemon, whose store the guest may build on.
+    pub fn sharing(settings: &str) -> Lab {
+        let mut lab = Lab::new("");
+        lab.run_host_nix();
+        let store = lab.dir.path().join("host/nix/store");
+        fs::create_dir_all(&store).unwrap();
+        lab.configure(&format!(
+            "share-store = true\nstore-dir = {store:?}\nstore-daemon = {:?}\n{settings}",
+            lab.host_nix_socket()
+        ));
+        lab.run_daemon();
+        lab
+    }
+
+    fn host_nix_socket(&self) -> PathBuf {
+        self.dir.path().join("nix.sock")
+    }
+
+    /// Starts the daemon of the host's Nix.
+    pub fn run_host_nix(&mut self) {
+        let mut daemon = self.host_nix("nix-daemon");
+        daemon.env("NIX_DAEMON_SOCKET_PATH", self.host_nix_socket()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = fs::remove_file(self.host_nix_socket());
+        self.host_nix = Some(daemon.spawn().unwrap());
+        wait("the host's Nix daemon", || self.host_nix_socket().exists());
+    }
+
+    /// Ends it, with its processes for its clients.
+    pub fn end_host_nix(&mut self) {
+        if let Some(mut daemon) = self.host_nix.take() {
+            let serving = children_of(daemon.id());
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+            // One may have ended meanwhile.
+            let _ = Command::new("kill")
+                .arg("-KILL")
+                .args(serving.iter().map(u32::to_string))
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 
     pub fn state(&self) -> PathBuf {
@@ -195,13 +248,24 @@ impl Lab {
         *self.children(&emulator).first().expect("QEMU runs")
     }
 
-    /// A Nix command on this lab's own store, which is told to build nothing itself and to use the given builders.
-    pub fn nix(&self, program: &str, door: Door) -> Command {
+    /// A Nix command on this lab's own store.
+    pub fn host_nix(&self, program: &str) -> Command {
         let mut nix = self.command(handed("DVN_TEST_NIX").join(program));
         nix.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("host").display()));
+        nix.env("NIX_CONFIG", &self.nix_settings);
+        nix
+    }
+
+    /// The same, told to build nothing itself and to use the given builders.
+    pub fn nix(&self, program: &str, door: Door) -> Command {
+        let mut nix = self.host_nix(program);
         nix.env(
             "NIX_CONFIG",
-            format!("builders = {}\nmax-jobs = 0\nbuilders-use-substitutes = false\n", self.builders(door)),
+            format!(
+                "builders = {}\nmax-jobs = 0\nbuilders-use-substitutes = false\n{}",
+                self.builders(door),
+                self.nix_settings
+            ),
         );
         if door == Door::Ssh {
             let config = self.dir.path().join("ssh_config");
@@ -249,6 +313,7 @@ impl Drop for Lab {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        self.end_host_nix();
     }
 }
 
@@ -325,6 +390,16 @@ pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 pub fn kill(pid: u32, signal: &str) {
     let killed = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
     assert!(killed.success());
+}
+
+/// The processes that this one has started and that are its children still.
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let of_parent = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent.to_string())
+    };
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).filter(of_parent).collect()
 }
 
 pub fn alive(pid: u32) -> bool {

@@ -13,6 +13,8 @@ mod faults;
 mod foreign;
 mod generations;
 mod idle;
+mod inputs;
 mod lab;
 mod refusals;
 mod state;
+mod store;

@@ -236,7 +236,7 @@ cat >"$root/etc/nix/nix.conf" <<'CONF'
 # A guest for tests: it fetches nothing by itself.
 substituters =
 flake-registry =
-experimental-features = nix-command flakes
+experimental-features = nix-command flakes local-overlay-store
 build-users-group = nixbld
 trusted-users = root builder
 max-jobs = auto
@@ -345,7 +345,7 @@ cat >"$new/guest.json" <<JSON
   "nix": { "vsockPort": 24 },
   "agent": { "protocol": 1 },
   "minimumDisk": 1073741824,
-  "features": []
+  "features": ["host-store"]
 }
 JSON
 chmod 444 "$new"/*

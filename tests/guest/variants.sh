@@ -56,9 +56,10 @@ PY
   cat >"$work/initrd/init" <<'INIT'
 #!/bin/busybox sh
 b=/bin/busybox
-$b mkdir -p /proc /dev /sysroot
+$b mkdir -p /proc /dev /run /sysroot
 $b mount -t proc proc /proc
 $b mount -t devtmpfs dev /dev
+$b mount -t tmpfs -o mode=755 run /run
 exec </dev/console >/dev/console 2>&1
 while read -r module; do $b insmod "/mods/$module" 2>/dev/null; done </mods/list
 while ! [ -b /dev/vdb ]; do $b sleep 0.05; done
@@ -69,9 +70,10 @@ $b mkdir -p /usr/sbin
 printf '#!/bin/busybox sh\nexec /bin/busybox chroot /sysroot /usr/sbin/mke2fs "$@"\n' >/usr/sbin/mke2fs
 $b chmod 755 /usr/sbin/mke2fs
 $b mount --bind /dev /sysroot/dev
+$b mount -t tmpfs tmpfs /sysroot/mnt
 /agent initrd /sysroot
 $b umount /sysroot/dev
-$b mount -t tmpfs -o mode=755 run /sysroot/run
+$b mount --move /run /sysroot/run
 $b cp /agent /system /bin/busybox /sysroot/run/
 $b mkdir -p /sysroot/run/bin
 printf '#!/run/busybox sh\nexec /run/busybox kill -USR1 1\n' >/sysroot/run/bin/systemctl
@@ -94,7 +96,7 @@ off() {
 trap off USR1
 $b mount -t sysfs sys /sys
 $b mount -t cgroup2 cgroup /sys/fs/cgroup
-for tmpfs in /mnt /root /home; do $b mount -t tmpfs tmpfs $tmpfs; done
+for tmpfs in /root /home; do $b mount -t tmpfs tmpfs $tmpfs; done
 $b mkdir -p /dev/pts /dev/shm /home/builder
 $b mount -t devpts devpts /dev/pts
 $b mount -t tmpfs -o mode=1777 shm /dev/shm
@@ -104,7 +106,14 @@ $b mkdir -p /data/nix/store /data/nix/var /data/tmp
 $b chown 0:30000 /data/nix/store
 $b chmod 1775 /data/nix/store
 $b chmod 1777 /data/tmp
-for directory in /nix/store /nix/var; do $b mount --bind /data$directory $directory; done
+$b mount --bind /data/nix/var /nix/var
+if $b grep -q ' /mnt/nix-store virtiofs ' /proc/mounts; then
+  $b mkdir -p /data/nix/work
+  layers=lowerdir=/mnt/nix-store,upperdir=/data/nix/store,workdir=/data/nix/work
+  $b mount -t overlay -o $layers,redirect_dir=on overlay /nix/store
+else
+  $b mount --bind /data/nix/store /nix/store
+fi
 $b mount --bind /data/tmp /tmp
 $b ip link set lo up
 export PATH=/run/bin:/usr/sbin:/usr/bin HOME=/root
@@ -112,7 +121,10 @@ export PATH=/run/bin:/usr/sbin:/usr/bin HOME=/root
 for device in /dev/input/event*; do
   { $b dd if=$device of=/dev/null bs=24 count=1 2>/dev/null; $b kill -USR1 1; } &
 done
-/usr/bin/nix-daemon &
+while :; do
+  (while read -r variable; do export "$variable"; done 2>/dev/null </run/darwin-vz/nix-daemon.env; exec /usr/bin/nix-daemon)
+  $b sleep 0.1
+done &
 while :; do /run/agent service; $b sleep 1; done &
 while :; do wait; $b sleep 1 & wait $!; done
 SYSTEM

@@ -82,9 +82,7 @@ in
       inherit (config.boot.initrd) compressor;
       modules = config.boot.initrd.kernelModules;
       files = map (file: "${file.source or file}") config.boot.initrd.systemd.storePaths;
-      contents = builtins.mapAttrs (_: file: "${file.source}") (
-        only [ "/usr/sbin/mke2fs" ] config.boot.initrd.systemd.contents
-      );
+      programs = only [ "mke2fs" ] config.boot.initrd.systemd.extraBin;
       services = builtins.mapAttrs (_: service) (
         only [ "darwin-vz-disks" ] config.boot.initrd.systemd.services
       );

@@ -47,6 +47,10 @@ pub struct GuestConfig {
     /// Directories of the host to mount.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
+    /// Build on the host's store, whose share is [`STORE_TAG`]. The text names the host's record of what it told this
+    /// machine's guests; what a guest's database has from another record must be forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_record: Option<String>,
 }
 
 /// One VirtioFS share and where the guest mounts it.

@@ -43,6 +43,9 @@ pub enum FromAgent {
         phases: Vec<BootPhase>,
         /// The data disk.
         data_disk: DataDisk,
+        /// The guest builds on the host's store.
+        #[serde(default)]
+        host_store: bool,
     },
     /// The answer to the request of this id.
     Reply {
@@ -77,8 +80,22 @@ pub enum Ask {
     Figures,
     /// Give unused blocks of the data disk back to the host (`FITRIM`). Answered by [`Answer::Trimmed`].
     Trim,
-    /// Forget names that were looked up on shares before the host had them. Answered by [`Answer::Done`].
-    FreshView,
+    /// Look at the shares anew: forget every name that was looked up on them, there or not. Answered by [`Answer::Done`] once
+    /// the shares have answered, and the host's store has these paths; a share that hangs keeps the answer back.
+    FreshView {
+        /// Paths of the host's store which it is known to have.
+        #[serde(default)]
+        expected: Vec<String>,
+    },
+    /// These store paths are gone from the host's store, or have changed: make them and all that refers to them invalid, and
+    /// delete what of it this guest made. Answered by [`Answer::Done`].
+    Forget {
+        /// Store paths; some may be unknown here.
+        paths: Vec<String>,
+    },
+    /// Go on without the host's store until the next boot: what builds now is ended, every path of it forgotten. Answered by
+    /// [`Answer::Done`].
+    LeaveStore,
     /// Power off cleanly. Answered by [`Answer::Done`] before it begins.
     ShutDown,
 }
@@ -104,6 +121,9 @@ pub enum Answer {
         disk_total: u64,
         /// What of it an ordinary user can still write.
         disk_available: u64,
+        /// Files and directories of shares that the guest keeps; the host holds a descriptor for each.
+        #[serde(default)]
+        shared_inodes: u64,
     },
     /// Bytes given back to the host.
     Trimmed {
@@ -127,10 +147,11 @@ mod tests {
             kernel: "6.1".into(),
             phases: vec![BootPhase { name: "kernel".into(), at_ms: 9 }],
             data_disk: DataDisk::Rebuilt,
+            host_store: true,
         };
         assert_eq!(
             to_string(&ready).unwrap(),
-            r#"{"type":"ready","version":1,"token":"t","kernel":"6.1","phases":[{"name":"kernel","atMs":9}],"dataDisk":"rebuilt"}"#
+            r#"{"type":"ready","version":1,"token":"t","kernel":"6.1","phases":[{"name":"kernel","atMs":9}],"dataDisk":"rebuilt","hostStore":true}"#
         );
         let reply = |result| to_string(&FromAgent::Reply { id: 2, result }).unwrap();
         assert_eq!(reply(Err("no".into())), r#"{"type":"reply","id":2,"result":{"Err":"no"}}"#);
@@ -139,21 +160,30 @@ mod tests {
             reply(Ok(Answer::Trimmed { bytes: 7 })),
             r#"{"type":"reply","id":2,"result":{"Ok":{"kind":"trimmed","bytes":7}}}"#
         );
-        let figures = Answer::Figures { memory_total: 1, memory_available: 2, disk_total: 3, disk_available: 4 };
+        let figures = Answer::Figures {
+            memory_total: 1,
+            memory_available: 2,
+            disk_total: 3,
+            disk_available: 4,
+            shared_inodes: 5,
+        };
         assert_eq!(
             to_string(&figures).unwrap(),
-            r#"{"kind":"figures","memoryTotal":1,"memoryAvailable":2,"diskTotal":3,"diskAvailable":4}"#
+            r#"{"kind":"figures","memoryTotal":1,"memoryAvailable":2,"diskTotal":3,"diskAvailable":4,"sharedInodes":5}"#
         );
         for (ask, verb) in [
             (Ask::Builds, "builds"),
             (Ask::Figures, "figures"),
             (Ask::Trim, "trim"),
-            (Ask::FreshView, "fresh-view"),
+            (Ask::FreshView { expected: vec![] }, "fresh-view"),
+            (Ask::LeaveStore, "leave-store"),
             (Ask::ShutDown, "shut-down"),
         ] {
             let request = format!(r#"{{"id":1,"ask":{{"verb":"{verb}"}}}}"#);
             assert_eq!(from_str::<Request>(&request).unwrap(), Request { id: 1, ask });
         }
+        let forget = Ask::Forget { paths: vec!["/nix/store/x".into()] };
+        assert_eq!(to_string(&forget).unwrap(), r#"{"verb":"forget","paths":["/nix/store/x"]}"#);
     }
 
     proptest! {
@@ -166,7 +196,7 @@ mod tests {
             prop_assert!(!line.contains('\n'));
             prop_assert_eq!(from_str::<FromAgent>(&line).unwrap(), reply);
             let ready = FromAgent::Ready {
-                version: 1, token, kernel: String::new(), phases: Vec::new(), data_disk: DataDisk::Kept,
+                version: 1, token, kernel: String::new(), phases: Vec::new(), data_disk: DataDisk::Kept, host_store: false,
             };
             prop_assert_eq!(from_str::<FromAgent>(&to_string(&ready).unwrap()).unwrap(), ready);
         }

@@ -23,7 +23,7 @@ in
   options =
     merge
       (declare each [
-        "boot.initrd.systemd.contents"
+        "boot.initrd.systemd.extraBin"
         "boot.initrd.systemd.services"
         "boot.kernel.sysctl"
         "fileSystems"

@@ -88,14 +88,13 @@ pub fn stage_two(config: &GuestConfig) -> Outcome<()> {
     Ok(())
 }
 
-/// Puts Nix's directories on the data disk. The build users' group must be able to write the store's top directory,
-/// and nothing but. Returns the build users.
-pub fn store() -> Outcome<accounts::BuildUsers> {
+/// Makes Nix's directories on the data disk, and mounts all but the store. The build users' group must be able to write the
+/// store's top directory, and nothing but. Returns the build users.
+pub fn nix_directories() -> Outcome<accounts::BuildUsers> {
     let builders = accounts::build_users();
     mounts::directory("/data/nix/store", 0o1775, (0, builders.gid))?;
     mounts::directory("/data/nix/var", 0o755, (0, 0))?;
     mounts::directory("/data/tmp", 0o1777, (0, 0))?;
-    mounts::bind("/data/nix/store", "/nix/store")?;
     mounts::bind("/data/nix/var", "/nix/var")?;
     mounts::bind("/data/tmp", "/tmp")?;
     Ok(builders)

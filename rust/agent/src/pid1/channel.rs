@@ -18,16 +18,13 @@ use super::{
 };
 use darwin_vz_agent::{
     AGENT_PORT, VERSION,
-    protocol::{Answer, Ask, DataDisk, FromAgent, MAX_LINE, Request},
+    protocol::{Ask, DataDisk, FromAgent, MAX_LINE, Request},
 };
 use lines::{Line, Lines};
 use std::{
     fs::File,
     io::{self, Write},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -36,7 +33,7 @@ use std::{
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Keeps the connection to the host. Never returns.
-pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Requests) -> Outcome<()> {
+pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Arc<Requests>) -> Outcome<()> {
     loop {
         let Ok(socket) = vsock::connect(AGENT_PORT) else {
             thread::sleep(AGAIN);
@@ -48,6 +45,7 @@ pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Request
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             phases: phases.so_far(),
             data_disk,
+            host_store: requests.on_host_store(),
         };
         // A read or write on a File is one system call, whatever the descriptor is.
         let ended = serve(File::from(socket), &ready, requests);
@@ -59,7 +57,7 @@ pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Request
     }
 }
 
-fn serve(socket: File, ready: &FromAgent, requests: &Requests) -> io::Result<()> {
+fn serve(socket: File, ready: &FromAgent, requests: &Arc<Requests>) -> io::Result<()> {
     let writer = Writer(Arc::new(Mutex::new(socket.try_clone()?)));
     writer.send(ready)?;
     let mut lines = Lines::new(socket, MAX_LINE);
@@ -69,7 +67,13 @@ fn serve(socket: File, ready: &FromAgent, requests: &Requests) -> io::Result<()>
             Line::TooLong => Err(None),
         };
         match request {
-            Ok(Request { id, ask: Ask::Trim }) => trim(id, writer.clone()),
+            Ok(Request { id, ask }) if Requests::is_slow(&ask) => {
+                let (requests, writer) = (Arc::clone(requests), writer.clone());
+                super::background("request", move || {
+                    // The connection may have ended meanwhile.
+                    let _ = writer.send(&FromAgent::Reply { id, result: requests.answer(&ask) });
+                });
+            }
             Ok(Request { id, ask }) => {
                 writer.send(&FromAgent::Reply { id, result: requests.answer(&ask) })?;
                 if ask == Ask::ShutDown {
@@ -96,21 +100,6 @@ fn understand(line: &[u8]) -> Result<Request, Option<(u64, String)>> {
     })
 }
 
-/// Trimming a large disk takes its time, and the host may want to know or do something meanwhile.
-fn trim(id: u64, writer: Writer) {
-    static TRIMMING: AtomicBool = AtomicBool::new(false);
-    if TRIMMING.swap(true, Ordering::AcqRel) {
-        let _ = writer.send(&FromAgent::Reply { id, result: Err("the data disk is being trimmed already".into()) });
-        return;
-    }
-    super::background("trim", move || {
-        let result = super::disk::trim().map(|bytes| Answer::Trimmed { bytes });
-        TRIMMING.store(false, Ordering::Release);
-        let result = result.map_err(|e| format!("the data disk cannot be trimmed: {e}"));
-        let _ = writer.send(&FromAgent::Reply { id, result }); // the connection may have ended meanwhile
-    });
-}
-
 #[derive(Clone)]
 struct Writer(Arc<Mutex<File>>);
 
@@ -126,6 +115,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::pid1::accounts::BuildUsers;
+    use darwin_vz_agent::protocol::Answer;
     use proptest::prelude::*;
     use std::{
         io::{BufRead, BufReader},
@@ -139,6 +129,7 @@ mod tests {
             kernel: "6.1".into(),
             phases: Phases::default().so_far(),
             data_disk: DataDisk::Kept,
+            host_store: false,
         }
     }
 
@@ -146,8 +137,8 @@ mod tests {
     fn talk(bytes: &[u8]) -> Vec<FromAgent> {
         let (mut host, guest) = UnixStream::pair().unwrap();
         let agent = thread::spawn(move || {
-            let requests = Requests { builders: BuildUsers::default(), shares: Vec::new() };
-            serve(File::from(OwnedFd::from(guest)), &ready(), &requests)
+            let requests = Requests { builders: BuildUsers::default(), shares: Vec::new(), store: None };
+            serve(File::from(OwnedFd::from(guest)), &ready(), &Arc::new(requests))
         });
         let reader = BufReader::new(host.try_clone().unwrap());
         let bytes = bytes.to_vec();

@@ -10,7 +10,8 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    io::{self, Read, Seek, Write},
     process::Command,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -75,6 +76,38 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = spawn(command).map_err(|e| format!("{name} cannot be started: {e}"))?.wait();
     if status.exit_status() == Some(0) { Ok(()) } else { Err(format!("{name} {}", describe(status))) }
+}
+
+/// Runs a program to its end, with this for its input; what it wrote. An error tells what it said last.
+///
+/// Input and output are files, so that neither side can wait for the other.
+pub fn ask(command: &mut Command, input: &str) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut run = || -> io::Result<_> {
+        let (mut stdin, mut stdout, mut stderr) = (unnamed_file()?, unnamed_file()?, unnamed_file()?);
+        stdin.write_all(input.as_bytes())?;
+        stdin.rewind()?;
+        command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+        let status = spawn(command)?.wait();
+        Ok((status, content(&mut stdout)?, content(&mut stderr)?))
+    };
+    let (status, said, complained) = run().map_err(|e| format!("{name} cannot be run: {e}"))?;
+    if status.exit_status() == Some(0) {
+        return Ok(said);
+    }
+    let last = complained.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
+    Err(format!("{name} {}: {last}", describe(status)))
+}
+
+fn unnamed_file() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("ask", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+fn content(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// How a child ended, as the rest of a sentence that begins with its name.

@@ -15,7 +15,18 @@ pub fn figures() -> Result<Answer, String> {
         memory_available: memory("MemAvailable")?,
         disk_total: disk.f_blocks.saturating_mul(disk.f_frsize),
         disk_available: disk.f_bavail.saturating_mul(disk.f_frsize),
+        shared_inodes: shared_inodes(),
     })
+}
+
+/// Files and directories of shares that the kernel keeps; 0 where it does not tell.
+pub fn shared_inodes() -> u64 {
+    let slabs = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    active_objects(&slabs, "fuse_inode").unwrap_or(0)
+}
+
+fn active_objects(slabs: &str, name: &str) -> Option<u64> {
+    slabs.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.split_whitespace().next()?.parse().ok()
 }
 
 fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
@@ -29,12 +40,16 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
 /// nix-daemon gives each build a build user of its own for as long as it runs, however many processes it has. So the builds
 /// are the build users who own a process: the real user of `/proc/PID/status`, as the guest's own user namespace numbers it.
 pub fn builds(users: &BuildUsers) -> u32 {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let owners = processes
-        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
-        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok()) // it may have ended
-        .filter_map(|status| real_user(&status));
-    distinct(owners, users)
+    distinct(processes().filter_map(|(_, status)| real_user(&status)), users)
+}
+
+/// Every process and its `/proc/PID/status`.
+pub fn processes() -> impl Iterator<Item = (i32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, fs::read_to_string(entry.path().join("status")).ok()?)) // it may have ended
+    })
 }
 
 fn distinct(owners: impl Iterator<Item = u32>, users: &BuildUsers) -> u32 {
@@ -43,7 +58,7 @@ fn distinct(owners: impl Iterator<Item = u32>, users: &BuildUsers) -> u32 {
 }
 
 /// The real user in a `/proc/PID/status`; none for what has ended and is not yet reaped.
-fn real_user(status: &str) -> Option<u32> {
+pub fn real_user(status: &str) -> Option<u32> {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("State")?.starts_with('Z') {
         return None;
@@ -65,6 +80,13 @@ mod tests {
     }
 
     #[test]
+    fn a_slab_is_found_by_its_whole_name() {
+        let slabs = "# name  <active_objs> <num_objs>\nfuse_inode_x 1 2\nfuse_inode          105    114    832\n";
+        assert_eq!(active_objects(slabs, "fuse_inode"), Some(105));
+        assert_eq!(active_objects(slabs, "fuse"), None);
+    }
+
+    #[test]
     fn a_build_is_a_user_however_many_its_processes() {
         let users = BuildUsers { gid: 30000, uids: [30001, 30002, 30003].into() };
         assert_eq!(distinct([0, 30001, 30001, 1000, 30003].into_iter(), &users), 2);
@@ -81,7 +103,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_survived(text in any::<String>(), name in "[A-Za-z]{0,4}") {
-            let _ = (meminfo_bytes(&text, &name), real_user(&text));
+            let _ = (meminfo_bytes(&text, &name), real_user(&text), active_objects(&text, &name));
         }
     }
 }

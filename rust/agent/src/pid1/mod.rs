@@ -19,6 +19,7 @@ mod cmdline;
 mod console;
 mod disk;
 mod figures;
+mod host_store;
 mod modules;
 mod mounts;
 mod net;
@@ -35,10 +36,11 @@ mod vsock;
 
 use console::{Phases, say};
 use darwin_vz_agent::{NIX_PORT, SSH_PORT};
+use host_store::HostStore;
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::fd::OwnedFd,
     process::ExitCode,
     sync::Arc,
     thread,
@@ -100,9 +102,15 @@ fn run() -> Outcome<()> {
     power::watch();
     let data = disk::prepare()?;
     phases.mark("disk");
-    let builders = boot::store()?;
-    nix::start();
-    let shares = shares::mount_all(payload.config.shares);
+    let builders = boot::nix_directories()?;
+    let shares = shares::mount_all(&payload.config.shares);
+    let store = HostStore::mount(&payload.config, &shares)?;
+    host_store::reconcile(store.as_ref())?;
+    if let Some(store) = &store {
+        store.prepare_daemon()?;
+        store.serve(&payload.config.token)?;
+    }
+    nix::start(store.as_ref().map(HostStore::address));
     phases.mark("store");
 
     sshd.wait_for_banner(SERVICES)?;
@@ -118,8 +126,8 @@ fn run() -> Outcome<()> {
     }
     phases.mark("ready");
 
-    let requests = requests::Requests { builders, shares };
-    channel::run(&payload.config.token, &phases, data.fate, &requests)
+    let requests = requests::Requests { builders, shares, store };
+    channel::run(&payload.config.token, &phases, data.fate, &Arc::new(requests))
 }
 
 /// Connections to a vsock port of this guest, one a call.
@@ -129,10 +137,11 @@ fn vsock_port(port: u32) -> Outcome<impl Fn() -> io::Result<OwnedFd> + Send + 's
 }
 
 /// Joins every connection that `accept` gives with one that `service` gives.
-fn serve<A, S>(name: &'static str, accept: A, service: S)
+fn serve<A, S, O>(name: &'static str, accept: A, service: S)
 where
     A: Fn() -> io::Result<OwnedFd> + Send + 'static,
-    S: Fn() -> io::Result<UnixStream> + Clone + Send + 'static,
+    S: Fn() -> io::Result<O> + Clone + Send + 'static,
+    O: Into<OwnedFd>,
 {
     background(name, move || {
         loop {

@@ -26,6 +26,11 @@ pub fn bind(source: &str, target: &str) -> Outcome<()> {
     mount::mount_bind(source, target).map_err(|e| format!("{source} cannot be bound to {target}: {e}"))
 }
 
+/// Drops every cached name of a mounted file system that nobody uses, present and missing ones. It keeps its flags.
+pub fn refresh(target: &str, flags: MountFlags) -> Outcome<()> {
+    mount::mount_remount(target, flags, c"").map_err(|e| format!("{target} cannot be remounted: {e}"))
+}
+
 /// Moves the mount at `target` on top of `/` and makes it the root directory of this process and all that follow.
 ///
 /// The initramfs cannot be pivoted away from; it stays below, emptied. Everything that needs `pivot_root` later (Nix's

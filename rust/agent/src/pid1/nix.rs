@@ -2,8 +2,11 @@
 //!
 //! One connection is kept open ahead: the daemon's process for it has opened the store's database by the time a client comes.
 
-use super::{Outcome, children, console::say, shutdown};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::{Outcome, accounts::BuildUsers, children, console::say, figures, shutdown};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, kill_process},
+};
 use std::{
     fs, io,
     os::unix::net::UnixStream,
@@ -37,9 +40,38 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// The connection that is kept open ahead.
 static WARM: Mutex<Option<UnixStream>> = Mutex::new(None);
 
-/// Starts the daemon, and again whenever it ends.
-pub fn start() {
+/// The store on which the daemon works, if it is not simply its own.
+static STORE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Where Nix keeps each process's list of paths that no collection may delete.
+const TEMPORARY_ROOTS: &str = "/nix/var/nix/temproots";
+
+/// Starts the daemon on this store or on its own, and again whenever it ends.
+pub fn start(store: Option<String>) {
+    *STORE.lock().unwrap_or_else(PoisonError::into_inner) = store;
     super::background("nix-daemon", keep_running);
+}
+
+/// A daemon that starts from now on works on its own store.
+pub fn on_own_store() {
+    *STORE.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+/// Kills the daemon, its processes for its clients, and their builds; whoever runs the daemon starts it again.
+pub fn end_all(builders: &BuildUsers) {
+    let_go();
+    for (pid, status) in figures::processes() {
+        let is_daemon = status.lines().next() == Some("Name:\tnix-daemon");
+        if (is_daemon || figures::real_user(&status).is_some_and(|user| builders.uids.contains(&user)))
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            let _ = kill_process(pid, Signal::KILL); // it may have ended
+        }
+    }
+    // One that waits for a share which hangs does not die, and would keep its roots.
+    for file in fs::read_dir(TEMPORARY_ROOTS).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(file.path());
+    }
 }
 
 /// Waits until it accepts connections.
@@ -110,6 +142,9 @@ fn keep_running() {
             .env("TMPDIR", "/tmp")
             .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
             .envs(variables(&fs::read_to_string(ENVIRONMENT).unwrap_or_default()));
+        if let Some(store) = STORE.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            daemon.env("NIX_REMOTE", store);
+        }
         let end = match children::spawn(&mut daemon) {
             Ok(child) => children::describe(child.wait()),
             Err(e) => format!("cannot be started: {e}"),

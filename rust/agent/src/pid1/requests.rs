@@ -1,11 +1,15 @@
 //! What the host can ask for, done.
 
-use super::{accounts::BuildUsers, disk, figures, shares};
+use super::{Outcome, accounts::BuildUsers, disk, figures, host_store::HostStore, shares};
 use darwin_vz_agent::{
     ShareMount,
     protocol::{Answer, Ask},
 };
 use rustix::time::{ClockId, Timespec, clock_settime};
+use std::{
+    fs,
+    sync::{Mutex, TryLockError},
+};
 
 /// What answers need to know.
 pub struct Requests {
@@ -13,6 +17,8 @@ pub struct Requests {
     pub builders: BuildUsers,
     /// The shares that are mounted.
     pub shares: Vec<ShareMount>,
+    /// The host's store, if the guest builds on it.
+    pub store: Option<HostStore>,
 }
 
 impl Requests {
@@ -22,13 +28,50 @@ impl Requests {
             Ask::SetClock { unix_nanos } => set_clock(*unix_nanos),
             Ask::Builds => Ok(Answer::Builds { running: figures::builds(&self.builders) }),
             Ask::Figures => figures::figures(),
-            Ask::Trim => disk::trim()
-                .map(|bytes| Answer::Trimmed { bytes })
-                .map_err(|e| format!("the data disk cannot be trimmed: {e}")),
-            Ask::FreshView => shares::refresh(&self.shares).map(|()| Answer::Done),
+            Ask::Trim => trim(),
+            Ask::FreshView { expected } => self.fresh_view(expected).map(|()| Answer::Done),
+            Ask::Forget { paths } => self.store()?.forget(paths).map(|()| Answer::Done),
+            Ask::LeaveStore => self.store()?.leave(&self.builders).map(|()| Answer::Done),
             Ask::ShutDown => Ok(Answer::Done),
         }
     }
+
+    /// Whether an answer may take its time, so that others must not wait for it.
+    pub fn is_slow(ask: &Ask) -> bool {
+        matches!(ask, Ask::Trim | Ask::FreshView { .. } | Ask::Forget { .. } | Ask::LeaveStore)
+    }
+
+    /// Whether the guest builds on the host's store.
+    pub fn on_host_store(&self) -> bool {
+        self.store.as_ref().is_some_and(HostStore::in_use)
+    }
+
+    fn store(&self) -> Outcome<&HostStore> {
+        self.store.as_ref().ok_or_else(|| "this guest does not build on the host's store".to_owned())
+    }
+
+    fn fresh_view(&self, expected: &[String]) -> Outcome<()> {
+        if self.on_host_store() || !expected.is_empty() {
+            self.store()?.refresh()?;
+        }
+        shares::refresh(&self.shares)?;
+        shares::probe(&self.shares)?;
+        expected.iter().try_for_each(|path| {
+            fs::symlink_metadata(path)
+                .map(drop)
+                .map_err(|e| format!("the host has {path}, and the guest does not see it: {e}"))
+        })
+    }
+}
+
+fn trim() -> Result<Answer, String> {
+    static TRIMMING: Mutex<()> = Mutex::new(());
+    let _one = match TRIMMING.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err("the data disk is being trimmed already".to_owned()),
+        // One that panicked has left nothing half done here.
+        free => free,
+    };
+    disk::trim().map(|bytes| Answer::Trimmed { bytes }).map_err(|e| format!("the data disk cannot be trimmed: {e}"))
 }
 
 fn set_clock(unix_nanos: u64) -> Result<Answer, String> {

@@ -1,7 +1,7 @@
 //! The agent in a guest whose PID 1 is somebody else, such as systemd: two commands in place of one long boot.
 //!
 //! ```text
-//! initrd ROOT   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data ─ its fate, beside the payload ─ end
+//! initrd ROOT   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data ─ its fate, beside the payload ─ host's store ─ end
 //! service       payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ Ready to the host ─ serve requests
 //! ```
 //!
@@ -9,13 +9,16 @@
 //! are its own; asked to shut down, the agent asks it.
 
 use super::{
-    NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children, console::Phases, disk,
+    NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children,
+    console::{Phases, say},
+    disk,
+    host_store::{self, HostStore, layers},
     mounts, nix, payload, requests, serve, shares, shutdown, ssh, vsock_port,
 };
 use darwin_vz_agent::protocol::{BootPhase, DataDisk};
 use rustix::mount::{UnmountFlags, mount_move, unmount};
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 /// The file beside the payload in which the first command writes to the second.
 const HANDOVER: &str = "boot.json";
@@ -28,6 +31,7 @@ pub fn initrd(root: &str) -> Outcome<()> {
     background("reaper", children::reap);
     mount_point(&format!("{root}{}", payload::HOME))?;
     let payload = payload::take(root)?;
+    let config = &payload.config;
     boot::catch_up(payload.config.unix_seconds);
     mount_point(disk::DATA)?;
     let data = disk::prepare()?;
@@ -35,7 +39,19 @@ pub fn initrd(root: &str) -> Outcome<()> {
     Handover { data_disk: data.fate, phases: phases.so_far() }.write(&format!("{root}{}", payload::HOME))?;
     let target = format!("{root}{}", disk::DATA);
     mount_point(&target)?;
-    mount_move(disk::DATA, &target).map_err(|e| format!("the data disk cannot be moved to {target}: {e}"))
+    let store = HostStore::offered(config, &config.shares);
+    if store.is_some() && Path::new(layers::UPPER).is_dir() {
+        layers::seal()?;
+    }
+    mount_move(disk::DATA, &target).map_err(|e| format!("the data disk cannot be moved to {target}: {e}"))?;
+    // A layer of the system's store, which the initramfs mounts next.
+    if let Some(store) = store {
+        match shares::mount(store.share(), root) {
+            Ok(()) => store.prepare_daemon()?,
+            Err(why) => say(format_args!("the host's store is missing: {why}")),
+        }
+    }
+    Ok(())
 }
 
 /// In the system. Returns only if the service cannot start.
@@ -51,11 +67,18 @@ pub fn serve_host() -> Outcome<()> {
     rustix::system::sethostname(config.host_name.as_bytes())
         .map_err(|e| format!("the host name {:?} cannot be set: {e}", config.host_name))?;
     boot::raise_descriptor_limit();
-    for share in &config.shares {
+    let store = HostStore::mounted(&config);
+    let (mut shares, others): (Vec<_>, Vec<_>) =
+        config.shares.into_iter().partition(|share| store.as_ref().is_some_and(|store| store.share() == share));
+    for share in &others {
         // An agent before this one may have mounted it.
         let _ = unmount(share.mount_point.as_str(), UnmountFlags::DETACH);
     }
-    let shares = shares::mount_all(config.shares);
+    shares.extend(shares::mount_all(&others));
+    host_store::reconcile(store.as_ref())?;
+    if let Some(store) = &store {
+        store.serve(&config.token)?;
+    }
     phases.mark("store");
 
     let sshd = ssh::Pool::start()?;
@@ -70,7 +93,7 @@ pub fn serve_host() -> Outcome<()> {
         &config.token,
         &phases,
         handover.data_disk,
-        &requests::Requests { builders: accounts::build_users(), shares },
+        &Arc::new(requests::Requests { builders: accounts::build_users(), shares, store }),
     )
 }
 

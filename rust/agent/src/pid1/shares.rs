@@ -1,27 +1,36 @@
 //! Directories of the host, over VirtioFS.
 
-use super::{Outcome, console::say, mounts};
+use super::{
+    Outcome,
+    console::{say, since_kernel},
+    mounts,
+};
 use darwin_vz_agent::ShareMount;
-use rustix::mount::{MountFlags, mount_remount};
-use std::path::{Component, Path};
+use rustix::mount::MountFlags;
+use std::{
+    fs, io,
+    path::{Component, Path},
+};
 
 /// Mounts shares. One that does not mount is reported, does not stop the boot, and is left out of what is returned.
-pub fn mount_all(mut shares: Vec<ShareMount>) -> Vec<ShareMount> {
-    shares.retain(|share| {
-        mount(share).inspect_err(|why| say(format_args!("share {:?} is missing: {why}", share.tag))).is_ok()
+pub fn mount_all(shares: &[ShareMount]) -> Vec<ShareMount> {
+    let mounted = shares.iter().filter(|share| {
+        mount(share, "").inspect_err(|why| say(format_args!("share {:?} is missing: {why}", share.tag))).is_ok()
     });
-    shares
+    mounted.cloned().collect()
 }
 
-fn mount(share: &ShareMount) -> Outcome<()> {
+/// Mounts one, below this root.
+pub fn mount(share: &ShareMount, root: &str) -> Outcome<()> {
     let target = &share.mount_point;
     if !is_plain(target) {
         return Err(format!("{target:?} is no absolute path below /, without . and .."));
     }
-    if !Path::new(target).is_dir() {
-        mounts::directory(target, 0o755, (0, 0))?;
+    let target = format!("{root}{target}");
+    if !Path::new(&target).is_dir() {
+        mounts::directory(&target, 0o755, (0, 0))?;
     }
-    mounts::mount(&share.tag, target, "virtiofs", flags(share), "")
+    mounts::mount(&share.tag, &target, "virtiofs", flags(share), "")
 }
 
 fn flags(share: &ShareMount) -> MountFlags {
@@ -40,12 +49,18 @@ fn is_plain(path: &str) -> bool {
 }
 
 /// Forgets what was looked up on the shares, names that were not there above all.
-///
-/// A remount drops the mount's cached names and nothing else in the system.
 pub fn refresh(shares: &[ShareMount]) -> Outcome<()> {
+    shares.iter().try_for_each(|share| mounts::refresh(&share.mount_point, flags(share)))
+}
+
+/// Makes each share answer a question that nothing in the guest can know. One that hangs lets the caller hang.
+pub fn probe(shares: &[ShareMount]) -> Outcome<()> {
     for share in shares {
-        mount_remount(share.mount_point.as_str(), flags(share), c"")
-            .map_err(|e| format!("the share {:?} cannot be remounted: {e}", share.tag))?;
+        let name = Path::new(&share.mount_point).join(format!(".darwin-vz-probe-{}", since_kernel()));
+        match fs::symlink_metadata(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!("the share {:?} fails: {e}", share.tag))?,
+            _ => {}
+        }
     }
     Ok(())
 }

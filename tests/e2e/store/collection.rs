@@ -1,0 +1,135 @@
+//! Collections of garbage on the host, between builds and during them, while inputs come, go and come back changed.
+
+use crate::lab::{Door, Lab, said, stderr};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+const ROUNDS: usize = 50;
+const INPUTS: u64 = 4;
+
+/// Small, fast and the same on every computer: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn once_in(&mut self, n: u64) -> bool {
+        self.roll(n) == 0
+    }
+}
+
+struct Field {
+    lab: Lab,
+    /// All derivations, in Nix.
+    file: PathBuf,
+}
+
+impl Field {
+    /// Inputs are built on the host. Each time it comes out different, at the same path. A result is built in the guest from
+    /// two inputs and refers to them.
+    fn new() -> Field {
+        let lab = Lab::sharing("");
+        let file = lab.dir.path().join("field.nix");
+        let text = r#"
+          let make = name: script: inputs: derivation {
+                inherit name inputs; system = "ARCH-linux"; builder = "/bin/sh"; args = [ "-c" script ]; PATH = "/bin"; };
+              input = n: make "input-${n}" "echo ${n} $EPOCHREALTIME $SRANDOM >$out" [ ];
+          in { input = n: input (toString n);
+               result = a: b: make "result-${toString a}-${toString b}"
+                 "for i in $inputs; do echo $i; cat $i; done >$out" [ (input (toString a)) (input (toString b)) ]; }
+        "#;
+        fs::write(&file, text.replace("ARCH", std::env::consts::ARCH)).unwrap();
+        Field { lab, file }
+    }
+
+    fn build(&self, mut nix: Command, what: &str, link: &str) -> Command {
+        let expression = format!("(import {}).{what}", self.file.display());
+        nix.args(["build", "--impure", "--print-out-paths", "--expr", &expression, "--out-link"]);
+        nix.arg(self.lab.dir.path().join(link));
+        nix
+    }
+
+    /// Builds an input on the host, if it is not there, and keeps it.
+    fn input(&self, n: u64) -> String {
+        let mut nix = self.build(self.lab.host_nix("nix"), &format!("input {n}"), &format!("input-{n}"));
+        said(&nix.output().unwrap(), "an input").trim().to_owned()
+    }
+
+    fn collect(&self) -> Command {
+        let mut gc = self.lab.host_nix("nix-store");
+        gc.arg("--gc");
+        gc
+    }
+
+    fn let_go(&self, link: &str) {
+        let _ = fs::remove_file(self.lab.dir.path().join(link));
+    }
+
+    /// What a result of these inputs says if it was made from what the host has now.
+    fn expected(&self, inputs: &[String]) -> String {
+        inputs.iter().map(|path| format!("{path}\n{}", fs::read_to_string(self.lab.result(path)).unwrap())).collect()
+    }
+}
+
+#[test]
+fn no_build_sees_what_is_gone_or_was_replaced() {
+    let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    println!("seed {seed}");
+    let mut dice = Dice(seed);
+    let field = Field::new();
+    let lab = &field.lab;
+    let mut session: Option<std::process::Child> = None;
+    let mut built = 0;
+    for round in 0..ROUNDS {
+        // Somebody may use the guest all the while, so that what it knows stays held from build to build.
+        if dice.once_in(4) {
+            match session.take() {
+                Some(mut ssh) => {
+                    ssh.kill().unwrap();
+                    ssh.wait().unwrap();
+                }
+                None => session = Some(lab.program(&["ssh", "--", "sleep 600"]).spawn().unwrap()),
+            }
+        }
+        if dice.once_in(2) {
+            for n in 0..INPUTS {
+                if dice.once_in(2) {
+                    field.let_go(&format!("input-{n}"));
+                }
+            }
+            said(&field.collect().output().unwrap(), "between builds");
+        }
+        let (a, b) = (dice.roll(INPUTS), dice.roll(INPUTS));
+        let inputs = [field.input(a), field.input(b)];
+        let mut nix = field.build(lab.nix("nix", Door::Direct), &format!("result {a} {b}"), "result");
+        let nix = nix.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        if dice.once_in(2) {
+            std::thread::sleep(Duration::from_millis(dice.roll(800)));
+            said(&field.collect().output().unwrap(), "during a build");
+        }
+        let output = nix.wait_with_output().unwrap();
+        let result = said(&output, &format!("round {round} with seed {seed}"));
+        built += usize::from(stderr(&output).contains("on 'ssh-ng://"));
+        let seen = fs::read_to_string(lab.result(&result)).unwrap();
+        assert_eq!(seen, field.expected(&inputs), "round {round} with seed {seed}: {}", stderr(&output));
+        field.let_go("result");
+    }
+    if let Some(mut ssh) = session {
+        let _ = ssh.kill();
+        let _ = ssh.wait();
+    }
+    let log = fs::read_to_string(lab.dir.path().join("daemon.err")).unwrap();
+    assert!(built > ROUNDS / 3, "only {built} results were built in the guest");
+    assert!(log.contains("the guest forgets what the host has lost") && !log.contains(" WARN "), "{log}");
+    assert_eq!(lab.status()["store"]["sharing"], "on");
+}
