@@ -31,7 +31,7 @@ use std::{
 };
 
 /// Longest path of a Unix socket that macOS takes, without the closing zero; Linux takes four more.
-const LONGEST_SOCKET_PATH: usize = 103;
+pub const LONGEST_SOCKET_PATH: usize = 103;
 
 /// The longest socket name of a machine's run directory.
 const LONGEST_SOCKET_NAME: &str = "vsock_1024";
@@ -104,13 +104,13 @@ impl StateDir {
 
     /// Where a machine's files are, or would be.
     pub fn machine(&self, name: &MachineName) -> MachineDir {
-        MachineDir { root: self.root.join("machines").join(name.as_str()) }
+        MachineDir::of(&self.root, name)
     }
 
     /// A machine's directory, made if need be.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
-        let socket = dir.run_dir().join(LONGEST_SOCKET_NAME);
+        let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(Report::new(
                 Kind::State,
@@ -127,6 +127,37 @@ impl StateDir {
     }
 }
 
+/// Who holds a state directory's lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// There is no daemon.
+    Nobody,
+    /// The process that noted this number in it.
+    Process(String),
+    /// It cannot be told, for this reason.
+    Unknown(String),
+}
+
+/// Looks who holds the lock. Makes nothing, and takes it for no longer than a look takes.
+pub fn lock_holder(state_dir: &Path) -> Holder {
+    let mut file = match File::open(state_dir.join("lock")) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
+        Err(e) => return Holder::Unknown(e.to_string()),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Holder::Nobody,
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            match file.read_to_string(&mut pid) {
+                Ok(_) => Holder::Process(pid.trim().to_owned()),
+                Err(e) => Holder::Unknown(e.to_string()),
+            }
+        }
+        Err(TryLockError::Error(e)) => Holder::Unknown(e.to_string()),
+    }
+}
+
 /// Where the daemon of a state directory answers, whether or not that directory exists.
 pub fn api_socket(state_dir: &Path) -> PathBuf {
     state_dir.join("api.sock")
@@ -139,6 +170,14 @@ pub struct MachineDir {
 }
 
 impl MachineDir {
+    /// That directory, which need not exist.
+    pub fn at(root: &Path) -> MachineDir {
+        MachineDir { root: root.to_owned() }
+    }
+    /// The machine's place in a state directory, which need not exist either.
+    pub fn of(state_dir: &Path, name: &MachineName) -> MachineDir {
+        MachineDir { root: state_dir.join("machines").join(name.as_str()) }
+    }
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -146,6 +185,10 @@ impl MachineDir {
     /// The private key with which this host logs in to the guest.
     pub fn user_key(&self) -> PathBuf {
         self.root.join("id_ed25519")
+    }
+    /// The other half of it.
+    pub fn user_public_key(&self) -> PathBuf {
+        self.user_key().with_extension("pub")
     }
     /// The private key by which the guest proves itself.
     pub fn host_key(&self) -> PathBuf {
@@ -207,6 +250,11 @@ impl MachineDir {
     /// Files of one boot.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")
+    }
+
+    /// The socket with the longest path.
+    pub fn longest_socket(&self) -> PathBuf {
+        self.run_dir().join(LONGEST_SOCKET_NAME)
     }
 
     /// Makes [`MachineDir::run_dir`] empty.
@@ -378,7 +426,9 @@ mod tests {
         let error = state.lock().unwrap_err();
         assert_eq!(error.kind, Kind::Busy);
         assert!(error.message.contains(&std::process::id().to_string()), "{error}");
+        assert_eq!(lock_holder(state.root()), Holder::Process(std::process::id().to_string()));
         drop(first);
+        assert_eq!(lock_holder(state.root()), Holder::Nobody);
         state.lock().unwrap();
     }
 

@@ -53,6 +53,7 @@ async fn start_and_stop_carry_their_bodies() {
     assert!(matches!(status.machines[0].state, State::Running { .. }));
     assert_eq!(status.machines[0].last_boot, Some(timeline()));
     client.stop(&builder(), &StopRequest { force: true }).await.unwrap();
+    assert_eq!(client.trim(&builder()).await.unwrap().bytes, 7 << 20);
     client.destroy(&builder(), DestroyRequest { keep_keys: true, keep_generations: false }).await.unwrap();
     assert_eq!(raw(&server, "POST /v1/machines/builder/stop", "").0, "HTTP/1.1 200 OK", "no body is the default");
     assert_eq!(
@@ -60,6 +61,7 @@ async fn start_and_stop_carry_their_bodies() {
         [
             "start builder StartRequest { cores: Some(2), memory: None, disk_size: None }",
             "stop builder force=true",
+            "trim builder",
             "destroy builder keep_keys=true keep_generations=false",
             "stop builder force=false",
         ]

@@ -2,7 +2,7 @@
 
 use super::types::{
     DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME, Service, StartRequest,
-    StopRequest, UPGRADE,
+    StopRequest, Trimmed, UPGRADE,
 };
 use crate::{
     error::{Kind, Report},
@@ -69,6 +69,11 @@ impl Client {
     /// Stops a machine; returns when it is off.
     pub async fn stop(&self, machine: &MachineName, request: &StopRequest) -> Result<(), Report> {
         self.post(&format!("/v1/machines/{machine}/stop"), request).await
+    }
+
+    /// Has the guest, which is started where needed, give back what its disk does not use.
+    pub async fn trim(&self, machine: &MachineName) -> Result<Trimmed, Report> {
+        self.call(Method::POST, &format!("/v1/machines/{machine}/trim"), Bytes::new()).await
     }
 
     /// Stops a machine and deletes its state.

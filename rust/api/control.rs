@@ -1,6 +1,6 @@
 //! What the API needs of the daemon, as a trait: so the API is tested without one.
 
-use super::types::{DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest};
+use super::types::{DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest, Trimmed};
 use crate::{
     daemon::{Daemon, Passage},
     error::Report,
@@ -32,6 +32,8 @@ pub trait Control: Send + Sync + 'static {
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>>;
     /// Stops a machine; resolves when it is off.
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>>;
+    /// Has the guest, which is started where needed, give back what its disk does not use.
+    fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>>;
     /// Stops a machine and deletes its state.
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>>;
     /// Takes a lease, starts the guest where needed, and connects to one of its services. Dropping the future gives up.
@@ -107,6 +109,10 @@ impl Control for Daemon {
 
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>> {
         Box::pin(async move { self.machine(machine)?.stop(force).await })
+    }
+
+    fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>> {
+        Box::pin(async move { self.machine(machine)?.trim().await })
     }
 
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>> {

@@ -6,6 +6,7 @@
 //! | `GET /v1/status?after=N&timeout=SECONDS` | [`types::DaemonStatus`]; with `after`, once its generation is greater than N or the time is over |
 //! | `POST /v1/machines/NAME/start` | boots it and answers when it runs; body [`types::StartRequest`] or none |
 //! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off; body [`types::StopRequest`] or none |
+//! | `POST /v1/machines/NAME/trim` | has the guest, which is started, give back what it does not use; answers [`types::Trimmed`] |
 //! | `DELETE /v1/machines/NAME?keepKeys=BOOL&keepGenerations=BOOL` | stops it and deletes its state |
 //! | `GET /v1/machines/NAME/generations` | [`types::GenerationList`] |
 //! | `POST /v1/machines/NAME/generations/rollback` | goes to another one at the next boot; body [`types::RollbackRequest`] or none |

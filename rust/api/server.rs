@@ -7,7 +7,7 @@ use super::{
     control::Control,
     generations,
     tail::{Start, tail},
-    types::{DestroyRequest, Event, Service, StartRequest, StopRequest, UPGRADE},
+    types::{DestroyRequest, Event, Service, StartRequest, StopRequest, Trimmed, UPGRADE},
 };
 use crate::{
     config::{HostFacts, check_start},
@@ -91,6 +91,7 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
         .route("/v1/machines/{name}", delete(destroy))
         .route("/v1/machines/{name}/start", post(start))
         .route("/v1/machines/{name}/stop", post(stop_machine))
+        .route("/v1/machines/{name}/trim", post(trim))
         .route("/v1/machines/{name}/console", get(console))
         .route("/v1/machines/{name}/connect/{service}", get(connect))
         .merge(generations::routes())
@@ -200,6 +201,10 @@ async fn stop_machine(
     let request: StopRequest = body(bytes)?;
     api.control.stop(&machine(&name)?, request.force).await?;
     Ok(Json(serde_json::json!({})))
+}
+
+async fn trim(State(api): Shared, Path(name): Path<String>) -> Answer<Json<Trimmed>> {
+    Ok(Json(api.control.trim(&machine(&name)?).await?))
 }
 
 async fn destroy(

@@ -361,6 +361,14 @@ pub struct StartRequest {
     pub disk_size: Option<u64>,
 }
 
+/// Answer of `POST /v1/machines/{name}/trim`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trimmed {
+    /// What the guest's file system gave back, in bytes. The host may have had some of it already.
+    pub bytes: u64,
+}
+
 /// Which service of the guest a connection wants: the last part of `GET /v1/machines/{name}/connect/{service}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,8 +1,8 @@
 //! The grammar of the command line.
 
 use super::{
-    capabilities, completions, config, connect, destroy, generations, logs, man, nix_config, run, ssh, start, status,
-    stop,
+    capabilities, completions, config, connect, destroy, doctor, generations, logs, man, nix_config, run, ssh, start,
+    status, stop,
 };
 use crate::{config::Key, spec::MachineName};
 use clap::{Args, Parser, Subcommand};
@@ -23,7 +23,7 @@ Exit codes:
   10  the guest is up, but a connection to it failed
   11  there is no machine of that name
   70  a fault of this program
-`ssh` exits as the command in the guest does.";
+`ssh` exits as the command in the guest does; `doctor` with the code of the first failure it finds.";
 
 /// A Linux builder for Nix that starts when a build needs it and stops when idle
 #[derive(Debug, Parser)]
@@ -75,6 +75,8 @@ pub enum Verb {
     Logs(logs::Logs),
     /// Show the guest systems built from the recipe; go back, build, delete
     Generations(generations::Generations),
+    /// Look for what is wrong, and repair it if asked to
+    Doctor(doctor::Doctor),
     /// Stop the machine and delete its disk, keys and generations
     Destroy(destroy::Destroy),
     /// Print what a host needs to build on the machine

@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod context;
 mod destroy;
+mod doctor;
 mod generations;
 mod launch;
 mod logging;
@@ -40,6 +41,8 @@ pub fn main() -> ExitCode {
     let outcome = match verb {
         // A line for Nix to show: it prints what a remote program says on stderr.
         Verb::Connect(verb) => return verb.run(global),
+        // Its exit code is what it found.
+        Verb::Doctor(verb) => return verb.run(global),
         Verb::Capabilities(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Man(verb) => verb.run(),
@@ -67,9 +70,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::Destroy(verb) => block_on(verb.run(context))?,
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => verb.run(context),
-        // Done by `main`, which needs no settings for them.
+        // Done before.
         Verb::Run(_)
         | Verb::Connect(_)
+        | Verb::Doctor(_)
         | Verb::Capabilities(_)
         | Verb::Completions(_)
         | Verb::Man(_)

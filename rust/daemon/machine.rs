@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::types::{
-        DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest, StoreStatus,
+        DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest, StoreStatus, Trimmed,
     },
     config::MachineSettings,
     error::{Kind, Report},
@@ -22,7 +22,10 @@ use crate::{
     ssh::keys::Keys,
     supervisor::{self, Handle, Lease, Policy, Preparation},
 };
-use darwin_vz_agent::{NIX_PORT, SSH_PORT};
+use darwin_vz_agent::{
+    NIX_PORT, SSH_PORT,
+    protocol::{Answer, Ask},
+};
 use std::{
     ffi::OsString,
     path::PathBuf,
@@ -331,6 +334,18 @@ impl Machine {
         };
         let visit = self.chronicle.visit(&self.name, service, &self.sent);
         Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
+    }
+
+    /// Starts the guest where needed, and has it give back what its disk does not use.
+    pub async fn trim(&self) -> Result<Trimmed, Report> {
+        let lease = {
+            let _files = self.files.read().await;
+            self.handle.acquire().await?
+        };
+        match lease.agent().ask(Ask::Trim).await? {
+            Answer::Trimmed { bytes } => Ok(Trimmed { bytes }),
+            other => Err(Report::new(Kind::Guest, format!("the guest's agent answered {other:?} to a trim"))),
+        }
     }
 
     /// Stops it, deletes its files, and furnishes it as new.

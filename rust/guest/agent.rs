@@ -83,7 +83,7 @@ impl Agent {
 
     /// Asks the agent. Fails if it is gone or doesn't answer in time.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, Report> {
-        let patience = if matches!(ask, Ask::Forget { .. } | Ask::LeaveStore) { WORK } else { PATIENCE };
+        let patience = if matches!(ask, Ask::Forget { .. } | Ask::LeaveStore | Ask::Trim) { WORK } else { PATIENCE };
         let gone = || Report::new(Kind::Guest, "the guest's agent does not answer any more");
         let (reply, answer) = oneshot::channel();
         self.questions.send((ask, reply)).await.map_err(|_| gone())?;

@@ -34,15 +34,26 @@ impl Keys {
             host_public: public_text(&host)?,
             user_public: public_text(&user)?,
         };
-        keep(&dir.user_key().with_extension("pub"), &format!("{}\n", keys.user_public))?;
+        keep(&dir.user_public_key(), &format!("{}\n", keys.user_public))?;
         keep(&dir.known_hosts(), &keys.known_hosts_line(machine))?;
         Ok(keys)
     }
 
     /// What pins the guest's host key, as ssh reads it.
     pub fn known_hosts_line(&self, machine: &MachineName) -> String {
-        format!("{} {}\n", host_alias(machine), self.host_public)
+        known_hosts_line(machine, &self.host_public)
     }
+}
+
+/// As [`Keys::known_hosts_line`], of a host key's public half.
+pub fn known_hosts_line(machine: &MachineName, host_public: &str) -> String {
+    format!("{} {host_public}\n", host_alias(machine))
+}
+
+/// The public half of a private key in OpenSSH's text form, or what is wrong with it.
+pub fn public_half(private: &str) -> Result<String, String> {
+    let key = PrivateKey::from_openssh(private).map_err(|error| error.to_string())?;
+    public_text(&key).map_err(|report| report.message)
 }
 
 /// Writes a derived file unless it already says so.

@@ -1,5 +1,5 @@
 //! A file of lines that only grows, until it is written anew. What was appended is there after a crash of this program;
-//! after a crash of the computer it is there from the last [`Journal::sync`] on, but for an unfinished line at the end,
+//! after a crash of the computer it is there from the last sync on, but for an unfinished line at the end,
 //! which is cut off.
 
 use crate::{

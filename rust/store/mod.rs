@@ -15,7 +15,7 @@
 //! The rules here:
 //!
 //! 1. A guest is told that a path is valid only while the path is held on the host, by the connection that tells it.
-//! 2. What the guest is told of for good is in the [ledger](ledger) before it is told.
+//! 2. What the guest is told of for good is in the [ledger] before it is told.
 //! 3. A path with changed names in its closure (`case_hack`), or that isn't where the share is, is not valid in any answer.
 //! 4. Nothing that a guest sends reaches the host's daemon but the names of store paths, checked.
 //!

@@ -29,6 +29,7 @@ fn the_program() {
       run           Run the daemon in the foreground
       logs          Show the daemon's log, the guest's console or a build's log
       generations   Show the guest systems built from the recipe; go back, build, delete
+      doctor        Look for what is wrong, and repair it if asked to
       destroy       Stop the machine and delete its disk, keys and generations
       nix-config    Print what a host needs to build on the machine
       config        Show the settings that count, and where each comes from
@@ -59,7 +60,7 @@ fn the_program() {
       10  the guest is up, but a connection to it failed
       11  there is no machine of that name
       70  a fault of this program
-    `ssh` exits as the command in the guest does.
+    `ssh` exits as the command in the guest does; `doctor` with the code of the first failure it finds.
     ");
 }
 

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod daemon;
+mod doctor;
 mod help;
 mod settings;
 mod verbs;

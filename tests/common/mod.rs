@@ -9,7 +9,8 @@ use darwin_vz_nix::{
         server,
         types::{
             BootTimeline, DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus,
-            MachineStatus, SOCKET_NAME, Service, StartRequest, State, StoreStatus, TimelinePhase, Verdict, What,
+            MachineStatus, SOCKET_NAME, Service, StartRequest, State, StoreStatus, TimelinePhase, Trimmed, Verdict,
+            What,
         },
     },
     config::{GIB, HostFacts},
@@ -257,6 +258,14 @@ impl Control for Fake {
             self.called(format!("stop {machine} force={force}"))?;
             self.moved(State::Stopped { last_exit: Some("powered-off".to_owned()) });
             Ok(())
+        })
+    }
+
+    fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("trim {machine}"))?;
+            Ok(Trimmed { bytes: 7 << 20 })
         })
     }
 

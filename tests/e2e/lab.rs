@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     net::TcpListener,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -180,6 +181,19 @@ impl Lab {
         run.stdout(Stdio::null()).stderr(log);
         self.daemon = Some(run.spawn().unwrap());
         wait("the daemon to answer", || self.cli(&["status"]).status.success());
+    }
+
+    /// Starts the daemon as systemd does, with the socket that it is to listen on.
+    pub fn activate_daemon(&mut self, listener: TcpListener) {
+        // The protocol wants the socket as descriptor 3 and the receiver's own process id in the environment.
+        let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
+        let program = self.program(&["run"]);
+        let mut activated = Command::new("sh");
+        activated.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
+        activated.env_clear().envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        activated.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null());
+        // With it our own copy of the socket goes.
+        self.adopt(activated.spawn().unwrap());
     }
 
     /// Takes a daemon that was started some other way.

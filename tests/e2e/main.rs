@@ -8,6 +8,7 @@
 
 mod activation;
 mod demand;
+mod doctor;
 mod doors;
 mod faults;
 mod foreign;

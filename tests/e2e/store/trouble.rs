@@ -40,6 +40,15 @@ fn names_that_a_case_insensitive_volume_changes_arrive_as_they_are() {
     assert_eq!(seen, ["deep/NAME large", "deep/name small", "plain"]);
     let in_guest = in_guest(&lab);
     assert!(in_guest.contains(&tree) && !in_guest.contains(&plain), "{in_guest:?}");
+    // What the guest deletes of its own is the host's again, which has it by now, and not hidden.
+    let result = in_guest.iter().find(|path| path.ends_with("-true-names")).unwrap();
+    let after = lab.ssh(&format!(
+        "cat {result} >/dev/null; nix-store --delete {result} >/dev/null && ls /data/nix/store && cat {result} && stat -c %h {result}"
+    ));
+    assert!(!after.contains("-true-names\n") && after.contains("deep/NAME large"), "{after}");
+    // A file that is still seen where it was deleted has no link.
+    assert!(after.ends_with("\n1\n"), "{after}");
+
     let refused = lab.status()["store"]["refused"].clone();
     let why = |path: &str| {
         refused.as_array().unwrap().iter().find(|one| one["path"] == path).map(|one| one["why"].to_string())

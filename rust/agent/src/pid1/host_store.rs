@@ -28,8 +28,9 @@ use std::{
             net::UnixListener,
         },
     },
+    path::Path,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -65,7 +66,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub struct HostStore {
     share: ShareMount,
     record: String,
-    left: AtomicBool,
+    left: Arc<AtomicBool>,
     /// Held while it is being left; true once that is done.
     leaving: Mutex<bool>,
 }
@@ -93,7 +94,7 @@ impl HostStore {
     pub fn offered(config: &GuestConfig, shares: &[ShareMount]) -> Option<HostStore> {
         let record = config.store_record.clone()?;
         let share = shares.iter().find(|share| share.tag == STORE_TAG)?.clone();
-        Some(HostStore { share, record, left: AtomicBool::new(false), leaving: Mutex::default() })
+        Some(HostStore { share, record, left: Arc::default(), leaving: Mutex::default() })
     }
 
     /// The share.
@@ -135,9 +136,9 @@ impl HostStore {
             fs::File::from(gate.try_clone()?).write_all(greeting.as_bytes())?;
             Ok::<OwnedFd, io::Error>(gate)
         });
-        let share = self.share.clone();
+        let (share, left) = (self.share.clone(), Arc::clone(&self.left));
         background("host-store-inodes", move || {
-            loop {
+            while !left.load(Ordering::Acquire) {
                 thread::sleep(COUNTING);
                 if figures::shared_inodes() > MOST_INODES
                     && let Err(why) = let_go(&share)
@@ -158,6 +159,16 @@ impl HostStore {
     pub fn refresh(&self) -> Outcome<()> {
         layers::drop_whiteouts(SETTLED)?;
         let_go(&self.share)
+    }
+
+    /// Whether the share shows these paths.
+    pub fn expect(&self, paths: &[String]) -> Outcome<()> {
+        for path in paths {
+            let name = path.strip_prefix(database::PREFIX).unwrap_or(path);
+            fs::symlink_metadata(Path::new(&self.share.mount_point).join(name))
+                .map_err(|e| format!("the host has {path}, and its share does not show it: {e}"))?;
+        }
+        Ok(())
     }
 
     /// Paths that are gone from the host's store, or changed: nothing that refers to them stays valid.

@@ -6,10 +6,7 @@ use darwin_vz_agent::{
     protocol::{Answer, Ask},
 };
 use rustix::time::{ClockId, Timespec, clock_settime};
-use std::{
-    fs,
-    sync::{Mutex, TryLockError},
-};
+use std::sync::{Mutex, TryLockError};
 
 /// What answers need to know.
 pub struct Requests {
@@ -51,16 +48,11 @@ impl Requests {
     }
 
     fn fresh_view(&self, expected: &[String]) -> Outcome<()> {
-        if self.on_host_store() || !expected.is_empty() {
-            self.store()?.refresh()?;
-        }
+        let store = if self.on_host_store() || !expected.is_empty() { Some(self.store()?) } else { None };
+        store.map_or(Ok(()), HostStore::refresh)?;
         shares::refresh(&self.shares)?;
         shares::probe(&self.shares)?;
-        expected.iter().try_for_each(|path| {
-            fs::symlink_metadata(path)
-                .map(drop)
-                .map_err(|e| format!("the host has {path}, and the guest does not see it: {e}"))
-        })
+        store.map_or(Ok(()), |store| store.expect(expected))
     }
 }
 

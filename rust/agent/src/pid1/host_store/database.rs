@@ -4,13 +4,17 @@
 //! whiteout; what is deleted is deleted where it was written.
 
 use crate::pid1::{Outcome, children};
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, thread, time::Duration};
 
 /// The database with the upper layer.
 const STORE: &str = "local?real=/data/nix/store";
 
+/// Nix deletes nothing that a process holds, and one whose client has just gone may still be on its way out.
+const TRIES: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Before the name of each path.
-const PREFIX: &str = "/nix/store/";
+pub const PREFIX: &str = "/nix/store/";
 
 /// Makes these paths and all that refers to them invalid, and deletes what the upper layer has of it.
 pub fn forget(paths: &[String]) -> Outcome<()> {
@@ -21,7 +25,17 @@ pub fn forget(paths: &[String]) -> Outcome<()> {
         return Ok(());
     }
     let doomed = nix_store(&["--query", "--referrers-closure", "--stdin"], &lines(paths))?;
-    nix_store(&["--delete", "--ignore-liveness", "--stdin"], &doomed).map(drop)
+    let delete = || nix_store(&["--delete", "--ignore-liveness", "--stdin"], &doomed);
+    let mut tries = 1;
+    loop {
+        match delete() {
+            Err(_) if tries < TRIES => {
+                tries += 1;
+                thread::sleep(AGAIN);
+            }
+            done => return done.map(drop),
+        }
+    }
 }
 
 /// Makes everything invalid that is not among these names of the guest's own layers, and all that refers to it.

@@ -1,0 +1,105 @@
+//! The guest bundle, by the same rules as a boot.
+
+use super::{Finding, Subject, settings};
+use crate::{
+    error::Report,
+    guest::bundle::{Bundle, BundleError},
+};
+
+/// The bundle's own verdict, or why there is none.
+fn open(subject: &Subject) -> Result<Result<Bundle, BundleError>, Finding> {
+    let settings = settings::needed(subject)?;
+    let can = subject.capabilities.as_ref();
+    let can = can.map_err(|_| Finding::not_applicable("nothing runs guests here: see the check backend"))?;
+    Ok(settings.bundle.as_deref().ok_or(BundleError::None).and_then(|dir| Bundle::open(dir, &can.archs)))
+}
+
+/// The machine's bundle, if it is fit for a boot.
+pub fn fit(subject: &Subject) -> Option<Bundle> {
+    open(subject).ok()?.ok()
+}
+
+/// The check `bundle`.
+pub async fn bundle(subject: &Subject) -> Finding {
+    let disk = subject.settings.as_ref().map_or(0, |settings| settings.disk_size);
+    open(subject).map_or_else(|finding| finding, |opened| judge_bundle(opened, disk))
+}
+
+fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
+    match opened {
+        Ok(bundle) if bundle.minimum_disk > disk => {
+            let [needed, given] = [bundle.minimum_disk, disk].map(super::volumes::shown);
+            Finding::failed(
+                crate::error::Kind::Config,
+                format!("it needs a disk of {needed}, and disk-size is {given}"),
+            )
+            .hint(format!("set disk-size to {needed} or more"))
+        }
+        Ok(bundle) => Finding::ok(format!("for {}, with all its files", bundle.arch)),
+        // Told by the check of that name.
+        Err(BundleError::Kernel { arch, .. }) => Finding::ok(format!("for {arch}; its kernel is another matter")),
+        Err(error) => Report::from(error).into(),
+    }
+}
+
+/// The check `kernel`.
+pub async fn kernel(subject: &Subject) -> Finding {
+    open(subject).map_or_else(|finding| finding, judge_kernel)
+}
+
+fn judge_kernel(opened: Result<Bundle, BundleError>) -> Finding {
+    match opened {
+        Ok(bundle) => Finding::ok(format!("{} is in a form that boots", bundle.kernel.display())),
+        Err(error @ BundleError::Kernel { .. }) => Report::from(error).into(),
+        Err(_) => Finding::not_applicable("the bundle is wrong: see the check bundle"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{doctor::Outcome, error::Kind, spec::Arch};
+
+    fn bundle() -> Bundle {
+        Bundle {
+            arch: Arch::Aarch64,
+            kernel: "/b/Image".into(),
+            initrd: "/b/initrd".into(),
+            cmdline: String::new(),
+            images: Vec::new(),
+            ssh_user: "builder".to_owned(),
+            minimum_disk: 1 << 30,
+            host_store: true,
+        }
+    }
+
+    fn gzip() -> BundleError {
+        let (found, needed) = ("compressed with gzip", "an uncompressed arm64 Image");
+        BundleError::Kernel { path: "/b/Image".into(), arch: Arch::Aarch64, found, needed }
+    }
+
+    #[test]
+    fn a_kernel_in_the_wrong_form_is_one_fault_and_not_two() {
+        assert_eq!(judge_bundle(Err(gzip()), 1 << 30).outcome, Outcome::Ok);
+        let finding = judge_kernel(Err(gzip()));
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Bundle)));
+        assert!(finding.hints[0].contains("gzip -dc"), "{finding:?}");
+    }
+
+    #[test]
+    fn so_is_a_bundle_for_another_processor() {
+        let foreign = || BundleError::WrongArch { dir: "/b".into(), arch: Arch::X86_64, can: vec![Arch::Aarch64] };
+        let finding = judge_bundle(Err(foreign()), 1 << 30);
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Bundle)));
+        assert_eq!(judge_kernel(Err(foreign())).outcome, Outcome::NotApplicable);
+        assert_eq!(judge_bundle(Err(BundleError::None), 0).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn a_fit_bundle_needs_a_disk_that_is_large_enough() {
+        assert_eq!(judge_bundle(Ok(bundle()), 1 << 30), Finding::ok("for aarch64, with all its files"));
+        assert_eq!(judge_kernel(Ok(bundle())).outcome, Outcome::Ok);
+        let finding = judge_bundle(Ok(bundle()), (1 << 30) - 1);
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)));
+    }
+}

@@ -1,0 +1,127 @@
+//! Settings, and what of them this computer can do.
+
+use super::{Finding, Subject};
+use crate::{
+    config::{MachineSettings, Size},
+    error::{Kind, Report},
+    hypervisor::{Capabilities, Feature},
+};
+
+/// The check `settings`.
+pub async fn settings(subject: &Subject) -> Finding {
+    match &subject.settings {
+        Ok(settings) => {
+            let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));
+            let cores = if settings.cores == 1 { "1 core".to_owned() } else { format!("{} cores", settings.cores) };
+            Finding::ok(format!("{cores}, {memory} of memory, a disk of {disk}"))
+        }
+        Err(report) => report.clone().into(),
+    }
+}
+
+/// For checks that are about a setting: they have nothing to look at while the settings are wrong.
+pub fn needed(subject: &Subject) -> Result<&MachineSettings, Finding> {
+    subject.settings.as_ref().map_err(|_| Finding::not_applicable("the settings are wrong: see the check settings"))
+}
+
+/// The check `backend`.
+pub async fn backend(subject: &Subject) -> Finding {
+    match needed(subject) {
+        Ok(settings) => judge_backend(&subject.capabilities, settings.share_store),
+        Err(finding) => finding,
+    }
+}
+
+/// Without these no guest boots, whichever backend has them.
+const NEEDED: [&str; 3] = ["virtualization", "vsock", "helpers-end-with-us"];
+
+fn judge_backend(capabilities: &Result<Capabilities, Report>, share_store: bool) -> Finding {
+    let can = match capabilities {
+        Ok(can) => can,
+        Err(report) => return report.clone().into(),
+    };
+    let is_needed = |feature: &&Feature| NEEDED.contains(&feature.name) || share_store && feature.name == "shares";
+    let missing: Vec<_> = can.features.iter().filter(is_needed).filter(|feature| !feature.available).collect();
+    let guests: Vec<_> = can.archs.iter().map(|arch| arch.as_str()).collect();
+    if let Some(first) = missing.first() {
+        return missing.iter().fold(
+            Finding::failed(Kind::Host, format!("the backend {} lacks {}", can.backend, first.name)),
+            |finding, feature| finding.hint(format!("{}: {}", feature.name, feature.why)),
+        );
+    }
+    if guests.is_empty() {
+        return Finding::failed(Kind::Host, format!("the backend {} boots no guests here", can.backend))
+            .hint("see why: `darwin-vz-nix capabilities`");
+    }
+    Finding::ok(format!("{} with {}, for {} guests", can.backend, can.accelerator, guests.join(" and ")))
+}
+
+/// The check `rosetta`.
+pub async fn rosetta(subject: &Subject) -> Finding {
+    match needed(subject) {
+        Ok(settings) => judge_rosetta(settings.rosetta, &subject.capabilities),
+        Err(finding) => finding,
+    }
+}
+
+fn judge_rosetta(wanted: bool, capabilities: &Result<Capabilities, Report>) -> Finding {
+    if !wanted {
+        return Finding::not_applicable("the machine does not use it");
+    }
+    let Ok(can) = capabilities else {
+        return Finding::not_applicable("nothing runs guests here: see the check backend");
+    };
+    match can.features.iter().find(|feature| feature.name == "rosetta") {
+        Some(feature) if feature.available => Finding::ok(feature.why.clone()),
+        Some(feature) => Finding::failed(Kind::Host, format!("the machine uses it, but {}", feature.why))
+            .hint("install it, or set rosetta to false"),
+        None => Finding::failed(Kind::Host, format!("the machine uses it, but the backend {} has none", can.backend))
+            .hint("set rosetta to false"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{doctor::Outcome, hypervisor::Limits, spec::Arch};
+
+    fn can(features: &[(&'static str, bool)]) -> Result<Capabilities, Report> {
+        let feature = |(name, available): &(&'static str, bool)| Feature {
+            name,
+            available: *available,
+            why: if *available { "it is installed".to_owned() } else { "it is missing; install it".to_owned() },
+        };
+        Ok(Capabilities {
+            backend: "vz",
+            accelerator: "hvf",
+            archs: vec![Arch::Aarch64],
+            rosetta: false,
+            nested: false,
+            shares: true,
+            limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
+            features: features.iter().map(feature).collect(),
+        })
+    }
+
+    #[test]
+    fn a_backend_needs_what_boots_a_guest_and_the_rest_is_no_fault() {
+        let fine =
+            can(&[("virtualization", true), ("vsock", true), ("shares", false), ("nested-virtualization", false)]);
+        assert_eq!(judge_backend(&fine, false), Finding::ok("vz with hvf, for aarch64 guests"));
+        let finding = judge_backend(&fine, true);
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
+        assert_eq!(finding.hints, ["shares: it is missing; install it"]);
+        assert_eq!(judge_backend(&can(&[("vsock", false)]), false).evidence, "the backend vz lacks vsock");
+        let none = judge_backend(&Err(Report::new(Kind::Config, "built without it")), false);
+        assert_eq!((none.outcome, none.kind), (Outcome::Failed, Some(Kind::Config)));
+    }
+
+    #[test]
+    fn rosetta_counts_where_it_is_used() {
+        assert_eq!(judge_rosetta(false, &can(&[("rosetta", false)])).outcome, Outcome::NotApplicable);
+        assert_eq!(judge_rosetta(true, &can(&[("rosetta", true)])), Finding::ok("it is installed"));
+        let finding = judge_rosetta(true, &can(&[("rosetta", false)]));
+        assert_eq!(finding.evidence, "the machine uses it, but it is missing; install it");
+        assert_eq!(judge_rosetta(true, &can(&[])).outcome, Outcome::Failed);
+    }
+}
