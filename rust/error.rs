@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::ToSchema;
 
 /// What went wrong, by who can mend it. The number is the exit code of the CLI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A setting, a flag or the configuration file. Exit code 3.
@@ -65,7 +66,7 @@ impl Kind {
 }
 
 /// An error as it is shown, sent over the API and kept in a machine's status.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// Who can mend it.
     pub kind: Kind,

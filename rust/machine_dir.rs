@@ -4,6 +4,7 @@
 //! STATE/                     0700, owned by the daemon's user
 //!   lock                     held by the one daemon that owns this directory
 //!   api.sock  daemon.log
+//!   api-token                what the API asks for on TCP; made when it first answers there (kept)
 //!   machines/NAME/
 //!     id_ed25519[.pub]       the key with which this host logs in           (kept)
 //!     ssh_host_ed25519_key   the guest's pinned host key                    (kept)
@@ -63,6 +64,11 @@ impl StateDir {
     /// Where the daemon's API answers.
     pub fn api_socket(&self) -> PathBuf {
         api_socket(&self.root)
+    }
+
+    /// The token that the API asks for on TCP.
+    pub fn api_token(&self) -> PathBuf {
+        self.root.join("api-token")
     }
 
     /// The daemon's log.

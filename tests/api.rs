@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod common;
+#[path = "api/contract.rs"]
+mod contract;
+#[path = "api/tcp.rs"]
+mod tcp;
 
 use common::{Server, event, timeline};
 use darwin_vz_nix::{
     api::{
         client::{Client, Told},
+        control::Control,
         types::{DestroyRequest, RollbackRequest, Service, StartRequest, State, StopRequest},
     },
     error::{Kind, Report},
@@ -27,14 +32,23 @@ fn builder() -> MachineName {
 
 /// Sends a request as written; returns the status line and the body.
 fn raw(server: &Server, request: &str, body: &str) -> (String, String) {
-    let mut stream = UnixStream::connect(server.path().join("api.sock")).unwrap();
-    let length = body.len();
-    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    raw_head(server, &format!("{request} HTTP/1.1"), body)
+}
+
+/// The same for the beginning of a head.
+fn raw_head(server: &Server, head: &str, body: &str) -> (String, String) {
+    let answer = raw_answer(server, head, body);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+fn raw_answer(server: &Server, head: &str, body: &str) -> String {
+    let mut stream = UnixStream::connect(server.path().join("api.sock")).unwrap();
+    let length = body.len();
+    write!(stream, "{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn refused(server: &Server, request: &str, body: &str) -> (String, Report) {
@@ -90,6 +104,15 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
     let server = Server::new();
     let long = format!("{{\"cores\": {}1}}", " ".repeat(70_000));
     for (request, body, status, kind, message) in [
+        (
+            "POST /v1/machines/%ff/stop",
+            "",
+            "404 Not Found",
+            Kind::NotFound,
+            "the path cannot be read: Invalid URL: Invalid UTF-8 in `name`",
+        ),
+        ("OPTIONS /v1/status", "", "405 Method Not Allowed", Kind::Config, "/v1/status does not take OPTIONS"),
+        ("POST /v1/machines/zz/pause", "", "404 Not Found", Kind::NotFound, "there is no machine zz"),
         ("GET /nothing", "", "404 Not Found", Kind::NotFound, "the API has nothing at /nothing"),
         ("PUT /v1/status", "", "405 Method Not Allowed", Kind::Config, "/v1/status does not take PUT"),
         ("POST /v1/machines/zz/start", "", "404 Not Found", Kind::NotFound, "there is no machine zz"),
@@ -113,6 +136,13 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
             "422 Unprocessable Entity",
             Kind::Config,
             "--cores = 99: this computer has 8",
+        ),
+        (
+            "POST /v1/machines/builder/stop",
+            " [true]",
+            "422 Unprocessable Entity",
+            Kind::Config,
+            "the body cannot be read: it is a list, and must be an object",
         ),
         (
             "POST /v1/machines/builder/stop",
@@ -156,6 +186,54 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
         assert_eq!((report.kind, report.message.as_str()), (kind, message), "{request}");
     }
     assert!(server.calls().is_empty(), "nothing was done");
+}
+
+#[test]
+fn a_body_that_says_it_is_something_else_is_refused() {
+    let server = Server::new();
+    for (kind, status) in [
+        ("application/x-www-form-urlencoded", "415 Unsupported Media Type"),
+        ("text/plain", "415 Unsupported Media Type"),
+        ("application/json; charset=utf-8", "200 OK"),
+    ] {
+        let request = format!("POST /v1/machines/builder/stop HTTP/1.1\r\nContent-Type: {kind}\r\nX: y");
+        let (line, _) = raw_head(&server, &request, "{\"force\":true}");
+        assert_eq!(line, format!("HTTP/1.1 {status}"), "{kind}");
+    }
+    assert_eq!(server.calls(), ["stop builder force=true"]);
+}
+
+#[tokio::test]
+async fn pause_and_resume_and_what_is_known() {
+    let server = Server::new();
+    let client = Client::new(server.path());
+    client.pause(&builder()).await.unwrap();
+    assert_eq!(client.status().await.unwrap().machines[0].state, State::Paused { leases: 1, resuming: false });
+    client.resume(&builder()).await.unwrap();
+    assert_eq!(server.calls(), ["pause builder", "resume builder"]);
+    let report = Report::new(Kind::Busy, "no guest runs");
+    *server.fake.fault.lock().unwrap() = Some(report.clone());
+    assert_eq!(client.resume(&builder()).await.unwrap_err(), report);
+
+    assert_eq!(client.connections().await.unwrap(), server.fake.connections());
+    assert_eq!(client.config().await.unwrap(), server.fake.config());
+    assert_eq!(client.metrics().await.unwrap(), "# EOF\n");
+    let mut head = raw_answer(&server, "GET /v1/metrics HTTP/1.1", "").to_ascii_lowercase();
+    head.truncate(head.find("\r\n\r\n").unwrap());
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+}
+
+#[test]
+fn the_description_is_fresh_and_served() {
+    let server = Server::new();
+    let made = darwin_vz_nix::api::openapi::description();
+    let (_, served) = raw(&server, "GET /v1/openapi.json", "");
+    let made = serde_json::to_value(&made).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&served).unwrap(), made);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    let kept = std::fs::read(path).unwrap_or_default();
+    let kept: serde_json::Value = serde_json::from_slice(&kept).unwrap_or_default();
+    assert!(made == kept, "docs/openapi.json is out of date: cargo run -- reference --openapi > docs/openapi.json");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The API's client: one connection for each call, over the daemon's Unix socket.
 
 use super::types::{
-    DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME, Service, StartRequest,
-    StopRequest, Trimmed, UPGRADE,
+    ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
+    Service, StartRequest, StopRequest, Trimmed, UPGRADE,
 };
 use crate::{
     error::{Kind, Report},
@@ -76,6 +76,33 @@ impl Client {
         self.call(Method::POST, &format!("/v1/machines/{machine}/trim"), Bytes::new()).await
     }
 
+    /// Has a machine's guest stand still; returns when it does.
+    pub async fn pause(&self, machine: &MachineName) -> Result<(), Report> {
+        self.order(&format!("/v1/machines/{machine}/pause")).await
+    }
+
+    /// Has it go on; returns when it answers.
+    pub async fn resume(&self, machine: &MachineName) -> Result<(), Report> {
+        self.order(&format!("/v1/machines/{machine}/resume")).await
+    }
+
+    /// What goes through the doors now.
+    pub async fn connections(&self) -> Result<Connections, Report> {
+        self.call(Method::GET, "/v1/connections", Bytes::new()).await
+    }
+
+    /// The settings that the daemon goes by.
+    pub async fn config(&self) -> Result<ConfigView, Report> {
+        self.call(Method::GET, "/v1/config", Bytes::new()).await
+    }
+
+    /// What the daemon counts.
+    pub async fn metrics(&self) -> Result<String, Report> {
+        let response = self.send(Method::GET, "/v1/metrics", Bytes::new(), None).await?;
+        let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        String::from_utf8(bytes.into()).map_err(|error| strange(error.to_string()))
+    }
+
     /// Stops a machine and deletes its state.
     pub async fn destroy(&self, machine: &MachineName, keep: DestroyRequest) -> Result<(), Report> {
         let DestroyRequest { keep_keys, keep_generations } = keep;
@@ -107,7 +134,7 @@ impl Client {
 
     /// Stops every guest and ends the daemon.
     pub async fn shut_down(&self) -> Result<(), Report> {
-        self.call::<serde_json::Value>(Method::POST, "/v1/shutdown", Bytes::new()).await.map(drop)
+        self.order("/v1/shutdown").await
     }
 
     /// The daemon's log, or its last lines.
@@ -158,6 +185,11 @@ impl Client {
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Report> {
         let body = serde_json::to_vec(body).map_err(|error| strange(error.to_string()))?;
         self.call::<serde_json::Value>(Method::POST, path, body.into()).await.map(drop)
+    }
+
+    /// A request without a body whose answer says nothing but that it is done.
+    async fn order(&self, path: &str) -> Result<(), Report> {
+        self.call::<serde_json::Value>(Method::POST, path, Bytes::new()).await.map(drop)
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Report> {

@@ -1,6 +1,8 @@
 //! What the API needs of the daemon, as a trait: so the API is tested without one.
 
-use super::types::{DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest, Trimmed};
+use super::types::{
+    ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest, Trimmed,
+};
 use crate::{
     daemon::{Daemon, Passage},
     error::Report,
@@ -18,6 +20,12 @@ pub trait Control: Send + Sync + 'static {
     fn generation(&self) -> watch::Receiver<u64>;
     /// What happens from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
+    /// What goes through the doors now.
+    fn connections(&self) -> Connections;
+    /// The settings that it goes by.
+    fn config(&self) -> ConfigView;
+    /// What it counts, in the text format of OpenMetrics. May ask guests that are in use.
+    fn metrics(&self) -> Verb<'_, Result<String, Report>>;
     /// The daemon's own log.
     fn log_file(&self) -> PathBuf;
     /// The file of a machine's serial console.
@@ -34,6 +42,10 @@ pub trait Control: Send + Sync + 'static {
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>>;
     /// Has the guest, which is started where needed, give back what its disk does not use.
     fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>>;
+    /// Has a machine's guest stand still; resolves when it does.
+    fn pause<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>>;
+    /// Has it go on; resolves when it answers.
+    fn resume<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>>;
     /// Stops a machine and deletes its state.
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>>;
     /// Takes a lease, starts the guest where needed, and connects to one of its services. Dropping the future gives up.
@@ -78,6 +90,18 @@ impl Control for Daemon {
         Daemon::events(self)
     }
 
+    fn connections(&self) -> Connections {
+        Daemon::connections(self)
+    }
+
+    fn config(&self) -> ConfigView {
+        Daemon::config(self)
+    }
+
+    fn metrics(&self) -> Verb<'_, Result<String, Report>> {
+        Box::pin(Daemon::metrics(self))
+    }
+
     fn log_file(&self) -> PathBuf {
         Daemon::log_file(self)
     }
@@ -113,6 +137,14 @@ impl Control for Daemon {
 
     fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>> {
         Box::pin(async move { self.machine(machine)?.trim().await })
+    }
+
+    fn pause<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move { self.machine(machine)?.pause().await })
+    }
+
+    fn resume<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move { self.machine(machine)?.resume().await })
     }
 
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>> {

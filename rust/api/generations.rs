@@ -2,54 +2,70 @@
 
 use super::{
     control::Change,
-    server::{Answer, Api, LogParams, Params, Shared, body, machine, params, text},
-    types::{GenerationList, RollbackRequest},
+    server::{Answer, Api, Given, Name, Params, Shared, machine, named, no_path, params},
+    streams::{LogParams, text},
+    types::{Done, GenerationList, RollbackRequest},
 };
-use crate::error::{Kind, Report};
+use crate::{
+    error::{Kind, Report},
+    spec::MachineName,
+};
 use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    Json,
+    extract::{Path, State, rejection::PathRejection},
     response::Response,
-    routing::{delete, get, post},
 };
-use std::sync::Arc;
 
-type Done = Answer<Json<serde_json::Value>>;
-
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/machines/{name}/generations", get(list))
-        .route("/v1/machines/{name}/generations/rollback", post(roll_back))
-        .route("/v1/machines/{name}/generations/build", post(build))
-        .route("/v1/machines/{name}/generations/{number}", delete(forget))
-        .route("/v1/machines/{name}/build-log", get(build_log))
+/// The guest systems that a machine can boot
+#[utoipa::path(get, path = "/v1/machines/{name}/generations", params(("name" = MachineName, Path)),
+    responses((status = 200, body = GenerationList, description = "All of them, and what becomes of the recipe.")))]
+pub(super) async fn list(State(api): Shared, name: Name) -> Answer<Json<GenerationList>> {
+    Ok(Json(api.control.generations(&machine(name)?)?))
 }
 
-async fn list(State(api): Shared, Path(name): Path<String>) -> Answer<Json<GenerationList>> {
-    Ok(Json(api.control.generations(&machine(&name)?)?))
+/// Go to another generation at the next boot
+///
+/// It stays so until the recipe changes.
+#[utoipa::path(post, path = "/v1/machines/{name}/generations/rollback", params(("name" = MachineName, Path)),
+    request_body = Option<RollbackRequest>, responses((status = 200, body = Done, description = "It will boot.")))]
+pub(super) async fn roll_back(
+    State(api): Shared,
+    name: Name,
+    Given(RollbackRequest { to }): Given<RollbackRequest>,
+) -> Answer<Json<Done>> {
+    done(&api, &machine(name)?, Change::RollBack(to))
 }
 
-async fn roll_back(State(api): Shared, Path(name): Path<String>, bytes: Result<Bytes, BytesRejection>) -> Done {
-    let RollbackRequest { to } = body(bytes)?;
-    done(&api, &name, Change::RollBack(to))
+/// Have the recipe built and tried, also after a failure; the answer comes at once
+#[utoipa::path(post, path = "/v1/machines/{name}/generations/build", params(("name" = MachineName, Path)),
+    responses((status = 200, body = Done, description = "It begins.")))]
+pub(super) async fn build(State(api): Shared, name: Name) -> Answer<Json<Done>> {
+    done(&api, &machine(name)?, Change::Build)
 }
 
-async fn build(State(api): Shared, Path(name): Path<String>) -> Done {
-    done(&api, &name, Change::Build)
-}
-
-async fn forget(State(api): Shared, Path((name, number)): Path<(String, String)>) -> Done {
+/// Delete a generation that is not in use
+#[utoipa::path(delete, path = "/v1/machines/{name}/generations/{number}",
+    params(("name" = MachineName, Path), ("number" = u32, Path)),
+    responses((status = 200, body = Done, description = "It is gone.")))]
+pub(super) async fn forget(
+    State(api): Shared,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Answer<Json<Done>> {
+    let Path((name, number)) = path.map_err(|error| no_path(&error))?;
     let unknown = |_| Report::new(Kind::NotFound, format!("{number:?} is no number of a generation"));
-    done(&api, &name, Change::Delete(number.parse().map_err(unknown)?))
+    done(&api, &named(&name)?, Change::Delete(number.parse().map_err(unknown)?))
 }
 
-fn done(api: &Api, name: &str, change: Change) -> Done {
-    api.control.change_generations(&machine(name)?, change)?;
-    Ok(Json(serde_json::json!({})))
+fn done(api: &Api, name: &MachineName, change: Change) -> Answer<Json<Done>> {
+    api.control.change_generations(name, change)?;
+    Ok(Json(Done {}))
 }
 
-async fn build_log(State(api): Shared, Path(name): Path<String>, query: Params<LogParams>) -> Answer<Response> {
-    let file = api.control.build_log(&machine(&name)?)?;
+/// What was said when the recipe was built last
+#[utoipa::path(get, path = "/v1/machines/{name}/build-log", params(("name" = MachineName, Path), LogParams), responses(
+    (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
+))]
+pub(super) async fn build_log(State(api): Shared, name: Name, query: Params<LogParams>) -> Answer<Response> {
+    let file = api.control.build_log(&machine(name)?)?;
     Ok(text(&api, file, &params(query)?))
 }

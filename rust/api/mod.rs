@@ -6,6 +6,7 @@
 //! | `GET /v1/status?after=N&timeout=SECONDS` | [`types::DaemonStatus`]; with `after`, once its generation is greater than N or the time is over |
 //! | `POST /v1/machines/NAME/start` | boots it and answers when it runs; body [`types::StartRequest`] or none |
 //! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off; body [`types::StopRequest`] or none |
+//! | `POST /v1/machines/NAME/pause`, `…/resume` | has its guest stand still, or go on; answers when it does |
 //! | `POST /v1/machines/NAME/trim` | has the guest, which is started, give back what it does not use; answers [`types::Trimmed`] |
 //! | `DELETE /v1/machines/NAME?keepKeys=BOOL&keepGenerations=BOOL` | stops it and deletes its state |
 //! | `GET /v1/machines/NAME/generations` | [`types::GenerationList`] |
@@ -17,15 +18,23 @@
 //! | `GET /v1/machines/NAME/connect/ssh` or `…/nix` | with `Upgrade: darwin-vz-stream`: a byte stream to the guest, which is started |
 //! | `GET /v1/logs?follow=BOOL&lines=N` | the daemon's log as text |
 //! | `GET /v1/events` | [`types::Event`]s as server-sent events; `lagged` tells a slow reader how many it missed |
+//! | `GET /v1/connections` | [`types::Connections`]: what goes through the doors now |
+//! | `GET /v1/config` | [`types::ConfigView`]: the settings that the daemon goes by, with their origins |
+//! | `GET /v1/metrics` | what the daemon counts, in OpenMetrics |
+//! | `GET /v1/openapi.json` | all this in OpenAPI; `docs/openapi.json` is a copy |
 //! | `POST /v1/shutdown` | stops every guest, answers, and ends the daemon |
 //!
-//! Every failure is a [`crate::error::Report`] in JSON. The socket is a Unix socket of mode 0600: who may open it, may do all of it.
+//! Every failure is a [`crate::error::Report`] in JSON. The socket is a Unix socket of mode 0600: who may open it, may do all
+//! of it. On TCP, which is off unless configured, [`tcp`] asks for a token.
 
 pub mod client;
 pub mod control;
 mod generations;
+pub mod openapi;
 pub mod server;
+mod streams;
 mod tail;
+pub mod tcp;
 pub mod types;
 
 pub use tail::{Start, tail};

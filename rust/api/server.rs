@@ -1,13 +1,13 @@
-//! The API's server: axum on a Unix socket. The routes are listed on the page of [`crate::api`].
+//! The API's server: axum on a Unix socket and, where configured, on loopback TCP. The routes are listed on the page of
+//! [`crate::api`]; those whose answers go on and on are in [`super::streams`].
 //!
-//! A lease is taken before `101 Switching Protocols` is sent, so that a failed boot is an error of the request, not a stream
-//! that ends. A client that goes away drops its request, and with it whatever the request was waiting for.
+//! A client that goes away drops its request, and with it whatever the request was waiting for.
 
 use super::{
     control::Control,
-    generations,
-    tail::{Start, tail},
-    types::{DestroyRequest, Event, Service, StartRequest, StopRequest, Trimmed, UPGRADE},
+    generations, openapi, streams,
+    tcp::{Guard, Token},
+    types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
 };
 use crate::{
     config::{HostFacts, check_start},
@@ -16,21 +16,19 @@ use crate::{
 };
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::BytesRejection, rejection::QueryRejection},
-    http::{HeaderValue, StatusCode, header},
-    response::{
-        IntoResponse, Response,
-        sse::{self, KeepAlive, Sse},
+    body::Bytes,
+    extract::{
+        DefaultBodyLimit, FromRequest, Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection,
     },
-    routing::{delete, get, post},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
 };
-use futures_util::{Stream, StreamExt, stream};
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{net::UnixListener, sync::broadcast::error::RecvError};
+use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Longest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -39,11 +37,10 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// How long requests may take to end once the daemon ends.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What every request is answered from.
 pub(super) struct Api {
     pub(super) control: Arc<dyn Control>,
     host: HostFacts,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 pub(super) type Shared = State<Arc<Api>>;
@@ -74,6 +71,25 @@ pub async fn serve(
 ) -> Result<(), Report> {
     let server = axum::serve(listener, router(control, host, stop.clone()))
         .with_graceful_shutdown(stop.clone().cancelled_owned());
+    until_stopped(server.into_future(), &stop).await
+}
+
+/// The same on loopback TCP, for whoever passes the guard of [`super::tcp`].
+pub async fn serve_tcp(
+    listener: TcpListener,
+    token: Token,
+    control: Arc<dyn Control>,
+    host: HostFacts,
+    stop: CancellationToken,
+) -> Result<(), Report> {
+    let failed = |error| Report::new(Kind::Internal, format!("the API's TCP socket has no address: {error}"));
+    let guard = Guard::new(listener.local_addr().map_err(failed)?, token);
+    let server = axum::serve(listener, guard.over(router(control, host, stop.clone())))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    until_stopped(server.into_future(), &stop).await
+}
+
+async fn until_stopped(server: impl Future<Output = io::Result<()>>, stop: &CancellationToken) -> Result<(), Report> {
     tokio::select! {
         served = server => served.map_err(|error| Report::new(Kind::Internal, format!("the API's server failed: {error}"))),
         () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
@@ -82,19 +98,9 @@ pub async fn serve(
 
 /// The routes.
 pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToken) -> Router {
-    Router::new()
-        .route("/v1/health", get(async || Json(serde_json::json!({}))))
-        .route("/v1/status", get(status))
-        .route("/v1/events", get(events))
-        .route("/v1/logs", get(logs))
-        .route("/v1/shutdown", post(shutdown))
-        .route("/v1/machines/{name}", delete(destroy))
-        .route("/v1/machines/{name}/start", post(start))
-        .route("/v1/machines/{name}/stop", post(stop_machine))
-        .route("/v1/machines/{name}/trim", post(trim))
-        .route("/v1/machines/{name}/console", get(console))
-        .route("/v1/machines/{name}/connect/{service}", get(connect))
-        .merge(generations::routes())
+    described()
+        .split_for_parts()
+        .0
         .fallback(async |request: Request| {
             let what = format!("the API has nothing at {}", request.uri().path());
             Refusal(
@@ -113,8 +119,35 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
         .with_state(Arc::new(Api { control, host, stop }))
 }
 
+/// The routes with their descriptions: both come from one list, so that none is without the other.
+pub(super) fn described() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(health))
+        .routes(routes!(status))
+        .routes(routes!(connections))
+        .routes(routes!(config))
+        .routes(routes!(metrics))
+        .routes(routes!(streams::events))
+        .routes(routes!(streams::logs))
+        .routes(routes!(shutdown))
+        .routes(routes!(destroy))
+        .routes(routes!(start))
+        .routes(routes!(stop_machine))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(trim))
+        .routes(routes!(generations::list))
+        .routes(routes!(generations::roll_back))
+        .routes(routes!(generations::build))
+        .routes(routes!(generations::forget))
+        .routes(routes!(generations::build_log))
+        .routes(routes!(streams::console))
+        .routes(routes!(streams::connect))
+        .routes(routes!(openapi::document))
+}
+
 /// An error with the HTTP status it is sent under.
-pub(super) struct Refusal(StatusCode, Report);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) Report);
 
 impl From<Report> for Refusal {
     fn from(report: Report) -> Self {
@@ -148,27 +181,79 @@ pub(super) fn params<T>(query: Params<T>) -> Answer<T> {
     query.map(|Query(params)| params).map_err(refused)
 }
 
-pub(super) fn body<T: DeserializeOwned + Default>(bytes: Result<Bytes, BytesRejection>) -> Answer<T> {
-    let bytes = bytes.map_err(|error| Refusal(error.status(), Report::new(Kind::Config, error.body_text())))?;
-    if bytes.is_empty() {
-        return Ok(T::default());
+/// A body in JSON; none is the default.
+pub(super) struct Given<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Answer<Given<T>> {
+        let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|error| Refusal(error.status(), Report::new(Kind::Config, error.body_text())))?;
+        if bytes.is_empty() {
+            return Ok(Given(T::default()));
+        }
+        if let Some(kind) = kind.filter(|kind| !is_json(kind)) {
+            let report = Report::new(Kind::Config, format!("the body is said to be {kind:?}, and must be JSON"));
+            let report = report.hint("send the header Content-Type: application/json");
+            return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, report));
+        }
+        let refused = |error| Report::new(Kind::Config, format!("the body cannot be read: {error}"));
+        let given: Option<T> = serde_json::from_slice(&bytes).map_err(refused)?;
+        // Serde takes a list of values for an object, in the order of the fields, which nobody means.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(
+                Report::new(Kind::Config, "the body cannot be read: it is a list, and must be an object").into()
+            );
+        }
+        Ok(Given(given.unwrap_or_default()))
     }
-    let refused = |error| Report::new(Kind::Config, format!("the body cannot be read: {error}"));
-    Ok(serde_json::from_slice(&bytes).map_err(refused)?)
 }
 
-pub(super) fn machine(name: &str) -> Answer<MachineName> {
+fn is_json(kind: &HeaderValue) -> bool {
+    let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// The part of a path that names a machine.
+pub(super) type Name = Result<Path<String>, PathRejection>;
+
+/// What cannot be read as a path names nothing.
+pub(super) fn no_path(error: &PathRejection) -> Refusal {
+    Report::new(Kind::NotFound, format!("the path cannot be read: {}", error.body_text())).into()
+}
+
+pub(super) fn machine(name: Name) -> Answer<MachineName> {
+    let Path(name) = name.map_err(|error| no_path(&error))?;
+    named(&name)
+}
+
+pub(super) fn named(name: &str) -> Answer<MachineName> {
     Ok(name.parse().map_err(|why: String| Report::new(Kind::NotFound, why))?)
 }
 
-#[derive(Deserialize)]
+/// The daemon serves
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Done, description = "It does.")))]
+async fn health() -> Json<Done> {
+    Json(Done {})
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct StatusParams {
+    /// Answer once the status is of a greater generation than this.
     after: Option<u64>,
+    /// With `after`: answer after so many seconds anyway. More than 600 count as 600.
     timeout: Option<u64>,
 }
 
-async fn status(State(api): Shared, query: Params<StatusParams>) -> Answer<Response> {
+/// The daemon and its machines, now or once something has changed
+#[utoipa::path(get, path = "/v1/status", params(StatusParams), responses(
+    (status = 200, body = DaemonStatus, description = "As of the answer."),
+))]
+async fn status(State(api): Shared, query: Params<StatusParams>) -> Answer<Json<DaemonStatus>> {
     let StatusParams { after, timeout } = params(query)?;
     if let Some(after) = after {
         let wait = timeout.map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT);
@@ -179,127 +264,89 @@ async fn status(State(api): Shared, query: Params<StatusParams>) -> Answer<Respo
             () = api.stop.cancelled() => {}
         }
     }
-    Ok(Json(api.control.status()).into_response())
+    Ok(Json(api.control.status()))
 }
 
-async fn start(
-    State(api): Shared,
-    Path(name): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
-) -> Answer<Json<serde_json::Value>> {
-    let request: StartRequest = body(bytes)?;
+/// What goes through the doors now
+#[utoipa::path(get, path = "/v1/connections", responses((status = 200, body = Connections, description = "As of now.")))]
+async fn connections(State(api): Shared) -> Json<Connections> {
+    Json(api.control.connections())
+}
+
+/// The settings that the daemon goes by, and where each comes from
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigView, description = "Since it started.")))]
+async fn config(State(api): Shared) -> Json<ConfigView> {
+    Json(api.control.config())
+}
+
+/// Media type of OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the daemon counts, for Prometheus
+#[utoipa::path(get, path = "/v1/metrics", responses(
+    (status = 200, body = String, content_type = "application/openmetrics-text", description = "OpenMetrics 1.0."),
+))]
+async fn metrics(State(api): Shared) -> Answer<Response> {
+    let text = api.control.metrics().await?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+/// Boot a machine; the answer comes when it runs
+#[utoipa::path(post, path = "/v1/machines/{name}/start", params(("name" = MachineName, Path)),
+    request_body(content = Option<StartRequest>, description = "None is the configured sizes."),
+    responses((status = 200, body = Done, description = "It runs.")))]
+async fn start(State(api): Shared, name: Name, Given(request): Given<StartRequest>) -> Answer<Json<Done>> {
     check_start(&request, &api.host)?;
-    api.control.start(&machine(&name)?, request).await?;
-    Ok(Json(serde_json::json!({})))
+    api.control.start(&machine(name)?, request).await?;
+    Ok(Json(Done {}))
 }
 
-async fn stop_machine(
-    State(api): Shared,
-    Path(name): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
-) -> Answer<Json<serde_json::Value>> {
-    let request: StopRequest = body(bytes)?;
-    api.control.stop(&machine(&name)?, request.force).await?;
-    Ok(Json(serde_json::json!({})))
+/// Stop a machine; the answer comes when it is off
+#[utoipa::path(post, path = "/v1/machines/{name}/stop", params(("name" = MachineName, Path)),
+    request_body(content = Option<StopRequest>, description = "None presses the power button."),
+    responses((status = 200, body = Done, description = "It is off.")))]
+async fn stop_machine(State(api): Shared, name: Name, Given(request): Given<StopRequest>) -> Answer<Json<Done>> {
+    api.control.stop(&machine(name)?, request.force).await?;
+    Ok(Json(Done {}))
 }
 
-async fn trim(State(api): Shared, Path(name): Path<String>) -> Answer<Json<Trimmed>> {
-    Ok(Json(api.control.trim(&machine(&name)?).await?))
+/// Have the guest, which is started where needed, give back what its disk does not use
+#[utoipa::path(post, path = "/v1/machines/{name}/trim", params(("name" = MachineName, Path)),
+    responses((status = 200, body = Trimmed, description = "It has.")))]
+async fn trim(State(api): Shared, name: Name) -> Answer<Json<Trimmed>> {
+    Ok(Json(api.control.trim(&machine(name)?).await?))
 }
 
-async fn destroy(
-    State(api): Shared,
-    Path(name): Path<String>,
-    query: Params<DestroyRequest>,
-) -> Answer<Json<serde_json::Value>> {
-    api.control.destroy(&machine(&name)?, params(query)?).await?;
-    Ok(Json(serde_json::json!({})))
+/// Have a machine's guest stand still; the answer comes when it does
+///
+/// It keeps its memory and its connections, and the next one has it go on. Idle time does not count meanwhile.
+#[utoipa::path(post, path = "/v1/machines/{name}/pause", params(("name" = MachineName, Path)),
+    responses((status = 200, body = Done, description = "It stands still.")))]
+async fn pause(State(api): Shared, name: Name) -> Answer<Json<Done>> {
+    api.control.pause(&machine(name)?).await?;
+    Ok(Json(Done {}))
 }
 
-async fn shutdown(State(api): Shared) -> Json<serde_json::Value> {
+/// Have a paused guest go on; the answer comes when it does, with its clock set
+#[utoipa::path(post, path = "/v1/machines/{name}/resume", params(("name" = MachineName, Path)),
+    responses((status = 200, body = Done, description = "It runs.")))]
+async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>> {
+    api.control.resume(&machine(name)?).await?;
+    Ok(Json(Done {}))
+}
+
+/// Stop a machine and delete its state
+#[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = MachineName, Path), DestroyRequest),
+    responses((status = 200, body = Done, description = "It is as new.")))]
+async fn destroy(State(api): Shared, name: Name, query: Params<DestroyRequest>) -> Answer<Json<Done>> {
+    api.control.destroy(&machine(name)?, params(query)?).await?;
+    Ok(Json(Done {}))
+}
+
+/// Stop every guest and end the daemon
+#[utoipa::path(post, path = "/v1/shutdown", responses((status = 200, body = Done, description = "The guests are off.")))]
+async fn shutdown(State(api): Shared) -> Json<Done> {
     api.control.shut_down().await;
     api.stop.cancel();
-    Json(serde_json::json!({}))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogParams {
-    #[serde(default)]
-    follow: bool,
-    lines: Option<usize>,
-}
-
-async fn logs(State(api): Shared, query: Params<LogParams>) -> Answer<Response> {
-    Ok(text(&api, api.control.log_file(), &params(query)?))
-}
-
-async fn console(State(api): Shared, Path(name): Path<String>, query: Params<LogParams>) -> Answer<Response> {
-    let file = api.control.console_log(&machine(&name)?)?;
-    Ok(text(&api, file, &params(query)?))
-}
-
-pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
-    let start = params.lines.map_or(Start::Whole, Start::Lines);
-    let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response()
-}
-
-async fn events(State(api): Shared) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let stream = stream::unfold(api.control.events(), async |mut events| {
-        let item = match events.recv().await {
-            Ok(event) => sse_event(&event),
-            Err(RecvError::Lagged(missed)) => sse::Event::default().event("lagged").data(missed.to_string()),
-            Err(RecvError::Closed) => return None,
-        };
-        Some((Ok(item), events))
-    });
-    Sse::new(stream.take_until(api.stop.clone().cancelled_owned())).keep_alive(KeepAlive::default())
-}
-
-fn sse_event(event: &Event) -> sse::Event {
-    let item = sse::Event::default().id(event.id.to_string());
-    match serde_json::to_string(event) {
-        Ok(data) => item.data(data),
-        Err(error) => item.event("failed").data(error.to_string()),
-    }
-}
-
-async fn connect(
-    State(api): Shared,
-    Path((name, service)): Path<(String, String)>,
-    mut request: Request,
-) -> Answer<Response> {
-    let name = machine(&name)?;
-    let service = match service.as_str() {
-        "ssh" => Service::Ssh,
-        "nix" => Service::Nix,
-        other => {
-            let report = Report::new(Kind::NotFound, format!("a guest has no service {other:?}"));
-            return Err(report.hint("the services are ssh and nix").into());
-        }
-    };
-    let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    if !asked.is_some_and(|token| token.eq_ignore_ascii_case(UPGRADE)) {
-        let report = Report::new(Kind::Config, "this is a byte stream, and the request did not ask for one");
-        let report = report.hint(format!("send the headers Connection: upgrade and Upgrade: {UPGRADE}"));
-        return Err(Refusal(StatusCode::UPGRADE_REQUIRED, report));
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
-    let passage = api.control.open(&name, service).await?;
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(client) => match passage.carry(Box::new(TokioIo::new(client))).await {
-                Ok((sent, received)) => tracing::debug!(machine = %name, ?service, sent, received, "connection closed"),
-                Err(error) => tracing::debug!(machine = %name, ?service, %error, "connection broke"),
-            },
-            // The client left between the lease and the stream; the lease goes with the passage.
-            Err(error) => tracing::debug!(machine = %name, %error, "the client left before its stream began"),
-        }
-    });
-    let headers = [
-        (header::CONNECTION, HeaderValue::from_static("upgrade")),
-        (header::UPGRADE, HeaderValue::from_static(UPGRADE)),
-    ];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    Json(Done {})
 }

@@ -2,10 +2,11 @@
 
 use crate::{error::Report, spec::MachineName};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
+use utoipa::{IntoParams, ToSchema};
 
 /// `GET /v1/status`: the daemon and all its machines.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DaemonStatus {
     /// Grows with every change; `GET /v1/status?after=N` answers once it is greater than N.
@@ -19,7 +20,7 @@ pub struct DaemonStatus {
 }
 
 /// A machine, as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
     /// Its name.
@@ -54,7 +55,7 @@ pub struct MachineStatus {
 }
 
 /// Which guest system boots, and what comes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationsStatus {
     /// The generation that boots; 0 is the configured bundle.
@@ -68,14 +69,15 @@ pub struct GenerationsStatus {
 }
 
 /// What becomes of a recipe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "is", rename_all = "kebab-case")]
 pub enum Prospect {
     /// The guest builds it.
     Building {
         /// The number it will have.
         number: u32,
         /// Unix time in milliseconds.
+        #[serde(rename = "sinceUnixMs")]
         since_unix_ms: u64,
     },
     /// It is built, and is tried when nobody uses the guest.
@@ -88,6 +90,7 @@ pub enum Prospect {
         /// Its number.
         number: u32,
         /// Unix time in milliseconds.
+        #[serde(rename = "sinceUnixMs")]
         since_unix_ms: u64,
     },
     /// Something came in between; it goes on by itself.
@@ -95,6 +98,7 @@ pub enum Prospect {
         /// What.
         why: Report,
         /// Unix time in milliseconds.
+        #[serde(rename = "untilUnixMs")]
         until_unix_ms: u64,
     },
     /// It cannot be built. Nothing more is done until somebody asks or the daemon starts anew.
@@ -112,7 +116,7 @@ pub enum Prospect {
 }
 
 /// `GET /v1/machines/{name}/generations`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationList {
     /// As in [`MachineStatus`].
@@ -120,6 +124,7 @@ pub struct GenerationList {
     pub status: GenerationsStatus,
     /// The configured recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub recipe: Option<PathBuf>,
     /// The user went back: it stays so until the recipe changes.
     pub held: bool,
@@ -128,16 +133,18 @@ pub struct GenerationList {
 }
 
 /// One generation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationStatus {
     /// Its number.
     pub number: u32,
     /// Its bundle; generation 0 has none where none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub bundle: Option<PathBuf>,
     /// What it was built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub recipe: Option<PathBuf>,
     /// The store path that it was in the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,7 +158,7 @@ pub struct GenerationStatus {
 }
 
 /// How a generation fared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has not booted yet.
@@ -166,7 +173,7 @@ pub enum Verdict {
 }
 
 /// Body of `POST /v1/machines/{name}/generations/rollback`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RollbackRequest {
     /// The generation to go to; without it, the good one before the present one.
@@ -174,7 +181,8 @@ pub struct RollbackRequest {
 }
 
 /// Query of `DELETE /v1/machines/{name}`: what stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DestroyRequest {
     /// The keys.
@@ -184,7 +192,7 @@ pub struct DestroyRequest {
 }
 
 /// What a guest has of the host's store, and what it had to be sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStatus {
     /// Whether the guest builds on it.
@@ -202,8 +210,8 @@ pub struct StoreStatus {
 }
 
 /// Whether a guest builds on the host's store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "sharing", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "sharing", rename_all = "kebab-case")]
 pub enum StoreSharing {
     /// The settings say no.
     #[default]
@@ -218,7 +226,7 @@ pub enum StoreSharing {
 }
 
 /// A path of the host's store that the guest may not use in place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedPath {
     /// The path.
@@ -228,13 +236,13 @@ pub struct RefusedPath {
 }
 
 /// The lifecycle as the outside sees it. Not the supervisor's own state, which may change freely.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
     /// No guest. The next connection starts one.
     Stopped {
         /// How the last guest ended, if there was one: `powered-off`, `killed`, or `crashed: why`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, rename = "lastExit", skip_serializing_if = "Option::is_none")]
         last_exit: Option<String>,
     },
     /// A guest is on its way up.
@@ -244,11 +252,19 @@ pub enum State {
         /// Connections and other users of the guest right now.
         leases: u32,
         /// Milliseconds until it is stopped as idle, unless it builds then; absent while it is in use or has no idle timeout.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, rename = "idleStopInMs", skip_serializing_if = "Option::is_none")]
         idle_stop_in_ms: Option<u64>,
         /// Builds that keep it though no connection does, when it was last asked; 0 is left out.
         #[serde(default, skip_serializing_if = "is_zero")]
         builds: u32,
+    },
+    /// The guest stands still, with all that it holds. The next connection, or `resume`, has it go on; idle time does not
+    /// count.
+    Paused {
+        /// Connections and other users of the guest right now.
+        leases: u32,
+        /// It is about to go on.
+        resuming: bool,
     },
     /// The guest is on its way down.
     Stopping {
@@ -262,12 +278,13 @@ pub enum State {
         /// Boots that failed in a row.
         attempts: u32,
         /// Milliseconds until a connection boots again.
+        #[serde(rename = "retryInMs")]
         retry_in_ms: u64,
     },
 }
 
 /// One boot, milliseconds after the demand that caused it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BootTimeline {
     /// Unix time of the demand in milliseconds.
@@ -281,7 +298,7 @@ pub struct BootTimeline {
 }
 
 /// A point of a [`BootTimeline`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelinePhase {
     /// `prepared`, `hypervisor`, `guest: kernel`, …, `ready`, `ssh banner`.
@@ -291,7 +308,7 @@ pub struct TimelinePhase {
 }
 
 /// An item of `GET /v1/events`, the SSE stream. Its SSE id is `id`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// Grows by one with every event of this daemon.
@@ -306,8 +323,8 @@ pub struct Event {
 }
 
 /// What an [`Event`] tells.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
     /// The lifecycle moved.
     State {
@@ -339,10 +356,65 @@ pub enum What {
         #[serde(flatten)]
         status: GenerationsStatus,
     },
+    /// The number of builds in the guest was seen to change.
+    Builds {
+        /// Builds that go on.
+        running: u32,
+    },
 }
 
+/// `GET /v1/connections`: what goes through the doors now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connections {
+    /// The oldest first.
+    pub connections: Vec<Connection>,
+}
+
+/// One connection through a door.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// As in the events `opened` and `closed`.
+    pub connection: u64,
+    /// To which machine.
+    pub machine: MachineName,
+    /// `ssh`, `nix`.
+    pub door: String,
+    /// Unix time in milliseconds at which it got through.
+    pub since_unix_ms: u64,
+    /// Bytes from the client to the guest so far.
+    pub sent: u64,
+    /// Bytes from the guest to the client so far.
+    pub received: u64,
+}
+
+/// `GET /v1/config`: the settings that the daemon goes by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigView {
+    /// The daemon's own, by their names.
+    pub daemon: BTreeMap<String, SettingView>,
+    /// Each machine's.
+    pub machines: BTreeMap<MachineName, BTreeMap<String, SettingView>>,
+}
+
+/// A setting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingView {
+    /// As one would write it.
+    pub value: String,
+    /// Where it comes from: a flag, a variable, a file and its line, or `default`.
+    pub origin: String,
+}
+
+/// The answer where there is nothing to say but that it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Done {}
+
 /// Body of `POST /v1/machines/{name}/stop`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StopRequest {
     /// Pull the plug instead of pressing the power button.
@@ -350,7 +422,7 @@ pub struct StopRequest {
 }
 
 /// Body of `POST /v1/machines/{name}/start`: sizes for this boot in place of the configured ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StartRequest {
     /// Processors.
@@ -362,7 +434,7 @@ pub struct StartRequest {
 }
 
 /// Answer of `POST /v1/machines/{name}/trim`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trimmed {
     /// What the guest's file system gave back, in bytes. The host may have had some of it already.
@@ -370,7 +442,7 @@ pub struct Trimmed {
 }
 
 /// Which service of the guest a connection wants: the last part of `GET /v1/machines/{name}/connect/{service}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
     /// sshd.

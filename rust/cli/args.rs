@@ -1,8 +1,8 @@
 //! The grammar of the command line.
 
 use super::{
-    capabilities, completions, config, connect, destroy, doctor, generations, logs, man, nix_config, run, ssh, start,
-    status, stop,
+    capabilities, completions, config, connect, destroy, doctor, generations, logs, man, nix_config, pause, reference,
+    run, ssh, start, status, stop,
 };
 use crate::{config::Key, spec::MachineName};
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +63,10 @@ pub enum Verb {
     Start(start::Start),
     /// Stop the machine; the next connection starts it again
     Stop(stop::Stop),
+    /// Have the guest stand still; the next connection has it go on
+    Pause(pause::Pause),
+    /// Have a paused guest go on
+    Resume(pause::Resume),
     /// Show the machines
     Status(status::Status),
     /// Open a shell in the guest, or run a command there; starts what does not run
@@ -92,14 +96,17 @@ pub enum Verb {
     Man(man::Man),
     /// Print this command line's reference in Markdown
     #[command(hide = true)]
-    Reference,
+    Reference(reference::Reference),
 }
 
 impl Verb {
     /// Settings among the verb's own flags.
     pub fn flags(&self) -> Vec<(Key, String)> {
         match self {
-            Verb::Run(verb) => verb.machine.flags(),
+            Verb::Run(verb) => {
+                let api_listen = verb.api_listen.clone().map(|address| (Key::ApiListen, address));
+                verb.machine.flags().into_iter().chain(api_listen).collect()
+            }
             Verb::Config(verb) => verb.machine.flags(),
             _ => Vec::new(),
         }
@@ -111,6 +118,7 @@ impl Verb {
             Verb::Status(verb) => verb.json,
             Verb::Config(verb) => verb.json,
             Verb::Generations(verb) => verb.json,
+            Verb::Start(verb) => verb.json,
             Verb::Capabilities(verb) => verb.json,
             Verb::Run(verb) => verb.detached,
             _ => false,

@@ -138,6 +138,7 @@ mod tests {
             rosetta: false,
             nested: false,
             shares: true,
+            pause: true,
             limits: Limits { cores: (1, 64), memory: (4 << 20, 8 << 30) },
             features: vec![
                 feature("shares", true, "part of macOS"),

@@ -2,13 +2,12 @@
 
 use super::{args::MachineFlags, context::Context, output};
 use crate::{
+    api::types::{ConfigView, SettingView},
     config::{HostFacts, Key},
     error::Report,
-    spec::MachineName,
 };
 use clap::Args;
 use comfy_table::{Table, presets};
-use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Flags of `config`.
@@ -17,39 +16,20 @@ pub struct Config {
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
+    /// Those that the running daemon goes by, which may be older
+    #[arg(long)]
+    daemon: bool,
     #[command(flatten)]
     pub machine: MachineFlags,
 }
 
-#[derive(Serialize)]
-struct Value {
-    value: String,
-    origin: String,
-}
-
-/// The daemon's own settings, and every machine's.
-#[derive(Serialize)]
-struct Shown {
-    daemon: BTreeMap<&'static str, Value>,
-    machines: BTreeMap<MachineName, BTreeMap<&'static str, Value>>,
-}
-
 impl Config {
     /// Prints them, once they have passed the checks.
-    pub fn run(self, context: &Context) -> Result<(), Report> {
-        let machines = context.config.complete(&HostFacts::gather())?;
-        let mut shown = Shown { daemon: BTreeMap::new(), machines: BTreeMap::new() };
-        for (name, complete) in &machines {
-            for (key, value, origin) in complete.rows() {
-                let value = Value { value, origin: origin.to_string() };
-                let place = if key.of_a_machine() {
-                    shown.machines.entry(name.clone()).or_default()
-                } else {
-                    &mut shown.daemon
-                };
-                place.insert(key.name(), value);
-            }
-        }
+    pub async fn run(self, context: &Context) -> Result<(), Report> {
+        let mut shown = match self.daemon {
+            true => context.client().config().await?,
+            false => context.config.shown(&HostFacts::gather())?,
+        };
         if let Some(name) = &context.global.machine {
             shown.machines.retain(|machine, _| machine == name);
         }
@@ -57,10 +37,10 @@ impl Config {
     }
 }
 
-fn table(shown: &Shown) -> String {
+fn table(shown: &ConfigView) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["MACHINE", "SETTING", "VALUE", "FROM"]);
-    let mut rows = |machine: &str, settings: &BTreeMap<&'static str, Value>| {
+    let mut rows = |machine: &str, settings: &BTreeMap<String, SettingView>| {
         for key in Key::ALL {
             if let Some(found) = settings.get(key.name()) {
                 table.add_row([machine, key.name(), &found.value, &found.origin]);

@@ -20,6 +20,7 @@ mod nix_config;
 #[cfg(test)]
 mod nix_module_tests;
 mod output;
+mod pause;
 mod progress;
 mod reference;
 mod run;
@@ -46,7 +47,7 @@ pub fn main() -> ExitCode {
         Verb::Capabilities(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Man(verb) => verb.run(),
-        Verb::Reference => reference::run(),
+        Verb::Reference(verb) => verb.run(),
         verb => Context::new(global, verb.flags()).and_then(|context| dispatch(verb, &context)),
     };
     match outcome {
@@ -63,13 +64,15 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
     match verb {
         Verb::Start(verb) => block_on(verb.run(context))?,
         Verb::Stop(verb) => block_on(verb.run(context))?,
+        Verb::Pause(verb) => block_on(verb.run(context))?,
+        Verb::Resume(verb) => block_on(verb.run(context))?,
         Verb::Status(verb) => block_on(verb.run(context))?,
         Verb::Ssh(verb) => verb.run(context),
         Verb::Logs(verb) => block_on(verb.run(context))?,
         Verb::Generations(verb) => block_on(verb.run(context))?,
         Verb::Destroy(verb) => block_on(verb.run(context))?,
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
-        Verb::Config(verb) => verb.run(context),
+        Verb::Config(verb) => block_on(verb.run(context))?,
         // Done before.
         Verb::Run(_)
         | Verb::Connect(_)
@@ -77,7 +80,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         | Verb::Capabilities(_)
         | Verb::Completions(_)
         | Verb::Man(_)
-        | Verb::Reference => Ok(()),
+        | Verb::Reference(_) => Ok(()),
     }
 }
 

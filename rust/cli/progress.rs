@@ -97,8 +97,9 @@ fn doing(status: &MachineStatus) -> Option<String> {
     let name = &status.name;
     match status.state {
         State::Starting => Some(format!("{name}: starting")),
+        State::Paused { resuming: true, .. } => Some(format!("{name}: going on after its pause")),
         State::Stopping { restart: false } => Some(format!("{name}: stopping")),
         State::Stopping { restart: true } => Some(format!("{name}: stopping, then starting again")),
-        State::Stopped { .. } | State::Running { .. } | State::Failed { .. } => None,
+        State::Stopped { .. } | State::Running { .. } | State::Paused { .. } | State::Failed { .. } => None,
     }
 }

@@ -4,12 +4,22 @@ use super::{
     args::{Cli, EXIT_CODES},
     output,
 };
-use crate::{config::Key, error::Report};
-use clap::{Arg, Command, CommandFactory};
+use crate::{api::openapi, config::Key, error::Report};
+use clap::{Arg, Args, Command, CommandFactory};
 
-/// Prints it.
-pub fn run() -> Result<(), Report> {
-    output::print(&markdown())
+/// Flags of `reference`.
+#[derive(Debug, Args)]
+pub struct Reference {
+    /// The HTTP API's, in OpenAPI: `docs/openapi.json`
+    #[arg(long)]
+    openapi: bool,
+}
+
+impl Reference {
+    /// Prints it.
+    pub fn run(self) -> Result<(), Report> {
+        if self.openapi { output::print_json(&openapi::description()) } else { output::print(&markdown()) }
+    }
 }
 
 fn markdown() -> String {

@@ -18,6 +18,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Where the HTTP API answers on TCP, too: a loopback address and port
+    #[arg(long, value_name = "ADDRESS")]
+    pub api_listen: Option<String>,
     #[command(flatten)]
     pub machine: MachineFlags,
     /// Leave the terminal's session; tell on stdout, in JSON, why it failed
@@ -35,6 +38,7 @@ impl Run {
             flags: context.daemon_flags(),
             nix_environment: context.nix_environment.clone(),
             host: HostFacts::gather(),
+            shown: context.config.shown(&HostFacts::gather())?,
         };
         if self.detached {
             leave()?;

@@ -20,6 +20,9 @@ pub struct Start {
     /// Size of the data disk, such as 100G; a disk can grow, not shrink
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<String>,
+    /// Print the machine's status as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Start {
@@ -35,8 +38,13 @@ impl Start {
         let before = find().await?;
         progress::during(&client, &machine, client.start(&machine, &request)).await?;
         let after = find().await?;
-        if before.is_some_and(|status| matches!(status.state, State::Running { .. })) {
-            return output::print(&format!("{machine} runs already\n"));
+        if self.json {
+            return output::print_json(&after);
+        }
+        match before.map(|status| status.state) {
+            Some(State::Running { .. }) => return output::print(&format!("{machine} runs already\n")),
+            Some(State::Paused { .. }) => return output::print(&format!("{machine} goes on\n")),
+            _ => {}
         }
         match after.and_then(|status| status.last_boot) {
             Some(boot) => output::print(&format!("{machine} runs\n{}", timeline(&boot))),

@@ -5,7 +5,7 @@ use super::{
     output::{self, milliseconds, short},
 };
 use crate::{
-    api::types::{BootTimeline, DaemonStatus, MachineStatus, State, StoreSharing},
+    api::types::{BootTimeline, Connections, DaemonStatus, MachineStatus, State, StoreSharing},
     config::Size,
     error::{Kind, Report},
 };
@@ -26,6 +26,9 @@ pub struct Status {
     /// Show it anew whenever it changes, until interrupted
     #[arg(long)]
     watch: bool,
+    /// Show the connections to the machines instead
+    #[arg(long, conflicts_with = "watch")]
+    connections: bool,
 }
 
 /// Refused paths in the text.
@@ -40,6 +43,9 @@ impl Status {
     /// Prints the status of all machines, or of the one that was named.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let client = context.client();
+        if self.connections {
+            return self.connections(context, client.connections().await?);
+        }
         let terminal = std::io::stdout().is_terminal();
         let mut status = client.status().await?;
         let mut shown = None;
@@ -54,6 +60,28 @@ impl Status {
             }
             status = client.status_after(generation, if terminal { REFRESH } else { POLL }).await?;
         }
+    }
+
+    fn connections(&self, context: &Context, mut shown: Connections) -> Result<(), Report> {
+        if let Some(name) = &context.global.machine {
+            shown.connections.retain(|connection| connection.machine == *name);
+        }
+        if self.json {
+            return output::print_json(&shown);
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["CONNECTION", "MACHINE", "DOOR", "FOR", "SENT", "RECEIVED"]);
+        for connection in &shown.connections {
+            table.add_row([
+                connection.connection.to_string(),
+                connection.machine.to_string(),
+                connection.door.clone(),
+                short(unix_now().saturating_sub(Duration::from_millis(connection.since_unix_ms))),
+                format!("{} B", connection.sent),
+                format!("{} B", connection.received),
+            ]);
+        }
+        output::print(&lines(&mut table))
     }
 
     fn show(&self, context: &Context, mut status: DaemonStatus, in_place: bool) -> Result<(), Report> {
@@ -72,10 +100,9 @@ impl Status {
                 output::print(&format!("{line}\n"))
             }
             (false, _) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 // Home, and clear what is below: what was there is painted over, and does not flicker.
                 let clear = if in_place { "\x1b[H\x1b[J" } else { "" };
-                output::print(&format!("{clear}{}", table(&status, now)))
+                output::print(&format!("{clear}{}", table(&status, unix_now())))
             }
         }
     }
@@ -100,10 +127,7 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
     for machine in &status.machines {
         table.add_row(row(machine, unix_now));
     }
-    if let Some(first) = table.column_mut(0) {
-        first.set_padding((0, 1));
-    }
-    let mut text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let mut text = lines(&mut table);
     for machine in &status.machines {
         text.push_str(&note(machine));
         if let Some(generations) = &machine.generations {
@@ -138,11 +162,24 @@ fn store(machine: &MachineStatus) -> String {
     text
 }
 
+/// As text without blanks around it.
+fn lines(table: &mut Table) -> String {
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
     let (state, users, idle) = match &machine.state {
         State::Stopped { .. } => ("stopped", None, None),
         State::Starting => ("starting", None, None),
         State::Running { leases, idle_stop_in_ms, .. } => ("running", Some(*leases), *idle_stop_in_ms),
+        State::Paused { leases, .. } => ("paused", Some(*leases), None),
         State::Stopping { restart: false } => ("stopping", None, None),
         State::Stopping { restart: true } => ("restarting", None, None),
         State::Failed { .. } => ("failed", None, None),
@@ -265,6 +302,7 @@ mod tests {
             machine("b", State::Starting),
             machine("c", running),
             machine("d", idle),
+            machine("p", State::Paused { leases: 1, resuming: false }),
             machine("e", State::Stopping { restart: false }),
             machine("f", State::Stopping { restart: true }),
             machine("g", State::Failed { cause, attempts: 2, retry_in_ms: 30_000 }),
@@ -276,6 +314,7 @@ mod tests {
         b        starting    1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         c        running     1m 5s  2      -          127.0.0.1:31122  4      8G      100G  -
         d        running     1m 5s  0      in 1h 0m   127.0.0.1:31122  4      8G      100G  -
+        p        paused      1m 5s  1      -          127.0.0.1:31122  4      8G      100G  -
         e        stopping    1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         f        restarting  1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         g        failed      1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -

@@ -5,7 +5,7 @@ use super::{
     host::HostFacts,
     key::{Key, Origin, Sourced},
     layer::Complete,
-    value::{GIB, Listen, MIB, Size, TIB},
+    value::{GIB, Listen, MIB, MaybeListen, Size, TIB},
 };
 use crate::{api::types::StartRequest, error::Report, spec::MachineName};
 use std::{collections::BTreeMap, fmt::Display};
@@ -78,6 +78,23 @@ fn listen(listen: &Sourced<Listen>) -> Result<(), ConfigError> {
     }
     let instead = format!("give 127.0.0.1:{} or [::1]:{0}", listen.value.0.port());
     Err(unfit(Key::Listen, listen, "that would let other computers in".to_owned(), instead))
+}
+
+/// Checks where the API answers on TCP.
+pub fn api_listen(given: &Sourced<MaybeListen>, machines: &BTreeMap<MachineName, Complete>) -> Result<(), ConfigError> {
+    let Some(address) = given.value.0 else { return Ok(()) };
+    let instead = |port: u16| format!("give 127.0.0.1:{port} or [::1]:{port}");
+    if !address.ip().is_loopback() {
+        let why = "that would let other computers in".to_owned();
+        return Err(unfit(Key::ApiListen, given, why, instead(address.port())));
+    }
+    match machines.iter().find(|(_, settings)| address.port() != 0 && settings.listen.value.0 == address) {
+        Some((name, _)) => {
+            let why = format!("ssh clients reach the machine {name} there");
+            Err(unfit(Key::ApiListen, given, why, instead(31_180)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks one machine's settings.

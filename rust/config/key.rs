@@ -15,6 +15,8 @@ pub enum Key {
     StateDir,
     /// `log-level`
     LogLevel,
+    /// `api-listen`
+    ApiListen,
     /// `cores`
     Cores,
     /// `memory`
@@ -57,9 +59,10 @@ pub enum Key {
 
 impl Key {
     /// Every setting, in the order in which they are shown.
-    pub const ALL: [Key; 21] = [
+    pub const ALL: [Key; 22] = [
         Key::StateDir,
         Key::LogLevel,
+        Key::ApiListen,
         Key::Cores,
         Key::Memory,
         Key::DiskSize,
@@ -91,6 +94,7 @@ impl Key {
         match self {
             Key::StateDir => "state-dir",
             Key::LogLevel => "log-level",
+            Key::ApiListen => "api-listen",
             Key::Cores => "cores",
             Key::Memory => "memory",
             Key::DiskSize => "disk-size",
@@ -123,7 +127,7 @@ impl Key {
 
     /// Each machine may have its own; the others belong to the daemon.
     pub fn of_a_machine(self) -> bool {
-        !matches!(self, Key::StateDir | Key::LogLevel)
+        !matches!(self, Key::StateDir | Key::LogLevel | Key::ApiListen)
     }
 
     /// What it is, for the reference.
@@ -132,6 +136,9 @@ impl Key {
             Key::StateDir => "where all state lives",
             Key::LogLevel => {
                 "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `darwin_vz_nix::api=debug`"
+            }
+            Key::ApiListen => {
+                "where the HTTP API answers on TCP, too: a loopback address and port, or `none`; takes the token in `STATE_DIR/api-token`"
             }
             Key::Cores => "processors of the guest; by default half of the host's",
             Key::Memory => "memory of the guest, `8G` or a number of MiB; by default half of the host's, at most 8G",

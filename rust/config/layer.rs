@@ -3,8 +3,8 @@
 use super::{
     key::{Key, Origin, Sourced},
     value::{
-        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Raw, Recipe, Runner, Setting,
-        Size, Switch,
+        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeListen, MaybePath, Raw, Recipe,
+        Runner, Setting, Size, Switch,
     },
 };
 
@@ -60,6 +60,7 @@ macro_rules! settings {
 settings! {
     state_dir: AbsolutePath = StateDir,
     log_level: LogLevel = LogLevel,
+    api_listen: MaybeListen = ApiListen,
     cores: Cores = Cores,
     memory: Size = Memory,
     disk_size: Size = DiskSize,

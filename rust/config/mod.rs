@@ -27,9 +27,17 @@ pub use key::{ENV_OF_THE_CLI, ENV_PREFIX, Key, Origin, Sourced};
 pub use layer::{Complete, Layer};
 pub use value::{GIB, MIB, Raw, Setting, Size};
 
-use crate::{api::types::StartRequest, error::Report, hypervisor::Backend, spec::MachineName};
+use crate::{
+    api::types::{ConfigView, SettingView, StartRequest},
+    error::Report,
+    hypervisor::Backend,
+    spec::MachineName,
+};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
-use value::{AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybePath, Recipe, Runner, Switch};
+use value::{
+    AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeListen, MaybePath, Recipe, Runner,
+    Switch,
+};
 
 /// The machine there is when the file names none, and which is meant when nobody names another.
 pub const DEFAULT_MACHINE: &str = "builder";
@@ -39,6 +47,8 @@ pub const DEFAULT_MACHINE: &str = "builder";
 pub struct Settings {
     /// Where all state lives; absolute.
     pub state_dir: PathBuf,
+    /// Where the API answers on TCP: a loopback address.
+    pub api_listen: Option<SocketAddr>,
     /// The machines, by name. Never empty.
     pub machines: BTreeMap<MachineName, MachineSettings>,
 }
@@ -125,9 +135,13 @@ impl Config {
             machines.insert(name, Layer::default());
         }
         let chosen = choose(&machines, machine)?;
-        let daemon =
-            Layer { state_dir: given.state_dir.clone(), log_level: given.log_level.clone(), ..Layer::default() };
-        let own = Layer { state_dir: None, log_level: None, ..given };
+        let daemon = Layer {
+            state_dir: given.state_dir.clone(),
+            log_level: given.log_level.clone(),
+            api_listen: given.api_listen.clone(),
+            ..Layer::default()
+        };
+        let own = Layer { state_dir: None, log_level: None, api_listen: None, ..given };
         match chosen.as_ref().and_then(|name| machines.get_mut(name)) {
             Some(layer) => *layer = own.over(layer),
             None if own.is_empty() => {}
@@ -159,6 +173,9 @@ impl Config {
             check::machine(&complete, host)?;
             machines.insert(name.clone(), complete);
         }
+        if let Some(address) = &self.top.api_listen {
+            check::api_listen(address, &machines)?;
+        }
         check::together(&machines)?;
         Ok(machines)
     }
@@ -166,7 +183,22 @@ impl Config {
     /// What the daemon runs by: complete and checked.
     pub fn settings(&self, host: &HostFacts) -> Result<Settings, ConfigError> {
         let machines = self.complete(host)?.into_iter().map(|(name, complete)| (name, complete.into())).collect();
-        Ok(Settings { state_dir: self.state_dir(), machines })
+        let api_listen = self.top.api_listen.as_ref().and_then(|address| address.value.0);
+        Ok(Settings { state_dir: self.state_dir(), api_listen, machines })
+    }
+
+    /// Every setting with its value and origin, as people and the API are shown them; checked.
+    pub fn shown(&self, host: &HostFacts) -> Result<ConfigView, ConfigError> {
+        let mut view = ConfigView::default();
+        for (name, complete) in self.complete(host)? {
+            for (key, value, origin) in complete.rows() {
+                let setting = SettingView { value, origin: origin.to_string() };
+                let place =
+                    if key.of_a_machine() { view.machines.entry(name.clone()).or_default() } else { &mut view.daemon };
+                place.insert(key.name().to_owned(), setting);
+            }
+        }
+        Ok(view)
     }
 }
 
@@ -315,6 +347,7 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
     Complete {
         state_dir: Sourced::default(AbsolutePath(state_dir)),
         log_level: Sourced::default(LogLevel("info".to_owned())),
+        api_listen: Sourced::default(MaybeListen(None)),
         cores: Sourced::default(Cores(if host.cores == u32::MAX { 1 } else { (host.cores / 2).max(1) })),
         memory: Sourced::default(Size(memory)),
         disk_size: Sourced::default(Size(100 * GIB)),

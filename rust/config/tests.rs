@@ -78,7 +78,7 @@ fn every_key_can_be_set_from_every_source() {
             Key::Memory | Key::DiskSize => ("5.5G", "5632M"),
             Key::IdleTimeout => ("7", "7m"),
             Key::BootTimeout | Key::StopGrace | Key::HangTimeout => ("90", "1m 30s"),
-            Key::Listen => ("[::1]:7", "[::1]:7"),
+            Key::Listen | Key::ApiListen => ("[::1]:7", "[::1]:7"),
             Key::Ephemeral | Key::Rosetta | Key::NestedVirtualization | Key::ShareStore => ("true", "true"),
             Key::Backend => ("qemu", "qemu"),
             Key::Recipe => ("/nix/store/a.drv", "/nix/store/a.drv"),
@@ -97,6 +97,23 @@ fn every_key_can_be_set_from_every_source() {
             assert_eq!((row.1.as_str(), row.2.to_string()), (shown, origin));
         }
     }
+}
+
+#[test]
+fn the_api_answers_on_loopback_or_not_at_all() {
+    let listen = |text: &str| settings(text).map(|settings| settings.api_listen);
+    assert_eq!(listen("").unwrap(), None);
+    assert_eq!(listen("api-listen = \"none\"").unwrap(), None);
+    assert_eq!(listen("api-listen = \"127.0.0.1:7\"").unwrap(), Some(([127, 0, 0, 1], 7).into()));
+    for address in ["0.0.0.0:7", "192.168.1.2:7", "[::]:7", "[fe80::1]:7"] {
+        let report = listen(&format!("api-listen = {address:?}")).unwrap_err();
+        assert!(report.message.contains("would let other computers in"), "{report}");
+        assert_eq!(report.hints, ["give 127.0.0.1:7 or [::1]:7"]);
+    }
+    let report = listen("api-listen = \"127.0.0.1:31122\"").unwrap_err();
+    assert!(report.message.ends_with("ssh clients reach the machine builder there"), "{report}");
+    let report = listen("[machines.a]\napi-listen = \"127.0.0.1:7\"").unwrap_err();
+    assert!(report.message.contains("api-listen is not a machine's own"), "{report}");
 }
 
 #[test]
@@ -181,7 +198,7 @@ fn unknown_keys_are_told_with_their_line_and_the_nearest_name() {
             ":2: there is no setting \"idle-timeuot\"",
             "did you mean idle-timeout?",
         ),
-        ("zzz = 1", ":1: there is no setting \"zzz\"", "the settings are state-dir, log-level, cores"),
+        ("zzz = 1", ":1: there is no setting \"zzz\"", "the settings are state-dir, log-level, api-listen"),
     ] {
         let report = refused(text);
         assert_eq!((report.kind, report.message), (Kind::Config, format!("{FILE}{message}")));

@@ -206,6 +206,30 @@ impl fmt::Display for Listen {
     }
 }
 
+/// An address to listen on, if any; none is written `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaybeListen(pub Option<SocketAddr>);
+
+impl Setting for MaybeListen {
+    fn read(raw: &Raw, base: &Base) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) if text.trim() == "none" => Ok(MaybeListen(None)),
+            raw => Listen::read(raw, base)
+                .map(|listen| MaybeListen(Some(listen.0)))
+                .map_err(|_| "give an address and a port, such as 127.0.0.1:31180, or none".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for MaybeListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch(pub bool);

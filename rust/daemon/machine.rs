@@ -1,8 +1,9 @@
 //! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
 
 use super::{
-    Passage, RunOptions,
+    Passage, RunOptions, builds,
     chronicle::Chronicle,
+    metrics::Sample,
     vigil::{self, Inhibitor},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     machine_dir::{MachineDir, StateDir, write_atomic},
     spec::MachineName,
     ssh::keys::Keys,
-    supervisor::{self, Handle, Lease, Policy, Preparation},
+    supervisor::{self, Handle, Lease, Phase, Policy, Preparation},
 };
 use darwin_vz_agent::{
     NIX_PORT, SSH_PORT,
@@ -29,10 +30,7 @@ use darwin_vz_agent::{
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -54,14 +52,12 @@ pub struct Machine {
     sizes: Mutex<StartRequest>,
     connect_program: String,
     sharing: Option<Arc<Sharing>>,
-    /// Bytes that clients have sent through the doors.
-    sent: Arc<AtomicU64>,
     /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
     nix: Nix,
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
-    _watchers: [AbortOnDropHandle<()>; 3],
+    _watchers: [AbortOnDropHandle<()>; 4],
 }
 
 /// How long the end of a guest may take to show that no longer lets anybody in.
@@ -84,6 +80,18 @@ impl Entry {
         }
     }
 }
+
+/// How much of a guest is in use, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) memory_total: u64,
+    pub(crate) memory_available: u64,
+    pub(crate) disk_total: u64,
+    pub(crate) disk_available: u64,
+}
+
+/// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
+const LOAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a machine is put together from.
 pub(crate) struct Parts {
@@ -165,6 +173,7 @@ impl Machine {
         let watchers = [
             tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle))),
             tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor, settings.hang_timeout)),
+            tokio::spawn(builds::count(name.clone(), handle.clone(), Arc::clone(&chronicle))),
             tokio::spawn(record_generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
         Machine {
@@ -178,7 +187,6 @@ impl Machine {
             sizes: Mutex::default(),
             connect_program: parts.connect_program,
             sharing: parts.sharing,
-            sent: Arc::default(),
             files: Arc::default(),
             generations: parts.generations,
             nix: parts.nix,
@@ -222,7 +230,8 @@ impl Machine {
     }
 
     fn store_status(&self) -> StoreStatus {
-        let copied_bytes = self.sent.load(Relaxed);
+        let traffic = self.chronicle.traffic();
+        let copied_bytes = traffic.iter().filter(|((name, _), _)| *name == self.name).map(|(_, door)| door.sent).sum();
         match &self.sharing {
             Some(sharing) => sharing.status(copied_bytes),
             None => StoreStatus { copied_bytes, ..StoreStatus::default() },
@@ -267,6 +276,28 @@ impl Machine {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the metrics tell of it.
+    pub(crate) async fn sample(&self) -> Sample {
+        let snapshot = self.handle.snapshot();
+        let load = match snapshot.phase {
+            Phase::Running { leases: 1.., .. } => self.load().await,
+            _ => None,
+        };
+        Sample { name: self.name.clone(), snapshot, builds: self.chronicle.builds_of(&self.name), load }
+    }
+
+    async fn load(&self) -> Option<Load> {
+        match timeout(LOAD_WITHIN, self.handle.agent()?.ask(Ask::Figures)).await {
+            Ok(Ok(Answer::Figures { memory_total, memory_available, disk_total, disk_available, .. })) => {
+                Some(Load { memory_total, memory_available, disk_total, disk_available })
+            }
+            other => {
+                tracing::debug!(machine = %self.name, "the guest did not tell its load: {other:?}");
+                None
+            }
+        }
+    }
+
     /// Boots it, even after a failure just now; resolves when it runs.
     pub async fn start(&self, sizes: StartRequest) -> Result<(), Report> {
         let _files = self.files.read().await;
@@ -282,6 +313,20 @@ impl Machine {
     /// Stops it; resolves when it is off.
     pub async fn stop(&self, force: bool) -> Result<(), Report> {
         self.handle.stop(force).await
+    }
+
+    /// Has its guest stand still; resolves when it does.
+    pub async fn pause(&self) -> Result<(), Report> {
+        if !self.capabilities.pause {
+            let report = Report::new(Kind::Host, format!("{} cannot pause a guest here", self.capabilities.backend));
+            return Err(report.hint("stop it instead: `darwin-vz-nix stop`"));
+        }
+        self.handle.pause().await
+    }
+
+    /// Has its paused guest go on; resolves when it answers.
+    pub async fn resume(&self) -> Result<(), Report> {
+        self.handle.resume().await
     }
 
     /// Stops it and refuses to start it again.
@@ -332,7 +377,7 @@ impl Machine {
                 Err(report) => return Err(Entry::after(&lease, report).await),
             },
         };
-        let visit = self.chronicle.visit(&self.name, service, &self.sent);
+        let visit = self.chronicle.visit(&self.name, service);
         Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
     }
 
@@ -408,7 +453,8 @@ async fn record(name: MachineName, handle: Handle, chronicle: Arc<Chronicle>) {
     let mut snapshots = handle.watch();
     // The supervisor ends when the last handle goes, so this task must not hold one.
     drop(handle);
-    let mut before = snapshots.borrow_and_update().phase.clone();
+    let first = snapshots.borrow_and_update().clone();
+    let (mut before, mut last_boot) = (first.phase, first.last_boot);
     while snapshots.changed().await.is_ok() {
         let snapshot = snapshots.borrow_and_update().clone();
         chronicle.changed();
@@ -417,7 +463,10 @@ async fn record(name: MachineName, handle: Handle, chronicle: Arc<Chronicle>) {
             tracing::info!(machine = %name, state = ?state, "moved");
             chronicle.moved(&name, state);
         }
-        before = snapshot.phase;
+        if let Some(boot) = snapshot.last_boot.as_ref().filter(|boot| last_boot.as_ref() != Some(boot)) {
+            chronicle.booted(&name, boot);
+        }
+        (before, last_boot) = (snapshot.phase, snapshot.last_boot);
     }
 }
 
@@ -471,6 +520,7 @@ mod tests {
             flags: vec!["--state-dir".into(), "/a $HOME".into()],
             nix_environment: vec![],
             host: crate::config::HostFacts::gather(),
+            shown: Default::default(),
         };
         let script = connect_program(&options, &"builder".parse().unwrap());
         let exec = script.lines().last().unwrap();

@@ -4,8 +4,12 @@
 //!  run ─▶ state directory + lock ─▶ a Machine each: keys, hypervisor, supervisor ─▶ doors, API ─▶ signal ─▶ guests off ─▶ end
 //! ```
 
+mod builds;
 mod chronicle;
 mod machine;
+mod metrics;
+#[cfg(test)]
+mod metrics_tests;
 mod vigil;
 
 pub(crate) use chronicle::Chronicle;
@@ -18,7 +22,8 @@ use crate::{
     activation::Inherited,
     api::{
         server,
-        types::{DaemonStatus, DestroyRequest, Event},
+        tcp::Token,
+        types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Event},
     },
     config::{HostFacts, Settings},
     error::{Kind, Report},
@@ -49,6 +54,8 @@ pub struct RunOptions {
     pub nix_environment: Vec<(OsString, OsString)>,
     /// This computer.
     pub host: HostFacts,
+    /// The settings, for whoever asks what they are.
+    pub shown: ConfigView,
 }
 
 /// The daemon, as the API sees it.
@@ -56,6 +63,7 @@ pub struct Daemon {
     state: StateDir,
     machines: BTreeMap<MachineName, Arc<Machine>>,
     chronicle: Arc<Chronicle>,
+    shown: ConfigView,
 }
 
 impl Daemon {
@@ -70,16 +78,18 @@ impl Daemon {
         for (name, settings) in settings.machines {
             let listen = settings.listen;
             let machine = Arc::new(Machine::new(name.clone(), settings, &state, &options, Arc::clone(&chronicle))?);
-            let listener = TcpListener::from_std(inherited.listen(listen)?);
-            let listener = listener.map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))?;
-            doors.push((listener, Arc::clone(&machine)));
+            doors.push((pollable(inherited.listen(listen)?)?, Arc::clone(&machine)));
             machines.insert(name, machine);
         }
+        let tcp = match settings.api_listen {
+            Some(address) => Some((pollable(inherited.listen(address)?)?, Token::at(&state.api_token())?)),
+            None => None,
+        };
         for address in inherited.left_over() {
             tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
         }
         let api = server::bind(&state.api_socket())?;
-        let daemon = Arc::new(Daemon { state, machines, chronicle });
+        let daemon = Arc::new(Daemon { state, machines, chronicle, shown: options.shown });
         for (listener, machine) in doors {
             // Not before the API has its socket, through which the host's `nix` comes to the guest.
             machine.keep_generations();
@@ -87,6 +97,15 @@ impl Daemon {
             tokio::spawn(front_door::serve_ssh(listener, machine));
         }
         let stop = CancellationToken::new();
+        if let Some((listener, token)) = tcp {
+            tracing::info!(address = ?listener.local_addr().ok(), "the API answers on TCP, to whoever has the token");
+            let served = server::serve_tcp(listener, token, Arc::clone(&daemon) as _, options.host, stop.clone());
+            tokio::spawn(async move {
+                if let Err(report) = served.await {
+                    tracing::error!("{report}");
+                }
+            });
+        }
         let signals = tokio::spawn(end_on_signal(Arc::clone(&daemon), stop.clone())?);
         // Fails where no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
@@ -119,6 +138,22 @@ impl Daemon {
         self.chronicle.events()
     }
 
+    /// What goes through the doors now.
+    pub fn connections(&self) -> Connections {
+        Connections { connections: self.chronicle.connections() }
+    }
+
+    /// The settings that it goes by.
+    pub fn config(&self) -> ConfigView {
+        self.shown.clone()
+    }
+
+    /// What it counts, in the text format of OpenMetrics.
+    pub async fn metrics(&self) -> Result<String, Report> {
+        let samples = futures_util::future::join_all(self.machines.values().map(|machine| machine.sample())).await;
+        metrics::render(&samples, &self.chronicle)
+    }
+
     /// The machine of this name.
     pub fn machine(&self, name: &MachineName) -> Result<Arc<Machine>, Report> {
         self.machines.get(name).cloned().ok_or_else(|| {
@@ -141,6 +176,10 @@ impl Daemon {
     pub async fn shut_down(&self) {
         futures_util::future::join_all(self.machines.values().map(|machine| machine.shut_down())).await;
     }
+}
+
+fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
+    TcpListener::from_std(listener).map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))
 }
 
 /// The first signal stops the guests as `stop` does; a second one pulls their plugs.

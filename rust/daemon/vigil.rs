@@ -21,7 +21,7 @@ use std::{
     ffi::OsStr,
     path::PathBuf,
     process::Stdio,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 use tokio::{
     process::{Child, Command},
@@ -128,9 +128,7 @@ fn in_use(phase: &Phase) -> bool {
 
 async fn set_clock(name: &MachineName, handle: &Handle) {
     let Some(agent) = handle.agent() else { return };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    if let Err(report) = agent.ask(Ask::SetClock { unix_nanos }).await {
+    if let Err(report) = agent.set_clock().await {
         tracing::debug!(machine = %name, "the guest's clock was not set: {report}");
     }
 }
@@ -294,5 +292,15 @@ mod tests {
         drop(lease);
         handle.acquire().await.expect("and the next demand boots");
         vigil.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_goes_on_after_a_pause_is_told_the_time_before_anybody_gets_to_it() {
+        let (handle, heard) = machine().await;
+        drop(handle.acquire().await.unwrap());
+        handle.pause().await.unwrap();
+        assert_eq!(*heard.borrow(), 0);
+        let _lease = handle.acquire().await.unwrap();
+        assert_eq!(*heard.borrow(), 1);
     }
 }

@@ -97,6 +97,7 @@ mod tests {
             archs: vec![Arch::Aarch64],
             rosetta: false,
             nested: false,
+            pause: true,
             shares: true,
             limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
             features: features.iter().map(feature).collect(),

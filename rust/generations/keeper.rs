@@ -264,7 +264,7 @@ impl Keeper {
                     _ => Moment::Builds,
                 }
             }
-            Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => Moment::InUse,
+            Phase::Starting | Phase::Running { .. } | Phase::Paused { .. } | Phase::Stopping { .. } => Moment::InUse,
         }
     }
 }

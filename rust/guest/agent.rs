@@ -12,7 +12,10 @@ use darwin_vz_agent::{
     protocol::{Answer, Ask, BootPhase, DataDisk, FromAgent, MAX_LINE, Request},
 };
 use futures_util::{SinkExt, StreamExt};
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -92,6 +95,16 @@ impl Agent {
             Ok(Err(_)) => Err(gone()),
             Err(_) => Err(Report::new(Kind::Guest, format!("the guest's agent did not answer within {patience:?}"))),
         }
+    }
+}
+
+/// What the host tells of itself.
+impl Agent {
+    /// Sets the guest's clock to the host's.
+    pub async fn set_clock(&self) -> Result<(), Report> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.ask(Ask::SetClock { unix_nanos }).await.map(drop)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The seam between this program and whatever runs the guest: six verbs and a value of capabilities.
+//! The seam between this program and whatever runs the guest: eight verbs and a value of capabilities.
 //!
 //! Backends differ in their [`Capabilities`], never in an `if backend == …` elsewhere.
 
@@ -57,6 +57,8 @@ pub struct Capabilities {
     pub nested: bool,
     /// Host directories can be shared over VirtioFS.
     pub shares: bool,
+    /// Guests can stand still and go on: [`Guest::pause`], [`Guest::resume`].
+    pub pause: bool,
     /// Sizes of a guest that the backend accepts.
     pub limits: Limits,
     /// What it can do and cannot, with reasons, for people to read; nothing is decided by this.
@@ -97,6 +99,11 @@ pub trait Guest: Send + Sync + 'static {
     fn request_stop(&self) -> Verb<'_, Result<(), Report>>;
     /// Pulls the plug. Resolves once told; [`Guest::exited`] says when it is done.
     fn kill(&self) -> Verb<'_, Result<(), Report>>;
+    /// Halts the guest's processors; resolves once they stand still. Its memory and its connections stay. An error means that
+    /// it runs on.
+    fn pause(&self) -> Verb<'_, Result<(), Report>>;
+    /// Has a paused guest go on.
+    fn resume(&self) -> Verb<'_, Result<(), Report>>;
     /// Opens a byte stream to a vsock port of the guest. Fails at once when nothing listens there.
     fn connect(&self, port: u32) -> Verb<'_, Result<GuestStream, Report>>;
     /// Takes the connections which the guest opens to this vsock port of the host, from now on.

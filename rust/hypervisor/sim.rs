@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -42,6 +42,10 @@ pub struct Script {
     pub verbs_wedged: bool,
     /// The guest outlives a kill within this time after its boot's end.
     pub deaf_to_kill: Duration,
+    /// `pause` fails with this message.
+    pub pause_error: Option<String>,
+    /// `pause` and `resume` never resolve.
+    pub halts_wedged: bool,
     /// The guest crashes so long after its boot, with `kernel panic`.
     pub crash_after: Option<Duration>,
 }
@@ -58,6 +62,8 @@ impl Default for Script {
             deaf_to_presses: 0,
             verbs_wedged: false,
             deaf_to_kill: Duration::ZERO,
+            pause_error: None,
+            halts_wedged: false,
             crash_after: None,
         }
     }
@@ -72,6 +78,10 @@ pub struct Counters {
     pub cancelled: AtomicUsize,
     /// Calls of `request_stop`.
     pub presses: AtomicUsize,
+    /// Calls of `pause` that worked.
+    pub pauses: AtomicUsize,
+    /// Calls of `resume` that worked.
+    pub resumes: AtomicUsize,
     /// Calls of `kill`.
     pub kills: AtomicUsize,
     /// Guests that live now.
@@ -103,6 +113,7 @@ impl Sim {
             rosetta: false,
             nested: false,
             shares: false,
+            pause: true,
             limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
             features: Vec::new(),
         };
@@ -161,6 +172,7 @@ impl Hypervisor for Sim {
                 me: me.clone(),
                 end: watch::Sender::new(None),
                 presses: AtomicUsize::new(0),
+                still: AtomicBool::new(false),
                 kill_works_at: Instant::now() + script.deaf_to_kill,
                 listeners: Mutex::default(),
                 shared: self.shared.clone(),
@@ -180,6 +192,8 @@ pub struct SimGuest {
     me: Weak<SimGuest>,
     end: watch::Sender<Option<Exit>>,
     presses: AtomicUsize,
+    /// It is paused.
+    still: AtomicBool,
     kill_works_at: Instant,
     listeners: Mutex<HashMap<u32, mpsc::Sender<GuestStream>>>,
     shared: Arc<Shared>,
@@ -241,7 +255,8 @@ impl Guest for SimGuest {
     fn request_stop(&self) -> Verb<'_, Result<(), Report>> {
         Box::pin(async move {
             self.shared.counters.presses.fetch_add(1, SeqCst);
-            if self.presses.fetch_add(1, SeqCst) == self.script.deaf_to_presses {
+            // One that stands still hears nothing.
+            if !self.still.load(SeqCst) && self.presses.fetch_add(1, SeqCst) == self.script.deaf_to_presses {
                 self.end_after(self.script.power_off, Exit::PoweredOff);
             }
             self.wedge().await;
@@ -256,6 +271,31 @@ impl Guest for SimGuest {
                 self.end(Exit::Killed);
             }
             self.wedge().await;
+            Ok(())
+        })
+    }
+
+    fn pause(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(async move {
+            if self.script.halts_wedged {
+                std::future::pending::<()>().await;
+            }
+            if let Some(why) = &self.script.pause_error {
+                return Err(Report::new(Kind::Guest, why.clone()));
+            }
+            self.still.store(true, SeqCst);
+            self.shared.counters.pauses.fetch_add(1, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(async move {
+            if lock(&self.shared.script).halts_wedged {
+                std::future::pending::<()>().await;
+            }
+            self.still.store(false, SeqCst);
+            self.shared.counters.resumes.fetch_add(1, SeqCst);
             Ok(())
         })
     }

@@ -6,10 +6,12 @@
 use super::{
     boot::{self, Run},
     events::{Effect, Event, News},
+    halt,
     handle::{Lease, Preparation, Ready},
     machine::{Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
     reports,
     snapshot::Snapshot,
+    tally::Tally,
 };
 use crate::{
     api::types::{BootTimeline, StartRequest},
@@ -32,6 +34,8 @@ pub(super) enum Command {
     Release { epoch: u64 },
     Retake { epoch: u64 },
     Stop { force: bool, reply: Answer<()> },
+    Pause { reply: Answer<()> },
+    Resume { reply: Answer<Lease> },
     ShutDown { reply: Answer<()> },
 }
 
@@ -81,10 +85,12 @@ pub(super) struct Actor {
     /// The present boot, from its beginning to the end of its guest.
     run: Option<Run>,
     last_boot: Option<BootTimeline>,
+    tally: Tally,
     /// What was asked of the boot to come, by the first demand for it and those that joined it.
     next_sizes: StartRequest,
     waiters: Vec<Waiter>,
     stoppers: Vec<Answer<()>>,
+    pausers: Vec<Answer<()>>,
     jobs: JoinSet<Done>,
     refuses: bool,
     abandoned: bool,
@@ -113,9 +119,11 @@ impl Actor {
             agent,
             run: None,
             last_boot: None,
+            tally: Tally::default(),
             next_sizes: StartRequest::default(),
             waiters: vec![],
             stoppers: vec![],
+            pausers: vec![],
             jobs: JoinSet::new(),
             refuses: false,
             abandoned: false,
@@ -158,7 +166,7 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Demand { reply, .. } if self.refuses => {
+            Command::Demand { reply, .. } | Command::Resume { reply } if self.refuses => {
                 let _ = reply.send(Err(reports::shutting_down()));
             }
             Command::Demand { insist, sizes, reply } => {
@@ -175,6 +183,18 @@ impl Actor {
                 self.stoppers.push(reply);
                 self.feed(Event::Stop { force });
             }
+            Command::Pause { reply } => {
+                self.pausers.push(reply);
+                self.feed(Event::Pause);
+            }
+            // To use a guest is to have it go on; only must this not boot one.
+            Command::Resume { reply } => match self.machine.state {
+                State::Running { .. } | State::Paused { .. } => {
+                    self.waiters.push(Waiter { since: Instant::now(), reply });
+                    self.feed(Event::Demand { insist: true });
+                }
+                _ => drop(reply.send(Err(reports::nothing_runs()))),
+            },
             Command::ShutDown { reply } => {
                 self.refuses = true;
                 self.stoppers.push(reply);
@@ -186,7 +206,7 @@ impl Actor {
     /// Notes the sizes for the boot to come, or says why the boot under way cannot have them.
     fn refuse_sizes(&mut self, sizes: StartRequest) -> Option<Report> {
         match self.machine.state {
-            State::Starting { .. } | State::Booting { .. } | State::Running { .. } => {
+            State::Starting { .. } | State::Booting { .. } | State::Running { .. } | State::Paused { .. } => {
                 self.run.as_ref().and_then(|run| run.refuse_sizes(sizes))
             }
             State::Stopping { then: Then::Restart { .. }, .. } => {
@@ -239,7 +259,9 @@ impl Actor {
 
     fn feed(&mut self, event: Event) {
         let machine = std::mem::take(&mut self.machine);
-        let (machine, effects) = step(machine, event, Instant::now(), &self.policy);
+        let (now, failures) = (Instant::now(), machine.failures);
+        let (machine, effects) = step(machine, event.clone(), now, &self.policy);
+        self.tally.note(failures, &event, &machine, &effects, now);
         self.machine = machine;
         // Before anybody is answered, so that the answer never runs ahead of the snapshot.
         self.publish();
@@ -279,6 +301,17 @@ impl Actor {
                     });
                 }
             }
+            Effect::Pause => {
+                if let Some(guest) = self.guest.clone() {
+                    self.jobs.spawn(halt::pause(guest, epoch));
+                }
+            }
+            Effect::Resume => {
+                if let Some(guest) = self.guest.clone() {
+                    let agent = self.agent.borrow().clone();
+                    self.jobs.spawn(halt::resume(self.name.clone(), guest, agent, epoch));
+                }
+            }
             Effect::Kill => {
                 self.cancel_run();
                 if let Some(guest) = self.guest.clone() {
@@ -297,16 +330,12 @@ impl Actor {
                 deny(std::mem::take(&mut self.waiters), &report);
             }
             Effect::DenyExplained(cause) => self.deny_explained(epoch, cause),
-            Effect::Rested => {
-                for reply in self.stoppers.drain(..) {
-                    let _ = reply.send(Ok(()));
-                }
-            }
+            Effect::PauseDone => tell(&mut self.pausers, &Ok(())),
+            Effect::PauseDenied(report) => tell(&mut self.pausers, &Err(report)),
+            Effect::Rested => tell(&mut self.stoppers, &Ok(())),
             Effect::Stuck(report) => {
                 tracing::error!(machine = %self.name, "{report}");
-                for reply in self.stoppers.drain(..) {
-                    let _ = reply.send(Err(report.clone()));
-                }
+                tell(&mut self.stoppers, &Err(report));
             }
         }
     }
@@ -358,15 +387,17 @@ impl Actor {
     }
 
     fn publish(&mut self) {
-        self.publisher.send_if_modified(|snapshot| match snapshot.moved(&self.machine, self.last_boot.as_ref()) {
-            Some(next) => {
-                if next.phase.name() != snapshot.phase.name() {
-                    tracing::info!(machine = %self.name, boots = next.boots, "{}", next.phase.name());
+        self.publisher.send_if_modified(|snapshot| {
+            match snapshot.moved(&self.machine, self.last_boot.as_ref(), self.tally) {
+                Some(next) => {
+                    if next.phase.name() != snapshot.phase.name() {
+                        tracing::info!(machine = %self.name, boots = next.boots, "{}", next.phase.name());
+                    }
+                    *snapshot = next;
+                    true
                 }
-                *snapshot = next;
-                true
+                None => false,
             }
-            None => false,
         });
     }
 }
@@ -374,6 +405,12 @@ impl Actor {
 fn deny(waiters: Vec<Waiter>, report: &Report) {
     for waiter in waiters {
         let _ = waiter.reply.send(Err(report.clone()));
+    }
+}
+
+fn tell(who: &mut Vec<Answer<()>>, answer: &Result<(), Report>) {
+    for reply in who.drain(..) {
+        let _ = reply.send(answer.clone());
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Event {
         /// Pull the plug instead of pressing the power button.
         force: bool,
     },
+    /// Somebody wants the guest to stand still.
+    Pause,
     /// News of a boot or of its guest. Those of another epoch than the present are ignored.
     News {
         /// Which boot.
@@ -49,6 +51,14 @@ pub enum News {
     NotReady(Report),
     /// So many builds go on in the guest; 0 also if it did not say.
     Builds(u32),
+    /// The guest stands still.
+    Paused,
+    /// The hypervisor would not pause the guest, which goes on: why.
+    PauseRefused(Report),
+    /// The guest, which stood still, goes on.
+    Resumed,
+    /// A pause or its end has left the guest in a state in which it is of no use: why.
+    Wedged(Report),
     /// The guest is gone.
     Exited(Exit),
     /// The cause of this boot's failure, with more to it.
@@ -66,6 +76,10 @@ pub enum Effect {
     AskBuilds,
     /// Press the power button.
     RequestStop,
+    /// Have the guest stand still. Answered by `Paused`, `PauseRefused` or `Wedged`.
+    Pause,
+    /// Have the guest go on, with its clock set. Answered by `Resumed` or `Wedged`.
+    Resume,
     /// Cancel the boot, or pull the guest's plug.
     Kill,
     /// Give each of this many waiters, which are all there are, a lease of the present epoch.
@@ -74,6 +88,10 @@ pub enum Effect {
     Deny(Report),
     /// Refuse all waiters with the cause of a failed boot, once it has been explained.
     DenyExplained(Report),
+    /// Tell all who asked for a pause that the guest stands still.
+    PauseDone,
+    /// Tell all who asked for a pause that there is none.
+    PauseDenied(Report),
     /// Tell all who asked for a stop that the guest is gone.
     Rested,
     /// Tell all who asked for a stop that the guest does not go.

@@ -102,6 +102,26 @@ impl Handle {
         answer.await.unwrap_or(Ok(()))
     }
 
+    /// Has the guest stand still, with its leases, until [`Handle::resume`] or somebody who needs it. Resolves once it does.
+    ///
+    /// # Errors
+    /// `Busy`: no guest runs, or it is being resumed or stopped. Otherwise the hypervisor's reason.
+    pub async fn pause(&self) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Pause { reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+    }
+
+    /// Has a paused guest go on; nothing to do where it is not paused. Resolves once it answers, with its clock set.
+    ///
+    /// # Errors
+    /// `Busy`: no guest runs.
+    pub async fn resume(&self) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Resume { reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down())).map(drop)
+    }
+
     /// Refuses all demands from now on, and stops the guest as [`Handle::stop`] does.
     pub async fn shut_down(&self) {
         let (reply, answer) = oneshot::channel();

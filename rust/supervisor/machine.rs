@@ -1,10 +1,11 @@
 //! The lifecycle of one machine as a pure function: no I/O, no clock, no runtime. [`step`] is the whole policy.
 //!
 //! ```text
-//!              Demand              Up               Ready
-//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ⟲ Demand, Release, Retake
-//!      ▲                 ▲    │            │                   │
-//!      │          Demand │    │ BootFailed │ Exited            └── Exited ──▶ Stopped
+//!              Demand              Up               Ready            Pause
+//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ────────▶ Paused ⟲ Release, Retake
+//!      ▲                 ▲    │            │                 │  ▲  ⟲ as well      │
+//!      │          Demand │    │ BootFailed │ Exited          │  └────────────────┘ Demand, PauseRefused
+//!      │                 │    │            │                 └── Exited ──▶ Stopped
 //!      │                 │    ▼            │
 //!      │                Failed ◀───────────┘
 //!      │                   ▲
@@ -17,11 +18,14 @@
 //! A guest whose idle time is over is first asked for its builds, for a build may go on after its client has left. It is
 //! idle when it has none, or does not answer; otherwise it is asked again later.
 //!
+//! A paused guest has a page of its own: [`pausing`](super::pausing).
+//!
 //! Where a demand meets Failed or a failure in Stopping, it is refused until the back-off is over, unless it insists.
 //!
 //! The rule that holds here: a guest or a boot exists outside exactly while the state says so, and whatever was asked
 //! (a demand, a stop) is answered exactly once. `model_check` proves it for every reachable state.
 
+pub use super::state::{ANSWER_WITHIN, ASK_AGAIN, Going, Idle, LOOK_AGAIN, Machine, Policy, STUCK_AFTER, State, Then};
 use super::{
     events::{Effect, Event, News},
     reports,
@@ -30,147 +34,8 @@ use crate::{error::Report, hypervisor::Exit};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often the power button is pressed until the guest goes or is killed: presses get lost while a guest is busy.
-pub const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// After so many kills without effect, whoever waits is told that the guest does not go. The killing goes on.
-pub const STUCK_AFTER: u32 = 3;
-
-/// How often a guest is asked whether its builds are done, while they alone keep it: each answer costs a wake-up.
-pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-/// How long a guest may take to say what it builds before it counts as idle.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-
-/// The times that the lifecycle keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Stop a guest without leases and builds after this long; `None` never.
-    pub idle: Option<Duration>,
-    /// How long a guest may take to power off before it is killed, and how long until it is killed again. Zero kills
-    /// without asking.
-    pub grace: Duration,
-    /// How long a boot may take, from the demand (or the end of the guest before) to readiness.
-    pub boot_timeout: Duration,
-    /// After the second failed boot in a row, connections are refused for this long; doubles with every further one. One
-    /// failure may be chance (somebody killed the guest), and the next connection may try at once.
-    pub backoff: Duration,
-    /// The longest back-off.
-    pub backoff_max: Duration,
-}
-
-/// A machine's lifecycle, complete: two equal values behave alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Boots begun. The number of the last one is the *epoch* which its leases and its news carry.
-    pub boots: u64,
-    /// Boots failed in a row.
-    pub failures: u32,
-    /// Where it stands.
-    pub state: State,
-}
-
-impl Default for Machine {
-    /// At rest, never booted.
-    fn default() -> Self {
-        Machine { boots: 0, failures: 0, state: State::Stopped { last: None } }
-    }
-}
-
-/// Where a lifecycle stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No guest, and none on the way.
-    Stopped {
-        /// How the last guest ended.
-        last: Option<Exit>,
-    },
-    /// The host prepares and the hypervisor starts a guest. It can be cancelled, but its answer is always awaited.
-    Starting {
-        /// Demands to answer; never 0.
-        waiters: u32,
-        /// When the boot is given up.
-        deadline: Instant,
-    },
-    /// There is a guest; it does not answer yet.
-    Booting {
-        /// Demands to answer; never 0.
-        waiters: u32,
-        /// When the boot is given up.
-        deadline: Instant,
-    },
-    /// The guest answers.
-    Running {
-        /// Leases of this epoch that are held.
-        leases: u32,
-        /// Set exactly while nobody holds a lease and the policy has an idle time.
-        idle: Option<Idle>,
-    },
-    /// The guest, or the boot that would bring one, is on its way out.
-    Stopping {
-        /// What is on its way out.
-        what: Going,
-        /// When the power button is pressed again, if that is how it goes.
-        ask_at: Option<Instant>,
-        /// When it is killed, or killed again.
-        kill_at: Instant,
-        /// Kills after a `kill_at` so far, up to [`STUCK_AFTER`].
-        kills: u32,
-        /// What follows.
-        then: Then,
-    },
-    /// No guest, because the last boot failed.
-    Failed {
-        /// Why.
-        cause: Report,
-        /// When a demand boots again.
-        retry_at: Instant,
-    },
-}
-
-/// A running guest that nobody holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// It is left alone until its builds are asked for.
-    Until {
-        /// When.
-        at: Instant,
-        /// Builds that kept it when it was last asked.
-        builds: u32,
-    },
-    /// It was asked for its builds.
-    Asked {
-        /// When it counts as idle without an answer.
-        until: Instant,
-        /// As in `Until`.
-        builds: u32,
-    },
-}
-
-/// What a Stopping machine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Going {
-    /// The answer of a boot.
-    Boot,
-    /// The end of a guest.
-    Guest,
-}
-
-/// What follows Stopping.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Stopped.
-    Rest,
-    /// A boot, because somebody asked for one meanwhile.
-    Restart {
-        /// Demands to answer; never 0.
-        waiters: u32,
-    },
-    /// Failed, for this cause.
-    Fail(Report),
-}
-
-type Step = (Machine, Vec<Effect>);
+/// The machine as it is now, and what is to be done.
+pub(super) type Step = (Machine, Vec<Effect>);
 
 /// Advances a machine. Total: every state has an answer to every event.
 pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> Step {
@@ -179,6 +44,7 @@ pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> St
         Event::Demand { insist } => stepper.demand(machine.state, insist),
         Event::Release { epoch } if epoch == machine.boots => stepper.release(machine.state),
         Event::Stop { force } => stepper.stop(machine.state, force),
+        Event::Pause => stepper.pause(machine.state),
         Event::News { epoch, news } if epoch == machine.boots => stepper.news(machine.state, news),
         Event::Retake { epoch } if epoch == machine.boots => stepper.retake(machine.state),
         Event::Release { .. } | Event::Retake { .. } | Event::News { .. } => (machine, vec![]),
@@ -189,7 +55,7 @@ pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> St
 /// When [`Event::Tick`] is due, if ever. A machine at rest needs no waking.
 pub fn deadline(state: &State) -> Option<Instant> {
     match state {
-        State::Stopped { .. } | State::Failed { .. } => None,
+        State::Stopped { .. } | State::Failed { .. } | State::Paused { .. } => None,
         State::Starting { deadline, .. } | State::Booting { deadline, .. } => Some(*deadline),
         State::Running { idle, .. } => idle.map(|idle| match idle {
             Idle::Until { at, .. } => at,
@@ -201,11 +67,11 @@ pub fn deadline(state: &State) -> Option<Instant> {
 
 /// What one step knows beside the state, which each of its methods consumes.
 #[derive(Clone, Copy)]
-struct Stepper<'a> {
+pub(super) struct Stepper<'a> {
     boots: u64,
     failures: u32,
     now: Instant,
-    policy: &'a Policy,
+    pub(super) policy: &'a Policy,
 }
 
 impl Stepper<'_> {
@@ -226,6 +92,7 @@ impl Stepper<'_> {
             State::Running { leases, .. } => {
                 self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![Effect::Grant(1)])
             }
+            State::Paused { leases, waiters, halt } => self.demand_paused(leases, waiters, halt),
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 let (then, effects) = match then {
                     Then::Rest => (Then::Restart { waiters: 1 }, vec![]),
@@ -248,6 +115,9 @@ impl Stepper<'_> {
                 let idle = self.idle(leases);
                 self.to(State::Running { leases, idle }, vec![])
             }
+            State::Paused { leases, waiters, halt } => {
+                self.to(State::Paused { leases: leases.saturating_sub(1), waiters, halt }, vec![])
+            }
             // The guest is on its way out or gone, whoever still held it.
             state => self.to(state, vec![]),
         }
@@ -257,6 +127,10 @@ impl Stepper<'_> {
         match state {
             State::Running { leases, .. } => {
                 self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![])
+            }
+            // A connection that was open before the pause does not end it: nobody could pause a guest with one.
+            State::Paused { leases, waiters, halt } => {
+                self.to(State::Paused { leases: leases.saturating_add(1), waiters, halt }, vec![])
             }
             state => self.to(state, vec![]),
         }
@@ -270,14 +144,15 @@ impl Stepper<'_> {
             State::Booting { .. } => self.kill(Going::Guest, Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
             State::Running { .. } if force => self.kill(Going::Guest, Then::Rest, vec![]),
             State::Running { .. } => self.power_off(),
-            State::Stopping { what, mut ask_at, mut kill_at, kills, then } => {
+            State::Paused { waiters, halt, .. } => self.stop_paused(waiters, halt, force),
+            State::Stopping { mut what, mut ask_at, mut kill_at, kills, then } => {
                 let (then, mut effects) = match then {
                     Then::Restart { .. } => (Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
                     Then::Rest | Then::Fail(_) => (then, vec![]),
                 };
                 if force {
                     effects.push(Effect::Kill);
-                    (ask_at, kill_at) = (None, self.kill_again_at());
+                    (what, ask_at, kill_at) = (killed(what), None, self.kill_again_at());
                 }
                 self.to(State::Stopping { what, ask_at, kill_at, kills, then }, effects)
             }
@@ -310,12 +185,18 @@ impl Stepper<'_> {
             (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Going::Guest, cause),
             (State::Booting { .. }, News::Exited(exit)) => self.fail(reports::gone_early(&exit)),
             (State::Running { .. }, News::Exited(exit)) => self.to(State::Stopped { last: Some(exit) }, vec![]),
-            (State::Stopping { what: Going::Guest, then, .. }, News::Exited(exit)) => self.settle(then, Some(exit)),
+            (State::Paused { leases, waiters, halt }, news) => self.news_paused(leases, waiters, halt, news),
+            (State::Stopping { what, then, .. }, News::Exited(exit)) if what != Going::Boot => {
+                self.settle(then, Some(exit))
+            }
             (State::Failed { retry_at, .. }, News::Explained(cause)) => {
                 self.to(State::Failed { cause, retry_at }, vec![])
             }
             (State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(_) }, News::Explained(cause)) => {
                 self.to(State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(cause) }, vec![])
+            }
+            (State::Stopping { what: what @ (Going::Pausing | Going::Resuming), kill_at, kills, then, .. }, news) => {
+                self.news_stopping_paused(what, kill_at, kills, then, news)
             }
             // News that came too late to matter: a guest that got ready while it is being stopped, and the like.
             (state, _) => self.to(state, vec![]),
@@ -349,7 +230,7 @@ impl Stepper<'_> {
                 if kills == STUCK_AFTER {
                     effects.push(Effect::Stuck(reports::stuck(what)));
                 }
-                let kill_at = self.kill_again_at();
+                let (what, kill_at) = (killed(what), self.kill_again_at());
                 self.to(State::Stopping { what, ask_at: None, kill_at, kills, then }, effects)
             }
             State::Stopping { what, ask_at: Some(at), kill_at, kills, then } if self.now >= at => {
@@ -360,17 +241,17 @@ impl Stepper<'_> {
         }
     }
 
-    fn to(self, state: State, effects: Vec<Effect>) -> Step {
+    pub(super) fn to(self, state: State, effects: Vec<Effect>) -> Step {
         (Machine { boots: self.boots, failures: self.failures, state }, effects)
     }
 
-    fn boot(self, waiters: u32, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn boot(self, waiters: u32, mut effects: Vec<Effect>) -> Step {
         effects.push(Effect::Boot);
         let deadline = self.after(self.policy.boot_timeout);
         Stepper { boots: self.boots.saturating_add(1), ..self }.to(State::Starting { waiters, deadline }, effects)
     }
 
-    fn power_off(self) -> Step {
+    pub(super) fn power_off(self) -> Step {
         if self.policy.grace.is_zero() {
             return self.kill(Going::Guest, Then::Rest, vec![]);
         }
@@ -384,7 +265,7 @@ impl Stepper<'_> {
         self.to(state, vec![Effect::RequestStop])
     }
 
-    fn kill(self, what: Going, then: Then, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn kill(self, what: Going, then: Then, mut effects: Vec<Effect>) -> Step {
         effects.push(Effect::Kill);
         let kill_at = self.kill_again_at();
         self.to(State::Stopping { what, ask_at: None, kill_at, kills: 0, then }, effects)
@@ -418,12 +299,12 @@ impl Stepper<'_> {
         }
     }
 
-    fn idle(&self, leases: u32) -> Option<Idle> {
+    pub(super) fn idle(&self, leases: u32) -> Option<Idle> {
         self.policy.idle.filter(|_| leases == 0).map(|idle| Idle::Until { at: self.after(idle), builds: 0 })
     }
 
     /// Never now, or a policy without grace would kill in a busy loop.
-    fn kill_again_at(&self) -> Instant {
+    pub(super) fn kill_again_at(&self) -> Instant {
         self.after(self.policy.grace.max(Duration::from_secs(1)))
     }
 
@@ -435,8 +316,16 @@ impl Stepper<'_> {
     }
 
     /// A time too far off to be represented is as good as thirty years.
-    fn after(&self, wait: Duration) -> Instant {
+    pub(super) fn after(&self, wait: Duration) -> Instant {
         let far = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         self.now.checked_add(wait).unwrap_or_else(|| self.now + far)
+    }
+}
+
+/// What is left to wait for after a kill.
+fn killed(what: Going) -> Going {
+    match what {
+        Going::Boot => Going::Boot,
+        Going::Pausing | Going::Resuming | Going::Guest => Going::Guest,
     }
 }

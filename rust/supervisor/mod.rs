@@ -12,6 +12,7 @@
 mod actor;
 mod boot;
 mod events;
+mod halt;
 mod handle;
 #[cfg(test)]
 mod in_memory;
@@ -21,9 +22,16 @@ mod model_check;
 #[cfg(test)]
 mod model_faults;
 #[cfg(test)]
+mod model_world;
+mod pausing;
+#[cfg(test)]
 mod properties;
 mod reports;
 mod snapshot;
+mod state;
+mod tally;
+#[cfg(test)]
+mod virtual_pause;
 #[cfg(test)]
 mod virtual_time;
 #[cfg(test)]
@@ -34,6 +42,7 @@ pub use handle::{Handle, Lease, Preparation, Ready, spawn};
 pub(crate) use in_memory::InMemory;
 pub use machine::Policy;
 pub use snapshot::{Phase, Snapshot};
+pub use tally::Tally;
 
 use crate::config::MachineSettings;
 use std::time::Duration;

@@ -2,8 +2,10 @@
 
 use super::{
     events::{Effect, Event, News},
-    machine::{Going, Idle, Machine, State, step},
-    model_check::{POLICY, Stepping, explore},
+    machine::step,
+    model_check::{POLICY, explore},
+    model_world::Stepping,
+    state::{Going, Halt, Idle, Machine, State, Then},
 };
 use std::time::Duration;
 
@@ -112,6 +114,73 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
             e => step(m, e, now, p),
         },
         "an insisting demand was refused",
+    ),
+    (
+        "a demand is granted though the guest stands still",
+        |m, e, now, p| match (&m.state, &e) {
+            (State::Paused { leases, waiters: 0, halt: Halt::Still }, Event::Demand { .. }) => {
+                let state = State::Running { leases: leases + 1, idle: None };
+                (Machine { state, ..m }, vec![Effect::Grant(1)])
+            }
+            _ => step(m, e, now, p),
+        },
+        "a lease of a guest that stands still",
+    ),
+    (
+        "a stop presses the power button of a guest that stands still",
+        |m, e, now, p| match (&m.state, &e) {
+            (State::Paused { halt: Halt::Still, .. }, Event::Stop { .. }) => {
+                let kill_at = now + p.grace;
+                let (what, then) = (Going::Guest, Then::Rest);
+                let state = State::Stopping { what, ask_at: Some(now + p.grace), kill_at, kills: 0, then };
+                (Machine { state, ..m }, vec![Effect::RequestStop])
+            }
+            _ => step(m, e, now, p),
+        },
+        "one that is deaf",
+    ),
+    (
+        "a demand resumes while the pause is under way",
+        |m, e, now, p| {
+            let early = matches!((&m.state, &e), (State::Paused { halt: Halt::Pausing, .. }, Event::Demand { .. }));
+            let (mut m, mut fx) = step(m, e, now, p);
+            if let (true, State::Paused { halt, .. }) = (early, &mut m.state) {
+                *halt = Halt::Resuming;
+                fx.push(Effect::Resume);
+            }
+            (m, fx)
+        },
+        "what does not stand still is resumed",
+    ),
+    (
+        "a guest that does not go on is kept",
+        |m, e, now, p| match (&m.state, &e) {
+            (State::Paused { .. }, Event::News { news: News::Wedged(_), .. }) => (m, vec![]),
+            _ => step(m, e, now, p),
+        },
+        "nobody knows",
+    ),
+    (
+        "whoever asked for a pause is not told of the stop that came between",
+        |m, e, now, p| {
+            let (m, mut fx) = step(m, e, now, p);
+            if matches!(m.state, State::Stopping { .. }) {
+                fx.retain(|fx| !matches!(fx, Effect::PauseDenied(_)));
+            }
+            (m, fx)
+        },
+        "a pause is forgotten",
+    ),
+    (
+        "leases are lost by a pause",
+        |m, e, now, p| {
+            let (mut m, fx) = step(m, e, now, p);
+            if let State::Paused { leases, .. } = &mut m.state {
+                *leases = 0;
+            }
+            (m, fx)
+        },
+        "leases miscounted",
     ),
 ];
 

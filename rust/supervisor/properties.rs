@@ -3,7 +3,8 @@
 
 use super::{
     events::{Effect, Event, News},
-    machine::{Idle, Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
+    machine::{deadline, step},
+    state::{Halt, Idle, Machine, Policy, STUCK_AFTER, State, Then},
 };
 use crate::{
     error::{Kind, Report},
@@ -21,6 +22,7 @@ enum Op {
     /// Of the epoch so many before the present.
     Retake(u64),
     Stop(bool),
+    Pause,
     News(u8, u64),
     /// Exactly when the deadline is due.
     OnTime,
@@ -34,7 +36,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0..3u64).prop_map(Op::Release),
         1 => (0..2u64).prop_map(Op::Retake),
         1 => any::<bool>().prop_map(Op::Stop),
-        8 => (0..8u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
+        2 => Just(Op::Pause),
+        8 => (0..13u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
         3 => Just(Op::OnTime),
         3 => (0..300_000u64).prop_map(Op::Later),
     ]
@@ -60,6 +63,10 @@ fn news(kind: u8) -> News {
         4 => News::Exited(Exit::PoweredOff),
         5 => News::Builds(0),
         6 => News::Builds(2),
+        7 | 8 => News::Paused,
+        9 => News::Resumed,
+        10 => News::PauseRefused(report()),
+        11 => News::Wedged(report()),
         _ => News::Explained(report()),
     }
 }
@@ -69,6 +76,7 @@ fn news(kind: u8) -> News {
 struct Books {
     waiters: u32,
     stoppers: u32,
+    pausers: u32,
     leases: BTreeMap<u64, u32>,
 }
 
@@ -86,7 +94,12 @@ impl Books {
                     self.waiters = 0;
                 }
                 Effect::Rested | Effect::Stuck(_) => self.stoppers = 0,
+                Effect::PauseDone | Effect::PauseDenied(_) => {
+                    prop_assert!(self.pausers > 0);
+                    self.pausers = 0;
+                }
                 Effect::Boot | Effect::AwaitReady | Effect::AskBuilds | Effect::RequestStop | Effect::Kill => {}
+                Effect::Pause | Effect::Resume => {}
             }
         }
         let boots = effects.iter().filter(|effect| **effect == Effect::Boot).count() as u64;
@@ -98,7 +111,7 @@ impl Books {
     fn agree(&self, machine: &Machine, policy: &Policy) -> Result<(), TestCaseError> {
         let waiters = match &machine.state {
             State::Starting { waiters, .. } | State::Booting { waiters, .. } => *waiters,
-            State::Stopping { then: Then::Restart { waiters }, .. } => *waiters,
+            State::Stopping { then: Then::Restart { waiters }, .. } | State::Paused { waiters, .. } => *waiters,
             _ => 0,
         };
         prop_assert_eq!(self.waiters, waiters);
@@ -107,11 +120,18 @@ impl Books {
                 prop_assert_eq!(self.leases.get(&machine.boots).copied().unwrap_or(0), *leases);
                 prop_assert_eq!(idle.is_some(), *leases == 0 && policy.idle.is_some());
             }
+            State::Paused { leases, .. } => {
+                prop_assert_eq!(self.leases.get(&machine.boots).copied().unwrap_or(0), *leases);
+                prop_assert_eq!(deadline(&machine.state), None, "time counts while a guest stands still");
+            }
             State::Stopping { kills, .. } => prop_assert!(*kills <= STUCK_AFTER),
             _ => {}
         }
         if !matches!(machine.state, State::Stopping { .. }) {
             prop_assert_eq!(self.stoppers, 0);
+        }
+        if !matches!(machine.state, State::Paused { halt: Halt::Pausing, .. }) {
+            prop_assert_eq!(self.pausers, 0);
         }
         let rests = matches!(machine.state, State::Stopped { .. } | State::Failed { .. });
         prop_assert!(!rests || deadline(&machine.state).is_none(), "a machine at rest wakes up");
@@ -141,7 +161,7 @@ proptest! {
                 }
                 Op::Retake(ago) => {
                     let epoch = machine.boots.saturating_sub(ago);
-                    if ago == 0 && matches!(machine.state, State::Running { .. }) {
+                    if ago == 0 && matches!(machine.state, State::Running { .. } | State::Paused { .. }) {
                         *books.leases.entry(epoch).or_default() += 1;
                     }
                     Event::Retake { epoch }
@@ -149,6 +169,10 @@ proptest! {
                 Op::Stop(force) => {
                     books.stoppers += 1;
                     Event::Stop { force }
+                }
+                Op::Pause => {
+                    books.pausers += 1;
+                    Event::Pause
                 }
                 Op::News(kind, ago) => Event::News { epoch: machine.boots.saturating_sub(ago), news: news(kind) },
                 Op::OnTime => {

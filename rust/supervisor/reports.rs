@@ -16,6 +16,23 @@ pub(super) fn being_stopped() -> Report {
     Report::new(Kind::Busy, "the machine is being stopped").hint("connect again to start it again")
 }
 
+/// To whoever wants a guest paused or resumed where none answers.
+pub(super) fn nothing_runs() -> Report {
+    Report::new(Kind::Busy, "no guest runs").hint("start it: `darwin-vz-nix start`")
+}
+
+/// To whoever wants a guest paused that goes on just now for somebody else.
+pub(super) fn being_resumed() -> Report {
+    Report::new(Kind::Busy, "the guest goes on just now, because somebody needs it").hint("try again in a moment")
+}
+
+/// The cause of a guest's end: the hypervisor does not answer.
+pub(super) fn no_answer(what: &str, after: Duration) -> Report {
+    Report::new(Kind::Guest, format!("the hypervisor did not {what} the guest within {}", format_duration(after)))
+        .hint("the guest is killed; the next connection starts another one")
+        .hint(LOOK_AT_LOG)
+}
+
 /// To everybody once the daemon is on its way out.
 pub(super) fn shutting_down() -> Report {
     Report::new(Kind::Busy, "the daemon is shutting down").hint("start it again: `darwin-vz-nix start`")
@@ -40,7 +57,7 @@ pub(super) fn refused(cause: &Report, wait: Duration) -> Report {
 pub(super) fn stuck(what: Going) -> Report {
     let what = match what {
         Going::Boot => "the boot does not end though it was cancelled",
-        Going::Guest => "the guest does not end though it was killed",
+        Going::Pausing | Going::Resuming | Going::Guest => "the guest does not end though it was killed",
     };
     Report::new(Kind::Busy, format!("{what} {STUCK_AFTER} times"))
         .hint("it is killed again and again until it goes; `darwin-vz-nix status` shows when")

@@ -3,7 +3,10 @@
 //! Times to come are kept as instants and become "milliseconds from now" only when somebody reads them, so that a
 //! snapshot does not age and nothing wakes up to refresh it.
 
-use super::machine::{Idle, Machine, State, Then};
+use super::{
+    state::{Halt, Idle, Machine, State, Then},
+    tally::Tally,
+};
 use crate::{
     api::types::{self, BootTimeline},
     error::Report,
@@ -25,6 +28,8 @@ pub struct Snapshot {
     pub boots: u64,
     /// The last boot that reached `Running`.
     pub last_boot: Option<BootTimeline>,
+    /// What has happened so far.
+    pub tally: Tally,
 }
 
 /// Where a lifecycle stands, as far as it concerns the outside.
@@ -45,6 +50,13 @@ pub enum Phase {
         idle_at: Option<Instant>,
         /// Builds that keep it though nobody holds a lease.
         builds: u32,
+    },
+    /// The guest stands still, or is about to go on.
+    Paused {
+        /// Leases that are held.
+        leases: u32,
+        /// Somebody waits for it to go on.
+        resuming: bool,
     },
     /// The guest is on its way down.
     Stopping {
@@ -75,6 +87,11 @@ impl Phase {
                 };
                 Phase::Running { leases: *leases, idle_at, builds }
             }
+            // It may still run, and nobody has been told otherwise.
+            State::Paused { leases, halt: Halt::Pausing, .. } => {
+                Phase::Running { leases: *leases, idle_at: None, builds: 0 }
+            }
+            State::Paused { leases, halt, .. } => Phase::Paused { leases: *leases, resuming: *halt == Halt::Resuming },
             State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, Then::Restart { .. }) },
             State::Failed { cause, retry_at } => {
                 Phase::Failed { cause: cause.clone(), attempts: machine.failures, retry_at: *retry_at }
@@ -88,6 +105,7 @@ impl Phase {
             Phase::Stopped { .. } => "stopped",
             Phase::Starting => "starting",
             Phase::Running { .. } => "running",
+            Phase::Paused { .. } => "paused",
             Phase::Stopping { .. } => "stopping",
             Phase::Failed { .. } => "failed",
         }
@@ -107,13 +125,14 @@ impl Phase {
 impl Snapshot {
     pub(super) fn first() -> Self {
         let phase = Phase::of(&Machine::default());
-        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None }
+        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, tally: Tally::default() }
     }
 
     /// The same with another phase and count of boots, one generation on; `None` when nothing changed.
-    pub(super) fn moved(&self, machine: &Machine, last_boot: Option<&BootTimeline>) -> Option<Snapshot> {
+    pub(super) fn moved(&self, machine: &Machine, last_boot: Option<&BootTimeline>, tally: Tally) -> Option<Snapshot> {
         let phase = Phase::of(machine);
-        if phase == self.phase && machine.boots == self.boots && last_boot == self.last_boot.as_ref() {
+        let same = phase == self.phase && machine.boots == self.boots && tally == self.tally;
+        if same && last_boot == self.last_boot.as_ref() {
             return None;
         }
         let same_kind = std::mem::discriminant(&phase) == std::mem::discriminant(&self.phase);
@@ -123,6 +142,7 @@ impl Snapshot {
             since_unix_ms: if same_kind { self.since_unix_ms } else { unix_ms() },
             boots: machine.boots,
             last_boot: last_boot.cloned(),
+            tally,
         })
     }
 
@@ -135,6 +155,7 @@ impl Snapshot {
             Phase::Running { leases, idle_at, builds } => {
                 types::State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away), builds: *builds }
             }
+            Phase::Paused { leases, resuming } => types::State::Paused { leases: *leases, resuming: *resuming },
             Phase::Stopping { restart } => types::State::Stopping { restart: *restart },
             Phase::Failed { cause, attempts, retry_at } => {
                 types::State::Failed { cause: cause.clone(), attempts: *attempts, retry_in_ms: away(*retry_at) }
@@ -173,6 +194,7 @@ mod tests {
             Phase::Stopped { last: None },
             Phase::Starting,
             Phase::Running { leases: 1, idle_at: None, builds: 0 },
+            Phase::Paused { leases: 1, resuming: false },
             Phase::Stopping { restart: true },
             Phase::Failed { cause: Report::new(Kind::Boot, "no"), attempts: 2, retry_at: now },
         ];

@@ -2,7 +2,13 @@
 
 use super::{common::Server, program, run};
 use darwin_vz_nix::machine_dir::StateDir;
-use std::{path::Path, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::Duration,
+};
 
 /// Ends the daemon, however the test ends.
 struct Daemon<'a>(&'a Path);
@@ -40,6 +46,39 @@ fn start_launches_a_daemon_that_outlives_it() {
         std::thread::sleep(Duration::from_millis(20));
     }
     panic!("the daemon still runs");
+}
+
+#[test]
+fn a_daemon_answers_on_tcp_where_it_is_told_to_and_only_to_whoever_has_its_token() {
+    let dir = crate::common::private_dir();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = format!("listen = \"127.0.0.1:0\"\napi-listen = \"127.0.0.1:{port}\"\n");
+    std::fs::write(dir.path().join("config.toml"), &text).unwrap();
+    let _daemon = Daemon(dir.path());
+    let started = run(dir.path(), &["start"]);
+    assert!(started.contains("error: no guest bundle is configured"), "{started}");
+    let token = std::fs::read_to_string(dir.path().join("api-token")).unwrap();
+    let mode = std::fs::metadata(dir.path().join("api-token")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let ask = |token: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let head = format!("GET /v1/config HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close");
+        write!(stream, "{head}\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("wrong").starts_with("HTTP/1.1 401 "));
+    let answer = ask(token.trim());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let own = format!("{{\"value\":\"127.0.0.1:{port}\",\"origin\":\"{}/config.toml:2\"}}", dir.path().display());
+    assert!(answer.contains(&own), "{answer}");
+
+    // The file has changed since; the daemon goes by what it was.
+    std::fs::write(dir.path().join("config.toml"), "cores = 1\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    let running = run(dir.path(), &["config", "--daemon", "--json"]);
+    assert!(running.contains(&format!("\"value\": \"127.0.0.1:{port}\"")), "{running}");
+    assert!(!run(dir.path(), &["config", "--json"]).contains(&port.to_string()));
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn the_program() {
     Commands:
       start         Start the machine, and the daemon if none runs
       stop          Stop the machine; the next connection starts it again
+      pause         Have the guest stand still; the next connection has it go on
+      resume        Have a paused guest go on
       status        Show the machines
       ssh           Open a shell in the guest, or run a command there; starts what does not run
       connect       Join stdin and stdout to a service of the guest, for Nix and ssh to call
@@ -77,6 +79,7 @@ fn every_verb() {
           --cores <N>         Processors of the guest, for this boot
           --memory <SIZE>     Memory of the guest, for this boot, such as 8G
           --disk-size <SIZE>  Size of the data disk, such as 100G; a disk can grow, not shrink
+          --json              Print the machine's status as JSON
       -h, --help              Print help
     ");
     assert_snapshot!(help("stop"), @r"
@@ -99,9 +102,10 @@ fn every_verb() {
     Usage: darwin-vz-nix status [OPTIONS]
 
     Options:
-          --json   Print everything as JSON; with --watch one line for each change
-          --watch  Show it anew whenever it changes, until interrupted
-      -h, --help   Print help
+          --json         Print everything as JSON; with --watch one line for each change
+          --watch        Show it anew whenever it changes, until interrupted
+          --connections  Show the connections to the machines instead
+      -h, --help         Print help
     ");
     assert_snapshot!(help("ssh"), @r"
     exit 0
@@ -135,7 +139,8 @@ fn every_verb() {
     Usage: darwin-vz-nix run [OPTIONS]
 
     Options:
-      -h, --help  Print help (see more with '--help')
+          --api-listen <ADDRESS>  Where the HTTP API answers on TCP, too: a loopback address and port
+      -h, --help                  Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest
@@ -223,8 +228,9 @@ fn every_verb() {
     Usage: darwin-vz-nix config [OPTIONS]
 
     Options:
-          --json  Print it as JSON
-      -h, --help  Print help (see more with '--help')
+          --json    Print it as JSON
+          --daemon  Those that the running daemon goes by, which may be older
+      -h, --help    Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest

@@ -28,6 +28,7 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     MACHINE SETTING VALUE FROM
     - state-dir [DIR] DARWIN_VZ_NIX_STATE_DIR
     - log-level info default
+    - api-listen none default
     builder cores 1 [DIR]/config.toml:1
     builder memory 512M [DIR]/config.toml:4
     builder disk-size 100G default

@@ -391,3 +391,60 @@ fn capabilities_tell_what_works_and_why_not() {
         assert!(vsock["why"].as_str().unwrap().contains("cargo install"), "{vsock}");
     }
 }
+
+#[test]
+fn pause_and_resume_say_what_follows() {
+    let server = Server::new();
+    assert_snapshot!(run(server.path(), &["pause"]), @r"
+    exit 0
+    --- stdout
+    builder is paused; the next connection has it go on
+    ");
+    assert_snapshot!(run(server.path(), &["start"]), @r"
+    exit 0
+    --- stdout
+    builder goes on
+    --- stderr
+    builder: starting
+    ");
+    assert_snapshot!(run(server.path(), &["resume"]), @r"
+    exit 0
+    --- stdout
+    builder goes on
+    ");
+    let report = Report::new(Kind::Busy, "no guest runs").hint("start it: `darwin-vz-nix start`");
+    *server.fake.fault.lock().unwrap() = Some(report);
+    assert_snapshot!(run(server.path(), &["pause"]), @r"
+    exit 8
+    --- stderr
+    error: no guest runs
+      hint: start it: `darwin-vz-nix start`
+    ");
+}
+
+#[test]
+fn connections_in_a_table_and_in_json() {
+    let server = Server::new();
+    let text = run(server.path(), &["status", "--connections"]);
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.nth(2).unwrap(), ["CONNECTION", "MACHINE", "DOOR", "FOR", "SENT", "RECEIVED"]);
+    let row = lines.next().unwrap();
+    assert_eq!((&row[..3], &row[5..]), (&["3", "builder", "nix"][..], &["5", "B", "7", "B"][..]), "{text}");
+    assert_snapshot!(run(server.path(), &["status", "--connections", "--json"]), @r#"
+    exit 0
+    --- stdout
+    {
+      "connections": [
+        {
+          "connection": 3,
+          "machine": "builder",
+          "door": "nix",
+          "sinceUnixMs": 1700000000000,
+          "sent": 5,
+          "received": 7
+        }
+      ]
+    }
+    "#);
+    assert!(run(server.path(), &["start", "--json"]).contains("\"state\": \"running\""));
+}

@@ -7,10 +7,11 @@ use darwin_vz_nix::{
     api::{
         control::{Change, Control, Conveyance},
         server,
+        tcp::Token,
         types::{
-            BootTimeline, DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus,
-            MachineStatus, SOCKET_NAME, Service, StartRequest, State, StoreStatus, TimelinePhase, Trimmed, Verdict,
-            What,
+            BootTimeline, ConfigView, Connection, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
+            GenerationStatus, GenerationsStatus, MachineStatus, SOCKET_NAME, Service, SettingView, StartRequest, State,
+            StoreStatus, TimelinePhase, Trimmed, Verdict, What,
         },
     },
     config::{GIB, HostFacts},
@@ -20,6 +21,7 @@ use darwin_vz_nix::{
 };
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -57,6 +59,8 @@ pub struct Server {
     pub fake: Arc<Fake>,
     /// Its state directory.
     pub dir: tempfile::TempDir,
+    /// Where it answers on TCP, if it does.
+    pub tcp: Option<SocketAddr>,
     stop: CancellationToken,
     thread: Option<JoinHandle<Result<(), Report>>>,
 }
@@ -69,6 +73,15 @@ impl Server {
 
     /// Serves in that state directory.
     pub fn at(dir: tempfile::TempDir) -> Server {
+        Server::with(dir, None)
+    }
+
+    /// Serves on TCP, too, with the token in its state directory.
+    pub fn on_tcp(address: &str) -> Server {
+        Server::with(crate::common::private_dir(), Some(address))
+    }
+
+    fn with(dir: tempfile::TempDir, tcp: Option<&str>) -> Server {
         let fake = Arc::new(Fake {
             dir: dir.path().to_owned(),
             state: Mutex::new((State::Stopped { last_exit: None }, None)),
@@ -81,16 +94,24 @@ impl Server {
         let stop = CancellationToken::new();
         let (ready, served) = std::sync::mpsc::channel();
         let (control, token, socket) = (fake.clone(), stop.clone(), dir.path().join(SOCKET_NAME));
+        let tcp = tcp.map(|address| std::net::TcpListener::bind(address).unwrap());
+        let tcp_address = tcp.as_ref().map(|listener| listener.local_addr().unwrap());
+        let secret = tcp.is_some().then(|| Token::at(&dir.path().join("api-token")).unwrap());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = server::bind(&socket).unwrap();
+                if let (Some(listener), Some(secret)) = (tcp, secret) {
+                    listener.set_nonblocking(true).unwrap();
+                    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                    tokio::spawn(server::serve_tcp(listener, secret, control.clone(), HOST, token.clone()));
+                }
                 ready.send(()).unwrap();
                 server::serve(listener, control, HOST, token).await
             })
         });
         served.recv().unwrap();
-        Server { fake, dir, stop, thread: Some(thread) }
+        Server { fake, dir, tcp: tcp_address, stop, thread: Some(thread) }
     }
 
     /// The state directory.
@@ -215,6 +236,22 @@ impl Control for Fake {
         self.events.subscribe()
     }
 
+    fn connections(&self) -> Connections {
+        let machine = "builder".parse().unwrap();
+        let since_unix_ms = 1_700_000_000_000;
+        let open = Connection { connection: 3, machine, door: "nix".to_owned(), since_unix_ms, sent: 5, received: 7 };
+        Connections { connections: vec![open] }
+    }
+
+    fn config(&self) -> ConfigView {
+        let setting = SettingView { value: "info".to_owned(), origin: "default".to_owned() };
+        ConfigView { daemon: [("log-level".to_owned(), setting)].into(), ..ConfigView::default() }
+    }
+
+    fn metrics(&self) -> Verb<'_, Result<String, Report>> {
+        Box::pin(async { Ok("# EOF\n".to_owned()) })
+    }
+
     fn log_file(&self) -> PathBuf {
         self.dir.join("daemon.log")
     }
@@ -257,6 +294,24 @@ impl Control for Fake {
             self.known(machine)?;
             self.called(format!("stop {machine} force={force}"))?;
             self.moved(State::Stopped { last_exit: Some("powered-off".to_owned()) });
+            Ok(())
+        })
+    }
+
+    fn pause<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("pause {machine}"))?;
+            self.moved(State::Paused { leases: 1, resuming: false });
+            Ok(())
+        })
+    }
+
+    fn resume<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move {
+            self.known(machine)?;
+            self.called(format!("resume {machine}"))?;
+            self.moved(State::Running { leases: 1, idle_stop_in_ms: None, builds: 0 });
             Ok(())
         })
     }

@@ -237,6 +237,18 @@ impl Lab {
         self.status()["boots"].as_u64().unwrap()
     }
 
+    /// What the API answers to a GET over its Unix socket.
+    pub fn api(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.state().join("api.sock")).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200 "), "{answer}");
+        body.to_owned()
+    }
+
     /// Runs a shell command in the guest through `darwin-vz-nix ssh`.
     pub fn ssh(&self, script: &str) -> String {
         self.ok(&["ssh", "--", script])

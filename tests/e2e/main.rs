@@ -16,6 +16,7 @@ mod generations;
 mod idle;
 mod inputs;
 mod lab;
+mod pause;
 mod refusals;
 mod state;
 mod store;

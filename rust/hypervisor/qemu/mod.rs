@@ -25,7 +25,7 @@ use qmp::{Qmp, ShutdownCause};
 use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -62,6 +62,7 @@ impl Qemu {
             rosetta: false,
             nested: kvm.nesting(accelerator).is_ok(),
             shares: true,
+            pause: true,
             limits: LIMITS,
             features: features::all(&programs, accelerator, &kvm),
         };
@@ -105,10 +106,11 @@ impl Qemu {
 
         let kill = CancellationToken::new();
         let (exit_out, exit) = watch::channel(None);
+        let (halts, wishes) = mpsc::unbounded_channel();
         let runtime_dir = spec.runtime_dir.clone();
-        let crew = Crew { qemu, helpers, console, causes, kill: kill.clone(), runtime_dir };
+        let crew = Crew { qemu, helpers, console, causes, wishes, kill: kill.clone(), runtime_dir };
         tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee().await)) });
-        Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, qmp, kill, exit }))
+        Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, qmp, halts, kill, exit }))
     }
 }
 
@@ -124,8 +126,29 @@ impl Hypervisor for Qemu {
 struct QemuGuest {
     runtime_dir: PathBuf,
     qmp: Qmp,
+    halts: mpsc::UnboundedSender<Halt>,
     kill: CancellationToken,
     exit: watch::Receiver<Option<Exit>>,
+}
+
+/// The wish that QEMU stands still, or goes on. Its own command for it, `stop`, also stops and restarts the queues of
+/// vhost-device-vsock, which was then seen to be deaf for ever, within a few pauses with traffic. So the process is halted as
+/// a whole: no queue is touched, and what the host says meanwhile waits.
+struct Halt {
+    still: bool,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+impl QemuGuest {
+    async fn stand_still(&self, still: bool) -> Result<(), Report> {
+        let cannot = |why: &str| {
+            let what = if still { "pause" } else { "resume" };
+            Report::new(Kind::Guest, format!("cannot {what} the guest: {why}"))
+        };
+        let (done, answer) = oneshot::channel();
+        self.halts.send(Halt { still, done }).map_err(|_| cannot("it is gone"))?;
+        answer.await.map_err(|_| cannot("it is gone"))?.map_err(|error| cannot(&error.to_string()))
+    }
 }
 
 impl Drop for QemuGuest {
@@ -145,6 +168,14 @@ impl Guest for QemuGuest {
     fn kill(&self) -> Verb<'_, Result<(), Report>> {
         self.kill.cancel();
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn pause(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(self.stand_still(true))
+    }
+
+    fn resume(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(self.stand_still(false))
     }
 
     fn connect(&self, port: u32) -> Verb<'_, Result<GuestStream, Report>> {
@@ -174,6 +205,7 @@ struct Crew {
     helpers: Vec<Process>,
     console: Option<AbortOnDropHandle<()>>,
     causes: mpsc::UnboundedReceiver<ShutdownCause>,
+    wishes: mpsc::UnboundedReceiver<Halt>,
     kill: CancellationToken,
     runtime_dir: PathBuf,
 }
@@ -181,14 +213,20 @@ struct Crew {
 impl Crew {
     /// Waits for the first of them to end, ends the others, and says why the guest is gone.
     async fn oversee(mut self) -> Exit {
-        let exit = tokio::select! {
-            biased;
-            () = self.kill.cancelled() => Exit::Killed,
-            how = self.qemu.ended() => why(&mut self.causes, how).await,
-            how = first_end(&mut self.helpers) => match timeout(COURTESY, self.qemu.ended()).await {
-                Ok(qemu) => why(&mut self.causes, format!("{how}; {qemu}")).await,
-                Err(_) => Exit::Crashed(format!("{how}, without which the guest cannot run")),
-            },
+        let exit = loop {
+            let ended = tokio::select! {
+                biased;
+                () = self.kill.cancelled() => Some(Exit::Killed),
+                Some(Halt { still, done }) = self.wishes.recv() => {
+                    // Whoever wished may have given up.
+                    let _ = done.send(self.qemu.stand_still(still));
+                    None
+                }
+                exit = first_to_end(&mut self.qemu, &mut self.helpers, &mut self.causes) => Some(exit),
+            };
+            if let Some(exit) = ended {
+                break exit;
+            }
         };
         self.qemu.kill().await;
         for helper in &mut self.helpers {
@@ -201,6 +239,22 @@ impl Crew {
         // It holds the initrd with the guest's host key.
         super::remove_boot_files(&self.runtime_dir);
         exit
+    }
+}
+
+/// Waits until one of them has ended, and says why the guest is gone.
+async fn first_to_end(
+    qemu: &mut Process,
+    helpers: &mut [Process],
+    causes: &mut mpsc::UnboundedReceiver<ShutdownCause>,
+) -> Exit {
+    tokio::select! {
+        biased;
+        how = qemu.ended() => why(causes, how).await,
+        how = first_end(helpers) => match timeout(COURTESY, qemu.ended()).await {
+            Ok(qemu) => why(causes, format!("{how}; {qemu}")).await,
+            Err(_) => Exit::Crashed(format!("{how}, without which the guest cannot run")),
+        },
     }
 }
 

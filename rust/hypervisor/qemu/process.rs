@@ -3,10 +3,11 @@
 
 use super::probe::Programs;
 use crate::error::{Kind, Report};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs,
+    fs, io,
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -85,6 +86,14 @@ impl Process {
         Ok(())
     }
 
+    /// Halts the process, or has it go on. One that has ended is an error.
+    pub fn stand_still(&self, still: bool) -> io::Result<()> {
+        // The process is not reaped yet, or there would be no id; so the number is nobody else's.
+        let pid =
+            self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, if still { Signal::STOP } else { Signal::CONT })?)
+    }
+
     /// Ends it, now.
     pub async fn kill(&mut self) {
         // An error means that it has ended already.
@@ -128,11 +137,11 @@ pub fn kill_orphans(runtime_dir: &Path, names: &[&str]) {
         let program = command.split('\0').next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
         if names.contains(&program)
             && command.contains(&prefix)
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+            && let Some(pid) = Pid::from_raw(pid)
         {
             tracing::warn!(program, pid = pid.as_raw_nonzero().get(), "killing a process that an earlier daemon left");
             // Gone in the meantime is as good.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }

@@ -94,6 +94,14 @@ impl Machine {
     pub fn request_stop(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.request_stop(op)))
     }
+    /// Halts its processors.
+    pub fn pause(&self) -> impl Done + use<> {
+        done(self.ask(move |shim, op| shim.pause(op)))
+    }
+    /// Goes on after a pause or a restore.
+    pub fn resume(&self) -> impl Done + use<> {
+        done(self.ask(move |shim, op| shim.resume(op)))
+    }
     /// The guest's connections to a port of the host go to `found` from now on.
     pub fn listen(&self, port: u32, found: mpsc::Sender<Connection>) -> impl Done + use<> {
         self.link.ears().insert(port, found);
@@ -129,17 +137,9 @@ impl Machine {
     }
 }
 
-/// Halting and saving. The program has no verb for it yet; the tests hold the shim to it.
+/// Saving. The program has no verb for it yet; the tests hold the shim to it.
 #[allow(dead_code, reason = "a faster start from a saved state is to use it")]
 impl Machine {
-    /// Halts its processors.
-    pub fn pause(&self) -> impl Done + use<> {
-        done(self.ask(move |shim, op| shim.pause(op)))
-    }
-    /// Goes on after a pause or a restore.
-    pub fn resume(&self) -> impl Done + use<> {
-        done(self.ask(move |shim, op| shim.resume(op)))
-    }
     /// Whether a machine like this can be saved; the error says why not.
     pub fn can_save(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.can_save(op)))

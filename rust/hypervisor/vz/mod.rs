@@ -73,6 +73,7 @@ impl Vz {
             rosetta: host.rosetta == Rosetta::Installed,
             nested: host.nested,
             shares: true,
+            pause: true,
             limits: host.limits(),
             features: host.features(),
         };
@@ -140,6 +141,16 @@ impl VzGuest {
     fn machine(&self) -> Result<Arc<Machine>, Report> {
         self.machine.upgrade().ok_or_else(|| Report::new(Kind::Guest, "the guest is gone"))
     }
+
+    /// The machine is held for the question alone: it must be able to go while the answer is awaited.
+    async fn ask<D: bridge::Done>(
+        &self,
+        what: &str,
+        question: impl FnOnce(&Machine) -> D + Send,
+    ) -> Result<(), Report> {
+        let answer = question(&*self.machine()?);
+        answer.await.map_err(|e| Report::new(Kind::Guest, format!("cannot {what}: {}", describe(&e))))
+    }
 }
 
 impl Drop for VzGuest {
@@ -150,17 +161,20 @@ impl Drop for VzGuest {
 
 impl Guest for VzGuest {
     fn request_stop(&self) -> Verb<'_, Result<(), Report>> {
-        Box::pin(async {
-            let pressed = self.machine()?.request_stop();
-            pressed
-                .await
-                .map_err(|e| Report::new(Kind::Guest, format!("cannot press the power button: {}", describe(&e))))
-        })
+        Box::pin(self.ask("press the power button", |machine| machine.request_stop()))
     }
 
     fn kill(&self) -> Verb<'_, Result<(), Report>> {
         self.kill.cancel();
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn pause(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(self.ask("pause the guest", |machine| machine.pause()))
+    }
+
+    fn resume(&self) -> Verb<'_, Result<(), Report>> {
+        Box::pin(self.ask("resume the guest", |machine| machine.resume()))
     }
 
     fn connect(&self, port: u32) -> Verb<'_, Result<GuestStream, Report>> {

@@ -1,0 +1,164 @@
+//! Who gets in on loopback TCP. Every user of this computer can connect there, and so can a web page in a browser of theirs.
+//!
+//! ```text
+//!   Host names this very socket? ── no ─▶ 403    a page of another site, which had its name point here (DNS rebinding)
+//!   no Origin? ──────────────────── no ─▶ 403    a page of any site; there is no CORS, for no page is meant to get in
+//!   the token? ──────────────────── no ─▶ 401    another user
+//! ```
+//!
+//! The rule that holds here: nothing of a request is looked at before it has passed all three.
+
+use super::server::Refusal;
+use crate::{
+    error::{Kind, Report},
+    machine_dir::write_new,
+};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use std::{fmt::Write, fs, hint::black_box, io, net::SocketAddr, path::Path, sync::Arc};
+
+/// A token's random bytes.
+const BYTES: usize = 32;
+
+/// What a client must know.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// The token in that file, which is made if it is not there yet, for its owner alone.
+    pub fn at(path: &Path) -> Result<Token, Report> {
+        let bytes: [u8; BYTES] = rand::random();
+        let mut new = String::with_capacity(2 * BYTES);
+        for byte in bytes {
+            // Writing to a string does not fail.
+            let _ = write!(new, "{byte:02x}");
+        }
+        if write_new(path, format!("{new}\n").as_bytes(), 0o600)? {
+            return Ok(Token(new));
+        }
+        let unusable = |why: String| {
+            Report::new(Kind::State, format!("the API's token {} cannot be used: {why}", path.display()))
+                .hint("delete the file and restart the daemon, which makes a new one")
+        };
+        let text = fs::read_to_string(path).map_err(|error: io::Error| unusable(error.to_string()))?;
+        let token = text.trim();
+        if token.len() < BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(unusable(format!("it is no word of {BYTES} characters or more")));
+        }
+        Ok(Token(token.to_owned()))
+    }
+
+    /// Takes as long for a wrong guess as for a right one, so that its time tells nothing.
+    fn is(&self, given: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let differs = own.iter().enumerate().fold(0, |differs, (index, byte)| {
+            // Past the end of what was given: compared with something, all the same.
+            let other = given.get(index).copied().unwrap_or(!byte);
+            black_box(differs | (byte ^ other))
+        });
+        differs == 0 && given.len() == own.len()
+    }
+}
+
+/// Stands before the routes of one TCP socket.
+#[derive(Clone)]
+pub struct Guard(Arc<Inner>);
+
+struct Inner {
+    /// What a client may call this socket.
+    names: Vec<String>,
+    token: Token,
+}
+
+impl Guard {
+    /// For the socket of this address.
+    pub fn new(address: SocketAddr, token: Token) -> Guard {
+        let port = address.port();
+        let names = vec![address.to_string(), format!("localhost:{port}")];
+        Guard(Arc::new(Inner { names, token }))
+    }
+
+    /// Those routes, behind this guard.
+    pub fn over(self, routes: Router) -> Router {
+        routes.layer(middleware::from_fn_with_state(self, stand))
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let headers = request.headers();
+        let refused = |what: String| Refusal(StatusCode::FORBIDDEN, Report::new(Kind::Host, what));
+        let hosts: Vec<&HeaderValue> = headers.get_all(header::HOST).iter().collect();
+        let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        let meant = |name: &[u8]| self.0.names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name));
+        if hosts.len() != 1 || !hosts.iter().all(|host| meant(host.as_bytes())) || !named.is_none_or(meant) {
+            let names = self.0.names.join(" or ");
+            let Refusal(status, report) = refused("the request is for another host than this".to_owned());
+            return Err(Refusal(status, report.hint(format!("the header Host must say {names}"))));
+        }
+        if headers.contains_key(header::ORIGIN) {
+            let Refusal(status, report) = refused("the request comes from a web page".to_owned());
+            return Err(Refusal(status, report.hint("leave the header Origin out; web pages are not let in")));
+        }
+        if !bearer(headers).is_some_and(|given| self.0.token.is(given)) {
+            let report = Report::new(Kind::Host, "the request lacks the token, or has a wrong one");
+            let hint =
+                "send the header Authorization: Bearer TOKEN, with what is in the state directory's file api-token";
+            return Err(Refusal(StatusCode::UNAUTHORIZED, report.hint(hint)));
+        }
+        Ok(())
+    }
+}
+
+async fn stand(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    match guard.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => {
+            let mut response = refusal.into_response();
+            if response.status() == StatusCode::UNAUTHORIZED {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            response
+        }
+    }
+}
+
+/// The token of the one header that holds it.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (only, None) = (given.next()?, given.next()) else { return None };
+    let (scheme, token) = only.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_token_is_made_once_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        let token = Token::at(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!((Token::at(&path).unwrap().0, token.0.len()), (token.0.clone(), 64));
+        assert_ne!(Token::at(&dir.path().join("other")).unwrap().0, token.0);
+        for (text, good) in [("short", false), ("", false), (&"x ".repeat(40), false), (&"x".repeat(32), true)] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(Token::at(&path).is_ok(), good, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_token_itself_is_the_token() {
+        let token = Token("secret".to_owned());
+        assert!(token.is(b"secret"));
+        for wrong in ["", "s", "secre", "secret!", "Secret", "sekret"] {
+            assert!(!token.is(wrong.as_bytes()), "{wrong}");
+        }
+    }
+}
