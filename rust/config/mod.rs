@@ -366,6 +366,6 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         accelerator: Sourced::default(Accelerator(None)),
         boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
         stop_grace: Sourced::default(Limit(Duration::from_secs(30))),
-        hang_timeout: Sourced::default(Limit(Duration::from_secs(60))),
+        hang_timeout: Sourced::default(Limit(Duration::from_secs(300))),
     }
 }

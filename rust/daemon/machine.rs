@@ -1,14 +1,18 @@
 //! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
 
+mod entry;
+mod furnish;
+mod record;
+
 use super::{
-    Passage, RunOptions, builds,
+    RunOptions, builds,
     chronicle::Chronicle,
     metrics::Sample,
     vigil::{self, Inhibitor},
 };
 use crate::{
     api::types::{
-        DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, Service, StartRequest, StoreStatus, Trimmed,
+        DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, StartRequest, StoreStatus, Trimmed,
     },
     config::MachineSettings,
     error::{Kind, Report},
@@ -18,17 +22,12 @@ use crate::{
         sharing::Sharing,
     },
     hypervisor::{self, Capabilities, Hypervisor},
-    machine_dir::{MachineDir, StateDir, write_atomic},
+    machine_dir::{MachineDir, StateDir},
     spec::MachineName,
-    ssh::keys::Keys,
-    supervisor::{self, Handle, Lease, Phase, Policy, Preparation},
+    supervisor::{self, Handle, Phase, Policy, Preparation},
 };
-use darwin_vz_agent::{
-    NIX_PORT, SSH_PORT,
-    protocol::{Answer, Ask},
-};
+use darwin_vz_agent::protocol::{Answer, Ask};
 use std::{
-    ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -58,27 +57,6 @@ pub struct Machine {
     nix: Nix,
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     _watchers: [AbortOnDropHandle<()>; 4],
-}
-
-/// How long the end of a guest may take to show that no longer lets anybody in.
-const ENDING: Duration = Duration::from_secs(3);
-
-/// Why a client did not get in.
-enum Entry {
-    /// The guest ended meanwhile.
-    GuestGone,
-    /// Something else.
-    Refused(Report),
-}
-
-impl Entry {
-    /// The guest did not do what a connection needs: perhaps it is on its way out.
-    async fn after(lease: &Lease, report: Report) -> Entry {
-        match timeout(ENDING, lease.guest().exited()).await {
-            Ok(_) => Entry::GuestGone,
-            Err(_) => Entry::Refused(report),
-        }
-    }
 }
 
 /// How much of a guest is in use, in bytes.
@@ -125,8 +103,8 @@ impl Machine {
         let accelerator = settings.accelerator.as_deref();
         let hypervisor = hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
         let dir = state.make_machine(&name)?;
-        let connect_program = connect_program(options, &name);
-        furnish(&dir, &name, &connect_program)?;
+        let connect_program = furnish::connect_program(options, &name);
+        furnish::furnish(&dir, &name, &connect_program)?;
         let sharing = Sharing::new(&name, &settings, &dir)?;
         let capabilities = hypervisor.capabilities().clone();
         let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
@@ -171,10 +149,10 @@ impl Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let handle = supervisor::spawn(name.clone(), parts.hypervisor, parts.preparation, Policy::from(&settings));
         let watchers = [
-            tokio::spawn(record(name.clone(), handle.clone(), Arc::clone(&chronicle))),
+            tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
             tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor, settings.hang_timeout)),
             tokio::spawn(builds::count(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(record_generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
+            tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
         Machine {
             name,
@@ -339,48 +317,6 @@ impl Machine {
         self.dir.console_log()
     }
 
-    /// Starts the guest where needed and connects to one of its services.
-    pub async fn open(&self, service: Service) -> Result<Passage, Report> {
-        match self.enter(service).await {
-            // It was on its way out, and whoever needs one gets the next.
-            Err(Entry::GuestGone) => self.enter(service).await,
-            entered => entered,
-        }
-        .map_err(|entry| match entry {
-            Entry::GuestGone => Report::new(Kind::Guest, "the guest ended while the connection was made")
-                .hint("see why: darwin-vz-nix logs --console"),
-            Entry::Refused(report) => report,
-        })
-    }
-
-    async fn enter(&self, service: Service) -> Result<Passage, Entry> {
-        let lease = {
-            let _files = self.files.read().await;
-            self.handle.acquire().await.map_err(Entry::Refused)?
-        };
-        let hold = match &self.sharing {
-            Some(sharing) => match sharing.enter(lease.agent()).await {
-                Ok(hold) => hold,
-                Err(report) => return Err(Entry::after(&lease, report).await),
-            },
-            None => None,
-        };
-        let warm = if service == Service::Ssh { self.warm.take() } else { None };
-        let port = match service {
-            Service::Ssh => SSH_PORT,
-            Service::Nix => NIX_PORT,
-        };
-        let guest = match warm {
-            Some(stream) => stream,
-            None => match lease.guest().connect(port).await {
-                Ok(stream) => stream,
-                Err(report) => return Err(Entry::after(&lease, report).await),
-            },
-        };
-        let visit = self.chronicle.visit(&self.name, service);
-        Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
-    }
-
     /// Starts the guest where needed, and has it give back what its disk does not use.
     pub async fn trim(&self) -> Result<Trimmed, Report> {
         let lease = {
@@ -415,118 +351,12 @@ impl Machine {
         let _files = self.files.write().await;
         self.handle.stop(true).await?;
         self.dir.destroy(keep)?;
-        furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+        furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
         self.generations.reset()?;
         if let Some(sharing) = &self.sharing {
             sharing.begin_anew(&self.settings, &self.dir)?;
         }
         self.chronicle.changed();
         Ok(())
-    }
-}
-
-/// Makes keys, `known_hosts` and the program of the direct door, where they are missing or old.
-fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &str) -> Result<(), Report> {
-    Keys::ensure(dir, name)?;
-    write_atomic(&dir.connect_program(), connect_program.as_bytes(), 0o700)
-}
-
-/// The program that Nix runs for the direct door: an address can name a program, but not its flags.
-fn connect_program(options: &RunOptions, name: &MachineName) -> String {
-    let mut words = vec![options.program.clone().into_os_string()];
-    words.extend(options.flags.iter().cloned());
-    words.extend(["--machine", name.as_str(), "connect"].map(OsString::from));
-    let words: Vec<_> = words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
-    format!(
-        "#!/bin/sh\n# Joins Nix, on stdin and stdout, to the nix-daemon of the machine {name}.\nexec {} \"$@\"\n",
-        words.join(" ")
-    )
-}
-
-/// A word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// Passes on every change of the machine.
-async fn record(name: MachineName, handle: Handle, chronicle: Arc<Chronicle>) {
-    let mut snapshots = handle.watch();
-    // The supervisor ends when the last handle goes, so this task must not hold one.
-    drop(handle);
-    let first = snapshots.borrow_and_update().clone();
-    let (mut before, mut last_boot) = (first.phase, first.last_boot);
-    while snapshots.changed().await.is_ok() {
-        let snapshot = snapshots.borrow_and_update().clone();
-        chronicle.changed();
-        if std::mem::discriminant(&before) != std::mem::discriminant(&snapshot.phase) {
-            let state = snapshot.wire_state(Instant::now());
-            tracing::info!(machine = %name, state = ?state, "moved");
-            chronicle.moved(&name, state);
-        }
-        if let Some(boot) = snapshot.last_boot.as_ref().filter(|boot| last_boot.as_ref() != Some(boot)) {
-            chronicle.booted(&name, boot);
-        }
-        (before, last_boot) = (snapshot.phase, snapshot.last_boot);
-    }
-}
-
-/// Passes on every change of the generations.
-async fn record_generations(name: MachineName, generations: Arc<Generations>, chronicle: Arc<Chronicle>) {
-    let mut changes = generations.changes();
-    let mut before = generations.status();
-    while changes.changed().await.is_ok() {
-        let status = generations.status();
-        if let Some(status) = status.clone().filter(|_| status != before) {
-            chronicle.changed();
-            chronicle.generations(&name, status);
-        }
-        before = status;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::types::What;
-
-    #[tokio::test]
-    async fn what_becomes_of_a_generation_is_told_once() {
-        let tmp = tempfile::tempdir().unwrap();
-        let name: MachineName = "builder".parse().unwrap();
-        let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
-        let settings = MachineSettings { recipe: Some("/nix/store/r.drv".into()), ..MachineSettings::sample() };
-        let generations = Arc::new(Generations::open(&dir, &settings, &[]).unwrap());
-        let chronicle = Arc::new(Chronicle::default());
-        let (mut events, shown) = (chronicle.events(), *chronicle.generation().borrow());
-        let recorder = record_generations(name, Arc::clone(&generations), Arc::clone(&chronicle));
-        let recorder = AbortOnDropHandle::new(tokio::spawn(recorder));
-        tokio::task::yield_now().await;
-        for _ in 0..2 {
-            generations.for_boot();
-            tokio::task::yield_now().await;
-        }
-        let status = GenerationsStatus { current: 0, running: Some(0), prospect: None };
-        assert_eq!(events.try_recv().unwrap().what, What::Generations { status });
-        assert!(events.try_recv().is_err(), "nothing has changed by the second boot");
-        assert_eq!(*chronicle.generation().borrow(), shown + 1);
-        drop(recorder);
-    }
-
-    #[test]
-    fn the_direct_doors_program_survives_any_path() {
-        let options = RunOptions {
-            search_path: OsString::new(),
-            program: "/nix/it's here/darwin-vz-nix".into(),
-            flags: vec!["--state-dir".into(), "/a $HOME".into()],
-            nix_environment: vec![],
-            host: crate::config::HostFacts::gather(),
-            shown: Default::default(),
-        };
-        let script = connect_program(&options, &"builder".parse().unwrap());
-        let exec = script.lines().last().unwrap();
-        assert_eq!(
-            exec,
-            r#"exec '/nix/it'\''s here/darwin-vz-nix' '--state-dir' '/a $HOME' '--machine' 'builder' 'connect' "$@""#
-        );
     }
 }

@@ -132,6 +132,7 @@ impl Door {
     /// Serves one request.
     async fn request(&mut self) -> Result<(), End> {
         let Some(number) = self.from.number_or_end().await? else { return Err(End::Closed) };
+        self.inner.pace.keep(1).await;
         let query = match Operation::of(number) {
             Operation::Allowed(query) => query,
             Operation::Refused { name, body: Some(body) } => {
@@ -236,6 +237,7 @@ impl Door {
                 let path = self.from.bytes(StorePath::longest_within(&dir)).await?;
                 some.push(StorePath::parse(&dir, &path).map_err(|e| End::Refused(e.to_string()))?);
             }
+            self.inner.pace.keep(some.len()).await;
             left -= some.len();
             if left == 0 {
                 let _substitute = self.from.number().await?;

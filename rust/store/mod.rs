@@ -28,6 +28,7 @@ mod figures;
 mod journal;
 mod ledger;
 mod operation;
+mod pace;
 mod path;
 mod reception;
 mod session;
@@ -45,6 +46,7 @@ use crate::{error::Report, hypervisor::GuestListener};
 use case_hack::Verdicts;
 use figures::Record;
 use ledger::Ledger;
+use pace::Pace;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -82,6 +84,8 @@ pub struct Limits {
     pub held: usize,
     /// Items of a list in a request.
     pub list: usize,
+    /// Requests a second of all connections together, each item of a list counting as one; more have to wait.
+    pub rate: u32,
 }
 
 impl Default for Limits {
@@ -93,6 +97,7 @@ impl Default for Limits {
             upstream_answer: Duration::from_secs(120),
             held: 250_000,
             list: 250_000,
+            rate: 20_000,
         }
     }
 }
@@ -111,6 +116,7 @@ struct Inner {
     verdicts: Mutex<Verdicts>,
     record: Mutex<Record>,
     sessions: session::Register,
+    pace: Pace,
 }
 
 impl HostStore {
@@ -119,6 +125,7 @@ impl HostStore {
     pub fn new(settings: StoreSettings) -> Result<HostStore, Report> {
         let ledger = Ledger::open(&settings.state_dir.join("store-ledger"))?;
         let verdicts = Verdicts::open(&settings.state_dir.join("store-verdicts"))?;
+        let pace = Pace::new(settings.limits.rate);
         Ok(HostStore {
             inner: Arc::new(Inner {
                 logical_dir: settings.logical_dir.as_str().into(),
@@ -127,6 +134,7 @@ impl HostStore {
                 verdicts: Mutex::new(verdicts),
                 record: Mutex::new(Record::default()),
                 sessions: session::Register::default(),
+                pace,
             }),
         })
     }

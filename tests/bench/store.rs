@@ -29,7 +29,7 @@ pub fn figures(rounds: usize) -> [Figure; 2] {
         copying.ok(&["stop"]);
     }
     let copied = Figure::alone("host-inputs-copied-bytes", copied as f64, "bytes", 0.0);
-    [copied, series.ratio("store-build-ratio", 0.8, false)]
+    [copied, series.ratio("store-build-ratio", 0.5, false)]
 }
 
 /// A guest with an empty disk; what was sent to those before it.

@@ -18,8 +18,8 @@ use std::{
 /// Settings of the lab's machine: everything that takes time takes little.
 pub const SETTINGS: &str = "idle-timeout = \"6s\"\nhang-timeout = \"6s\"\nboot-timeout = \"60s\"\nstop-grace = \"5s\"\ncores = 2\ndisk-size = \"1G\"";
 
-/// Size of the file system with the state, in MiB: room for the data disk's use, and small enough to be filled.
-const STATE_MIB: u32 = 900;
+/// Size of the file system with the state, in MiB: more than a full data disk takes, and small enough to be filled itself.
+const STATE_MIB: u32 = 1600;
 
 /// How long something may take to be cleaned up after a fault.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -93,6 +93,7 @@ impl Arena {
             }
         }
         let began = Instant::now();
+        self.sit_out_the_back_off();
         let next = self.build(BUILDS, random);
         let output = next.run.join().unwrap();
         outcome.next = Some(if output.status.success() {
@@ -106,6 +107,14 @@ impl Arena {
         outcome.left = self.settled();
         outcome.lost = self.lost();
         outcome
+    }
+
+    /// Boots that failed in a row, as with a full disk, make the daemon refuse connections for some seconds. Who builds then
+    /// waits, and so do we; the time counts.
+    fn sit_out_the_back_off(&self) {
+        while let Some(ms @ 1..) = self.lab.status()["retryInMs"].as_u64() {
+            sleep(Duration::from_millis(ms.min(60_000)));
+        }
     }
 
     /// The last look, at a machine at rest.

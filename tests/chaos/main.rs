@@ -7,7 +7,7 @@
 //!          └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `make test` has each kind of fault once; `make chaos FAULTS=200` has as many as are asked for. The seed is printed, and
+//! `make test` has a few, always the same; `make chaos FAULTS=200` has as many as are asked for, of every kind. The seed is printed, and
 //! `SEED=…` repeats the order and the moments, as far as real processes can be repeated; `ONLY=QEMU` takes
 //! the faults with that in their name. The table at the end is the result.
 

@@ -47,7 +47,7 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     builder accelerator auto default
     builder boot-timeout 3m default
     builder stop-grace 30s default
-    builder hang-timeout 1m default
+    builder hang-timeout 5m default
     ");
     let json = run(dir.path(), &["config", "--json"]);
     let json = json.strip_prefix("exit 0\n--- stdout\n").unwrap();

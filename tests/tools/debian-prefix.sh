@@ -50,9 +50,9 @@ mirror() {
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
     awk -v c="$codename" '($2 == c || $2 == "stable") && $3 == "main" && !seen { print $1; seen = 1 }'
 }
-mirror=${DARWIN_VZ_NIX_DEBIAN_MIRROR:-$(mirror)}
+mirror=${DVN_DEBIAN_MIRROR:-$(mirror)}
 [ -n "$mirror" ] ||
-  die "apt's sources name no Debian archive with the component 'main'; set DARWIN_VZ_NIX_DEBIAN_MIRROR to one"
+  die "apt's sources name no Debian archive with the component 'main'; set DVN_DEBIAN_MIRROR to one"
 
 work=$(mktemp -d "$DVN_CACHE/debian/.$name.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -28,6 +28,8 @@ for thing in "${!package[@]}"; do
     *) command -v "$thing" >/dev/null || missing+=("${package[$thing]}") ;;
   esac
 done
+# A module and no command, for tests/tools/schemathesis.sh.
+[ "${1:-}" != checks ] || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 install_packages() {
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
   local as_root=()

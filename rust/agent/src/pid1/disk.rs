@@ -6,6 +6,7 @@
 //! made anew.
 
 mod superblock;
+pub mod trouble;
 
 use super::{Outcome, children, console::say, mounts};
 use darwin_vz_agent::protocol::DataDisk;

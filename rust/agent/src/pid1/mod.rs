@@ -101,6 +101,7 @@ fn run() -> Outcome<()> {
     background("network", move || net::client::run("eth0", &host_name));
     power::watch();
     let data = disk::prepare()?;
+    disk::trouble::watch();
     phases.mark("disk");
     let builders = boot::nix_directories()?;
     let shares = shares::mount_all(&payload.config.shares);

@@ -60,6 +60,7 @@ pub fn serve_host() -> Outcome<()> {
     let phases = Phases::after(handover.phases);
     phases.mark("root");
     shutdown::leave_it_to_pid_1();
+    disk::trouble::watch();
     background("reaper", children::reap);
     let file = format!("{}/config.json", payload::HOME);
     let json = fs::read(&file).map_err(|e| format!("{file}: {e}"))?;

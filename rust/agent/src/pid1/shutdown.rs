@@ -57,6 +57,14 @@ pub fn power_off() -> ! {
     park()
 }
 
+/// Powers off as if the power had failed: nothing is written any more, and the data disk is not clean. Never returns.
+pub fn pull_the_plug() -> ! {
+    BEGUN.store(true, Ordering::Release);
+    let why = reboot(RebootCommand::PowerOff);
+    say(format_args!("power off: {why:?}"));
+    park()
+}
+
 /// From now on, to power off is to ask PID 1 for it.
 pub fn leave_it_to_pid_1() {
     OF_PID_1.store(true, Ordering::Release);

@@ -1,0 +1,82 @@
+//! A data disk that fails while it is in use: the host's own disk is full, for instance.
+//!
+//! What could not be written is lost from the kernel's cache without another word, and Nix's database with it, so that every
+//! build from then on fails or, worse, does not. The rule: after the first error the guest goes down at once, without
+//! marking the disk clean. The next boot makes it anew.
+
+use super::{super::background, disks};
+use crate::pid1::{console::say, shutdown};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+};
+
+/// The kernel's log, one record a read.
+const LOG: &str = "/dev/kmsg";
+
+/// Longest record that the kernel gives.
+const RECORD: usize = 8192;
+
+/// Watches from now on. What the kernel said before was about a disk that is judged, and made anew, at each boot.
+pub fn watch() {
+    let Some(device) = disks().pop() else { return };
+    let log = File::open(LOG).and_then(|mut log| log.seek(SeekFrom::End(0)).map(|_| log));
+    match log {
+        Ok(log) => background("disk-trouble", move || follow(log, device.trim_start_matches("/dev/"))),
+        Err(e) => say(format_args!("errors of the data disk will not be noticed: {LOG}: {e}")),
+    }
+}
+
+fn follow(mut log: File, device: &str) {
+    let mut record = vec![0; RECORD];
+    loop {
+        match log.read(&mut record) {
+            Ok(0) => return,
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&record[..length]);
+                if let Some(trouble) = trouble(&text, device).filter(|_| !shutdown::begun()) {
+                    say(format_args!("FAILED: the data disk cannot be relied on any more: {trouble}"));
+                    shutdown::pull_the_plug();
+                }
+            }
+            // Records were overwritten before we read them; the next read goes on with the oldest.
+            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(e) => return say(format_args!("errors of the data disk will not be noticed: {LOG}: {e}")),
+        }
+    }
+}
+
+/// What a record says of lost data on this disk, if it does. Space that could not be given back is no loss.
+fn trouble<'a>(record: &'a str, device: &str) -> Option<&'a str> {
+    let message = record.split_once(';')?.1.lines().next()?;
+    let names = |word: &str| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()) == device;
+    let fails = message.contains("I/O error") || message.starts_with("EXT4-fs error");
+    (fails && !message.contains("(DISCARD)") && message.split_whitespace().any(names)).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_lose_data_of_this_disk_count_and_nothing_else() {
+        for bad in [
+            "3,544,5025,-;I/O error, dev vdb, sector 2048 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2",
+            "3,545,5026,-;Buffer I/O error on dev vdb, logical block 256, lost async page write\n SUBSYSTEM=block",
+            "4,546,5027,-;EXT4-fs warning (device vdb): ext4_end_bio:343: I/O error 10 writing to inode 14 starting block 9)",
+            "2,547,5028,-;EXT4-fs error (device vdb): ext4_validate_block_bitmap:390: comm nix-daemon: bg 1: bad checksum",
+        ] {
+            assert_eq!(trouble(bad, "vdb"), bad.split_once(';').unwrap().1.lines().next(), "{bad}");
+            assert_eq!(trouble(bad, "vda"), None, "of another disk");
+        }
+        for fine in [
+            "6,1,0,-;EXT4-fs (vdb): mounted filesystem without journal. Quota mode: none.",
+            "3,2,0,-;I/O error, dev vdb, sector 8 op 0x3:(DISCARD) flags 0x0 phys_seg 1 prio class 2",
+            "3,3,0,-;I/O error, dev vdba, sector 8 op 0x1:(WRITE) flags 0x0 phys_seg 1 prio class 2",
+            "no record",
+            "",
+        ] {
+            assert_eq!(trouble(fine, "vdb"), None, "{fine}");
+        }
+    }
+}
