@@ -186,6 +186,29 @@ pub struct MachineSpec {
 }
 
 #[cfg(test)]
+impl MachineSpec {
+    /// One that no test minds, with nothing to boot.
+    pub(crate) fn sample() -> MachineSpec {
+        MachineSpec {
+            name: "builder".parse().unwrap(),
+            arch: Arch::X86_64,
+            cores: 1,
+            memory: 1 << 30,
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            cmdline: String::new(),
+            disks: vec![],
+            shares: vec![],
+            rosetta: false,
+            nested: false,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            runtime_dir: "/r".into(),
+            console_log: "/c".into(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

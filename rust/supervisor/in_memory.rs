@@ -6,7 +6,7 @@ use crate::{
     error::Report,
     guest::agent::Agent,
     hypervisor::{Guest, Verb},
-    spec::{Arch, MachineSpec},
+    spec::MachineSpec,
 };
 use std::{future, sync::Arc};
 
@@ -22,22 +22,7 @@ impl InMemory {
 
 impl Preparation for InMemory {
     fn prepare(&self, _: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
-        Box::pin(future::ready(Ok(MachineSpec {
-            name: "builder".parse().unwrap(),
-            arch: Arch::X86_64,
-            cores: 1,
-            memory: 1 << 30,
-            kernel: "/k".into(),
-            initrd: "/i".into(),
-            cmdline: String::new(),
-            disks: vec![],
-            shares: vec![],
-            rosetta: false,
-            nested: false,
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            runtime_dir: "/r".into(),
-            console_log: "/c".into(),
-        })))
+        Box::pin(future::ready(Ok(MachineSpec::sample())))
     }
     fn await_ready(&self, _: Arc<dyn Guest>) -> Verb<'_, Result<Ready, Report>> {
         let (kernel, data_disk) = (String::new(), String::new());

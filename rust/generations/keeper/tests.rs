@@ -55,22 +55,7 @@ impl Preparation for Boots {
     fn prepare(&self, _: StartRequest) -> Verb<'_, Result<MachineSpec, Report>> {
         Box::pin(async move {
             self.way.booted.lock().unwrap().push(number(self.generations.for_boot()));
-            Ok(MachineSpec {
-                name: "builder".parse().unwrap(),
-                arch: Arch::X86_64,
-                cores: 1,
-                memory: 1 << 30,
-                kernel: "/k".into(),
-                initrd: "/i".into(),
-                cmdline: String::new(),
-                disks: vec![],
-                shares: vec![],
-                rosetta: false,
-                nested: false,
-                mac: "02:00:00:00:00:01".parse().unwrap(),
-                runtime_dir: "/r".into(),
-                console_log: "/c".into(),
-            })
+            Ok(MachineSpec::sample())
         })
     }
 
