@@ -20,10 +20,6 @@ fn banner(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn leases(lab: &Lab) -> u64 {
-    lab.status()["leases"].as_u64().unwrap()
-}
-
 #[test]
 fn ssh_starts_a_stopped_vm_and_trusts_only_the_pinned_key() {
     let lab = Lab::running("");
@@ -68,7 +64,7 @@ fn a_cold_start_holds_every_connection_and_two_hundred_at_once_get_their_banner(
         assert_eq!(banner(stream), "SSH-2.0-");
     }
     drop(crowd);
-    wait("all leases to end", || leases(&lab) == 0);
+    wait("all leases to end", || lab.leases() == 0);
 
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", lab.daemon_pid())).unwrap().count();
     let in_guest = || lab.ssh("ps | grep -c '[s]shd'").trim().parse::<i64>().unwrap();
@@ -78,7 +74,7 @@ fn a_cold_start_holds_every_connection_and_two_hundred_at_once_get_their_banner(
         let mut stream = connect(&lab);
         assert_eq!(banner(&mut stream), "SSH-2.0-");
     }
-    wait("all leases to end", || leases(&lab) == 0);
+    wait("all leases to end", || lab.leases() == 0);
     wait("descriptors to be given back", || descriptors() <= before);
     wait("the guest to end its side", || in_guest() < 12);
 }
@@ -105,7 +101,7 @@ fn an_end_of_input_reaches_the_guest_and_its_answer_comes_back() {
     banner(&mut stream);
     stream.shutdown(Shutdown::Write).unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
-    wait("the lease to end", || leases(&lab) == 0);
+    wait("the lease to end", || lab.leases() == 0);
 }
 
 #[test]

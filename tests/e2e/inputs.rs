@@ -40,7 +40,7 @@ pub fn build(lab: &Lab, door: Door, name: &str, inputs: &[String], script: &str)
 
 /// Bytes that clients have sent through the doors, once all connections have ended.
 pub fn sent(lab: &Lab) -> u64 {
-    wait("the connections to end", || lab.status()["leases"] == 0);
+    wait("the connections to end", || lab.leases() == 0);
     lab.status()["store"]["copiedBytes"].as_u64().unwrap()
 }
 

@@ -225,6 +225,11 @@ impl Lab {
         status["machines"].as_array().unwrap().iter().find(|m| m["name"] == "builder").unwrap().clone()
     }
 
+    /// Connections in use. A guest that is off has none.
+    pub fn leases(&self) -> u64 {
+        self.status()["leases"].as_u64().unwrap_or(0)
+    }
+
     pub fn is(&self, state: &str) -> bool {
         self.status()["state"] == state
     }

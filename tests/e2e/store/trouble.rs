@@ -134,7 +134,7 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
     assert_eq!((sharing(&lab).as_str(), warnings(&lab, "not shared")), ("on", 0));
     let _ = session.kill();
     let _ = session.wait();
-    crate::lab::wait("the session's end", || lab.status()["leases"] == 0);
+    crate::lab::wait("the session's end", || lab.leases() == 0);
 
     crate::lab::wait("the guest's paths to be let go", || !is_held(&lab));
 
