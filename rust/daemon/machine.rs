@@ -5,9 +5,10 @@ mod furnish;
 mod record;
 
 use super::{
-    RunOptions, builds,
+    RunOptions,
     chronicle::Chronicle,
     metrics::Sample,
+    pulse::Pulse,
     vigil::{self, Inhibitor},
 };
 use crate::{
@@ -148,10 +149,17 @@ impl Machine {
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let handle = supervisor::spawn(name.clone(), parts.hypervisor, parts.preparation, Policy::from(&settings));
+        let pulse = Pulse {
+            name: name.clone(),
+            handle: handle.clone(),
+            chronicle: Arc::clone(&chronicle),
+            sharing: parts.sharing.clone(),
+            hang_timeout: settings.hang_timeout,
+        };
         let watchers = [
             tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor, settings.hang_timeout)),
-            tokio::spawn(builds::count(name.clone(), handle.clone(), Arc::clone(&chronicle))),
+            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor)),
+            tokio::spawn(pulse.take()),
             tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
         Machine {

@@ -4,12 +4,12 @@
 //!  run ─▶ state directory + lock ─▶ a Machine each: keys, hypervisor, supervisor ─▶ doors, API ─▶ signal ─▶ guests off ─▶ end
 //! ```
 
-mod builds;
 mod chronicle;
 mod machine;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
+mod pulse;
 mod vigil;
 
 pub(crate) use chronicle::Chronicle;

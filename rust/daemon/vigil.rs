@@ -1,11 +1,9 @@
-//! What is seen to while a guest is in use: the host does not fall asleep, the guest's clock follows the host's, and a
-//! guest that hangs is not waited for.
+//! What is seen to while a guest is in use: the host does not fall asleep, and the guest's clock follows the host's.
 //!
 //! ```text
 //!   unused ── a lease, or a build without one ──▶ in use: hold the host awake ─ set the guest's clock
 //!      ▲                                             │   each second: did the host's clock jump? set it again
-//!      │                                             │   now and then: does its agent answer? if not for long, kill it
-//!      └──────── unused for a while ─────────────────┘
+//!      └────── unused for a while, or off ───────────┘
 //! ```
 //!
 //! The rule: whoever does not use a guest causes no wake-up here. A guest that nobody uses may have a wrong clock after the
@@ -16,7 +14,6 @@ use crate::{
     spec::MachineName,
     supervisor::{Handle, Phase},
 };
-use darwin_vz_agent::protocol::Ask;
 use std::{
     ffi::OsStr,
     path::PathBuf,
@@ -25,7 +22,7 @@ use std::{
 };
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 /// How often the clocks are compared: after the host slept, a guest's clock is wrong for no longer.
@@ -36,10 +33,6 @@ const JITTER: Duration = Duration::from_millis(200);
 
 /// The host is held awake for so long after the last use: builds come in rows.
 const LINGER: Duration = Duration::from_secs(5);
-
-/// How often a guest in use is asked whether it still answers, and at least so many times before it is given up.
-const BEAT: Duration = Duration::from_secs(10);
-const BEATS: u32 = 4;
 
 /// A program that keeps the host from sleeping while a command of its own runs: ours ends with us, at the end of its input.
 #[derive(Clone, Debug)]
@@ -70,32 +63,25 @@ impl Inhibitor {
 }
 
 /// Sees to a machine for as long as its supervisor lives.
-pub async fn keep(name: MachineName, handle: Handle, inhibitor: Option<Inhibitor>, hang_timeout: Duration) {
+pub async fn keep(name: MachineName, handle: Handle, inhibitor: Option<Inhibitor>) {
     while handle.watch().wait_for(|snapshot| in_use(&snapshot.phase)).await.is_ok() {
         let _awake = inhibitor.as_ref().and_then(|inhibitor| inhibitor.hold(&name));
-        tokio::select! {
-            () = follow_the_clock(&name, &handle) => {}
-            () = until_it_hangs(&handle, hang_timeout) => {
-                tracing::warn!(machine = %name, "the guest has not answered for {hang_timeout:?} and is killed");
-                if let Err(report) = handle.stop(true).await {
-                    tracing::warn!(machine = %name, "{report}");
-                }
-            }
-        }
+        follow_the_clock(&name, &handle).await;
     }
 }
 
-/// Keeps the guest's clock right until it has been unused for a while.
+/// Keeps the guest's clock right until it is off, or has been unused for a while.
 async fn follow_the_clock(name: &MachineName, handle: &Handle) {
     let mut snapshots = handle.watch();
     let mut clocks = Clocks::now();
     set_clock(name, handle).await;
-    let mut used = Instant::now();
-    while used.elapsed() < LINGER {
+    loop {
         if timeout(LOOK, snapshots.wait_for(|snapshot| !in_use(&snapshot.phase))).await.is_ok() {
-            sleep(LOOK).await;
-        } else {
-            used = Instant::now();
+            let used = snapshots.wait_for(|snapshot| in_use(&snapshot.phase) || snapshot.phase.is_at_rest());
+            match timeout(LINGER, used).await {
+                Ok(Ok(snapshot)) if in_use(&snapshot.phase) => {}
+                _ => return,
+            }
         }
         let later = Clocks::now();
         if later.jumped_since(&clocks) {
@@ -103,22 +89,6 @@ async fn follow_the_clock(name: &MachineName, handle: &Handle) {
             set_clock(name, handle).await;
         }
         clocks = later;
-    }
-}
-
-/// Resolves when the guest's agent has not answered for so long. Any answer will do, and a guest on its way is none.
-async fn until_it_hangs(handle: &Handle, limit: Duration) {
-    let pause = (limit / BEATS).min(BEAT);
-    let mut heard = Instant::now();
-    while heard.elapsed() < limit {
-        sleep(pause).await;
-        let alive = match handle.agent() {
-            Some(agent) => timeout(limit, agent.ask(Ask::Builds)).await.is_ok_and(|answer| answer.is_ok()),
-            None => true,
-        };
-        if alive {
-            heard = Instant::now();
-        }
     }
 }
 
@@ -164,11 +134,12 @@ mod tests {
         },
         supervisor::{self, InMemory, Policy},
     };
-    use darwin_vz_agent::protocol::{Answer, FromAgent, Request};
+    use darwin_vz_agent::protocol::{Answer, Ask, FromAgent, Request};
     use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
         sync::{mpsc, watch},
+        time::sleep,
     };
 
     const POLICY: Policy = Policy {
@@ -225,6 +196,7 @@ mod tests {
         until("let go").await;
         assert!(Inhibitor::find(OsStr::new("/nowhere")).is_none());
     }
+
     /// A guest in memory whose agent answers everything, and how often it was told the time.
     async fn machine() -> (Handle, watch::Receiver<u32>) {
         let (told, heard) = watch::channel(0);
@@ -254,7 +226,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_guest_in_use_is_told_the_time_after_each_jump_and_an_unused_one_never() {
         let (handle, heard) = machine().await;
-        let vigil = tokio::spawn(keep(name(), handle.clone(), None, Duration::MAX));
+        let vigil = tokio::spawn(keep(name(), handle.clone(), None));
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(*heard.borrow(), 0, "nobody uses it");
         let lease = handle.acquire().await.unwrap();
@@ -271,27 +243,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_guest_in_use_that_does_not_answer_is_killed_and_one_that_answers_never() {
-        let limit = Duration::from_secs(60);
-        let (handle, _heard) = machine().await;
-        let vigil = tokio::spawn(keep(name(), handle.clone(), None, limit));
+    async fn the_host_may_sleep_once_the_guest_is_off_and_before_the_next_use_is_seen_to() {
+        let (handle, heard) = machine().await;
+        let watch = tokio::spawn({
+            let handle = handle.clone();
+            async move { follow_the_clock(&name(), &handle).await }
+        });
         let lease = handle.acquire().await.unwrap();
-        sleep(Duration::from_secs(100_000)).await;
-        assert!(handle.snapshot().phase.is_running());
+        let began = Instant::now();
         drop(lease);
-        vigil.abort();
-
-        let preparation = Arc::new(InMemory::with(Agent::detached()));
-        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, POLICY);
-        let vigil = tokio::spawn(keep(name(), handle.clone(), None, limit));
-        let lease = handle.acquire().await.unwrap();
-        sleep(limit - Duration::from_secs(1)).await;
-        assert!(handle.snapshot().phase.is_running());
-        sleep(BEAT * 2).await;
-        assert!(handle.snapshot().phase.is_at_rest(), "{:?}", handle.snapshot().phase);
-        drop(lease);
-        handle.acquire().await.expect("and the next demand boots");
-        vigil.abort();
+        handle.stop(true).await.unwrap();
+        watch.await.unwrap();
+        assert!(began.elapsed() < LOOK, "{:?}", began.elapsed());
+        assert!(*heard.borrow() <= 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,6 +69,8 @@ struct Boot {
     in_use: bool,
     /// Why it does not.
     why_not: Option<String>,
+    /// Held beyond the connections, for builds that go on without one. Told by [`Sharing::rest`] that there are none.
+    kept: Option<Arc<Hold>>,
     /// Serves the gate to it.
     _served: Option<AbortOnDropHandle<()>>,
 }
@@ -163,7 +165,7 @@ impl Sharing {
         self.gate.reopen();
         let gate = self.gate.clone();
         let served = AbortOnDropHandle::new(tokio::spawn(async move { gate.serve(listener, token).await }));
-        self.set(Boot { in_use: true, why_not: None, _served: Some(served) });
+        self.set(Boot { in_use: true, why_not: None, kept: None, _served: Some(served) });
         Ok(())
     }
 
@@ -184,6 +186,12 @@ impl Sharing {
         }
     }
 
+    /// Nobody uses the guest, and nothing is built in it: what only it has held is let go.
+    pub fn rest(&self) {
+        let kept = self.boot().kept.take();
+        drop(kept);
+    }
+
     /// The session that there is, or a new one; none if the guest has left the host's store meanwhile.
     async fn hold(self: &Arc<Self>, agent: &Agent) -> Result<Option<Arc<Hold>>, Report> {
         let mut current = self.hold.lock().await;
@@ -194,12 +202,14 @@ impl Sharing {
             if hold.session().is_lost() {
                 hold.renew(self.open(agent).await?);
             }
+            self.boot().kept = Some(Arc::clone(&hold));
             return Ok(Some(hold));
         }
         let released = CancellationToken::new();
         let session = Mutex::new(Arc::new(self.open(agent).await?));
         let hold = Arc::new(Hold { session, _released: released.clone().drop_guard() });
         *current = Arc::downgrade(&hold);
+        self.boot().kept = Some(Arc::clone(&hold));
         tokio::spawn(Arc::clone(self).keep(Arc::downgrade(&hold), released, agent.clone()));
         Ok(Some(hold))
     }

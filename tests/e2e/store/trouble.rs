@@ -3,7 +3,7 @@
 use super::in_guest;
 use crate::{
     inputs::{add, add_text, build},
-    lab::{Door, Lab, kill, said},
+    lab::{Door, Lab, kill, said, wait},
 };
 use std::fs;
 
@@ -127,16 +127,16 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
         said(&lab.host_nix("nix-store").args(["--gc", "--print-live"]).output().unwrap(), "--print-live").contains(&one)
     };
     // Neither the input's own build nor anything else on the host holds it now.
-    crate::lab::wait("the guest's paths to be held", || is_held(&lab));
+    wait("the guest's paths to be held", || is_held(&lab));
     lab.end_host_nix();
     lab.run_host_nix();
-    crate::lab::wait("the guest's paths to be held again", || is_held(&lab));
+    wait("the guest's paths to be held again", || is_held(&lab));
     assert_eq!((sharing(&lab).as_str(), warnings(&lab, "not shared")), ("on", 0));
     let _ = session.kill();
     let _ = session.wait();
-    crate::lab::wait("the session's end", || lab.leases() == 0);
+    wait("the session's end", || lab.leases() == 0);
 
-    crate::lab::wait("the guest's paths to be let go", || !is_held(&lab));
+    wait("the guest's paths to be let go", || !is_held(&lab));
 
     lab.end_host_nix();
     said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
@@ -146,4 +146,39 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
     // What referred to the lost path is lost, too.
     assert!(in_guest.contains(&two) && !in_guest.iter().any(|path| path.ends_with("-at-first")), "{in_guest:?}");
     assert_eq!((sharing(&lab).as_str(), warnings(&lab, "no longer shared")), ("left", 1));
+}
+
+#[test]
+fn what_a_build_without_a_connection_needs_is_held_until_it_is_done() {
+    let lab = Lab::sharing("idle-timeout = \"10s\"");
+    let input = add_text(&lab, "needed", "needed\n");
+    let is_held = |lab: &Lab| {
+        let roots = said(&lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap(), "--print-roots");
+        roots.lines().any(|root| root.starts_with("{temp") && root.ends_with(&input))
+    };
+    // The guest has been told of it before, so it does not ask again, and no connection to the gate holds it.
+    assert_eq!(build(&lab, Door::Direct, "known", std::slice::from_ref(&input), "cat $inputs >$out"), "needed\n");
+    // A build in the guest, begun by somebody who leaves then. It looks at its input late.
+    let script = format!("sleep 30; cat {input} > $out");
+    let expression = crate::lab::derivation("orphan", &script).replacen(
+        "derivation {",
+        &format!("derivation {{ input = builtins.storePath {input};"),
+        1,
+    );
+    let out = lab.ssh(&format!(
+        "echo '{expression}' >orphan.nix; nix-store -q --outputs $(nix-instantiate orphan.nix)
+         nix-build orphan.nix --no-out-link </dev/null >log 2>&1 &
+         n=0; until grep -q ^building log; do n=$((n + 1)); [ $n -lt 60 ] || {{ cat log; break; }}; sleep 1; done"
+    ));
+    wait("the connection to end, and the build to keep the VM alone", || {
+        let status = lab.status();
+        assert_eq!(status["state"], "running", "{status}");
+        status["leases"] == 0 && status["builds"] == 1
+    });
+    assert!(is_held(&lab));
+    said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+    assert!(lab.result(&input).exists(), "it is not collected");
+    lab.await_state("stopped");
+    wait("it to be let go", || !is_held(&lab));
+    assert_eq!(lab.ssh(&format!("cat {}", out.trim())), "needed\n");
 }
