@@ -5,13 +5,13 @@
 //! end cannot be known, the connection is closed after that.
 
 use super::{
-    Inner,
+    Inner, Limits,
     admission::{Admission, AdmissionError},
     operation::{Field, Operation, Query},
     path::{self, StorePath},
     reception::Guest,
-    upstream::{PROTOCOL, PathInfo},
-    wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, WireError},
+    upstream::PathInfo,
+    wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, PROTOCOL, WireError},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -61,7 +61,7 @@ enum End {
 pub async fn serve(inner: Arc<Inner>, guest: Guest) {
     let limits = inner.settings.limits;
     let mut door = Door { from: Decoder(guest), admission: Admission::new(Arc::clone(&inner)).await, inner };
-    let end = match timeout(limits.greeting, door.greet()).await {
+    let end = match timeout(limits.greeting, greet(&mut door.from, Encoder::done())).await {
         Ok(Ok(())) => loop {
             if let Err(end) = door.request().await {
                 break end;
@@ -74,10 +74,61 @@ pub async fn serve(inner: Arc<Inner>, guest: Guest) {
         return;
     }
     tracing::debug!("a connection of the guest to the host's store is closed: {end}");
-    let said = door.say(Encoder::error(&end.to_string())).await;
+    let said = say(&mut door.from, Encoder::error(&end.to_string())).await;
     if said.is_ok() && !matches!(end, End::Failed(_)) {
-        door.take_leftovers().await;
+        take_leftovers(&mut door.from).await;
     }
+}
+
+/// Tells a client why it is not served, where it reads errors first: at the end of the greeting.
+pub async fn refuse(limits: Limits, guest: Guest, why: String) {
+    let mut from = Decoder(guest);
+    if let Ok(Ok(())) = timeout(limits.greeting, greet(&mut from, Encoder::error(&why))).await {
+        take_leftovers(&mut from).await;
+    }
+}
+
+async fn say(to: &mut Decoder<Guest>, words: Encoder) -> Result<(), WireError> {
+    to.0.write_all(words.as_slice()).await?;
+    Ok(to.0.flush().await?)
+}
+
+/// A client that is still sending has not read the error yet, and would lose it with the connection.
+async fn take_leftovers(from: &mut Decoder<Guest>) {
+    let mut chunk = vec![0; 64 * 1024];
+    let mut taken = 0;
+    while taken < LEFTOVERS {
+        match timeout(QUIET, from.0.read(&mut chunk)).await {
+            Ok(Ok(some)) if some > 0 => taken += some,
+            _ => return,
+        }
+    }
+}
+
+/// The greeting, up to what follows from it: that requests may come, or an error.
+async fn greet(from: &mut Decoder<Guest>, verdict: Encoder) -> Result<(), End> {
+    if from.number().await? != CLIENT_MAGIC {
+        return Err(WireError::Unexpected("this is no client of a Nix daemon".into()).into());
+    }
+    say(from, Encoder::default().number(DAEMON_MAGIC).number(PROTOCOL)).await?;
+    let theirs = from.number().await?;
+    if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
+        // A client that old reads the daemon's version before it reads errors, if it is not even older.
+        if theirs >= FIRST_WITH_VERSION {
+            say(from, Encoder::default().bytes(VERSION.as_bytes())).await?;
+        }
+        return Err(End::Refused(format!(
+            "the guest's Nix speaks worker protocol {}.{}, and the host's store is shared with 1.35 and later (Nix 2.18)",
+            theirs >> 8,
+            theirs & 0xff
+        )));
+    }
+    if from.number().await? != 0 {
+        let _affinity = from.number().await?;
+    }
+    let _reserve_space = from.number().await?;
+    say(from, Encoder::default().bytes(VERSION.as_bytes()).number(NOT_TRUSTED)).await?;
+    Ok(say(from, verdict).await?)
 }
 
 struct Door {
@@ -87,48 +138,6 @@ struct Door {
 }
 
 impl Door {
-    async fn say(&mut self, words: Encoder) -> Result<(), WireError> {
-        self.from.0.write_all(words.as_slice()).await?;
-        Ok(self.from.0.flush().await?)
-    }
-
-    /// A client that is still sending has not read the error yet, and would lose it with the connection.
-    async fn take_leftovers(&mut self) {
-        let mut chunk = vec![0; 64 * 1024];
-        let mut taken = 0;
-        while taken < LEFTOVERS {
-            match timeout(QUIET, self.from.0.read(&mut chunk)).await {
-                Ok(Ok(some)) if some > 0 => taken += some,
-                _ => return,
-            }
-        }
-    }
-
-    async fn greet(&mut self) -> Result<(), End> {
-        if self.from.number().await? != CLIENT_MAGIC {
-            return Err(WireError::Unexpected("this is no client of a Nix daemon".into()).into());
-        }
-        self.say(Encoder::default().number(DAEMON_MAGIC).number(PROTOCOL)).await?;
-        let theirs = self.from.number().await?;
-        if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
-            // A client that old reads the daemon's version before it reads errors, if it is not even older.
-            if theirs >= FIRST_WITH_VERSION {
-                self.say(Encoder::default().bytes(VERSION.as_bytes())).await?;
-            }
-            return Err(End::Refused(format!(
-                "the guest's Nix speaks worker protocol {}.{}, and the host's store is shared with 1.35 and later (Nix 2.18)",
-                theirs >> 8,
-                theirs & 0xff
-            )));
-        }
-        if self.from.number().await? != 0 {
-            let _affinity = self.from.number().await?;
-        }
-        let _reserve_space = self.from.number().await?;
-        self.say(Encoder::default().bytes(VERSION.as_bytes()).number(NOT_TRUSTED)).await?;
-        Ok(self.say(Encoder::done()).await?)
-    }
-
     /// Serves one request.
     async fn request(&mut self) -> Result<(), End> {
         let Some(number) = self.from.number_or_end().await? else { return Err(End::Closed) };
@@ -138,7 +147,7 @@ impl Door {
             Operation::Refused { name, body: Some(body) } => {
                 self.skip(body).await?;
                 let refusal = self.refusal(name);
-                return Ok(self.say(Encoder::error(&refusal)).await?);
+                return Ok(say(&mut self.from, Encoder::error(&refusal)).await?);
             }
             Operation::Refused { name, body: None } => return Err(End::Refused(self.refusal(name))),
             Operation::Unknown => return Err(End::Refused(self.refusal(&number.to_string()))),
@@ -150,7 +159,7 @@ impl Door {
             Err(Trouble::Admission(e)) if e.is_final() => return Err(End::Failed(e.to_string())),
             Err(Trouble::Admission(e)) => Encoder::error(&e.to_string()),
         };
-        Ok(self.say(answer).await?)
+        Ok(say(&mut self.from, answer).await?)
     }
 
     fn refusal(&self, operation: &str) -> String {

@@ -16,7 +16,7 @@ pub struct StoreFigures {
     pub refused: Vec<(String, String)>,
     /// Connections of the guest that are being served.
     pub connections: u64,
-    /// Connections that were closed at once: too many, or without the token.
+    /// Connections that were not let in: too many, or without the token.
     pub turned_away: u64,
     /// Requests that were refused because they would change the store, or are not known.
     pub denied: u64,
@@ -78,7 +78,7 @@ impl Record {
     pub fn disconnected(&mut self) {
         self.connections -= 1;
     }
-    /// A connection was closed at once.
+    /// A connection was not let in.
     pub fn turned_away(&mut self) {
         self.turned_away += 1;
     }

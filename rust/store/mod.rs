@@ -33,7 +33,7 @@ mod path;
 mod reception;
 mod session;
 mod upstream;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -72,8 +72,12 @@ pub struct StoreSettings {
 /// Bounds on what a guest may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections served at once; further ones are refused.
+    /// Connections served at once; further ones wait for their turn.
     pub connections: usize,
+    /// Connections that may wait. Further ones are refused.
+    pub queue: usize,
+    /// How long each may wait before it is refused.
+    pub turn: Duration,
     /// Connections that may be about to prove themselves. The oldest gives way to a new one.
     pub strangers: usize,
     /// How long a connection may take for its token and the greeting.
@@ -92,6 +96,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 64,
+            queue: 64,
+            turn: Duration::from_secs(30),
             strangers: 64,
             greeting: Duration::from_secs(10),
             upstream_answer: Duration::from_secs(120),

@@ -1,4 +1,12 @@
-//! Who is let in: connections of the guest that present this boot's token, and not too many of them.
+//! Who is let in: connections of the guest that present this boot's token, and not too many of them at once.
+//!
+//! ```text
+//!   stranger ── token ──▶ queue ── its turn ──▶ served
+//!      │                    ├─ too long ──▶ told so
+//!      └─ else: closed      └─ too many ──▶ told so; closed, if many are told so already
+//! ```
+//!
+//! Whoever is told so reads an error of Nix's own protocol, which a client shows. The queue is first come, first served.
 //!
 //! Any program in the guest may dial the port, a build in Nix's sandbox too. Those who have not shown the token yet wait in a
 //! place of their own, where the oldest gives way to the newest: so a crowd of strangers cannot keep the agent out, which
@@ -10,6 +18,7 @@ use darwin_vz_agent::StoreGreeting;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufStream},
+    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -42,7 +51,8 @@ pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: Strin
     let token: Arc<str> = token.into();
     let mut strangers: JoinSet<Option<Guest>> = JoinSet::new();
     let mut waiting = VecDeque::new();
-    let mut guests = JoinSet::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let (mut guests, mut refused) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
             stream = listener.accept() => {
@@ -56,18 +66,41 @@ pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: Strin
                 waiting.push_back(strangers.spawn(known));
             }
             Some(stranger) = strangers.join_next() => match stranger.ok().flatten() {
-                Some(guest) if guests.len() < limits.connections => {
-                    let (inner, counted) = (Arc::clone(inner), Counted::new(inner));
-                    guests.spawn(async move {
-                        door::serve(inner, guest).await;
-                        drop(counted);
-                    });
+                Some(guest) if guests.len() < limits.connections.saturating_add(limits.queue) => {
+                    guests.spawn(in_turn(Arc::clone(inner), guest, Arc::clone(&places)));
+                }
+                Some(guest) if refused.len() < limits.queue => {
+                    refused.spawn(refuse(Arc::clone(inner), guest));
                 }
                 _ => inner.record().turned_away(),
             },
             Some(_) = guests.join_next() => {}
+            Some(_) = refused.join_next() => {}
         }
     }
+}
+
+/// Serves a connection once there is a place.
+async fn in_turn(inner: Arc<Inner>, guest: Guest, places: Arc<Semaphore>) {
+    // The semaphore is never closed, and is fair.
+    match timeout(inner.settings.limits.turn, places.acquire()).await {
+        Ok(_place) => {
+            let counted = Counted::new(&inner);
+            door::serve(inner, guest).await;
+            drop(counted);
+        }
+        Err(_) => refuse(inner, guest).await,
+    }
+}
+
+async fn refuse(inner: Arc<Inner>, guest: Guest) {
+    inner.record().turned_away();
+    let limits = inner.settings.limits;
+    let why = format!(
+        "the host's store is busy: of {} connections at once none ended within {:?}",
+        limits.connections, limits.turn
+    );
+    door::refuse(limits, guest, why).await;
 }
 
 /// Reads the first line. `None`: not one of ours.

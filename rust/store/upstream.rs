@@ -8,7 +8,7 @@
 
 use super::{
     path::StorePath,
-    wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, WireError, message},
+    wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, LONGEST, MOST, PROTOCOL, WireError},
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio::{
@@ -19,15 +19,6 @@ use tokio::{
     },
     time::timeout,
 };
-
-/// The one dialect that is spoken with daemons and guests: what Nix 2.18 and Lix have, and all later ones still speak.
-pub const PROTOCOL: u64 = 1 << 8 | 35;
-
-/// Longest string that the daemon may send: messages of errors, mostly.
-const LONGEST: usize = 1 << 20;
-
-/// Longest list that the daemon may send: referrers of a C library.
-const MOST: usize = 1 << 20;
 
 /// Requests sent before the answer to the first must have been read.
 const PIPELINE: usize = 1024;
@@ -259,45 +250,7 @@ async fn exchange<T>(
 impl Incoming {
     /// Reads over the daemon's log up to the end of a request.
     async fn outcome(&mut self) -> Result<(), UpstreamError> {
-        let from = &mut self.from;
-        loop {
-            match from.number().await? {
-                message::LAST => return Ok(()),
-                message::ERROR => return Err(UpstreamError::Refused(self.error().await?)),
-                message::NEXT => drop(from.bytes(LONGEST).await?),
-                message::STOP_ACTIVITY => drop(from.number().await?),
-                message::START_ACTIVITY => {
-                    for _id_level_kind in 0..3 {
-                        from.number().await?;
-                    }
-                    from.bytes(LONGEST).await?;
-                    skip_fields(from).await?;
-                    let _parent = from.number().await?;
-                }
-                message::RESULT => {
-                    for _id_kind in 0..2 {
-                        from.number().await?;
-                    }
-                    skip_fields(from).await?;
-                }
-                other => return Err(WireError::Unexpected(format!("message {other:#x} of no meaning")).into()),
-            }
-        }
-    }
-
-    /// The text of an error.
-    async fn error(&mut self) -> Result<String, WireError> {
-        let from = &mut self.from;
-        let _kind = from.bytes(LONGEST).await?;
-        let _level = from.number().await?;
-        let _name = from.bytes(LONGEST).await?;
-        let text = from.bytes(LONGEST).await?;
-        let _position = from.number().await?;
-        for _ in 0..from.length_of_list(MOST).await? {
-            let _position = from.number().await?;
-            from.bytes(LONGEST).await?;
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        self.from.outcome().await?.map_err(UpstreamError::Refused)
     }
 
     /// The answers to one pair of requests. A path that the daemon refuses to hold is as good as not valid.
@@ -352,15 +305,4 @@ impl Incoming {
     fn parse(&self, path: &[u8]) -> Result<StorePath, UpstreamError> {
         StorePath::parse(&self.store_dir, path).map_err(|e| WireError::Unexpected(e.to_string()).into())
     }
-}
-
-async fn skip_fields(from: &mut Decoder<BufReader<OwnedReadHalf>>) -> Result<(), WireError> {
-    for _ in 0..from.length_of_list(MOST).await? {
-        match from.number().await? {
-            0 => drop(from.number().await?),
-            1 => drop(from.bytes(LONGEST).await?),
-            other => return Err(WireError::Unexpected(format!("a field of unknown kind {other}"))),
-        }
-    }
-    Ok(())
 }

@@ -12,6 +12,15 @@ pub const CLIENT_MAGIC: u64 = 0x6e69_7863;
 /// What a daemon answers.
 pub const DAEMON_MAGIC: u64 = 0x6478_696f;
 
+/// The one dialect that is spoken with daemons and guests: what Nix 2.18 and Lix have, and all later ones still speak.
+pub const PROTOCOL: u64 = 1 << 8 | 35;
+
+/// Longest string that a daemon may send: messages of errors, mostly.
+pub const LONGEST: usize = 1 << 20;
+
+/// Longest list that a daemon may send: referrers of a C library.
+pub const MOST: usize = 1 << 20;
+
 /// Messages with which a daemon begins its answer to a request.
 pub mod message {
     /// A line of the log: a string.
@@ -113,6 +122,61 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
             Ok(fits) if fits <= limit => Ok(fits),
             _ => Err(WireError::TooLong { what, length, limit }),
         }
+    }
+}
+
+/// What a daemon says before its answer.
+impl<R: AsyncBufRead + Unpin> Decoder<R> {
+    /// Reads over the daemon's log up to the end of a request: its answer follows, or it has failed for this reason.
+    pub async fn outcome(&mut self) -> Result<Result<(), String>, WireError> {
+        loop {
+            match self.number().await? {
+                message::LAST => return Ok(Ok(())),
+                message::ERROR => return self.error().await.map(Err),
+                message::NEXT => drop(self.bytes(LONGEST).await?),
+                message::STOP_ACTIVITY => drop(self.number().await?),
+                message::START_ACTIVITY => {
+                    for _id_level_kind in 0..3 {
+                        self.number().await?;
+                    }
+                    self.bytes(LONGEST).await?;
+                    self.skip_fields().await?;
+                    let _parent = self.number().await?;
+                }
+                message::RESULT => {
+                    for _id_kind in 0..2 {
+                        self.number().await?;
+                    }
+                    self.skip_fields().await?;
+                }
+                other => return Err(WireError::Unexpected(format!("message {other:#x} of no meaning"))),
+            }
+        }
+    }
+
+    /// The text of an error.
+    async fn error(&mut self) -> Result<String, WireError> {
+        let _kind = self.bytes(LONGEST).await?;
+        let _level = self.number().await?;
+        let _name = self.bytes(LONGEST).await?;
+        let text = self.bytes(LONGEST).await?;
+        let _position = self.number().await?;
+        for _ in 0..self.length_of_list(MOST).await? {
+            let _position = self.number().await?;
+            self.bytes(LONGEST).await?;
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    async fn skip_fields(&mut self) -> Result<(), WireError> {
+        for _ in 0..self.length_of_list(MOST).await? {
+            match self.number().await? {
+                0 => drop(self.number().await?),
+                1 => drop(self.bytes(LONGEST).await?),
+                other => return Err(WireError::Unexpected(format!("a field of unknown kind {other}"))),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -91,17 +91,68 @@ async fn claims_and_floods_end_the_connection() {
 }
 
 #[tokio::test]
-async fn there_are_no_more_connections_than_allowed() {
+async fn there_are_no_more_connections_than_allowed_and_further_ones_wait_their_turn() {
     let lab = Lab::with(Limits { connections: 3, ..Limits::default() });
-    let mut guests = [lab.guest().await, lab.guest().await, lab.guest().await];
-    let mut fourth = lab.dial().await;
-    let _ = fourth.say(b"{\"token\":\"secret\"}\n").await;
-    assert!(fourth.is_closed().await);
-    assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (3, 1));
-    assert!(!guests[0].is_valid('a').await);
-    drop(guests);
+    lab.add('a', "");
+    let mut guests = vec![lab.guest().await, lab.guest().await, lab.guest().await];
+    let (mut fourth, mut fifth) = (lab.dial().await, lab.dial().await);
+    assert!(timeout(Duration::from_millis(200), fourth.greet(38)).await.is_err(), "it is not answered yet");
+    fifth.say(b"{\"token\":\"secret\"}\n").await.unwrap();
+    assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (3, 0));
+    assert!(guests[0].is_valid('a').await, "those inside notice nothing");
+
+    // As after its greeting, of which all was sent but the answers to it.
+    guests.pop();
+    let hello = Encoder::default().number(0).number(0);
+    assert_eq!((fourth.from.number().await.unwrap(), fourth.from.number().await.unwrap()), (DAEMON_MAGIC, 1 << 8 | 35));
+    fourth.say(hello.as_slice()).await.unwrap();
+    fourth.from.text(100).await.unwrap();
+    fourth.from.number().await.unwrap();
+    fourth.outcome().await.unwrap().unwrap();
+    assert!(fourth.is_valid('a').await);
+    assert_eq!(lab.store.figures().connections, 3, "the fifth still waits");
+    drop((guests, fourth, fifth));
     eventually("places to be free", || lab.store.figures().connections == 0).await;
-    assert!(lab.world().held.is_empty());
+    eventually("nothing to be held", || lab.world().held.is_empty()).await;
+    assert_eq!(lab.store.figures().turned_away, 0);
+    lab.guest().await;
+}
+
+/// What a client reads that is not let in.
+async fn refusal(guest: &mut Guest) -> String {
+    let sent = [
+        b"{\"token\":\"secret\"}\n",
+        Encoder::default().number(CLIENT_MAGIC).number(1 << 8 | 38).number(0).number(0).as_slice(),
+    ]
+    .concat();
+    guest.say(&sent).await.unwrap();
+    assert_eq!((guest.from.number().await.unwrap(), guest.from.number().await.unwrap()), (DAEMON_MAGIC, 1 << 8 | 35));
+    assert!(guest.from.text(99).await.unwrap().starts_with("darwin-vz-nix"));
+    assert_eq!(guest.from.number().await.unwrap(), 2);
+    guest.outcome().await.unwrap().unwrap_err()
+}
+
+#[tokio::test]
+async fn who_waits_too_long_or_behind_too_many_is_told_so_in_nixs_own_words() {
+    let turn = Duration::from_millis(300);
+    let lab = Lab::with(Limits { connections: 1, queue: 2, turn, ..Limits::default() });
+    let first = lab.guest().await;
+    let mut waiting = [lab.dial().await, lab.dial().await];
+    let [one, two] = &mut waiting;
+    let begun = Instant::now();
+    let (one, two, third) = tokio::join!(refusal(one), refusal(two), async {
+        // Not before the two are in the queue.
+        sleep(turn / 3).await;
+        let told = refusal(&mut lab.dial().await).await;
+        (told, begun.elapsed())
+    });
+    assert!(third.1 < turn, "the queue is full, and nobody waits for that");
+    assert!(begun.elapsed() >= turn);
+    for told in [one, two, third.0] {
+        assert!(told.contains("busy") && told.contains("of 1 connections"), "{told}");
+    }
+    assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (1, 3));
+    drop(first);
     lab.guest().await;
 }
 
