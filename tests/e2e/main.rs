@@ -10,6 +10,7 @@ mod activation;
 mod demand;
 mod doctor;
 mod doors;
+mod events;
 mod faults;
 mod foreign;
 mod generations;
