@@ -1,132 +1,207 @@
-//! Whether a guest can build: its nix-daemon greets, and answers a question for which it must look into its database.
+//! Whether a guest can build: its nix-daemon is given a trivial build, and must carry it out itself.
 //!
 //! ```text
-//!  us      magic ▸            version, two settings ▸                      is PATH valid? ▸
-//!  daemon          ◂ magic, version                   ◂ its name, trust, end           ◂ end, no
+//!  us      magic ▸            version, two settings ▸                      build this ▸                 is it valid? ▸
+//!  daemon          ◂ magic, version                   ◂ its name, trust, end            ◂ log, end, built              ◂ end, yes
 //! ```
 //!
-//! This much of Nix's worker protocol is spoken here, and no more: what a build needs, Nix itself speaks. The version is that of
-//! Nix 2.18, which all later ones understand.
+//! The build is one that all guests can do (docs/guest-contract.md): `/bin/sh` of the sandbox writes a word. It has no inputs,
+//! and its output a path of its own each time, or an old result would do. What it leaves behind is garbage of some bytes.
+//!
+//! Only this much of Nix's worker protocol is spoken here; the words are [`store::wire`](crate::store)'s.
 
 use crate::{
     error::{Kind, Report},
     hypervisor::GuestStream,
+    spec::Arch,
+    store::wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, LONGEST, PROTOCOL, WireError},
 };
+use rand::RngExt;
 use std::{io, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncWriteExt, BufStream},
     time::timeout,
 };
 
-/// How long the answer may take. A guest that has just come up is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all of it may take. A guest that has just come up is busy, and may be a translated one.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-const HELLO: u64 = 0x6e69_7863;
-const HELLO_BACK: u64 = 0x6478_696f;
-/// 1.35.
-const VERSION: u64 = 0x123;
 const IS_VALID_PATH: u64 = 1;
-const END: u64 = 0x616c_7473;
-const MESSAGE: u64 = 0x6f6c_6d67;
-const ERROR: u64 = 0x6378_7470;
+const BUILD_DERIVATION: u64 = 36;
 
-/// A path of the right form that no store has.
-const NO_SUCH_PATH: &str = "/nix/store/00000000000000000000000000000000-darwin-vz-nix";
+/// As a daemon numbers the ends of a build.
+const BUILT: u64 = 0;
 
-/// Longest text that a daemon may send here, in bytes.
-const MAX_TEXT: u64 = 1 << 16;
+/// Letters of an explanation that are repeated.
+const MOST_OF_A_REASON: usize = 500;
 
-/// Asks the nix-daemon at the other end.
-pub async fn ask(stream: GuestStream) -> Result<(), Report> {
-    let why = match timeout(PATIENCE, converse(stream)).await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => "it hangs up".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("nothing comes within {PATIENCE:?}"),
-    };
-    Err(Report::new(Kind::Guest, format!("the guest is up, but its nix-daemon does not answer: {why}")))
+/// Letters of the hash part of a store path.
+const LETTERS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+
+/// Why a guest cannot build.
+#[derive(Debug, thiserror::Error)]
+enum Illness {
+    #[error("its nix-daemon does not answer: it hangs up")]
+    HangsUp,
+    #[error("its nix-daemon does not answer as it should: {0}")]
+    Strange(WireError),
+    #[error("it has not built within {PATIENCE:?}")]
+    Slow,
+    #[error("it cannot build: {0}")]
+    CannotBuild(String),
 }
 
-async fn converse(mut stream: GuestStream) -> io::Result<()> {
-    stream.write_u64_le(HELLO).await?;
-    stream.flush().await?;
-    let hello = stream.read_u64_le().await?;
-    if hello != HELLO_BACK {
-        return Err(strange(format!("it greets with {hello:#x}")));
-    }
-    let version = stream.read_u64_le().await?.min(VERSION);
-    // Two settings that nothing heeds any more.
-    for word in [VERSION, 0, 0] {
-        stream.write_u64_le(word).await?;
-    }
-    stream.flush().await?;
-    if version >= 0x121 {
-        skip_text(&mut stream).await?;
-    }
-    if version >= 0x123 {
-        stream.read_u64_le().await?;
-    }
-    end(&mut stream).await?;
-
-    stream.write_u64_le(IS_VALID_PATH).await?;
-    stream.write_u64_le(NO_SUCH_PATH.len() as u64).await?;
-    stream.write_all(NO_SUCH_PATH.as_bytes()).await?;
-    stream.write_all(&[0; 8][..padding(NO_SUCH_PATH.len() as u64)]).await?;
-    stream.flush().await?;
-    end(&mut stream).await?;
-    match stream.read_u64_le().await? {
-        0 => Ok(()),
-        other => Err(strange(format!("it says {other} of a path that does not exist"))),
-    }
-}
-
-/// What the daemon logs, up to the end of it.
-async fn end(stream: &mut GuestStream) -> io::Result<()> {
-    loop {
-        match stream.read_u64_le().await? {
-            END => return Ok(()),
-            MESSAGE => skip_text(stream).await?,
-            ERROR => return Err(strange("it reports an error".to_owned())),
-            other => return Err(strange(format!("it says {other:#x}"))),
+impl From<WireError> for Illness {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => Illness::HangsUp,
+            other => Illness::Strange(other),
         }
     }
 }
 
-async fn skip_text(stream: &mut GuestStream) -> io::Result<()> {
-    let length = stream.read_u64_le().await?;
-    if length > MAX_TEXT {
-        return Err(strange(format!("it sends a text of {length} bytes")));
+/// Has the nix-daemon at the other end build.
+pub async fn ask(stream: GuestStream, arch: Arch) -> Result<(), Report> {
+    let mut daemon = Daemon(Decoder(BufStream::new(stream)));
+    let well = async {
+        daemon.greet().await?;
+        daemon.build(arch).await
+    };
+    let illness = match timeout(PATIENCE, well).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(illness)) => illness,
+        Err(_) => Illness::Slow,
+    };
+    Err(Report::new(Kind::Guest, format!("the guest is up, but {illness}")))
+}
+
+struct Daemon(Decoder<BufStream<GuestStream>>);
+
+impl Daemon {
+    async fn say(&mut self, words: Encoder) -> Result<(), Illness> {
+        let stream = &mut self.0.0;
+        let said = async {
+            stream.write_all(words.as_slice()).await?;
+            stream.flush().await
+        };
+        // A daemon that has hung up is heard of when its answer is read.
+        match said.await {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(WireError::from(e).into()),
+            _ => Ok(()),
+        }
     }
-    let whole = length + padding(length) as u64;
-    let skipped = tokio::io::copy(&mut stream.take(whole), &mut tokio::io::sink()).await?;
-    if skipped == whole { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+
+    async fn outcome(&mut self) -> Result<(), Illness> {
+        self.0.outcome().await?.map_err(|why| Illness::CannotBuild(plain(&why)))
+    }
+
+    async fn greet(&mut self) -> Result<(), Illness> {
+        self.say(Encoder::default().number(CLIENT_MAGIC)).await?;
+        let magic = self.0.number().await?;
+        if magic != DAEMON_MAGIC {
+            return Err(WireError::Unexpected(format!("it greets with {magic:#x}")).into());
+        }
+        let theirs = self.0.number().await?;
+        if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
+            let spoken = format!("it speaks worker protocol {}.{}", theirs >> 8, theirs & 0xff);
+            return Err(WireError::Unexpected(spoken).into());
+        }
+        // Two settings that nothing heeds any more.
+        self.say(Encoder::default().number(PROTOCOL).number(0).number(0)).await?;
+        let _version = self.0.bytes(LONGEST).await?;
+        let _trusted = self.0.number().await?;
+        self.outcome().await
+    }
+
+    async fn build(&mut self, arch: Arch) -> Result<(), Illness> {
+        let output = path("darwin-vz-nix-health");
+        self.say(request(&path("darwin-vz-nix-health.drv"), &output, arch)).await?;
+        self.outcome().await?;
+        let end = self.0.number().await?;
+        let why = self.0.bytes(LONGEST).await?;
+        if end != BUILT {
+            return Err(Illness::CannotBuild(format!("{} (end {end})", plain(&String::from_utf8_lossy(&why)))));
+        }
+        for _times_varies_began_ended in 0..4 {
+            self.0.number().await?;
+        }
+        for _ in 0..self.0.length_of_list(1).await? {
+            let (_output, _realisation) = (self.0.bytes(LONGEST).await?, self.0.bytes(LONGEST).await?);
+        }
+        self.say(Encoder::default().number(IS_VALID_PATH).bytes(output.as_bytes())).await?;
+        self.outcome().await?;
+        match self.0.number().await? {
+            1 => Ok(()),
+            _ => Err(Illness::CannotBuild("what it has built is not there".to_owned())),
+        }
+    }
 }
 
-/// Texts are filled up to a multiple of eight.
-fn padding(length: u64) -> usize {
-    (length.wrapping_neg() % 8) as usize
+/// A path that no store has yet.
+fn path(name: &str) -> String {
+    let mut random = rand::rng();
+    let hash: String = (0..32).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect();
+    format!("/nix/store/{hash}-{name}")
 }
 
-fn strange(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+/// A derivation of one output and without inputs, to be built as it is here.
+fn request(drv: &str, output: &str, arch: Arch) -> Encoder {
+    let no_strings: [&str; 0] = [];
+    // Nobody else has it, so nobody else is to be asked for it.
+    let environment = [("allowSubstitutes", ""), ("out", output), ("preferLocalBuild", "1")];
+    let words = Encoder::default()
+        .number(BUILD_DERIVATION)
+        .bytes(drv.as_bytes())
+        .number(1)
+        .bytes(b"out")
+        .bytes(output.as_bytes())
+        .bytes(b"")
+        .bytes(b"")
+        .list(&no_strings)
+        .bytes(format!("{}-linux", arch.as_str()).as_bytes())
+        .bytes(b"/bin/sh")
+        .list(&["-c", "echo well >$out"])
+        .number(environment.len() as u64);
+    let words =
+        environment.iter().fold(words, |words, (name, value)| words.bytes(name.as_bytes()).bytes(value.as_bytes()));
+    words.number(0)
+}
+
+/// An explanation for one line: without colours, and not too long.
+fn plain(text: &str) -> String {
+    let mut colour = false;
+    let mut shown = |c: char| {
+        let was = colour;
+        colour = c == '\u{1b}' || colour && c != 'm';
+        !(was || colour)
+    };
+    let text: String = text.chars().filter(|c| shown(*c)).collect();
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().take(MOST_OF_A_REASON).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::wire::message;
+    use tokio::io::AsyncReadExt;
+
+    fn greeting() -> Encoder {
+        Encoder::default().number(DAEMON_MAGIC).number(0x126).bytes(b"2.26.3").number(1)
+    }
+
+    fn built(end: u64, why: &str) -> Encoder {
+        let greeted = greeting().number(message::LAST);
+        let logged =
+            greeted.number(message::START_ACTIVITY).number(1).number(3).number(105).bytes(b"building").number(0);
+        let logged = logged.number(0).number(message::NEXT).bytes(b"a line\n").number(message::STOP_ACTIVITY).number(1);
+        let ended = logged.number(message::LAST).number(end).bytes(why.as_bytes());
+        ended.number(1).number(0).number(5).number(6).number(0)
+    }
 
     /// What a daemon of Nix 2.26 says to a client of our version.
     fn said(valid: u64) -> Vec<u8> {
-        let mut said = Vec::new();
-        let mut word = |word: u64| said.extend(word.to_le_bytes());
-        word(HELLO_BACK);
-        word(0x126);
-        word(6);
-        word(u64::from_le_bytes(*b"2.26.3\0\0"));
-        for rest in [1, END, END, valid] {
-            word(rest);
-        }
-        said
+        built(BUILT, "").number(message::LAST).number(valid).as_slice().to_vec()
     }
 
     async fn after(said: &[u8]) -> Result<(), Report> {
@@ -138,34 +213,39 @@ mod tests {
             let _ = daemon.read_to_end(&mut heard).await;
             heard
         });
-        let outcome = ask(Box::new(ours)).await;
+        let outcome = ask(Box::new(ours), Arch::X86_64).await;
+        let heard = heard.await.unwrap();
         if outcome.is_ok() {
-            assert_eq!(heard.await.unwrap().len() % 8, 0);
+            let text = String::from_utf8_lossy(&heard);
+            assert!(heard.len() % 8 == 0 && text.contains("x86_64-linux") && text.contains("/bin/sh"), "{text}");
         }
         outcome
     }
 
     #[tokio::test]
-    async fn a_daemon_that_answers_is_healthy() {
-        after(&said(0)).await.unwrap();
+    async fn a_daemon_that_builds_is_healthy() {
+        after(&said(1)).await.unwrap();
     }
 
     #[tokio::test]
     async fn whatever_else_it_says_is_told() {
-        let whole = said(0);
+        let whole = said(1);
         let with = |at: usize, word: u64| {
             let mut said = whole.clone();
             said[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
             said
         };
+        let error = greeting().number(message::LAST).number(message::ERROR).bytes(b"Error").number(0).bytes(b"Error");
+        let error = error.bytes(b"\x1b[31;1merror:\x1b[0m the group 'nixbld'\n has no members").number(0).number(0);
         let cases = [
             (vec![], "hangs up"),
             (whole[..40].to_vec(), "hangs up"),
             (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), "greets with"),
-            (with(2, u64::MAX), "a text of"),
-            (with(5, ERROR), "an error"),
-            (with(6, 7), "0x7"),
-            (with(7, 1), "says 1 of a path"),
+            (with(1, 0x114), "protocol 1.20"),
+            (with(2, u64::MAX), "a string of length"),
+            (error.as_slice().to_vec(), "cannot build: error: the group 'nixbld' has no members"),
+            (built(3, "no /bin/sh").as_slice().to_vec(), "cannot build: no /bin/sh (end 3)"),
+            (said(0), "is not there"),
         ];
         for (said, expected) in cases {
             let report = after(&said).await.unwrap_err();
@@ -176,6 +256,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_is_silent_is_not_waited_for_for_ever() {
         let (_daemon, ours) = tokio::io::duplex(1024);
-        assert!(ask(Box::new(ours)).await.unwrap_err().message.contains("within 30s"));
+        assert!(ask(Box::new(ours), Arch::Aarch64).await.unwrap_err().message.contains("within 120s"));
+    }
+
+    #[test]
+    fn every_build_is_a_new_one_of_a_path_that_nix_accepts() {
+        let (one, two) = (path("x"), path("x"));
+        assert_ne!(one, two);
+        assert!(crate::store::StorePath::parse("/nix/store", one.as_bytes()).is_ok(), "{one}");
     }
 }

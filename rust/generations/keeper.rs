@@ -192,7 +192,7 @@ impl Keeper {
         };
         tracing::info!(machine = %self.name, generation = number, "tried");
         self.generations.try_begins(number);
-        let why = match self.replaced().await {
+        let why = match self.replaced(number).await {
             Ok(()) => {
                 tracing::info!(machine = %self.name, generation = number, "good: it boots from now on");
                 self.generations.is_good(number);
@@ -223,12 +223,13 @@ impl Keeper {
         }
     }
 
-    /// Stops the guest, boots what is to be tried, and has it answer.
-    async fn replaced(&self) -> Result<(), Report> {
+    /// Stops the guest, boots what is to be tried, and has it build.
+    async fn replaced(&self, number: u32) -> Result<(), Report> {
+        let arch = self.generations.arch(number)?;
         self.handle.stop(false).await?;
         self.handle.start(StartRequest::default()).await?;
         let lease = self.handle.acquire().await?;
-        self.workshop.examine(&lease).await.map_err(|mut why| {
+        self.workshop.examine(&lease, arch).await.map_err(|mut why| {
             let lines = log_file::last_lines(&self.console, CONSOLE_LINES).unwrap_or_default();
             why.message = format!("{}; the console said last: {}", why.message, lines.join(" / "));
             why

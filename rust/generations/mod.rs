@@ -7,8 +7,8 @@
 //!               │  └────────────── store ◀── a bundle, checked ◀────────────────┘
 //!               │ an idle moment
 //!               ▼
-//!             try: stop, boot it, READY, health ──▶ good: it boots from now on
-//!                                               └─▶ bad: the last good one boots again
+//!             try: stop, boot it, READY, a build ──▶ good: it boots from now on
+//!                                                └─▶ bad: the last good one boots again
 //! ```
 //!
 //! Generation 0 is the configured bundle: it is there before any other, is never deleted, and nothing is proven of it.
@@ -293,6 +293,11 @@ impl Generations {
             inner.work = Work::Free;
             inner.trial = Some(Trial { number, since_unix_ms: unix_ms() });
         });
+    }
+
+    /// What computer one that was built is for.
+    fn arch(&self, number: u32) -> Result<Arch, Report> {
+        Ok(Bundle::open(&self.store.bundle(number), &self.archs)?.arch)
     }
 
     /// From now on the last good one boots. What is known of the try is told after that.

@@ -15,6 +15,7 @@ use crate::{
     error::{Kind, Report},
     hypervisor::Verb,
     log_file::{self, LogFile},
+    spec::Arch,
     supervisor::Lease,
 };
 use bytesize::ByteSize;
@@ -75,8 +76,8 @@ pub trait Workshop: Send + Sync + 'static {
     /// Builds the recipe and puts the bundle at `place`, where nothing is yet; `home` is a directory of its own. Resolves to
     /// the store path.
     fn build<'a>(&'a self, recipe: &'a Path, home: &'a Path, place: &'a Path) -> Verb<'a, Result<String, Failure>>;
-    /// Whether a guest that says it is ready can build.
-    fn examine<'a>(&'a self, lease: &'a Lease) -> Verb<'a, Result<(), Report>>;
+    /// Whether a guest of this architecture, which says that it is ready, can build.
+    fn examine<'a>(&'a self, lease: &'a Lease, arch: Arch) -> Verb<'a, Result<(), Report>>;
 }
 
 impl Workshop for Nix {
@@ -85,8 +86,8 @@ impl Workshop for Nix {
     }
 
     // Not with a `nix` through the door, which is closed for the time of the try.
-    fn examine<'a>(&'a self, lease: &'a Lease) -> Verb<'a, Result<(), Report>> {
-        Box::pin(async move { health::ask(lease.guest().connect(NIX_PORT).await?).await })
+    fn examine<'a>(&'a self, lease: &'a Lease, arch: Arch) -> Verb<'a, Result<(), Report>> {
+        Box::pin(async move { health::ask(lease.guest().connect(NIX_PORT).await?, arch).await })
     }
 }
 

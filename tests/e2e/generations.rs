@@ -37,6 +37,12 @@ fn recipe(lab: &Lab, script: &str) -> String {
     let sources = [
         make("kernel", &kernel, &["gzip", "-1", "-c"]),
         make("image", "system.img", &["gzip", "-1", "-c"]),
+        // As long as it was, so that nothing else in the image moves: the sandbox of builds gets no `/bin/sh`.
+        make(
+            "shellless",
+            "system.img",
+            &["sh", "-c", "LC_ALL=C sed 's|^sandbox-paths = /bin=|sandbox-paths = /bix=|' \"$0\" | gzip -1"],
+        ),
         make("initrd", "initrd", &["cat"]),
         make("manifest", "guest.json", &["cat"]),
     ];
@@ -170,6 +176,20 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
     assert_eq!(lab.boots(), 3, "the guest that built, the one that failed, and the one that took over");
     let error = lab.fails(&["generations", "rollback", "1"], 6);
     assert!(error.contains("has not been seen to work"), "{error}");
+}
+
+#[test]
+fn a_successor_that_answers_and_cannot_build_is_left_for_the_last_good_guest() {
+    let script = format!("{KERNEL}; gzip -dc $shellless > $out/system.img; cp $manifest $out/guest.json");
+    let lab = with_recipe(&script);
+    until(&lab, "it is found to be bad", |lab| prospect(lab) == "bad");
+    let list = list(&lab);
+    let bad = &list["generations"][1];
+    assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
+    let why = bad["why"]["message"].as_str().unwrap();
+    assert!(why.contains("the guest is up, but it cannot build") && why.contains("/bin/sh"), "{why}");
+    said(&lab.build(Door::Direct, "after", "echo built > $out").output().unwrap(), "a build after the try");
+    assert_eq!(lab.boots(), 3, "the guest that built, the one that could not, and the one that took over");
 }
 
 #[test]

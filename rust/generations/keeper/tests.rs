@@ -100,7 +100,8 @@ impl Workshop for Shop {
         })
     }
 
-    fn examine<'a>(&'a self, _: &'a Lease) -> Verb<'a, Result<(), Report>> {
+    fn examine<'a>(&'a self, _: &'a Lease, arch: Arch) -> Verb<'a, Result<(), Report>> {
+        assert_eq!(arch, Arch::X86_64, "as its manifest says");
         let booted = *self.0.booted.lock().unwrap().last().unwrap();
         let mute = self.0.mute.lock().unwrap().contains(&booted);
         let silence = Report::new(Kind::Guest, "nix-daemon is silent");
