@@ -2,7 +2,8 @@
 
 use crate::{
     faults::Fault,
-    lab::{Door, Lab, PATIENCE, said, stderr},
+    inputs::add_text,
+    lab::{Door, Lab, PATIENCE, derivation, said, stderr},
     outcome::{Outcome, Table},
 };
 use rand::{RngExt, rngs::StdRng};
@@ -60,8 +61,11 @@ struct Build {
 impl Arena {
     /// Its daemon runs, its guest doesn't.
     pub fn new() -> Arena {
-        let mut lab = Lab::new(SETTINGS);
+        let mut lab = Lab::new("");
+        lab.run_host_nix();
+        lab.configure_sharing(SETTINGS);
         fs::create_dir(lab.state()).unwrap();
+        fs::create_dir(lab.dir.path().join("roots")).unwrap();
         // Only root can mount: for others the state is on a disk that cannot be filled.
         let state = Mount::new(&lab.state());
         lab.run_daemon();
@@ -76,9 +80,11 @@ impl Arena {
     /// One fault, and everything after it.
     pub fn round(&mut self, fault: Fault, random: &mut StdRng) -> Outcome {
         self.rounds += 1;
+        let round = Instant::now();
+        // From before the guest is there, over its boot, to the middle of the builds, which come sooner where it is.
+        let longest = if self.lab.is("running") { 3000 } else { 7000 };
         let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, random)).collect();
-        // From before the guest is there, over its boot, to the middle of the builds.
-        sleep(Duration::from_millis(random.random_range(0..7000)));
+        sleep(Duration::from_millis(random.random_range(0..longest)));
         let mut outcome = Outcome::default();
         if let Err(why) = fault.inflict(self, random) {
             outcome.absent = Some(why);
@@ -106,6 +112,7 @@ impl Arena {
         });
         outcome.left = self.settled();
         outcome.lost = self.lost();
+        outcome.took = round.elapsed();
         outcome
     }
 
@@ -125,14 +132,25 @@ impl Arena {
         self.lab.end_daemon();
     }
 
-    /// Starts a build of its own content and length, through one of the doors.
+    /// Starts a build of its own content and length, through one of the doors, with an input that is on the host alone. Its
+    /// output is kept from the host's garbage collector from the moment in which it is there.
     fn build(&self, n: usize, random: &mut StdRng) -> Build {
         let content = format!("{} {n} {}", self.rounds, random.random::<u64>());
         let door = if random.random() { Door::Direct } else { Door::Ssh };
         let pause = if n == BUILDS { 0 } else { random.random_range(0..3) };
-        let script = format!("sleep {pause}; echo {content} > $out");
         let name = format!("round{}-{n}", self.rounds);
-        let mut command = self.lab.build(door, &name, &script);
+        let input = add_text(&self.lab, &format!("{name}-input"), &content);
+        let script = format!(
+            "read first <{input}; sleep {pause}; read again <{input}; echo \"$first\" >$out; [ \"$first\" = \"$again\" ]"
+        );
+        let expression = derivation(&name, &script).replacen(
+            "derivation {",
+            &format!("derivation {{ input = builtins.storePath {input};"),
+            1,
+        );
+        let mut command = self.lab.nix("nix", door);
+        command.args(["build", "--print-build-logs", "--print-out-paths", "--impure", "--out-link"]);
+        command.arg(self.lab.dir.path().join("roots").join(&name)).args(["--expr", &expression]);
         let run = thread::spawn(move || limited(&mut command).output().unwrap());
         Build { content, run }
     }
@@ -189,6 +207,7 @@ impl Arena {
                 "darwin-vz-nix-connect",
                 "data.img",
                 "mac",
+                "store",
                 "console.log",
                 "console.log.1",
             ];
@@ -200,7 +219,18 @@ impl Arena {
         if descriptors > 80 {
             left.push(format!("{descriptors} descriptors of the daemon"));
         }
+        // It takes a program's time, so only when all else is well.
+        if left.is_empty() {
+            left.extend(self.roots_of_processes().into_iter().map(|root| format!("temporary root: {root}")));
+        }
         left
+    }
+
+    /// What of the host's store is held by a process; nobody builds any more.
+    pub fn roots_of_processes(&self) -> Vec<String> {
+        let roots = self.lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap();
+        let roots = said(&roots, "--print-roots");
+        roots.lines().filter(|line| line.starts_with("{temp")).map(str::to_owned).collect()
     }
 
     /// Processes that name this lab's state: their names and command lines.

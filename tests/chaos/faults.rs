@@ -2,14 +2,14 @@
 
 use crate::{
     arena::{Arena, SETTINGS},
-    lab::{Door, Lab, derivation, kill, wait},
+    lab::{Door, Lab, derivation, kill, said, wait},
 };
 use rand::{RngExt, rngs::StdRng};
 use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    process::Stdio,
+    process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use std::{
 pub enum Fault {
     DaemonKilled,
     DaemonRestartedWithOtherSettings,
+    DaemonKilledWhileTheGateIsAsked,
     QemuKilled,
     VsockDeviceKilled,
     KernelPanic,
@@ -26,6 +27,12 @@ pub enum Fault {
     GuestStalled,
     VsockDeviceWedged,
     VsockDeviceStalled,
+    VirtiofsdKilled,
+    VirtiofsdFrozen,
+    VirtiofsdStalled,
+    HostNixKilled,
+    HostNixGone,
+    HostGarbageCollected,
     HostDiskFull,
     GuestDiskFull,
     GuestOutOfMemory,
@@ -39,9 +46,10 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 25] = [
         Fault::DaemonKilled,
         Fault::DaemonRestartedWithOtherSettings,
+        Fault::DaemonKilledWhileTheGateIsAsked,
         Fault::QemuKilled,
         Fault::VsockDeviceKilled,
         Fault::KernelPanic,
@@ -49,6 +57,12 @@ impl Fault {
         Fault::GuestStalled,
         Fault::VsockDeviceWedged,
         Fault::VsockDeviceStalled,
+        Fault::VirtiofsdKilled,
+        Fault::VirtiofsdFrozen,
+        Fault::VirtiofsdStalled,
+        Fault::HostNixKilled,
+        Fault::HostNixGone,
+        Fault::HostGarbageCollected,
         Fault::HostDiskFull,
         Fault::GuestDiskFull,
         Fault::GuestOutOfMemory,
@@ -65,6 +79,7 @@ impl Fault {
         match self {
             Fault::DaemonKilled => "daemon killed",
             Fault::DaemonRestartedWithOtherSettings => "daemon restarted, settings changed",
+            Fault::DaemonKilledWhileTheGateIsAsked => "daemon killed, gate in use",
             Fault::QemuKilled => "QEMU killed",
             Fault::VsockDeviceKilled => "vsock device killed",
             Fault::KernelPanic => "guest's kernel panics",
@@ -72,6 +87,12 @@ impl Fault {
             Fault::GuestStalled => "guest stalled for 2 s",
             Fault::VsockDeviceWedged => "vsock device wedged for good",
             Fault::VsockDeviceStalled => "vsock device stalled for 2 s",
+            Fault::VirtiofsdKilled => "virtiofsd killed",
+            Fault::VirtiofsdFrozen => "virtiofsd frozen for good",
+            Fault::VirtiofsdStalled => "virtiofsd stalled for 2 s",
+            Fault::HostNixKilled => "host's Nix daemon killed",
+            Fault::HostNixGone => "host's Nix daemon gone for 5 s",
+            Fault::HostGarbageCollected => "host's garbage collected",
             Fault::HostDiskFull => "host's disk full",
             Fault::GuestDiskFull => "guest's disk full",
             Fault::GuestOutOfMemory => "guest out of memory",
@@ -94,9 +115,17 @@ impl Fault {
             }
             Fault::DaemonRestartedWithOtherSettings => {
                 let cores = random.random_range(1..=2);
-                arena.lab.configure(&SETTINGS.replace("cores = 2", &format!("cores = {cores}")));
+                arena.lab.configure_sharing(&SETTINGS.replace("cores = 2", &format!("cores = {cores}")));
                 arena.lab.end_daemon();
                 arena.lab.run_daemon();
+            }
+            Fault::DaemonKilledWhileTheGateIsAsked => {
+                let mut asking = asking(&arena.lab);
+                sleep(Duration::from_millis(random.random_range(0..1500)));
+                arena.lab.kill_daemon();
+                arena.lab.run_daemon();
+                // Its connection ended with the daemon.
+                let _ = asking.wait();
             }
             Fault::QemuKilled => kill(running(&arena.lab, &qemu()), "KILL"),
             Fault::VsockDeviceKilled => kill(running(&arena.lab, VSOCK), "KILL"),
@@ -109,6 +138,29 @@ impl Fault {
             Fault::GuestStalled => stall(running(&arena.lab, &qemu())),
             Fault::VsockDeviceWedged => kill(running(&arena.lab, VSOCK), "STOP"),
             Fault::VsockDeviceStalled => stall(running(&arena.lab, VSOCK)),
+            Fault::VirtiofsdKilled => kill(running(&arena.lab, VIRTIOFSD), "KILL"),
+            Fault::VirtiofsdFrozen => {
+                kill(running(&arena.lab, VIRTIOFSD), "STOP");
+                // Whoever connects next finds out; the builds that wait for the share would not.
+                arena.lab.cli(&["ssh", "--", "true"]);
+            }
+            Fault::VirtiofsdStalled => stall(running(&arena.lab, VIRTIOFSD)),
+            // Here, too, the harness is the service manager.
+            Fault::HostNixKilled => {
+                arena.lab.end_host_nix();
+                arena.lab.run_host_nix();
+            }
+            Fault::HostNixGone => {
+                arena.lab.end_host_nix();
+                sleep(Duration::from_secs(5));
+                arena.lab.run_host_nix();
+            }
+            Fault::HostGarbageCollected => {
+                let mut asking = asking(&arena.lab);
+                said(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+                asking.kill().unwrap();
+                asking.wait().unwrap();
+            }
             Fault::HostDiskFull => return fill_host(arena),
             Fault::GuestDiskFull => {
                 arena.lab.cli(&["ssh", "--", "cat /dev/zero >/tmp/fill; rm /tmp/fill"]);
@@ -153,6 +205,7 @@ impl Fault {
 }
 
 const VSOCK: &str = "vhost-device-vsock";
+const VIRTIOFSD: &str = "virtiofsd";
 
 fn qemu() -> String {
     format!("qemu-system-{}", std::env::consts::ARCH)
@@ -167,6 +220,13 @@ fn running(lab: &Lab, program: &str) -> u32 {
         found.is_some()
     });
     found.unwrap()
+}
+
+/// Somebody in the guest who asks the host about one path after another.
+fn asking(lab: &Lab) -> Child {
+    let ask = "while :; do n=$((n + 1)); nix-store --check-validity /nix/store/$(printf %032d $n | tr 0 a)-x 2>/dev/null; done";
+    let mut asking = lab.program(&["ssh", "--", ask]);
+    asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn stall(process: u32) {

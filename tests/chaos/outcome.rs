@@ -16,8 +16,10 @@ pub struct Outcome {
     pub next: Option<Result<Duration, String>>,
     /// Outputs of finished builds that are gone or wrong.
     pub lost: Vec<String>,
-    /// Processes, files, sockets, leases that should not be there.
+    /// Processes, files, sockets, leases, roots in the host's store that should not be there.
     pub left: Vec<String>,
+    /// How long all of it took, the looking included.
+    pub took: Duration,
 }
 
 impl fmt::Display for Outcome {
@@ -31,6 +33,7 @@ impl fmt::Display for Outcome {
             Some(Err(why)) => write!(f, "FAILED: {why}")?,
             None => f.write_str("not tried")?,
         }
+        write!(f, ", {:.1} s in all", self.took.as_secs_f32())?;
         self.lost.iter().try_for_each(|what| write!(f, "; LOST: {what}"))?;
         self.left.iter().try_for_each(|what| write!(f, "; LEFT: {what}"))
     }

@@ -94,14 +94,17 @@ impl Lab {
     pub fn sharing(settings: &str) -> Lab {
         let mut lab = Lab::new("");
         lab.run_host_nix();
-        let store = lab.dir.path().join("host/nix/store");
-        fs::create_dir_all(&store).unwrap();
-        lab.configure(&format!(
-            "share-store = true\nstore-dir = {store:?}\nstore-daemon = {:?}\n{settings}",
-            lab.host_nix_socket()
-        ));
+        lab.configure_sharing(settings);
         lab.run_daemon();
         lab
+    }
+
+    /// Writes the configuration anew, with this lab's store as the host's, which is shared.
+    pub fn configure_sharing(&self, settings: &str) {
+        let store = self.dir.path().join("host/nix/store");
+        fs::create_dir_all(&store).unwrap();
+        let socket = self.host_nix_socket();
+        self.configure(&format!("share-store = true\nstore-dir = {store:?}\nstore-daemon = {socket:?}\n{settings}"));
     }
 
     fn host_nix_socket(&self) -> PathBuf {
