@@ -4,7 +4,7 @@
 //! STATE/                     0700, owned by the daemon's user
 //!   lock                     held by the one daemon that owns this directory
 //!   api.sock  daemon.log
-//!   api-token                what the API asks for on TCP; made when it first answers there (kept)
+//!   api-token                what the API asks for on TCP; made when it first answers there, or by `token` (kept)
 //!   machines/NAME/
 //!     id_ed25519[.pub]       the key with which this host logs in           (kept)
 //!     ssh_host_ed25519_key   the guest's pinned host key                    (kept)
@@ -27,7 +27,7 @@ use crate::{
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -56,6 +56,15 @@ impl StateDir {
         Ok(StateDir { root: root.to_owned() })
     }
 
+    /// As [`StateDir::open`], but root may enter another user's, too: what it writes there is that user's.
+    pub fn enter(root: &Path) -> Result<StateDir, Report> {
+        let closed = |meta: fs::Metadata| meta.is_dir() && meta.permissions().mode() & 0o077 == 0;
+        if rustix::process::geteuid().is_root() && fs::metadata(root).is_ok_and(closed) {
+            return Ok(StateDir { root: root.to_owned() });
+        }
+        StateDir::open(root)
+    }
+
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -68,7 +77,7 @@ impl StateDir {
 
     /// The token that the API asks for on TCP.
     pub fn api_token(&self) -> PathBuf {
-        self.root.join("api-token")
+        api_token(&self.root)
     }
 
     /// The daemon's log.
@@ -104,7 +113,11 @@ impl StateDir {
         }
         let note_pid =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-        note_pid.map_err(|e| state_error(&path, "cannot write", &e))?;
+        match note_pid {
+            // The number is for people. Who would make room on a full disk needs the lock.
+            Err(e) if e.kind() != io::ErrorKind::StorageFull => return Err(state_error(&path, "cannot write", &e)),
+            _ => {}
+        }
         Ok(StateLock { _file: file })
     }
 
@@ -167,6 +180,11 @@ pub fn lock_holder(state_dir: &Path) -> Holder {
 /// Where the daemon of a state directory answers, whether or not that directory exists.
 pub fn api_socket(state_dir: &Path) -> PathBuf {
     state_dir.join("api.sock")
+}
+
+/// Where the token of a state directory's API is, or would be.
+pub fn api_token(state_dir: &Path) -> PathBuf {
+    state_dir.join("api-token")
 }
 
 /// One machine's directory.
@@ -323,6 +341,11 @@ fn whole_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<tempfile::N
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
     file.write_all(contents)?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    let owner = fs::metadata(dir)?;
+    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
+        // Its owner could not read it otherwise.
+        fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+    }
     file.as_file().sync_all()?;
     Ok(file)
 }

@@ -31,6 +31,9 @@ let
   # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vsock_1024 in this directory.
   longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vsock_1024";
 
+  api = builtins.match "(127\\.0\\.0\\.1|\\[::1]):([1-9][0-9]{0,4})" cfg.apiListen;
+  apiPort = lib.toInt (builtins.elemAt api 1);
+
   others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
 in
 {
@@ -70,6 +73,14 @@ in
     {
       assertion = cfg.port != 0;
       message = "services.darwin-vz.port is 0. Give the number of a free port, such as 31122.";
+    }
+    {
+      assertion = cfg.apiListen == null || (api != null && apiPort <= 65535);
+      message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\". Give a loopback address and a port, such as \"127.0.0.1:31180\" or \"[::1]:31180\".";
+    }
+    {
+      assertion = cfg.apiListen != "127.0.0.1:${toString cfg.port}";
+      message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\", where ssh reaches the guest (services.darwin-vz.port). Give another port, such as 31180.";
     }
     {
       assertion = cfg.door == "direct" -> cfg.protocol == "ssh-ng";

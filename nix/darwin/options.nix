@@ -98,6 +98,18 @@ in
       description = "TCP port on 127.0.0.1 where ssh reaches the guest. launchd listens on it, also while nothing runs.";
     };
 
+    apiListen = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "127.0.0.1:31180";
+      description = ''
+        Where the HTTP API answers on TCP, for metrics and the like: a loopback address and a port, as `127.0.0.1:31180` or
+        `[::1]:31180`. Whoever asks must have the token, which only the service's user and root can read:
+        `sudo darwin-vz-nix token`. The service is started by its first use, or with the Mac where
+        {option}`services.darwin-vz.onDemand` is off; until then nobody answers there.
+      '';
+    };
+
     door = mkOption {
       type = types.enum [
         "direct"

@@ -91,6 +91,9 @@ in
         [
           (set "state-dir" names.state)
           (set "log-level" cfg.logLevel)
+        ]
+        ++ lib.optional (cfg.apiListen != null) (set "api-listen" cfg.apiListen)
+        ++ [
           ""
           "[machines.${names.machine}]"
           (set "bundle" "${guest}")

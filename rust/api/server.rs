@@ -6,7 +6,7 @@
 use super::{
     control::Control,
     generations, openapi, streams,
-    tcp::{Guard, Token},
+    tcp::{Guard, TokenFile},
     types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
 };
 use crate::{
@@ -77,7 +77,7 @@ pub async fn serve(
 /// The same on loopback TCP, for whoever passes the guard of [`super::tcp`].
 pub async fn serve_tcp(
     listener: TcpListener,
-    token: Token,
+    token: TokenFile,
     control: Arc<dyn Control>,
     host: HostFacts,
     stop: CancellationToken,

@@ -6,12 +6,13 @@
 //!   the token? ──────────────────── no ─▶ 401    another user
 //! ```
 //!
-//! The rule that holds here: nothing of a request is looked at before it has passed all three.
+//! The rule that holds here: nothing of a request is looked at before it has passed all three. The token is what is in its file
+//! now, so that one which has become known is changed without a restart: `darwin-vz-nix token --rotate`.
 
 use super::server::Refusal;
 use crate::{
     error::{Kind, Report},
-    machine_dir::write_new,
+    machine_dir::{write_atomic, write_new},
 };
 use axum::{
     Router,
@@ -20,30 +21,39 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use std::{fmt::Write, fs, hint::black_box, io, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    fmt::Write,
+    fs,
+    hint::black_box,
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A token's random bytes.
 const BYTES: usize = 32;
 
 /// What a client must know.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
     /// The token in that file, which is made if it is not there yet, for its owner alone.
     pub fn at(path: &Path) -> Result<Token, Report> {
-        let bytes: [u8; BYTES] = rand::random();
-        let mut new = String::with_capacity(2 * BYTES);
-        for byte in bytes {
-            // Writing to a string does not fail.
-            let _ = write!(new, "{byte:02x}");
+        let new = Token::new();
+        if write_new(path, new.line().as_bytes(), 0o600)? {
+            return Ok(new);
         }
-        if write_new(path, format!("{new}\n").as_bytes(), 0o600)? {
-            return Ok(Token(new));
-        }
+        Token::read(path)
+    }
+
+    /// The token in that file.
+    pub fn read(path: &Path) -> Result<Token, Report> {
         let unusable = |why: String| {
             Report::new(Kind::State, format!("the API's token {} cannot be used: {why}", path.display()))
-                .hint("delete the file and restart the daemon, which makes a new one")
+                .hint("make a new one: `darwin-vz-nix token --rotate`")
         };
         let text = fs::read_to_string(path).map_err(|error: io::Error| unusable(error.to_string()))?;
         let token = text.trim();
@@ -51,6 +61,32 @@ impl Token {
             return Err(unusable(format!("it is no word of {BYTES} characters or more")));
         }
         Ok(Token(token.to_owned()))
+    }
+
+    /// A new one in place of what is in that file, if anything.
+    pub fn rotate(path: &Path) -> Result<Token, Report> {
+        let new = Token::new();
+        write_atomic(path, new.line().as_bytes(), 0o600)?;
+        Ok(new)
+    }
+
+    /// As it goes into a header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn new() -> Token {
+        let bytes: [u8; BYTES] = rand::random();
+        let mut new = String::with_capacity(2 * BYTES);
+        for byte in bytes {
+            // Writing to a string does not fail.
+            let _ = write!(new, "{byte:02x}");
+        }
+        Token(new)
+    }
+
+    fn line(&self) -> String {
+        format!("{}\n", self.0)
     }
 
     /// Takes as long for a wrong guess as for a right one, so that its time tells nothing.
@@ -65,6 +101,53 @@ impl Token {
     }
 }
 
+/// Tells one writing of a file from the next: device, inode, length, and the time of its last change.
+type Stamp = (u64, u64, u64, i64, i64);
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
+}
+
+/// A token's file, read again whenever it was written.
+pub struct TokenFile {
+    path: PathBuf,
+    /// None: what is there is no token, and nobody gets in.
+    known: Mutex<(Option<Stamp>, Option<Token>)>,
+}
+
+impl TokenFile {
+    /// The file at this path, which is made if it is not there yet.
+    pub fn at(path: PathBuf) -> Result<TokenFile, Report> {
+        // Looked at first: what is written in between is read once more.
+        let before = stamp(&path).ok();
+        let token = Token::at(&path)?;
+        Ok(TokenFile { path, known: Mutex::new((before, Some(token))) })
+    }
+
+    /// Whether that is what the file says now.
+    fn admits(&self, given: &[u8]) -> bool {
+        let now = stamp(&self.path).ok();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != now || now.is_none() {
+            let token = match Token::read(&self.path) {
+                Ok(token) => Some(token),
+                Err(report) => {
+                    if known.1.is_some() {
+                        tracing::warn!("nobody gets in on TCP: {report}");
+                    }
+                    None
+                }
+            };
+            if token.is_some() && token != known.1 {
+                tracing::info!("the API's token on TCP has changed");
+            }
+            *known = (now, token);
+        }
+        known.1.as_ref().is_some_and(|token| token.is(given))
+    }
+}
+
 /// Stands before the routes of one TCP socket.
 #[derive(Clone)]
 pub struct Guard(Arc<Inner>);
@@ -72,12 +155,12 @@ pub struct Guard(Arc<Inner>);
 struct Inner {
     /// What a client may call this socket.
     names: Vec<String>,
-    token: Token,
+    token: TokenFile,
 }
 
 impl Guard {
     /// For the socket of this address.
-    pub fn new(address: SocketAddr, token: Token) -> Guard {
+    pub fn new(address: SocketAddr, token: TokenFile) -> Guard {
         let port = address.port();
         let names = vec![address.to_string(), format!("localhost:{port}")];
         Guard(Arc::new(Inner { names, token }))
@@ -103,10 +186,10 @@ impl Guard {
             let Refusal(status, report) = refused("the request comes from a web page".to_owned());
             return Err(Refusal(status, report.hint("leave the header Origin out; web pages are not let in")));
         }
-        if !bearer(headers).is_some_and(|given| self.0.token.is(given)) {
+        if !bearer(headers).is_some_and(|given| self.0.token.admits(given)) {
             let report = Report::new(Kind::Host, "the request lacks the token, or has a wrong one");
-            let hint =
-                "send the header Authorization: Bearer TOKEN, with what is in the state directory's file api-token";
+            let hint = "send the header Authorization: Bearer TOKEN, with what `darwin-vz-nix token` prints (the state \
+                        directory's file api-token)";
             return Err(Refusal(StatusCode::UNAUTHORIZED, report.hint(hint)));
         }
         Ok(())
@@ -151,6 +234,26 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert_eq!(Token::at(&path).is_ok(), good, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_file_says_at_once_who_gets_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        let file = TokenFile::at(path.clone()).unwrap();
+        let first = Token::read(&path).unwrap();
+        assert!(file.admits(first.0.as_bytes()) && !file.admits(b"other"));
+        let second = Token::rotate(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!file.admits(first.0.as_bytes()), "the old one is void");
+        assert!(file.admits(second.0.as_bytes()));
+        // What is no token admits nobody, and neither does a file that is gone.
+        fs::write(&path, "").unwrap();
+        assert!(!file.admits(b"") && !file.admits(second.0.as_bytes()));
+        fs::remove_file(&path).unwrap();
+        assert!(!file.admits(second.0.as_bytes()) && !path.exists());
+        let third = Token::at(&path).unwrap();
+        assert!(file.admits(third.0.as_bytes()));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The grammar of the command line.
 
 use super::{
-    capabilities, completions, config, connect, destroy, doctor, generations, logs, man, nix_config, pause, reference,
-    run, ssh, start, status, stop,
+    capabilities, complete, completions, config, connect, destroy, doctor, generations, logs, man, nix_config, pause,
+    reference, run, ssh, start, status, stop, token,
 };
 use crate::{config::Key, spec::MachineName};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Ends the help, and the reference.
+/// For the manual and the reference.
 pub const EXIT_CODES: &str = "\
 Exit codes:
    0  done
@@ -21,13 +21,26 @@ Exit codes:
    8  somebody else has it: a port, the state directory
    9  the state directory: keys, disk, permissions, space
   10  the guest is up, but a connection to it failed
-  11  there is no machine of that name
+  11  there is no machine of that name, or no generation of that number
   70  a fault of this program
 `ssh` exits as the command in the guest does; `doctor` with the code of the first failure it finds.";
 
+/// Ends the help, which is to fit a screen.
+const AFTER_HELP: &str = "\
+Examples:
+  darwin-vz-nix start                  boot the machine now, and show where the time goes
+  darwin-vz-nix ssh -- uname -a        run a command in it; starts what does not run
+  darwin-vz-nix nix-config             what to put into Nix's configuration to build on it
+  darwin-vz-nix doctor                 look for what is wrong
+
+Exit codes: 0 done; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 this computer
+lacks something; 6 guest bundle; 7 the guest did not come up; 8 somebody else has it; 9 state
+directory; 10 connection to the guest; 11 no such machine or generation; 70 a fault of this program.
+The manual, darwin-vz-nix(1), tells more.";
+
 /// A Linux builder for Nix that starts when a build needs it and stops when idle
 #[derive(Debug, Parser)]
-#[command(name = "darwin-vz-nix", version, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "darwin-vz-nix", version, after_help = AFTER_HELP, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -51,6 +64,9 @@ pub struct Global {
     /// How much is logged: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", value_enum)]
+    pub color: Option<ColorChoice>,
     /// Log more; twice for still more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -87,10 +103,15 @@ pub enum Verb {
     NixConfig(nix_config::NixConfig),
     /// Show the settings that count, and where each comes from
     Config(config::Config),
+    /// Print the token that the HTTP API asks for on TCP, or make a new one
+    Token(token::Token),
     /// Show what this computer and this program can do, and why not
     Capabilities(capabilities::Capabilities),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    /// Print names for a shell's completion
+    #[command(hide = true)]
+    Complete(complete::Complete),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(man::Man),
@@ -117,8 +138,13 @@ impl Verb {
         match self {
             Verb::Status(verb) => verb.json,
             Verb::Config(verb) => verb.json,
-            Verb::Generations(verb) => verb.json,
+            Verb::Generations(verb) => verb.json(),
             Verb::Start(verb) => verb.json,
+            Verb::Stop(verb) => verb.json,
+            Verb::Pause(verb) => verb.json,
+            Verb::Resume(verb) => verb.json,
+            Verb::NixConfig(verb) => verb.json,
+            Verb::Token(verb) => verb.json,
             Verb::Capabilities(verb) => verb.json,
             Verb::Run(verb) => verb.detached,
             _ => false,

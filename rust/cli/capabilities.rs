@@ -13,6 +13,9 @@ use serde::Serialize;
 
 /// Flags of `capabilities`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix capabilities --json")]
 pub struct Capabilities {
     /// Print them as JSON
     #[arg(long)]

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 
 /// Flags of `config`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix config
+  darwin-vz-nix config --daemon --json")]
 pub struct Config {
     /// Print it as JSON
     #[arg(long)]

@@ -35,6 +35,10 @@ const BUFFER: usize = 128 * 1024;
 
 /// Flags of `connect`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nix build --builders 'ssh-ng://localhost?remote-program=/path/to/darwin-vz-nix-connect aarch64-linux'
+  ssh -o ProxyCommand='darwin-vz-nix connect --service ssh' builder@darwin-vz-builder")]
 pub struct Connect {
     /// Service of the guest
     #[arg(long, value_enum, default_value_t = Door::Nix)]

@@ -1,6 +1,6 @@
 //! `destroy`: a machine's disk, console, keys and generations. The daemon does it where one runs; otherwise it is done under the state lock.
 
-use super::{context::Context, output};
+use super::{context::Context, output, progress};
 use crate::{
     api::types::DestroyRequest,
     error::{Kind, Report},
@@ -12,6 +12,10 @@ use std::io::{self, IsTerminal, Write};
 
 /// Flags of `destroy`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix destroy --keep-keys --keep-generations   # a new, empty disk
+  darwin-vz-nix destroy --yes                            # everything, unasked")]
 pub struct Destroy {
     /// Do not ask
     #[arg(short, long)]
@@ -32,7 +36,8 @@ impl Destroy {
             return output::print("nothing was deleted\n");
         }
         let client = context.client();
-        match client.destroy(&machine, self.request()).await {
+        let deleting = client.destroy(&machine, self.request());
+        match progress::patiently(format!("{machine}: stopping and deleting"), deleting).await {
             Err(report) if report.kind == Kind::NotRunning => self.without_a_daemon(context, &machine)?,
             outcome => outcome?,
         }

@@ -7,7 +7,7 @@ use super::{
     context::{Context, this_program},
     launch, logging,
     output::{self, colours},
-    progress::{self, Progress},
+    progress,
 };
 use crate::{
     api::{
@@ -23,14 +23,11 @@ use clap::{Args, builder::PossibleValuesParser};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::{
-    pin::pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
 use tokio::net::TcpStream;
 
-/// Whoever waits longer is shown what for.
-const SILENCE: Duration = Duration::from_secs(2);
 /// How long connections of the checks' own may take to end.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a service manager may take to start the daemon.
@@ -40,6 +37,10 @@ const PERIOD: Duration = Duration::from_millis(50);
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix doctor
+  darwin-vz-nix doctor --deep --fix")]
 pub struct Doctor {
     /// Run these checks only
     #[arg(value_name = "CHECK", value_parser = names(), hide_possible_values = true)]
@@ -155,7 +156,8 @@ impl Doctor {
                 visit = Some(Visit::begin(context, &mut subject).await);
             }
             let place = format!("{} of {}", index + 1, chosen.len());
-            let one = patiently(check, &place, check.examine(&subject, self.fix)).await;
+            let what = format!("check {place}: {}: {}", check.name, check.looks_at);
+            let one = progress::patiently(what, check.examine(&subject, self.fix)).await;
             if !self.json {
                 output::print(&row(&one, colours(&std::io::stdout())))?;
             }
@@ -194,19 +196,6 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         machine,
         settings,
     })
-}
-
-/// Waits for a check, and says so if it takes its time.
-async fn patiently(check: &Check, place: &str, looking: impl Future<Output = Examined>) -> Examined {
-    let mut looking = pin!(looking);
-    match tokio::time::timeout(SILENCE, &mut looking).await {
-        Ok(examined) => examined,
-        Err(_) => {
-            let mut progress = Progress::new();
-            progress.show(format!("check {place}: {}: {}", check.name, check.looks_at));
-            looking.await
-        }
-    }
 }
 
 /// A guest for the checks that need one. Afterwards all is as it was before.

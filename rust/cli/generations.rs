@@ -3,6 +3,7 @@
 use super::{
     context::Context,
     output::{self, short},
+    progress,
 };
 use crate::{
     api::types::{GenerationList, GenerationStatus, GenerationsStatus, Prospect, RollbackRequest, Verdict},
@@ -18,12 +19,23 @@ use std::{
 
 /// Flags of `generations`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix generations
+  darwin-vz-nix generations rollback")]
 pub struct Generations {
-    /// Print everything as JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    form: Form,
     #[command(subcommand)]
     what: Option<What>,
+}
+
+/// How they are shown: before and after what to do, as one types it.
+#[derive(Clone, Copy, Debug, Args)]
+struct Form {
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// What to do; without it, they are listed.
@@ -34,33 +46,54 @@ enum What {
         /// Its number; 0 is the configured bundle [default: the one before the present one]
         #[arg(value_name = "N")]
         to: Option<u32>,
+        #[command(flatten)]
+        form: Form,
     },
     /// Build the recipe and try it, also if that has failed before
-    Build,
+    Build {
+        #[command(flatten)]
+        form: Form,
+    },
     /// Delete generations that are not in use
     Delete {
         /// Their numbers
         #[arg(required = true, value_name = "N")]
         numbers: Vec<u32>,
+        #[command(flatten)]
+        form: Form,
     },
 }
 
 impl Generations {
+    /// It is JSON that is wanted.
+    pub fn json(&self) -> bool {
+        let after = match &self.what {
+            None => false,
+            Some(What::Rollback { form, .. } | What::Build { form } | What::Delete { form, .. }) => form.json,
+        };
+        self.form.json || after
+    }
+
     /// Asks the daemon.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let (client, machine) = (context.client(), context.machine()?);
-        match self.what {
-            None => {}
-            Some(What::Rollback { to }) => client.roll_back(&machine, &RollbackRequest { to }).await?,
-            Some(What::Build) => client.build_generation(&machine).await?,
-            Some(What::Delete { numbers }) => {
-                for number in numbers {
-                    client.delete_generation(&machine, number).await?;
+        let json = self.json();
+        let asked = async {
+            match self.what {
+                None => {}
+                Some(What::Rollback { to, .. }) => client.roll_back(&machine, &RollbackRequest { to }).await?,
+                Some(What::Build { .. }) => client.build_generation(&machine).await?,
+                Some(What::Delete { numbers, .. }) => {
+                    for number in numbers {
+                        client.delete_generation(&machine, number).await?;
+                    }
                 }
             }
-        }
+            Ok::<_, Report>(())
+        };
+        progress::patiently(format!("{machine}: changing its generations"), asked).await?;
         let list = client.generations(&machine).await?;
-        if self.json {
+        if json {
             return output::print_json(&list);
         }
         output::print(&table(&machine, &list, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))

@@ -1,6 +1,9 @@
 //! Starts a daemon for a command that needs one, and waits until it serves.
 
-use super::context::{Context, this_program};
+use super::{
+    context::{Context, this_program},
+    progress,
+};
 use crate::{
     api::client::Client,
     error::{Kind, Report},
@@ -25,7 +28,11 @@ pub async fn ensure(context: &Context) -> Result<Client, Report> {
         Err(report) if report.kind == Kind::NotRunning => {}
         known => return known.map(|()| client),
     }
-    let mut child = spawn(context)?;
+    let child = spawn(context)?;
+    progress::patiently("starting the daemon", until_it_serves(client, child)).await
+}
+
+async fn until_it_serves(client: Client, mut child: Child) -> Result<Client, Report> {
     let begun = Instant::now();
     let mut ended = None;
     loop {

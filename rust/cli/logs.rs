@@ -15,6 +15,10 @@ const RECENT: usize = 10;
 
 /// Flags of `logs`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix logs --follow
+  darwin-vz-nix logs --console --lines 50")]
 pub struct Logs {
     /// The guest's serial console instead of the daemon's log
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! The manual pages: `darwin-vz-nix(1)` with all settings, and one for each verb. Installers of the program write them with
 //! the program itself, so that they never tell of another version.
 
-use super::args::Cli;
+use super::args::{Cli, EXIT_CODES};
 use crate::{
     config::Key,
     error::{Kind, Report},
@@ -29,9 +29,22 @@ impl Man {
         fs::create_dir_all(&self.dir)?;
         clap_mangen::generate_to(Cli::command(), &self.dir)?;
         let page = self.dir.join("darwin-vz-nix.1");
-        let text = fs::read_to_string(&page)? + &settings();
+        let text = fs::read_to_string(&page)? + &exit_status() + &settings();
         fs::write(page, text)
     }
+}
+
+fn exit_status() -> String {
+    let mut text = String::from(".SH \"EXIT STATUS\"\n");
+    for line in EXIT_CODES.lines().skip(1) {
+        match line.trim_start().split_once("  ") {
+            Some((code, meaning)) if code.parse::<u8>().is_ok() => {
+                text.push_str(&format!(".TP\n\\fB{code}\\fR\n{}", roff(meaning)));
+            }
+            _ => text.push_str(&format!(".PP\n{}", roff(line))),
+        }
+    }
+    text
 }
 
 /// The section on settings, which are more than the flags of one verb.
@@ -39,7 +52,8 @@ fn settings() -> String {
     let mut text = String::from(".SH SETTINGS\n");
     text.push_str(&roff(
         "A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the \
-         top are for every machine, those in a table [machines.NAME] for that one.",
+         top are for every machine, those in a table [machines.NAME] for that one. NO_COLOR, CLICOLOR and CLICOLOR_FORCE count \
+         as elsewhere, unless --color says otherwise.",
     ));
     for key in Key::ALL {
         let (name, variable, about) = (roff(key.name()), roff(&key.env()), roff(&key.about().replace('`', "")));

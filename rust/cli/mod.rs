@@ -5,6 +5,7 @@
 
 mod args;
 mod capabilities;
+mod complete;
 mod completions;
 mod config;
 mod connect;
@@ -28,6 +29,7 @@ mod ssh;
 mod start;
 mod status;
 mod stop;
+mod token;
 
 use crate::error::{Kind, Report};
 use args::{Cli, Verb};
@@ -38,12 +40,17 @@ use std::process::ExitCode;
 /// Runs the program; its exit code.
 pub fn main() -> ExitCode {
     let Cli { global, verb } = Cli::parse();
+    output::colour(global.color.unwrap_or_default());
     let json = verb.wants_json();
     let outcome = match verb {
         // A line for Nix to show: it prints what a remote program says on stderr.
         Verb::Connect(verb) => return verb.run(global),
         // Its exit code is what it found.
         Verb::Doctor(verb) => return verb.run(global),
+        Verb::Complete(verb) => {
+            verb.run(global);
+            return ExitCode::SUCCESS;
+        }
         Verb::Capabilities(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Man(verb) => verb.run(),
@@ -73,11 +80,13 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::Destroy(verb) => block_on(verb.run(context))?,
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => block_on(verb.run(context))?,
+        Verb::Token(verb) => verb.run(context),
         // Done before.
         Verb::Run(_)
         | Verb::Connect(_)
         | Verb::Doctor(_)
         | Verb::Capabilities(_)
+        | Verb::Complete(_)
         | Verb::Completions(_)
         | Verb::Man(_)
         | Verb::Reference(_) => Ok(()),

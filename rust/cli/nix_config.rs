@@ -1,6 +1,10 @@
 //! `nix-config`: what a host needs in order to build on the machine. Prints, and changes nothing.
 
-use super::{context::Context, output::print, ssh::quoted};
+use super::{
+    context::Context,
+    output::{print, print_json},
+    ssh::quoted,
+};
 use crate::{
     config::HostFacts,
     error::{Kind, Report},
@@ -11,10 +15,15 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Flags of `nix-config`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix nix-config
+  darwin-vz-nix nix-config --only builders | sudo tee -a /etc/nix/machines")]
 pub struct NixConfig {
     /// The way in: direct joins Nix to the guest's nix-daemon, ssh goes through its sshd
     #[arg(long, value_enum, default_value_t = Door::Direct)]
@@ -22,6 +31,9 @@ pub struct NixConfig {
     /// Print one section alone, without comments, for scripts
     #[arg(long, value_enum, value_name = "SECTION")]
     only: Option<Section>,
+    /// Print every section as JSON
+    #[arg(long, conflicts_with = "only")]
+    pub json: bool,
 }
 
 /// A way to the guest's nix-daemon.
@@ -42,6 +54,16 @@ enum Section {
     Ssh,
     /// The line for /etc/ssh/ssh_known_hosts
     KnownHosts,
+}
+
+/// The sections in JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    machine: &'a MachineName,
+    builders: &'a str,
+    ssh: &'a str,
+    known_hosts: &'a str,
 }
 
 /// What the bundle says of the guest. Its full contract is the daemon's to check.
@@ -170,6 +192,10 @@ impl NixConfig {
         let intro = "# Append to /etc/nix/machines, and have in /etc/nix/nix.conf:\n\
                      #   builders = @/etc/nix/machines\n\
                      #   builders-use-substitutes = true\n";
+        if self.json {
+            let ssh = builder.ssh_block();
+            return print_json(&Shown { machine: &machine, builders: &line, ssh: &ssh, known_hosts: &known_hosts });
+        }
         match (self.only, self.door) {
             (Some(Section::Builders), _) => print(&line),
             (Some(Section::Ssh), _) => print(&builder.ssh_block()),

@@ -1,16 +1,47 @@
 //! What is printed: errors, colours, times.
 
 use crate::error::{Kind, Report};
+use clap::ColorChoice;
 use std::{
+    ffi::OsString,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::OnceLock,
     time::Duration,
 };
 
-/// Whether a stream gets colours: a terminal that can, and nobody said no.
+/// When to colour, as `--color` said; set once, before anything is printed.
+static WHEN: OnceLock<ColorChoice> = OnceLock::new();
+
+/// Goes by `--color` from now on.
+pub fn colour(when: ColorChoice) {
+    // Only `main` says it, and once.
+    let _ = WHEN.set(when);
+}
+
+/// Whether a stream gets colours: what `--color` says, then the variables that others go by.
 pub fn colours(stream: &impl IsTerminal) -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+    let when = WHEN.get().copied().unwrap_or(ColorChoice::Auto);
+    coloured(when, |name| std::env::var_os(name), stream.is_terminal())
+}
+
+/// NO_COLOR outranks CLICOLOR_FORCE, as in clap's own messages. A variable that is empty is not set.
+fn coloured(when: ColorChoice, variable: impl Fn(&str) -> Option<OsString>, terminal: bool) -> bool {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    match when {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto if set("NO_COLOR").is_some() => false,
+        ColorChoice::Auto if set("CLICOLOR_FORCE").is_some_and(|force| force != "0") => true,
+        ColorChoice::Auto => {
+            terminal && set("CLICOLOR").is_none_or(|wish| wish != "0") && set("TERM").is_none_or(|term| term != "dumb")
+        }
+    }
+}
+
+/// Whether lines can be painted over there: a terminal that knows how.
+pub fn paints(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Prints an error, in JSON on stdout as well if so asked, and gives the exit code of its kind.
@@ -70,6 +101,31 @@ pub fn milliseconds(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_and_for_whoever_insists() {
+        use ColorChoice::{Always, Auto, Never};
+        let decided = |when, variables: &[(&str, &str)], terminal| {
+            let variable =
+                |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            coloured(when, variable, terminal)
+        };
+        for (when, variables, at_terminal, in_pipe) in [
+            (Auto, &[][..], true, false),
+            (Auto, &[("NO_COLOR", "1")], false, false),
+            (Auto, &[("NO_COLOR", "")], true, false),
+            (Auto, &[("TERM", "dumb")], false, false),
+            (Auto, &[("CLICOLOR", "0")], false, false),
+            (Auto, &[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], true, true),
+            (Auto, &[("CLICOLOR_FORCE", "0")], true, false),
+            (Auto, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false, false),
+            (Always, &[("NO_COLOR", "1"), ("TERM", "dumb")], true, true),
+            (Never, &[("CLICOLOR_FORCE", "1")], false, false),
+        ] {
+            let found = (decided(when, variables, true), decided(when, variables, false));
+            assert_eq!(found, (at_terminal, in_pipe), "{when:?} {variables:?}");
+        }
+    }
 
     #[test]
     fn times_are_short() {

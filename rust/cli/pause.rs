@@ -1,31 +1,51 @@
 //! `pause` and `resume`: the guest stands still, and goes on.
 
-use super::{context::Context, output, progress};
+use super::{context::Context, output, progress, status};
 use crate::error::Report;
 use clap::Args;
 
 /// Flags of `pause`.
 #[derive(Debug, Args)]
-pub struct Pause {}
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix pause && darwin-vz-nix status")]
+pub struct Pause {
+    /// Print the machine's status as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 impl Pause {
     /// Returns when the guest stands still.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let (client, machine) = (context.client(), context.machine()?);
-        client.pause(&machine).await?;
-        output::print(&format!("{machine} is paused; the next connection has it go on\n"))
+        progress::patiently(format!("{machine}: pausing"), client.pause(&machine)).await?;
+        match self.json {
+            true => output::print_json(&status::of(&client, &machine).await?),
+            false => output::print(&format!("{machine} is paused; the next connection has it go on\n")),
+        }
     }
 }
 
 /// Flags of `resume`.
 #[derive(Debug, Args)]
-pub struct Resume {}
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix resume")]
+pub struct Resume {
+    /// Print the machine's status as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 impl Resume {
     /// Returns when the guest answers again.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let (client, machine) = (context.client(), context.machine()?);
         progress::during(&client, &machine, client.resume(&machine)).await?;
-        output::print(&format!("{machine} goes on\n"))
+        match self.json {
+            true => output::print_json(&status::of(&client, &machine).await?),
+            false => output::print(&format!("{machine} goes on\n")),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a command shows while it waits: a moving line on a terminal, plain lines elsewhere. On stderr, so that it never mixes with results.
 
+use super::output;
 use crate::{
     api::{
         client::Client,
@@ -9,10 +10,17 @@ use crate::{
     spec::MachineName,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{self, Write},
+    pin::pin,
+    time::Duration,
+};
 
 /// One asks for the status this often even if nothing changes.
 const POLL: Duration = Duration::from_secs(60);
+
+/// Whoever waits longer is shown what for.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The line.
 pub struct Progress {
@@ -31,10 +39,11 @@ impl Progress {
         if text == self.last {
             return;
         }
-        if std::io::stderr().is_terminal() {
+        if output::paints(&io::stderr()) {
             self.bar.get_or_insert_with(spinner).set_message(text.clone());
         } else {
-            eprintln!("{text}");
+            // Who reads stderr may be gone; that is no reason to end.
+            let _ = writeln!(io::stderr(), "{text}");
         }
         self.last = text;
     }
@@ -57,6 +66,19 @@ impl Drop for Progress {
     }
 }
 
+/// Waits for what mostly takes no time, and says so if it does.
+pub async fn patiently<T>(text: impl Into<String>, waiting: impl Future<Output = T>) -> T {
+    let mut waiting = pin!(waiting);
+    match tokio::time::timeout(SILENCE, &mut waiting).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let mut progress = Progress::new();
+            progress.show(text.into());
+            waiting.await
+        }
+    }
+}
+
 /// Runs a call, and shows meanwhile what becomes of the machine.
 pub async fn during<T>(
     client: &Client,
@@ -64,7 +86,7 @@ pub async fn during<T>(
     call: impl Future<Output = Result<T, Report>>,
 ) -> Result<T, Report> {
     let mut progress = Progress::new();
-    let mut call = std::pin::pin!(call);
+    let mut call = pin!(call);
     let mut generation = 0;
     loop {
         let news = async {

@@ -17,6 +17,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix run --bundle ./guest --cores 4
+  darwin-vz-nix run --api-listen 127.0.0.1:31180")]
 pub struct Run {
     /// Where the HTTP API answers on TCP, too: a loopback address and port
     #[arg(long, value_name = "ADDRESS")]

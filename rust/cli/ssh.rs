@@ -1,12 +1,14 @@
 //! `ssh`: the system's ssh, told where the guest is and which key it must have. This program is its proxy command, so it
-//! works while the machine is stopped.
+//! works while the machine is stopped. Still the machine is started first: ssh would show neither that one waits for a boot
+//! nor, beyond a line, why it failed.
 
 use super::{
     block_on,
     context::{Context, this_program},
-    launch,
+    launch, progress,
 };
 use crate::{
+    api::types::StartRequest,
     error::{Kind, Report},
     machine_dir::StateDir,
     ssh::keys::host_alias,
@@ -25,6 +27,10 @@ use std::{
 
 /// Flags of `ssh`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix ssh
+  darwin-vz-nix ssh -- uname -a")]
 pub struct Ssh {
     /// A command to run in the guest, instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
@@ -36,7 +42,10 @@ impl Ssh {
     pub fn run(self, context: &Context) -> Result<(), Report> {
         let machine = context.machine()?;
         // ssh reads the key and known_hosts before it runs its proxy command; a daemon that runs has made them.
-        block_on(launch::ensure(context))??;
+        block_on(async {
+            let client = launch::ensure(context).await?;
+            progress::during(&client, &machine, client.start(&machine, &StartRequest::default())).await
+        })??;
         let dir = StateDir::open(&context.state_dir())?.machine(&machine);
         let guest = super::nix_config::Guest::of(context, &machine)?;
         let proxy = proxy_command(&this_program()?, &context.state_dir(), machine.as_str());

@@ -1,6 +1,10 @@
 //! `start`: the machine, and the daemon if none runs.
 
-use super::{context::Context, launch, output, progress, status::timeline};
+use super::{
+    context::Context,
+    launch, output, progress,
+    status::{self, timeline},
+};
 use crate::{
     api::types::{StartRequest, State},
     config::{HostFacts, Key, start_request},
@@ -10,6 +14,10 @@ use clap::Args;
 
 /// Flags of `start`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix start
+  darwin-vz-nix start --cores 8 --memory 16G")]
 pub struct Start {
     /// Processors of the guest, for this boot
     #[arg(long, value_name = "N")]
@@ -31,13 +39,9 @@ impl Start {
         let machine = context.machine()?;
         let request = self.request()?;
         let client = launch::ensure(context).await?;
-        let find = async || {
-            let status = client.status().await?;
-            Ok::<_, Report>(status.machines.into_iter().find(|status| status.name == machine))
-        };
-        let before = find().await?;
+        let before = status::of(&client, &machine).await?;
         progress::during(&client, &machine, client.start(&machine, &request)).await?;
-        let after = find().await?;
+        let after = status::of(&client, &machine).await?;
         if self.json {
             return output::print_json(&after);
         }

@@ -5,20 +5,25 @@ use super::{
     output::{self, milliseconds, short},
 };
 use crate::{
-    api::types::{BootTimeline, Connections, DaemonStatus, MachineStatus, State, StoreSharing},
+    api::{
+        client::Client,
+        types::{BootTimeline, Connections, DaemonStatus, MachineStatus, State, StoreSharing},
+    },
     config::Size,
     error::{Kind, Report},
+    spec::MachineName,
 };
 use bytesize::ByteSize;
 use clap::Args;
 use comfy_table::{Table, presets};
-use std::{
-    io::IsTerminal,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 /// Flags of `status`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix status --watch
+  darwin-vz-nix status --json | jq -r '.machines[].state'")]
 pub struct Status {
     /// Print everything as JSON; with --watch one line for each change
     #[arg(long)]
@@ -29,6 +34,11 @@ pub struct Status {
     /// Show the connections to the machines instead
     #[arg(long, conflicts_with = "watch")]
     connections: bool,
+}
+
+/// One machine, as the daemon knows it now.
+pub async fn of(client: &Client, machine: &MachineName) -> Result<Option<MachineStatus>, Report> {
+    Ok(client.status().await?.machines.into_iter().find(|status| status.name == *machine))
 }
 
 /// Refused paths in the text.
@@ -46,7 +56,7 @@ impl Status {
         if self.connections {
             return self.connections(context, client.connections().await?);
         }
-        let terminal = std::io::stdout().is_terminal();
+        let terminal = output::paints(&std::io::stdout());
         let mut status = client.status().await?;
         let mut shown = None;
         loop {

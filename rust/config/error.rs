@@ -110,6 +110,8 @@ pub enum ConfigError {
         name: String,
         /// Those there are.
         known: String,
+        /// What may have been meant.
+        nearest: Option<String>,
     },
     /// Several machines, and none is named `builder`.
     #[error("there are several machines ({known}), and it is not clear which one is meant")]
@@ -141,7 +143,8 @@ impl From<ConfigError> for Report {
             ConfigError::SharedAddress { second, .. } => {
                 report.hint(format!("give [machines.{second}] a listen of its own, such as 127.0.0.1:31123"))
             }
-            ConfigError::NoSuchMachine { name, .. } => report.hint(format!(
+            ConfigError::NoSuchMachine { nearest: Some(name), .. } => report.hint(format!("did you mean {name}?")),
+            ConfigError::NoSuchMachine { name, nearest: None, .. } => report.hint(format!(
                 "name one of these with --machine, or add a table [machines.{name}] to the configuration file"
             )),
             ConfigError::Syntax { .. } => {

@@ -150,6 +150,11 @@ impl Config {
         Ok(Config { top: daemon.over(&file.top), machines, chosen, default_state_dir })
     }
 
+    /// The machines there are.
+    pub fn names(&self) -> impl Iterator<Item = &MachineName> {
+        self.machines.keys()
+    }
+
     /// The machine that a command is about.
     pub fn chosen(&self) -> Result<&MachineName, ConfigError> {
         self.chosen.as_ref().ok_or_else(|| ambiguous(&self.machines))
@@ -158,6 +163,11 @@ impl Config {
     /// Where all state lives.
     pub fn state_dir(&self) -> PathBuf {
         self.top.state_dir.as_ref().map_or_else(|| self.default_state_dir.clone(), |dir| dir.value.0.clone())
+    }
+
+    /// Where the HTTP API is to answer on TCP, too, if somebody said.
+    pub fn api_listen(&self) -> Option<SocketAddr> {
+        self.top.api_listen.as_ref().and_then(|address| address.value.0)
     }
 
     /// How much to log, if somebody said.
@@ -183,8 +193,7 @@ impl Config {
     /// What the daemon runs by: complete and checked.
     pub fn settings(&self, host: &HostFacts) -> Result<Settings, ConfigError> {
         let machines = self.complete(host)?.into_iter().map(|(name, complete)| (name, complete.into())).collect();
-        let api_listen = self.top.api_listen.as_ref().and_then(|address| address.value.0);
-        Ok(Settings { state_dir: self.state_dir(), api_listen, machines })
+        Ok(Settings { state_dir: self.state_dir(), api_listen: self.api_listen(), machines })
     }
 
     /// Every setting with its value and origin, as people and the API are shown them; checked.
@@ -326,7 +335,10 @@ fn choose(
     if let Some(name) = named {
         return match machines.contains_key(&name) {
             true => Ok(Some(name)),
-            false => Err(ConfigError::NoSuchMachine { name: name.to_string(), known: names(machines) }),
+            false => {
+                let nearest = key::nearest(name.as_str(), machines.keys().map(MachineName::as_str));
+                Err(ConfigError::NoSuchMachine { name: name.to_string(), known: names(machines), nearest })
+            }
         };
     }
     let builder = machines.keys().find(|name| name.as_str() == DEFAULT_MACHINE);

@@ -48,8 +48,6 @@ pub struct Machine {
     handle: Handle,
     warm: WarmConnection,
     chronicle: Arc<Chronicle>,
-    /// The sizes of the present boot, where they are not the configured ones.
-    sizes: Mutex<StartRequest>,
     connect_program: String,
     sharing: Option<Arc<Sharing>>,
     /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
@@ -170,7 +168,6 @@ impl Machine {
             handle,
             warm: parts.warm,
             chronicle,
-            sizes: Mutex::default(),
             connect_program: parts.connect_program,
             sharing: parts.sharing,
             files: Arc::default(),
@@ -194,10 +191,7 @@ impl Machine {
     /// What the outside sees of it.
     pub fn status(&self) -> MachineStatus {
         let snapshot = self.handle.snapshot();
-        let sizes = match snapshot.phase.is_at_rest() {
-            true => StartRequest::default(),
-            false => *self.sizes.lock().unwrap_or_else(PoisonError::into_inner),
-        };
+        let sizes = snapshot.sizes;
         MachineStatus {
             name: self.name.clone(),
             backend: self.capabilities.backend.to_owned(),
@@ -290,9 +284,6 @@ impl Machine {
         // The supervisor does not know the disk's configured size, and to ask for just that is to ask for nothing.
         let sizes =
             StartRequest { disk_size: sizes.disk_size.filter(|size| *size != self.settings.disk_size), ..sizes };
-        if self.handle.snapshot().phase.is_at_rest() {
-            *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;
-        }
         self.handle.start(sizes).await
     }
 

@@ -22,7 +22,7 @@ use crate::{
     activation::Inherited,
     api::{
         server,
-        tcp::Token,
+        tcp::TokenFile,
         types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Event},
     },
     config::{HostFacts, Settings},
@@ -82,7 +82,7 @@ impl Daemon {
             machines.insert(name, machine);
         }
         let tcp = match settings.api_listen {
-            Some(address) => Some((pollable(inherited.listen(address)?)?, Token::at(&state.api_token())?)),
+            Some(address) => Some((pollable(inherited.listen(address)?)?, TokenFile::at(state.api_token())?)),
             None => None,
         };
         for address in inherited.left_over() {

@@ -1,7 +1,11 @@
 //! Volumes: whether the store's tells upper case from lower case, and whether the state's has room.
 
 use super::{Finding, Subject, settings};
-use crate::{error::Kind, guest::disk::LEAST_FREE};
+use crate::{
+    error::Kind,
+    guest::disk::{LEAST_FREE, no_room},
+    machine_dir::MachineDir,
+};
 use bytesize::ByteSize;
 use std::{ffi::OsString, fs, io, path::Path};
 
@@ -76,20 +80,22 @@ pub async fn disk_space(subject: &Subject) -> Finding {
     // Before the first start the directory is not there; its volume is.
     let volume = subject.state_dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
     match rustix::fs::statvfs(volume) {
-        Ok(stat) => judge_space(stat.f_bavail.saturating_mul(stat.f_frsize), &subject.state_dir),
+        Ok(stat) => {
+            let machine = MachineDir::of(&subject.state_dir, &subject.machine);
+            judge_space(stat.f_bavail.saturating_mul(stat.f_frsize), &subject.state_dir, &machine)
+        }
         Err(error) => Finding::warning(format!("the free space of {} cannot be read: {error}", volume.display())),
     }
 }
 
-fn judge_space(free: u64, state_dir: &Path) -> Finding {
+fn judge_space(free: u64, state_dir: &Path, machine: &MachineDir) -> Finding {
     let evidence = format!("{} free for {}", shown(free), state_dir.display());
     let hint = "free some space on that volume, or name a state directory on another with --state-dir";
     match free {
-        _ if free < LEAST_FREE => Finding::failed(
-            Kind::State,
-            format!("only {evidence}, and a guest needs {} to start with", shown(LEAST_FREE)),
-        )
-        .hint(hint),
+        _ if free < LEAST_FREE => {
+            let report = no_room(machine, free);
+            report.hints.into_iter().fold(Finding::failed(report.kind, report.message), Finding::hint)
+        }
         _ if free < LITTLE_FREE => Finding::warning(format!("only {evidence}")).hint(hint),
         _ => Finding::ok(evidence),
     }
@@ -131,10 +137,11 @@ mod tests {
 
     #[test]
     fn a_full_volume_fails_and_a_small_rest_warns() {
-        let judged = |free| judge_space(free, Path::new("/s"));
+        let judged = |free| judge_space(free, Path::new("/s"), &MachineDir::at(Path::new("/s/machines/m")));
         assert_eq!(judged(8 << 30), Finding::ok("8.0 GiB free for /s"));
         assert_eq!(judged(LITTLE_FREE - 1).outcome, Outcome::Warning);
         let full = judged(LEAST_FREE - 1);
         assert_eq!((full.outcome, full.kind), (Outcome::Failed, Some(Kind::State)));
+        assert!(full.evidence.ends_with("are missing") && full.hints.len() == 1, "{full:?}");
     }
 }

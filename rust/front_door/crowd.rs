@@ -2,7 +2,7 @@
 
 use super::serve_ssh;
 use crate::{
-    api::types::State,
+    api::types::{StartRequest, State},
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
     generations::{Generations, Nix},
@@ -85,6 +85,29 @@ async fn echo(address: SocketAddr, text: &[u8]) {
     assert_eq!(back, text);
     // Gone without a FIN that somebody would have to wait out.
     stream.set_zero_linger().unwrap();
+}
+
+#[tokio::test]
+async fn status_tells_the_sizes_of_the_guest_that_is_there() {
+    let door = door(Script::default(), None).await;
+    let shown = || {
+        let status = door.machine.status();
+        (status.cores, status.memory, status.disk_size)
+    };
+    let configured = shown();
+    let larger = StartRequest { cores: Some(configured.0 + 1), memory: Some(configured.1 * 2), disk_size: None };
+    let asked = (configured.0 + 1, configured.1 * 2, configured.2);
+    door.machine.start(larger).await.unwrap();
+    assert_eq!(shown(), asked);
+    // A start that is refused changes nothing, nor does one that joins.
+    door.machine.start(StartRequest { cores: Some(1), ..larger }).await.unwrap_err();
+    door.machine.start(StartRequest::default()).await.unwrap();
+    assert_eq!(shown(), asked);
+    door.machine.stop(false).await.unwrap();
+    assert_eq!(shown(), configured);
+    // The next guest is a connection's, which asks for nothing.
+    echo(door.address, b"hello").await;
+    assert_eq!(shown(), configured);
 }
 
 fn descriptors() -> usize {

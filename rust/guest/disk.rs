@@ -3,18 +3,24 @@
 
 use crate::{
     error::{Kind, Report},
-    machine_dir::state_error,
+    machine_dir::{MachineDir, state_error},
 };
 use bytesize::ByteSize;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
 
 /// Free space below which a boot is refused: a guest on a full volume fails in its first build, and less clearly.
 pub const LEAST_FREE: u64 = 256 << 20;
+
+/// What takes less is no help against [`LEAST_FREE`].
+const WORTH_TELLING: u64 = 16 << 20;
+
+/// The unit of `st_blocks`, whatever the file system's own is.
+const BLOCK: u64 = 512;
 
 /// Makes the image, or grows it to `size` bytes. On an error the old image, or none, is there.
 pub fn ensure(path: &Path, size: u64, minimum: u64) -> Result<(), Report> {
@@ -29,16 +35,7 @@ pub fn ensure(path: &Path, size: u64, minimum: u64) -> Result<(), Report> {
     let volume = rustix::fs::statvfs(dir).map_err(|e| state_error(dir, "cannot read the free space of", &e.into()))?;
     let free = volume.f_bavail.saturating_mul(volume.f_frsize);
     if free < LEAST_FREE {
-        return Err(Report::new(
-            Kind::State,
-            format!(
-                "{} has only {} free, and a guest needs {} to start with",
-                dir.display(),
-                show(free),
-                show(LEAST_FREE)
-            ),
-        )
-        .hint("free some space on that volume, or choose another --state-dir"));
+        return Err(no_room(&MachineDir::at(dir), free));
     }
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => make(path, dir, size),
@@ -63,6 +60,49 @@ pub fn discard(path: &Path) -> Result<(), Report> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove the disk", &e)),
         _ => Ok(()),
     }
+}
+
+/// Why a guest cannot start with so little free space, what takes it, and which command gives it back. Nothing is given back
+/// unasked: the disk is a cache, but somebody may want what is in it.
+pub fn no_room(machine: &MachineDir, free: u64) -> Report {
+    let missing = LEAST_FREE.saturating_sub(free);
+    let mut uses = [
+        (
+            taken(&machine.data_disk()),
+            "the data disk, which the next boot makes anew",
+            "`darwin-vz-nix destroy --keep-keys --keep-generations` deletes it, and what is in it",
+        ),
+        (
+            taken(&machine.generations()),
+            "guest systems built from recipes",
+            "`darwin-vz-nix generations` lists them, `darwin-vz-nix generations delete N` deletes one",
+        ),
+    ];
+    uses.sort_by_key(|(taken, ..)| std::cmp::Reverse(*taken));
+    let message = format!(
+        "{} has only {} free, and a guest needs {} to start with: {} are missing",
+        machine.root().display(),
+        show(free),
+        show(LEAST_FREE),
+        show(missing),
+    );
+    let mut report = Report::new(Kind::State, message);
+    for (taken, what, remedy) in uses.into_iter().filter(|(taken, ..)| *taken >= WORTH_TELLING) {
+        report = report.hint(format!("{} are {what}: {remedy}", show(taken)));
+    }
+    let elsewhere = if report.hints.is_empty() { "free" } else { "or free" };
+    report
+        .hint(format!("{elsewhere} {} of something else on that volume, or choose another --state-dir", show(missing)))
+}
+
+/// What a file or all in a directory takes on its volume, in bytes. A sparse file takes less than its length.
+fn taken(path: &Path) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    let within: u64 = match meta.is_dir() {
+        true => fs::read_dir(path).into_iter().flatten().flatten().map(|entry| taken(&entry.path())).sum(),
+        false => 0,
+    };
+    within.saturating_add(meta.blocks().saturating_mul(BLOCK))
 }
 
 fn make(path: &Path, dir: &Path, size: u64) -> Result<(), Report> {
@@ -92,7 +132,7 @@ fn show(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+    use std::io::Write;
 
     const GIB: u64 = 1 << 30;
 
@@ -108,6 +148,34 @@ mod tests {
         let error = ensure(&path, 50 * GIB, 0).unwrap_err();
         assert!(error.message.contains("cannot shrink to 50.0 GiB"), "{error}");
         assert_eq!(fs::metadata(&path).unwrap().len(), 200 * GIB);
+    }
+
+    #[test]
+    fn a_full_volume_is_told_with_what_takes_it_and_what_frees_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let machine = MachineDir::at(tmp.path());
+        let told = |free| {
+            let report = no_room(&machine, free);
+            format!("{}\n{}", report.message, report.hints.join("\n")).replace(tmp.path().to_str().unwrap(), "[DIR]")
+        };
+        File::create(machine.data_disk()).unwrap().set_len(100 * GIB).unwrap();
+        insta::assert_snapshot!(told(1 << 20), @r"
+        [DIR] has only 1.0 MiB free, and a guest needs 256.0 MiB to start with: 255.0 MiB are missing
+        free 255.0 MiB of something else on that volume, or choose another --state-dir
+        ");
+        let fill = |path: &Path, mebibytes: usize| {
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+            file.write_all(&vec![1; mebibytes << 20]).unwrap();
+            file.sync_all().unwrap();
+        };
+        fill(&machine.data_disk(), 20);
+        fs::create_dir_all(machine.generations().join("1")).unwrap();
+        fill(&machine.generations().join("1/store.erofs"), 32);
+        let text = told(0);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].starts_with("32") && lines[1].contains("generations delete N"), "the largest first: {text}");
+        assert!(lines[2].starts_with("20") && lines[2].contains("destroy --keep-keys --keep-generations"), "{text}");
+        assert_eq!(fs::metadata(machine.data_disk()).unwrap().len(), 100 * GIB, "nothing is given back unasked");
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub(super) struct Actor {
     run: Option<Run>,
     last_boot: Option<BootTimeline>,
     tally: Tally,
+    /// What the present boot was asked for, or the last.
+    sizes: StartRequest,
     /// What was asked of the boot to come, by the first demand for it and those that joined it.
     next_sizes: StartRequest,
     waiters: Vec<Waiter>,
@@ -120,6 +122,7 @@ impl Actor {
             run: None,
             last_boot: None,
             tally: Tally::default(),
+            sizes: StartRequest::default(),
             next_sizes: StartRequest::default(),
             waiters: vec![],
             stoppers: vec![],
@@ -263,6 +266,9 @@ impl Actor {
         let (machine, effects) = step(machine, event.clone(), now, &self.policy);
         self.tally.note(failures, &event, &machine, &effects, now);
         self.machine = machine;
+        if effects.contains(&Effect::Boot) {
+            self.sizes = self.next_sizes;
+        }
         // Before anybody is answered, so that the answer never runs ahead of the snapshot.
         self.publish();
         for effect in effects {
@@ -275,7 +281,7 @@ impl Actor {
         match effect {
             Effect::Boot => {
                 let demand = self.waiters.iter().map(|waiter| waiter.since).min().unwrap_or_else(Instant::now);
-                let run = Run::new(demand, self.next_sizes);
+                let run = Run::new(demand, self.sizes);
                 let (hypervisor, preparation) = (self.hypervisor.clone(), self.preparation.clone());
                 self.jobs.spawn(boot::boot(hypervisor, preparation, run.sizes, epoch, run.cancel.clone()));
                 self.run = Some(run);
@@ -388,7 +394,7 @@ impl Actor {
 
     fn publish(&mut self) {
         self.publisher.send_if_modified(|snapshot| {
-            match snapshot.moved(&self.machine, self.last_boot.as_ref(), self.tally) {
+            match snapshot.moved(&self.machine, self.last_boot.as_ref(), self.sizes, self.tally) {
                 Some(next) => {
                     if next.phase.name() != snapshot.phase.name() {
                         tracing::info!(machine = %self.name, boots = next.boots, "{}", next.phase.name());

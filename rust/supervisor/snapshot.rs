@@ -8,7 +8,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    api::types::{self, BootTimeline},
+    api::types::{self, BootTimeline, StartRequest},
     error::Report,
     hypervisor::Exit,
 };
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub boots: u64,
     /// The last boot that reached `Running`.
     pub last_boot: Option<BootTimeline>,
+    /// What the present boot was asked for in place of the configured sizes; nothing while there is none.
+    pub sizes: StartRequest,
     /// What has happened so far.
     pub tally: Tally,
 }
@@ -125,13 +127,22 @@ impl Phase {
 impl Snapshot {
     pub(super) fn first() -> Self {
         let phase = Phase::of(&Machine::default());
-        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, tally: Tally::default() }
+        let (sizes, tally) = Default::default();
+        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, sizes, tally }
     }
 
-    /// The same with another phase and count of boots, one generation on; `None` when nothing changed.
-    pub(super) fn moved(&self, machine: &Machine, last_boot: Option<&BootTimeline>, tally: Tally) -> Option<Snapshot> {
+    /// The same with another phase and count of boots, one generation on; `None` when nothing changed. `sizes` are those of
+    /// the last boot, be it over or not.
+    pub(super) fn moved(
+        &self,
+        machine: &Machine,
+        last_boot: Option<&BootTimeline>,
+        sizes: StartRequest,
+        tally: Tally,
+    ) -> Option<Snapshot> {
         let phase = Phase::of(machine);
-        let same = phase == self.phase && machine.boots == self.boots && tally == self.tally;
+        let sizes = if phase.is_at_rest() { StartRequest::default() } else { sizes };
+        let same = phase == self.phase && machine.boots == self.boots && sizes == self.sizes && tally == self.tally;
         if same && last_boot == self.last_boot.as_ref() {
             return None;
         }
@@ -142,6 +153,7 @@ impl Snapshot {
             since_unix_ms: if same_kind { self.since_unix_ms } else { unix_ms() },
             boots: machine.boots,
             last_boot: last_boot.cloned(),
+            sizes,
             tally,
         })
     }

@@ -1,7 +1,10 @@
 //! The API on loopback TCP, as clients, other users and web pages come to it.
 
 use super::common::Server;
-use darwin_vz_nix::error::{Kind, Report};
+use darwin_vz_nix::{
+    api::tcp::Token,
+    error::{Kind, Report},
+};
 use std::{
     fs,
     io::{Read, Write},
@@ -58,6 +61,38 @@ fn the_token_is_asked_for_and_no_other_will_do() {
     assert_eq!(status(&super::tcp::answer(address, &format!("GET /nothing HTTP/1.1\r\nHost: {address}"))), 401);
     assert_eq!(status(&super::tcp::answer(address, &format!("POST /v1/shutdown HTTP/1.1\r\nHost: {address}"))), 401);
     assert!(server.calls().is_empty());
+}
+
+#[test]
+fn a_new_token_counts_from_the_next_request_on() {
+    let server = Server::on_tcp("127.0.0.1:0");
+    let (address, old) = (server.tcp.unwrap(), token(&server));
+    let file = server.path().join("api-token");
+    let ask = |token: &str| {
+        let head = format!("GET /v1/health HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}");
+        status(&answer(address, &head))
+    };
+    // A stream that was let in, and stays.
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head =
+        format!("GET /v1/machines/builder/connect/ssh HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {old}");
+    write!(stream, "{head}\r\nConnection: upgrade\r\nUpgrade: darwin-vz-stream\r\n\r\n").unwrap();
+    assert_eq!(ask(&old), 200);
+    Token::rotate(&file).unwrap();
+    let new = token(&server);
+    assert_eq!((ask(&old), ask(&new)), (401, 200));
+    // Neither a file that is gone nor one that holds no token is an open door.
+    fs::remove_file(&file).unwrap();
+    assert_eq!((ask(&old), ask(&new), ask("")), (401, 401, 401));
+    fs::write(&file, "\n").unwrap();
+    assert_eq!((ask(&new), ask("")), (401, 401));
+    fs::write(&file, &new).unwrap();
+    assert_eq!((ask(&old), ask(&new)), (401, 200));
+    stream.write_all(b"hello").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert!(heard.starts_with("HTTP/1.1 101 ") && heard.ends_with("SSH-2.0-fake\r\nhello"), "{heard}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn the_program() {
       destroy       Stop the machine and delete its disk, keys and generations
       nix-config    Print what a host needs to build on the machine
       config        Show the settings that count, and where each comes from
+      token         Print the token that the HTTP API asks for on TCP, or make a new one
       capabilities  Show what this computer and this program can do, and why not
       completions   Print a completion script for a shell
 
@@ -47,22 +48,19 @@ fn the_program() {
           --config <FILE>      Configuration file
           --machine <NAME>     Machine [default: builder, or the only one]
           --log-level <LEVEL>  How much is logged: error, warn, info, debug, trace
+          --color <WHEN>       When to colour [possible values: auto, always, never]
       -v, --verbose...         Log more; twice for still more
 
-    Exit codes:
-       0  done
-       2  the command line is wrong
-       3  a setting is wrong
-       4  no daemon answers
-       5  this computer lacks something: a program, a right
-       6  the guest bundle is wrong
-       7  the guest did not come up
-       8  somebody else has it: a port, the state directory
-       9  the state directory: keys, disk, permissions, space
-      10  the guest is up, but a connection to it failed
-      11  there is no machine of that name
-      70  a fault of this program
-    `ssh` exits as the command in the guest does; `doctor` with the code of the first failure it finds.
+    Examples:
+      darwin-vz-nix start                  boot the machine now, and show where the time goes
+      darwin-vz-nix ssh -- uname -a        run a command in it; starts what does not run
+      darwin-vz-nix nix-config             what to put into Nix's configuration to build on it
+      darwin-vz-nix doctor                 look for what is wrong
+
+    Exit codes: 0 done; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 this computer
+    lacks something; 6 guest bundle; 7 the guest did not come up; 8 somebody else has it; 9 state
+    directory; 10 connection to the guest; 11 no such machine or generation; 70 a fault of this program.
+    The manual, darwin-vz-nix(1), tells more.
     ");
 }
 
@@ -92,6 +90,7 @@ fn every_verb() {
     Options:
           --force   Pull the plug instead of pressing the power button
           --daemon  Stop every machine and end the daemon
+          --json    Print the machine's status as JSON
       -h, --help    Print help
     ");
     assert_snapshot!(help("status"), @r"
@@ -218,6 +217,7 @@ fn every_verb() {
                             sshd [default: direct] [possible values: direct, ssh]
           --only <SECTION>  Print one section alone, without comments, for scripts [possible values:
                             builders, ssh, known-hosts]
+          --json            Print every section as JSON
       -h, --help            Print help (see more with '--help')
     ");
     assert_snapshot!(help("config"), @r"
@@ -252,6 +252,19 @@ fn every_verb() {
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
           --hang-timeout <TIME>   Seconds that a guest in use may not answer before it is killed
+    ");
+    assert_snapshot!(help("token"), @r"
+    exit 0
+    --- stdout
+    Print the token that the HTTP API asks for on TCP, or make a new one
+
+    Usage: darwin-vz-nix token [OPTIONS]
+
+    Options:
+          --rotate  Make a new one; the old one is void at once, also for a daemon that runs
+          --path    Print where it is, and make nothing
+          --json    Print it as JSON, with its file and where the API answers
+      -h, --help    Print help
     ");
     assert_snapshot!(help("capabilities"), @r"
     exit 0
@@ -312,12 +325,21 @@ fn a_wrong_command_line_is_exit_code_2() {
 }
 
 #[test]
-fn completions_know_the_verbs() {
+fn every_verbs_help_fits_a_screen_and_ends_in_examples() {
     let dir = crate::common::private_dir();
-    for shell in ["bash", "zsh", "fish"] {
-        let script = run(dir.path(), &["completions", shell]);
-        assert!(script.starts_with("exit 0\n") && script.contains("nix-config"), "{shell}: {script}");
+    let verbs = super::verbs(dir.path());
+    assert!(verbs.len() > 15, "{verbs:?}");
+    for verb in &verbs {
+        let text = run(dir.path(), &[verb, "-h"]);
+        // Those that take every setting list every setting.
+        let lines = if ["run", "config"].contains(&verb.as_str()) { 50 } else { 30 };
+        assert!(text.lines().count() <= lines, "{verb} has {} lines", text.lines().count());
+        assert!(text.lines().all(|line| line.chars().count() <= 110), "{verb}: {text}");
+        let (_, examples) = text.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{verb} has no examples"));
+        assert!(examples.contains(&format!("darwin-vz-nix {verb}")) || verb == "connect", "{verb}: {examples}");
     }
+    let text = run(dir.path(), &["--help"]);
+    assert!(text.lines().count() <= 50, "{} lines", text.lines().count());
 }
 
 #[test]
@@ -352,7 +374,7 @@ fn the_manual_has_a_page_for_each_verb_and_every_setting() {
         for line in text.lines().filter(|line| line.starts_with(['.', '\''])) {
             let request = line.split_whitespace().next().unwrap();
             assert!(
-                [".TH", ".SH", ".TP", ".IP", ".RS", ".RE", ".br", ".ie", ".el"].contains(&request),
+                [".TH", ".SH", ".TP", ".PP", ".IP", ".RS", ".RE", ".br", ".ie", ".el"].contains(&request),
                 "{name}: {line}"
             );
         }
@@ -361,7 +383,10 @@ fn the_manual_has_a_page_for_each_verb_and_every_setting() {
         let line = format!("\\fB{}\\fR, {}", key.name().replace('-', "\\-"), key.env());
         assert!(main.lines().any(|found| found == line), "{line} is not in\n{main}");
     }
-    assert!(main.contains("a fault of this program"), "the exit codes are missing");
+    assert!(main.contains("NO_COLOR, CLICOLOR and CLICOLOR_FORCE"), "{main}");
+    for kind in darwin_vz_nix::error::Kind::ALL {
+        assert!(main.contains(&format!("\n.TP\n\\fB{}\\fR\n", kind.exit_code())), "{kind:?} in\n{main}");
+    }
 }
 
 #[test]
@@ -379,7 +404,8 @@ fn the_help_lists_the_exit_code_of_every_kind() {
     let dir = crate::common::private_dir();
     let text = run(dir.path(), &["--help"]);
     for kind in darwin_vz_nix::error::Kind::ALL {
-        let line = format!("\n{:>4}  ", kind.exit_code());
-        assert!(text.contains(&line), "{kind:?}");
+        let code = format!(" {} ", kind.exit_code());
+        let (_, codes) = text.split_once("\nExit codes:").unwrap();
+        assert!(codes.replace('\n', " ").contains(&code), "{kind:?}");
     }
 }

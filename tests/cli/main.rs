@@ -4,10 +4,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod completions;
 mod daemon;
 mod doctor;
 mod help;
+mod json;
 mod settings;
+mod terminal;
+mod token;
 mod verbs;
 
 use std::path::Path;
@@ -30,6 +34,16 @@ pub fn program(dir: &Path, args: &[&str]) -> assert_cmd::Command {
         .timeout(std::time::Duration::from_secs(60))
         .args(args);
     command
+}
+
+/// The verbs that the help shows.
+pub fn verbs(dir: &Path) -> Vec<String> {
+    let text = run(dir, &["--help"]);
+    let (_, list) = text.split_once("Commands:\n").unwrap();
+    list.lines()
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_whitespace().next().unwrap().into())
+        .collect()
 }
 
 /// Exit code and both outputs as one text, with `[DIR]` for the test's directory.

@@ -97,6 +97,12 @@ fn mistakes_in_the_file() {
     error: there is no machine ci; there are: builder
       hint: name one of these with --machine, or add a table [machines.ci] to the configuration file
     ");
+    assert_snapshot!(with_file("", &["--machine", "biulder", "stop"]), @r"
+    exit 11
+    --- stderr
+    error: there is no machine biulder; there are: builder
+      hint: did you mean builder?
+    ");
     assert_snapshot!(with_file("cores = 0\n", &["config", "--json"]), @r#"
     exit 3
     --- stdout

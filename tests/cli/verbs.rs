@@ -291,7 +291,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
     let expected = format!(
         "exit 0\n--- stdout\n-F|none|-o|IdentityFile=\"{key}\"|-o|-o|UserKnownHostsFile=\"{hosts}\"|-o|HostKeyAlias=darwin-vz-builder|\
          -o|StrictHostKeyChecking=yes|-o|IdentitiesOnly=yes|-o|GlobalKnownHostsFile=none|-l|builder|--|darwin-vz-builder|uname|-a|\n\
-         SSH-2.0-fake\n"
+         SSH-2.0-fake\n--- stderr\nbuilder: starting\n"
     );
     assert_eq!(text, expected.replace(&server.path().display().to_string(), "[DIR]"));
 
@@ -300,6 +300,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
     assert_snapshot!(told(server.path(), command), @r"
     exit 5
     --- stderr
+    builder: starting
     error: there is no ssh on this computer
       hint: install it; Debian's package is openssh-client
     ");

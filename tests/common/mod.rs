@@ -7,7 +7,7 @@ use darwin_vz_nix::{
     api::{
         control::{Change, Control, Conveyance},
         server,
-        tcp::Token,
+        tcp::TokenFile,
         types::{
             BootTimeline, ConfigView, Connection, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
             GenerationStatus, GenerationsStatus, MachineStatus, SOCKET_NAME, Service, SettingView, StartRequest, State,
@@ -96,7 +96,7 @@ impl Server {
         let (control, token, socket) = (fake.clone(), stop.clone(), dir.path().join(SOCKET_NAME));
         let tcp = tcp.map(|address| std::net::TcpListener::bind(address).unwrap());
         let tcp_address = tcp.as_ref().map(|listener| listener.local_addr().unwrap());
-        let secret = tcp.is_some().then(|| Token::at(&dir.path().join("api-token")).unwrap());
+        let secret = tcp.is_some().then(|| TokenFile::at(dir.path().join("api-token")).unwrap());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {

@@ -1,7 +1,7 @@
 //! Bad input: one clear error that says what, why and what to do, and nothing left behind.
 
 use crate::lab::{Lab, bundle_like};
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
 
 /// The error of a `start` with these settings.
 fn start_error(settings: &str, code: i32) -> (String, Lab) {
@@ -125,8 +125,37 @@ fn a_full_disk_is_refused_before_the_image_is_made() {
     let mut lab = Lab::in_state(&state, "");
     lab.run_daemon();
     let error = lab.fails(&["start"], 9);
-    assert!(error.contains("MiB free") && error.contains("hint: free some space"), "{error}");
+    assert!(error.contains("MiB are missing") && error.contains("MiB of something else on that volume"), "{error}");
     assert!(!lab.machine().join("data.img").exists());
+    lab.end_daemon();
+    assert!(mount(&["umount", at]));
+}
+
+/// The way out of it that the error names leaves what hosts know of the machine as it is.
+#[test]
+fn a_host_whose_disk_is_full_of_the_image_is_told_so_and_what_frees_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mount = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().unwrap().success();
+    let at = tmp.path().to_str().unwrap();
+    assert!(mount(&["mount", "-t", "tmpfs", "-o", "size=480m,mode=700", "small", at]), "these tests run as root");
+    let mut lab = Lab::in_state(&tmp.path().join("s"), "");
+    lab.run_daemon();
+    lab.end_daemon();
+    let (image, key) = (lab.machine().join("data.img"), lab.machine().join("id_ed25519"));
+    let known = fs::read(&key).unwrap();
+    let mut file = fs::File::create(&image).unwrap();
+    while file.write_all(&[1; 64 * 1024]).is_ok() {}
+    drop(file);
+    // A daemon can still be had, and tells.
+    lab.run_daemon();
+    let error = lab.fails(&["start"], 9);
+    assert!(error.contains("0 B free") && error.contains(": 256.0 MiB are missing"), "{error}");
+    assert!(error.contains("MiB are the data disk, which the next boot makes anew"), "{error}");
+    assert!(image.metadata().unwrap().len() > 400 << 20, "nothing is thrown away unasked");
+    assert!(error.contains("`darwin-vz-nix destroy --keep-keys --keep-generations` deletes it"), "{error}");
+    lab.ok(&["destroy", "--keep-keys", "--keep-generations", "--yes"]);
+    lab.ok(&["start"]);
+    assert_eq!(fs::read(&key).unwrap(), known);
     lab.end_daemon();
     assert!(mount(&["umount", at]));
 }

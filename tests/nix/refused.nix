@@ -75,6 +75,22 @@ in
       modules = with' { port = 0; };
       says = "services.darwin-vz.port is 0";
     };
+    api-for-other-computers = {
+      modules = with' { apiListen = "0.0.0.0:31180"; };
+      says = "Give a loopback address and a port";
+    };
+    api-without-a-port = {
+      modules = with' { apiListen = "127.0.0.1"; };
+      says = "Give a loopback address and a port";
+    };
+    api-port-out-of-range = {
+      modules = with' { apiListen = "127.0.0.1:70000"; };
+      says = "Give a loopback address and a port";
+    };
+    api-where-ssh-is = {
+      modules = with' { apiListen = "127.0.0.1:31122"; };
+      says = "where ssh reaches the guest";
+    };
     legacy-protocol-at-the-direct-door = {
       modules = with' { protocol = "ssh"; };
       says = "services.darwin-vz.door = \"ssh\"";

@@ -50,6 +50,8 @@ in
     allowUserSsh = true;
   };
 
+  api-on-tcp = with' { apiListen = "[::1]:31180"; };
+
   ssh-door = with' { door = "ssh"; };
   legacy-protocol = with' {
     door = "ssh";

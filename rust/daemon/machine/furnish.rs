@@ -7,12 +7,27 @@ use crate::{
     spec::MachineName,
     ssh::keys::Keys,
 };
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    fs::{self, Metadata},
+    os::unix::fs::PermissionsExt,
+};
+
+/// Permissions of the program of the direct door.
+const PROGRAM: u32 = 0o700;
 
 /// Makes keys, `known_hosts` and the program of the direct door, where they are missing or old.
 pub(super) fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &str) -> Result<(), Report> {
     Keys::ensure(dir, name)?;
-    write_atomic(&dir.connect_program(), connect_program.as_bytes(), 0o700)
+    let path = dir.connect_program();
+    // What is as it should be is left alone: on a full disk the daemon starts all the same, and tells what frees it.
+    let mode = |meta: Metadata| meta.permissions().mode() & 0o777;
+    if fs::metadata(&path).is_ok_and(|meta| mode(meta) == PROGRAM)
+        && fs::read(&path).is_ok_and(|there| there == connect_program.as_bytes())
+    {
+        return Ok(());
+    }
+    write_atomic(&path, connect_program.as_bytes(), PROGRAM)
 }
 
 /// The program that Nix runs for the direct door: an address can name a program, but not its flags.
