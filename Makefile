@@ -12,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny guest setup checks clean
+.PHONY: help demo test bench chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,7 +27,8 @@ test: checks ## everything but the benchmarks
 	guests $(GUESTS)
 	with_swift
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
-	export DVN_SCHEMATHESIS DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=4641 DVN_TEST_SEED=1795290949
+	DVN_MDBOOK=$$(tests/tools/mdbook.sh)
+	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=4641 DVN_TEST_SEED=1795290949
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
 	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU))
@@ -84,6 +85,16 @@ fmt: checks ## format the code, Rust and Nix
 
 deny: ## licences and advisories of all dependencies; needs cargo-deny
 	@cargo deny --locked check
+
+book: ## the book of docs/, in target/book
+	@"$$(tests/tools/mdbook.sh)" build docs
+
+references: ## the pages of docs/ that the program makes
+	@cargo build --quiet --locked
+	for page in cli config api-reference metrics errors; do
+	  "$${CARGO_TARGET_DIR:-target}/debug/darwin-vz-nix" reference "$$page" >"docs/$$page.md"
+	done
+	"$${CARGO_TARGET_DIR:-target}/debug/darwin-vz-nix" reference openapi >docs/openapi.json
 
 guest: setup ## the test guests' bundles; prints their paths
 	@source tests/tools/env.sh

@@ -233,7 +233,7 @@ fn the_description_is_fresh_and_served() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
     let kept = std::fs::read(path).unwrap_or_default();
     let kept: serde_json::Value = serde_json::from_slice(&kept).unwrap_or_default();
-    assert!(made == kept, "docs/openapi.json is out of date: cargo run -- reference --openapi > docs/openapi.json");
+    assert!(made == kept, "docs/openapi.json is out of date: make references");
 }
 
 #[test]

@@ -151,14 +151,18 @@ pub(super) struct Refusal(pub(super) StatusCode, pub(super) Report);
 
 impl From<Report> for Refusal {
     fn from(report: Report) -> Self {
-        let status = match report.kind {
-            Kind::Config | Kind::Bundle => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::Busy => StatusCode::CONFLICT,
-            Kind::Boot | Kind::Guest | Kind::Host | Kind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::State | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Refusal(status, report)
+        Refusal(status_of(report.kind), report)
+    }
+}
+
+/// The status under which an error of that kind is sent.
+pub fn status_of(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Config | Kind::Bundle => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Busy => StatusCode::CONFLICT,
+        Kind::Boot | Kind::Guest | Kind::Host | Kind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::State | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

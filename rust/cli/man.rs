@@ -1,7 +1,10 @@
 //! The manual pages: `darwin-vz-nix(1)` with all settings, and one for each verb. Installers of the program write them with
 //! the program itself, so that they never tell of another version.
 
-use super::args::{Cli, EXIT_CODES};
+use super::{
+    args::{Cli, EXIT_CODES},
+    reference,
+};
 use crate::{
     config::Key,
     error::{Kind, Report},
@@ -56,7 +59,8 @@ fn settings() -> String {
          as elsewhere, unless --color says otherwise.",
     ));
     for key in Key::ALL {
-        let (name, variable, about) = (roff(key.name()), roff(&key.env()), roff(&key.about().replace('`', "")));
+        let about = format!("{}; {}; by default {}", key.about(), key.form(), reference::default(key)).replace('`', "");
+        let (name, variable, about) = (roff(key.name()), roff(&key.env()), roff(&about));
         // Writing to a string cannot fail.
         let _ = write!(text, ".TP\n\\fB{}\\fR, {variable}{about}", name.trim_end());
     }

@@ -17,6 +17,19 @@ pub const MIN_DISK: u64 = GIB;
 /// Largest data disk in bytes: more is a slip of the keyboard.
 pub const MAX_DISK: u64 = 64 * TIB;
 
+/// What a value must be besides readable, for the reference.
+pub fn range(key: Key) -> Option<String> {
+    match key {
+        Key::Cores => Some("1 or more, as many as the host has at most".to_owned()),
+        Key::Memory => Some(format!("`{}` or more, as much as the host has at most", Size(MIN_MEMORY))),
+        Key::DiskSize => Some(format!("`{}` to `{}`; a disk can grow, not shrink", Size(MIN_DISK), Size(MAX_DISK))),
+        Key::Listen | Key::ApiListen => Some("loopback only; no two the same".to_owned()),
+        Key::Rosetta => Some("`true` only on Apple silicon with macOS".to_owned()),
+        Key::BootTimeout => Some("more than 0".to_owned()),
+        _ => None,
+    }
+}
+
 fn unfit<T: Display>(key: Key, given: &Sourced<T>, why: String, instead: impl Into<String>) -> ConfigError {
     ConfigError::Unfit {
         origin: given.origin.clone(),

@@ -130,42 +130,48 @@ impl Key {
         !matches!(self, Key::StateDir | Key::LogLevel | Key::ApiListen)
     }
 
+    /// The default where that depends on the host, for the reference.
+    pub fn default_of_the_host(self) -> Option<&'static str> {
+        match self {
+            Key::StateDir => Some(
+                "`/var/lib/darwin-vz-nix` for root; for others `darwin-vz-nix` in `$XDG_STATE_HOME`, or in `~/.local/state`",
+            ),
+            Key::Cores => Some("half of the host's"),
+            Key::Memory => Some("half of the host's, at most `8G`"),
+            Key::ShareStore => Some("`true` where the host has Nix with a daemon"),
+            _ => None,
+        }
+    }
+
     /// What it is, for the reference.
     pub fn about(self) -> &'static str {
         match self {
             Key::StateDir => "where all state lives",
-            Key::LogLevel => {
-                "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `darwin_vz_nix::api=debug`"
-            }
-            Key::ApiListen => {
-                "where the HTTP API answers on TCP, too: a loopback address and port, or `none`; takes the token in `STATE_DIR/api-token`"
-            }
-            Key::Cores => "processors of the guest; by default half of the host's",
-            Key::Memory => "memory of the guest, `8G` or a number of MiB; by default half of the host's, at most 8G",
-            Key::DiskSize => "size of the data disk as the guest sees it, `100G`; the file is sparse",
+            Key::LogLevel => "how much is logged",
+            Key::ApiListen => "where the HTTP API answers on TCP, too; it takes the token in `STATE_DIR/api-token`",
+            Key::Cores => "processors of the guest",
+            Key::Memory => "memory of the guest",
+            Key::DiskSize => "size of the data disk as the guest sees it; the file is sparse",
             Key::Ephemeral => "begin each boot with an empty data disk",
-            Key::IdleTimeout => {
-                "minutes, or `30s`, `2h`, without traffic or a build until the guest is stopped; 0 is never"
-            }
-            Key::Listen => "where ssh clients reach the machine: a loopback address and port",
+            Key::IdleTimeout => "how long without traffic or a build until the guest is stopped",
+            Key::Listen => "where ssh clients reach the machine",
             Key::Bundle => "directory of the guest bundle",
             Key::Recipe => {
                 "a `.drv` of this host's store, the guest's successor: the guest builds it and boots from it"
             }
-            Key::Nix => "directory with this host's `nix`; by default found on PATH and in the usual places",
+            Key::Nix => {
+                "directory with this host's `nix`; without it, the program looks on PATH and in the usual places"
+            }
             Key::Rosetta => "let an aarch64 guest run x86_64 programs through Rosetta",
             Key::NestedVirtualization => "let the guest run virtual machines: on a Mac, M3 and macOS 15 or newer",
-            Key::ShareStore => {
-                "let the guest build on the host's store, so that nothing is copied which the host has; by default where the host has \
-                 Nix with a daemon"
-            }
+            Key::ShareStore => "let the guest build on the host's store, so that nothing is copied which the host has",
             Key::StoreDir => "the host's store, as a directory",
             Key::StoreDaemon => "the socket of the host's Nix daemon, which knows what is valid in that store",
-            Key::Backend => "`auto`, or what runs the guest: `vz` (macOS) or `qemu` (Linux)",
-            Key::Accelerator => "`auto`, or force `kvm` or `tcg`",
-            Key::BootTimeout => "seconds, or `2m`, that a boot may take",
-            Key::StopGrace => "seconds, or `1m`, that a guest may take to power off before it is killed",
-            Key::HangTimeout => "seconds, or `1m`, that a guest in use may not answer before it is killed",
+            Key::Backend => "what runs the guest: `vz` (macOS) or `qemu` (Linux)",
+            Key::Accelerator => "how QEMU executes guest code: `kvm` with the processor's help, `tcg` without",
+            Key::BootTimeout => "how long a boot may take",
+            Key::StopGrace => "how long a guest may take to power off before it is killed",
+            Key::HangTimeout => "how long a guest in use may not answer before it is killed",
         }
     }
 }

@@ -48,6 +48,15 @@ macro_rules! settings {
             $(#[doc = concat!("[`Key::", stringify!($key), "`]")] pub $field: Sourced<$type>,)*
         }
 
+        impl Key {
+            /// How its value is written, for the reference.
+            pub fn form(self) -> &'static str {
+                match self {
+                    $(Key::$key => <$type>::FORM,)*
+                }
+            }
+        }
+
         impl Complete {
             /// Each setting as text, with its origin, in the order of [`Key::ALL`].
             pub fn rows(&self) -> Vec<(Key, String, &Origin)> {

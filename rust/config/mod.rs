@@ -19,7 +19,7 @@ mod layer;
 mod tests;
 mod value;
 
-pub use check::{MAX_DISK, MIN_DISK, MIN_MEMORY, start as check_start};
+pub use check::{MAX_DISK, MIN_DISK, MIN_MEMORY, range, start as check_start};
 pub use error::ConfigError;
 pub use file::File;
 pub use host::{HostFacts, system};
@@ -31,7 +31,7 @@ use crate::{
     api::types::{ConfigView, SettingView, StartRequest},
     error::Report,
     hypervisor::Backend,
-    spec::MachineName,
+    spec::{Arch, MachineName},
 };
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 use value::{
@@ -351,6 +351,17 @@ fn ambiguous(machines: &BTreeMap<MachineName, Layer>) -> ConfigError {
 
 fn names(machines: &BTreeMap<MachineName, Layer>) -> String {
     machines.keys().map(MachineName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What a setting is when nobody sets it, for the reference; `None` where that depends on the host.
+pub fn default_value(key: Key) -> Option<String> {
+    let small = HostFacts { cores: 2, memory: 4 * GIB, arch: None, rosetta: false, nix: false };
+    let large = HostFacts { cores: 64, memory: 256 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };
+    let of = |host: &HostFacts, state_dir: &str| {
+        let complete = defaults(host, PathBuf::from(state_dir));
+        complete.rows().into_iter().find(|(other, ..)| *other == key).map(|(_, value, _)| value)
+    };
+    of(&small, "/a").filter(|value| of(&large, "/b").as_ref() == Some(value))
 }
 
 fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {

@@ -52,6 +52,8 @@ pub struct Base {
 
 /// A kind of value.
 pub trait Setting: Sized + fmt::Display {
+    /// How it is written, for the reference.
+    const FORM: &'static str;
     /// Reads it. The error says what would be right, as in "give …".
     fn read(raw: &Raw, base: &Base) -> Result<Self, String>;
 }
@@ -61,6 +63,8 @@ pub trait Setting: Sized + fmt::Display {
 pub struct Cores(pub u32);
 
 impl Setting for Cores {
+    const FORM: &'static str = "a whole number";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         let number = match raw {
             Raw::Integer(number) => u32::try_from(*number).ok(),
@@ -82,6 +86,9 @@ impl fmt::Display for Cores {
 pub struct Size(pub u64);
 
 impl Setting for Size {
+    const FORM: &'static str =
+        "a size such as `8G`, `1.5G` or `512MiB` (powers of two) or `8GB` (powers of ten), or a number of MiB";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Integer(mib) => u64::try_from(*mib).ok().and_then(|mib| mib.checked_mul(MIB)).map(Size),
@@ -155,6 +162,8 @@ fn duration(raw: &Raw, unit: u64) -> Option<Duration> {
 pub struct Idle(pub Option<Duration>);
 
 impl Setting for Idle {
+    const FORM: &'static str = "a time such as `30s` or `2h`, or a number of minutes; `0` is never";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         let time = duration(raw, 60).ok_or("give minutes, or a time such as 30s or 2h, or 0 for never")?;
         Ok(Idle((!time.is_zero()).then_some(time)))
@@ -175,6 +184,8 @@ impl fmt::Display for Idle {
 pub struct Limit(pub Duration);
 
 impl Setting for Limit {
+    const FORM: &'static str = "a time such as `90s` or `2m`, or a number of seconds";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         duration(raw, 1).map(Limit).ok_or_else(|| "give seconds, or a time such as 90s or 2m".to_owned())
     }
@@ -191,6 +202,8 @@ impl fmt::Display for Limit {
 pub struct Listen(pub SocketAddr);
 
 impl Setting for Listen {
+    const FORM: &'static str = "an address and a port, such as `127.0.0.1:31122` or `[::1]:31122`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) => text.trim().parse().ok().map(Listen),
@@ -211,6 +224,8 @@ impl fmt::Display for Listen {
 pub struct MaybeListen(pub Option<SocketAddr>);
 
 impl Setting for MaybeListen {
+    const FORM: &'static str = "an address and a port, such as `127.0.0.1:31180` or `[::1]:31180`, or `none`";
+
     fn read(raw: &Raw, base: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text.trim() == "none" => Ok(MaybeListen(None)),
@@ -235,6 +250,8 @@ impl fmt::Display for MaybeListen {
 pub struct Switch(pub bool);
 
 impl Setting for Switch {
+    const FORM: &'static str = "`true` or `false`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Boolean(switch) => Some(*switch),
@@ -261,6 +278,8 @@ impl fmt::Display for Switch {
 pub struct AbsolutePath(pub PathBuf);
 
 impl Setting for AbsolutePath {
+    const FORM: &'static str = "a path; a relative one starts at the directory of the file, or at the working directory where a flag or variable has it";
+
     fn read(raw: &Raw, base: &Base) -> Result<Self, String> {
         let Raw::Text(text) = raw else { return Err("give a path".to_owned()) };
         if text.is_empty() || text.contains('\0') {
@@ -294,6 +313,8 @@ impl fmt::Display for AbsolutePath {
 pub struct MaybePath(pub Option<PathBuf>);
 
 impl Setting for MaybePath {
+    const FORM: &'static str = AbsolutePath::FORM;
+
     fn read(raw: &Raw, base: &Base) -> Result<Self, String> {
         AbsolutePath::read(raw, base).map(|path| MaybePath(Some(path.0)))
     }
@@ -313,6 +334,8 @@ impl fmt::Display for MaybePath {
 pub struct Recipe(pub Option<PathBuf>);
 
 impl Setting for Recipe {
+    const FORM: &'static str = "the path of a derivation in the store: `/nix/store/….drv`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text.starts_with('/') && text.ends_with(".drv") && !text.contains(['\0', '^', '\n']) => {
@@ -334,6 +357,8 @@ impl fmt::Display for Recipe {
 pub struct Runner(pub Option<Backend>);
 
 impl Setting for Runner {
+    const FORM: &'static str = "`auto`, `qemu` or `vz`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text == "auto" => Ok(Runner(None)),
@@ -357,6 +382,8 @@ impl fmt::Display for Runner {
 pub struct Accelerator(pub Option<String>);
 
 impl Setting for Accelerator {
+    const FORM: &'static str = "`auto`, `kvm` or `tcg`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text == "auto" => Ok(Accelerator(None)),
@@ -377,6 +404,9 @@ impl fmt::Display for Accelerator {
 pub struct LogLevel(pub String);
 
 impl Setting for LogLevel {
+    const FORM: &'static str =
+        "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `darwin_vz_nix::api=debug`";
+
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text.parse::<tracing_subscriber::filter::Targets>().is_ok_and(|_| known_level(text)) => {

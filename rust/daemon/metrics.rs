@@ -106,7 +106,7 @@ fn lifecycle(sheet: &mut Sheet, samples: &[Sample]) {
     let idle = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.tally.idle(now).as_secs_f64()));
     sheet.add::<Seconds, f64>(
         "idle_seconds",
-        "How long guests have run without a user",
+        "How long guests have run without a user; a pause is no idle time",
         |counter, value| _ = counter.inc_by(value),
         idle,
     );
@@ -126,7 +126,11 @@ fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
     };
     sheet.count("boots", "Boots begun", each(|snapshot| snapshot.boots));
     sheet.count("boots_ready", "Boots after which the guest answered", each(|snapshot| snapshot.tally.ready));
-    sheet.count("boots_failed", "Boots that failed", each(|snapshot| snapshot.tally.failed));
+    sheet.count(
+        "boots_failed",
+        "Boots that failed. What is in neither number was given up by a stop, or is under way",
+        each(|snapshot| snapshot.tally.failed),
+    );
     sheet.count(
         "restarts",
         "Boots that followed at once on the end of a guest, for those who waited",
@@ -151,7 +155,7 @@ fn traffic(sheet: &mut Sheet, chronicle: &Chronicle) {
         [("to-guest", traffic.sent), ("from-guest", traffic.received)]
             .map(|(direction, bytes)| (of(name, &[("door", door), ("direction", direction)]), bytes))
     });
-    sheet.count("connection_bytes", "Bytes over connections", bytes);
+    sheet.count("connection_bytes", "Bytes over connections, those that are open included", bytes);
 }
 
 fn guests(sheet: &mut Sheet, samples: &[Sample]) {

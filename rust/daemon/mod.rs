@@ -10,6 +10,7 @@ mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod pulse;
+pub(crate) mod specimen;
 mod vigil;
 
 pub(crate) use chronicle::Chronicle;

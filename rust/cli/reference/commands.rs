@@ -1,46 +1,22 @@
-//! The reference of the command line and of the settings, in Markdown: `docs/cli.md`. A test keeps that file fresh.
+//! `docs/cli.md`: the command line, from its own description.
 
-use super::{
-    args::{Cli, EXIT_CODES},
-    output,
-};
-use crate::{api::openapi, config::Key, error::Report};
-use clap::{Arg, Args, Command, CommandFactory};
+use super::head;
+use crate::cli::args::Cli;
+use clap::{Arg, Command, CommandFactory};
 
-/// Flags of `reference`.
-#[derive(Debug, Args)]
-pub struct Reference {
-    /// The HTTP API's, in OpenAPI: `docs/openapi.json`
-    #[arg(long)]
-    openapi: bool,
-}
-
-impl Reference {
-    /// Prints it.
-    pub fn run(self) -> Result<(), Report> {
-        if self.openapi { output::print_json(&openapi::description()) } else { output::print(&markdown()) }
-    }
-}
-
-fn markdown() -> String {
+/// The page.
+pub(super) fn page() -> String {
     let mut program = Cli::command();
     program.build();
     let mut text = format!(
-        "# Command line\n\nMade by `darwin-vz-nix reference`; do not edit.\n\n{}.\n\n## Options of every command\n\n{}",
+        "{}\n{}. Settings are in [config.md](config.md), exit codes in [errors.md](errors.md).\n\n## Options of every command\n\n{}",
+        head("Command line", "cli"),
         program.get_about().map(ToString::to_string).unwrap_or_default(),
         options(program.get_arguments()),
     );
     for verb in program.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         text.push_str(&section(verb, "##"));
     }
-    text.push_str("\n## Settings\n\n");
-    text.push_str("A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the\n");
-    text.push_str("top are for every machine, those in a table `[machines.NAME]` for that one.\n\n");
-    text.push_str("| setting | variable | meaning |\n|---|---|---|\n");
-    for key in Key::ALL {
-        text.push_str(&format!("| `{key}` | `{}` | {} |\n", key.env(), key.about()));
-    }
-    text.push_str(&format!("\n## Exit codes\n\n```text\n{EXIT_CODES}\n```\n"));
     text
 }
 

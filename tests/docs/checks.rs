@@ -1,0 +1,228 @@
+//! What must hold of every page. Each check gives back everything that is wrong, for whoever mends it.
+
+use super::markdown::{self, Page};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+/// The Markdown files of a source tree, by their paths in it.
+pub struct Pages {
+    root: PathBuf,
+    repository: String,
+    pages: BTreeMap<PathBuf, Page>,
+}
+
+impl Pages {
+    /// Reads those at the top and all below `docs`. Links to the repository begin with `repository`.
+    pub fn read(root: &Path, repository: &str) -> Pages {
+        let mut pages = BTreeMap::new();
+        let mut todo = vec![PathBuf::new(), PathBuf::from("docs")];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(root.join(&dir)).unwrap() {
+                let path = dir.join(entry.unwrap().file_name());
+                if root.join(&path).is_dir() {
+                    if !dir.as_os_str().is_empty() {
+                        todo.push(path);
+                    }
+                } else if path.extension().is_some_and(|extension| extension == "md") {
+                    pages.insert(path.clone(), markdown::read(&fs::read_to_string(root.join(&path)).unwrap()));
+                }
+            }
+        }
+        Pages { root: root.to_owned(), repository: format!("{repository}/blob/main/"), pages }
+    }
+
+    /// Each page with its path.
+    pub fn iter(&self) -> impl Iterator<Item = (&PathBuf, &Page)> {
+        self.pages.iter()
+    }
+
+    /// Links and anchors that lead nowhere, in the repository or in the book.
+    pub fn dead_links(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (path, page) in &self.pages {
+            for (line, link) in &page.links {
+                if let Err(why) = self.follow(path, link) {
+                    wrong.push(format!("{}:{line}: {link}: {why}", path.display()));
+                }
+            }
+        }
+        wrong
+    }
+
+    fn follow(&self, page: &Path, link: &str) -> Result<(), String> {
+        let (target, anchor) = link.split_once('#').map_or((link, None), |(target, anchor)| (target, Some(anchor)));
+        let path = if let Some(path) = target.strip_prefix(&self.repository) {
+            PathBuf::from(path)
+        } else if target.contains("://") {
+            return Ok(());
+        } else if target.is_empty() {
+            page.to_owned()
+        } else {
+            let path = joined(page, target).ok_or("leads out of the repository")?;
+            if page.starts_with("docs") && !path.starts_with("docs") {
+                return Err(format!("is not in the book; give {}{}", self.repository, path.display()));
+            }
+            if page.starts_with("docs") && self.root.join(&path).is_dir() {
+                return Err("is a directory, which the book has no page for".to_owned());
+            }
+            path
+        };
+        if !self.root.join(&path).exists() {
+            return Err("is not there".to_owned());
+        }
+        match (anchor, self.pages.get(&path)) {
+            (Some(anchor), Some(page)) if !page.anchors.iter().any(|known| known == anchor) => {
+                Err(format!("there is no such heading; there are {}", page.anchors.join(", ")))
+            }
+            (Some(_), None) => Err("an anchor in what is no page".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Pages of the book that its summary does not list, decisions that their list doesn't, and what the summary lists twice.
+    pub fn unlisted(&self) -> Vec<String> {
+        let (summary, decisions) = (Path::new("docs/SUMMARY.md"), Path::new("docs/decisions/README.md"));
+        let links = |list: &Path| -> Vec<PathBuf> {
+            let links = self.pages.get(list).into_iter().flat_map(|page| &page.links);
+            links.filter_map(|(_, link)| joined(list, link)).collect()
+        };
+        let missing = |list: &Path, below: &str| -> Vec<String> {
+            let listed = links(list);
+            let pages = self.pages.keys().filter(|path| path.starts_with(below) && *path != list);
+            let missing = pages.filter(|path| !listed.contains(path));
+            missing.map(|path| format!("{}: missing in {}", path.display(), list.display())).collect()
+        };
+        let mut once = BTreeSet::new();
+        let twice = links(summary).into_iter().filter(|path| !once.insert(path.clone()));
+        let twice = twice.map(|path| format!("{}: twice", path.display()));
+        twice.chain(missing(summary, "docs")).chain(missing(decisions, "docs/decisions")).collect()
+    }
+
+    /// Commands of our program, wherever they are shown, that it does not have, or flags that they don't take.
+    pub fn unknown_commands(&self, reference: &Reference) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (path, page) in &self.pages {
+            let shell = |language: &str| ["sh", "console"].contains(&language);
+            let blocks = page.blocks.iter().filter(|(language, ..)| shell(language));
+            let lines = blocks.flat_map(|(_, first, code)| (*first..).zip(code.lines()));
+            let spans = page.spans.iter().map(|(line, code)| (*line, code.as_str()));
+            for (line, code) in lines.chain(spans) {
+                let complaints = commands(code).into_iter().filter_map(|command| reference.complaint(&command));
+                wrong.extend(complaints.map(|why| format!("{}:{line}: {why}: {code}", path.display())));
+            }
+        }
+        wrong
+    }
+
+    /// Options of the nix-darwin module, wherever they are shown, that it does not have. `known` is their reference.
+    pub fn unknown_options(&self, known: &Path) -> Vec<String> {
+        let reference = fs::read_to_string(self.root.join(known)).unwrap();
+        let known: BTreeSet<&str> = reference.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        let mut wrong = Vec::new();
+        for (path, page) in &self.pages {
+            let blocks = page.blocks.iter().filter(|(language, ..)| language == "nix");
+            let lines = blocks.flat_map(|(_, first, code)| (*first..).zip(code.lines()));
+            let spans = page.spans.iter().map(|(line, code)| (*line, code.as_str()));
+            for (line, code) in lines.chain(spans) {
+                for rest in code.split("services.darwin-vz.").skip(1) {
+                    let name: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+                    if !known.iter().any(|option| option.split('.').next() == Some(&name)) {
+                        wrong.push(format!("{}:{line}: there is no option {name}", path.display()));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+}
+
+/// What a relative link means; `None` leads above the root.
+fn joined(page: &Path, link: &str) -> Option<PathBuf> {
+    let mut path = page.parent()?.to_owned();
+    for part in Path::new(link).components() {
+        match part {
+            Component::ParentDir => path.pop().then_some(())?,
+            Component::Normal(name) => path.push(name),
+            _ => {}
+        }
+    }
+    Some(path)
+}
+
+/// The words after our program's name, up to what ends a command, each time it is called.
+fn commands(code: &str) -> Vec<Vec<String>> {
+    let code = code.split(" #").next().unwrap_or_default();
+    let mut found = Vec::new();
+    for rest in code.split("darwin-vz-nix ").skip(1) {
+        let end = rest.find(['|', ';', '&', ')', '`', '<', '>']).unwrap_or(rest.len());
+        let words = rest[..end].split_whitespace().take_while(|word| *word != "--").map(str::to_owned);
+        found.push(words.collect());
+    }
+    found
+}
+
+/// What `docs/cli.md` says there is.
+pub struct Reference {
+    /// Flags by command; those of every command under no name.
+    flags: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Reference {
+    /// Reads the page.
+    pub fn read(text: &str) -> Reference {
+        let mut flags: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut verb = String::new();
+        for line in text.lines() {
+            if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
+                verb = if heading.starts_with("Options") { String::new() } else { heading.to_owned() };
+                flags.entry(verb.clone()).or_default();
+            } else if let Some(names) = line.strip_prefix("* `").and_then(|rest| rest.split('`').next()) {
+                let names = names.split([',', ' ']).filter(|name| name.starts_with('-')).map(str::to_owned);
+                flags.entry(verb.clone()).or_default().extend(names);
+            }
+        }
+        // Hidden ones, which the pages for contributors name; and what every program has.
+        for hidden in ["man", "reference"] {
+            flags.entry(hidden.to_owned()).or_default();
+        }
+        flags.entry(String::new()).or_default().extend(["--help", "--version"].map(str::to_owned));
+        Reference { flags }
+    }
+
+    /// What is wrong with a command line.
+    fn complaint(&self, words: &[String]) -> Option<String> {
+        let everywhere = &self.flags[""];
+        let mut words = words.iter().map(|word| word.trim_matches(['"', '\'', ','])).peekable();
+        let mut known = everywhere.clone();
+        let mut verb: Option<String> = None;
+        while let Some(word) = words.next() {
+            let name = word.split('=').next().unwrap_or_default();
+            if name.starts_with('-') && name.len() > 1 {
+                if !known.contains(name) {
+                    return Some(format!("{} takes no {name}", verb.unwrap_or_default()));
+                }
+                // Before the verb every flag but this one has a value.
+                if verb.is_none() && name.starts_with("--") && !name.contains("verbose") && !word.contains('=') {
+                    words.next();
+                }
+                continue;
+            }
+            let name = verb.as_ref().map_or_else(|| word.to_owned(), |verb| format!("{verb} {word}"));
+            match (self.flags.get(&name), &verb) {
+                (Some(flags), _) if !name.is_empty() => {
+                    known.extend(flags.iter().cloned());
+                    verb = Some(name);
+                }
+                (_, None) if word.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                    return Some(format!("there is no command {word}"));
+                }
+                (_, None) => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+}
