@@ -12,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks clean
+.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,11 +32,16 @@ test: checks ## everything but the benchmarks
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
 	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU))
+	echo "== what strangers may send, for a moment"
+	tests/tools/fuzz.sh 6
 
 bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.json
 	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
 	cargo bench --locked --bench spine
+
+fuzz: setup ## what strangers may send, led by what it reaches: SECONDS=60, TARGET=name, SEED=…
+	@SEED="$(SEED)" tests/tools/fuzz.sh "$(or $(SECONDS),60)" $(TARGET)
 
 chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=name
 	@source tests/tools/env.sh
@@ -47,7 +52,11 @@ lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS,
 	@source tests/tools/env.sh
 	with_swift
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	# In this tree's own target directory, where the dependencies have been checked already; libFuzzer need not be compiled.
+	CUSTOM_LIBFUZZER_PATH=/unused/libfuzzer.a RUSTC_WRAPPER=$$PWD/fuzz/instrument.sh CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}" \
+	  cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --no-deps --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	files() { git ls-files --cached --others --exclude-standard '*.sh'; git grep --untracked -lE '^#!.*[/ ](ba)?sh$$'; }
 	mapfile -t scripts < <(files | sort -u)
@@ -80,6 +89,7 @@ check-guests: setup ## boot the test guest in the shapes of the other guests
 
 fmt: checks ## format the code, Rust and Nix
 	@cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	source tests/tools/env.sh
 	nixfmt $$(git ls-files --cached --others --exclude-standard '*.nix')
 

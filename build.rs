@@ -24,7 +24,7 @@ const OLDEST_MACOS: &str = "13.0";
 type Outcome<T> = Result<T, String>;
 
 fn main() -> Result<(), String> {
-    println!("cargo::rustc-check-cfg=cfg(vz, standin)");
+    println!("cargo::rustc-check-cfg=cfg(vz, standin, fuzzing)");
     for input in ["build.rs", BRIDGE, SHIM, STAND_IN] {
         println!("cargo::rerun-if-changed={input}");
     }

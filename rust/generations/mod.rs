@@ -23,6 +23,8 @@ mod ledger;
 mod nix;
 mod store;
 
+#[cfg(fuzzing)]
+pub use health::ask as ask_to_build;
 pub use keeper::Keeper;
 pub use nix::{Nix, environment};
 

@@ -7,13 +7,22 @@ use crate::{
 };
 use serde::Deserialize;
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
 /// The version of `guest.json` that this program reads.
 pub const VERSION: u64 = 1;
+
+/// Longest `guest.json`, in bytes: a guest may have built it.
+const MAX_MANIFEST: u64 = 1 << 20;
+
+/// Longest command line in bytes. Kernels take 2,048, of which some are for what this program adds.
+const MAX_CMDLINE: usize = 1920;
+
+/// Longest name of an account, as in Linux.
+const MAX_USER: usize = 32;
 
 /// The feature of guests that can build on the host's store.
 const HOST_STORE: &str = "host-store";
@@ -99,6 +108,16 @@ pub enum BundleError {
         /// What the backend can boot.
         can: Vec<Arch>,
     },
+    /// Something in it cannot be passed on to a hypervisor or to ssh.
+    #[error("{dir}/guest.json has a {field} that cannot be used: {why}")]
+    Unfit {
+        /// The bundle.
+        dir: PathBuf,
+        /// What it is of.
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A file is named that leads out of the bundle.
     #[error("{dir}/guest.json names {name:?}, which is not a file of the bundle")]
     Escapes {
@@ -144,6 +163,7 @@ impl From<BundleError> for Report {
                 report.hint("take the bundle of the same release as this program")
             }
             BundleError::WrongArch { .. } => report.hint("take the bundle built for one of those processors"),
+            BundleError::Unfit { .. } => report.hint("docs/guest-contract.md says what may stand there"),
             BundleError::Kernel { arch: Arch::Aarch64, found, .. } if found.contains("gzip") => {
                 report.hint("unpack it: gzip -dc <the kernel >Image, and name that file in guest.json")
             }
@@ -195,7 +215,13 @@ impl Bundle {
     /// Reads and checks the bundle in `dir` for a backend that boots `can`.
     pub fn open(dir: &Path, can: &[Arch]) -> Result<Bundle, BundleError> {
         let at = |error| BundleError::Missing { dir: dir.to_owned(), error };
-        let text = fs::read(dir.join("guest.json")).map_err(at)?;
+        let mut text = Vec::new();
+        let file = File::open(dir.join("guest.json")).map_err(at)?;
+        file.take(MAX_MANIFEST + 1).read_to_end(&mut text).map_err(at)?;
+        let unfit = |field, why| BundleError::Unfit { dir: dir.to_owned(), field, why };
+        if text.len() as u64 > MAX_MANIFEST {
+            return Err(unfit("length", "it is longer than 1 MiB"));
+        }
         let damaged = |error| BundleError::Manifest { dir: dir.to_owned(), error };
         let AnyVersion { version } = serde_json::from_slice(&text).map_err(damaged)?;
         if version != VERSION {
@@ -207,6 +233,12 @@ impl Bundle {
         }
         if manifest.agent.protocol != darwin_vz_agent::VERSION {
             return Err(BundleError::Agent { dir: dir.to_owned(), version: manifest.agent.protocol });
+        }
+        if !is_account(&manifest.ssh.user) {
+            return Err(unfit("ssh user", "it is no name of an account"));
+        }
+        if manifest.cmdline.len() > MAX_CMDLINE || manifest.cmdline.contains(char::is_control) {
+            return Err(unfit("cmdline", "it is no line of at most 1,920 bytes"));
         }
         let images = manifest
             .images
@@ -226,6 +258,13 @@ impl Bundle {
         check_kernel(&bundle.kernel, bundle.arch)?;
         Ok(bundle)
     }
+}
+
+/// A name that is nothing else wherever it is written: in ssh's configuration, in a URL, in Nix's list of builders.
+fn is_account(user: &str) -> bool {
+    (1..=MAX_USER).contains(&user.len())
+        && !user.starts_with(['-', '.'])
+        && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 /// A file named in the manifest: inside the bundle, and with something in it.
@@ -294,104 +333,4 @@ fn list(archs: &[Arch]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn arm64_image() -> Vec<u8> {
-        let mut kernel = vec![0; 4096];
-        kernel[ARM64_MAGIC..ARM64_MAGIC + 4].copy_from_slice(b"ARM\x64");
-        kernel
-    }
-
-    fn manifest() -> Value {
-        json!({"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "quiet",
-               "images": [{"file": "system.img", "role": "system", "readOnly": true}], "toplevel": null,
-               "ssh": {"vsockPort": 22, "user": "builder"}, "agent": {"protocol": 1}, "minimumDisk": 1 << 30, "features": ["host-store"]})
-    }
-
-    fn bundle(manifest: &Value, kernel: &[u8]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("guest.json"), manifest.to_string()).unwrap();
-        fs::write(dir.path().join("Image"), kernel).unwrap();
-        fs::write(dir.path().join("initrd"), "x").unwrap();
-        fs::write(dir.path().join("system.img"), "x").unwrap();
-        dir
-    }
-
-    fn refusal(manifest: &Value, kernel: &[u8]) -> Report {
-        let dir = bundle(manifest, kernel);
-        Bundle::open(dir.path(), &[Arch::Aarch64]).unwrap_err().into()
-    }
-
-    #[test]
-    fn a_whole_bundle_opens() {
-        let dir = bundle(&manifest(), &arm64_image());
-        let bundle = Bundle::open(dir.path(), &[Arch::X86_64, Arch::Aarch64]).unwrap();
-        assert_eq!(bundle.kernel, dir.path().join("Image"));
-        assert_eq!((bundle.minimum_disk, bundle.ssh_user.as_str()), (1 << 30, "builder"));
-        assert!(bundle.images[0].read_only && bundle.host_store);
-        let mut older = manifest();
-        older["features"] = json!(["rosetta"]);
-        let dir = self::bundle(&older, &arm64_image());
-        assert!(!Bundle::open(dir.path(), &[Arch::Aarch64]).unwrap().host_store);
-    }
-
-    #[test]
-    fn each_fault_is_named() {
-        let with = |key: &str, value: Value| {
-            let mut m = manifest();
-            m[key] = value;
-            m
-        };
-        let image = arm64_image();
-        let cases = [
-            (with("version", json!(2)), image.clone(), "version 2"),
-            (with("version", json!("1")), image.clone(), "damaged"),
-            (with("arch", json!("x86_64")), image.clone(), "is for x86_64"),
-            (with("arch", json!("mips")), image.clone(), "damaged"),
-            (with("agent", json!({"protocol": 9})), image.clone(), "protocol 9"),
-            (with("kernel", json!("/etc/passwd")), image.clone(), "not a file of the bundle"),
-            (with("kernel", json!("../Image")), image.clone(), "not a file of the bundle"),
-            (with("initrd", json!("none")), image.clone(), "No such file"),
-            (manifest(), vec![], "empty"),
-            (manifest(), [&[0x1f, 0x8b][..], &[0; 2000]].concat(), "compressed with gzip"),
-            (manifest(), [&b"MZ\0\0zimg"[..], &[0; 2000]].concat(), "zboot"),
-            (manifest(), vec![7; 2000], "not known"),
-        ];
-        for (manifest, kernel, expected) in cases {
-            let report = refusal(&manifest, &kernel);
-            assert_eq!(report.kind, Kind::Bundle);
-            assert!(report.message.contains(expected) && !report.hints.is_empty(), "{expected}: {report:?}");
-        }
-        let missing: Report = Bundle::open(Path::new("/nonexistent"), &[]).unwrap_err().into();
-        assert!(missing.message.contains("no guest bundle at /nonexistent"), "{missing}");
-    }
-
-    #[test]
-    fn an_x86_kernel_is_an_elf_or_a_bzimage() {
-        let mut m = manifest();
-        m["arch"] = json!("x86_64");
-        let mut elf = vec![0; 1024];
-        elf[..4].copy_from_slice(b"\x7fELF");
-        elf[ELF_MACHINE] = 62;
-        let mut bz = vec![0; 1024];
-        bz[X86_SETUP_MAGIC..X86_SETUP_MAGIC + 4].copy_from_slice(b"HdrS");
-        for kernel in [elf, bz] {
-            Bundle::open(bundle(&m, &kernel).path(), &[Arch::X86_64]).unwrap();
-        }
-        let error = Bundle::open(bundle(&m, &arm64_image()).path(), &[Arch::X86_64]).unwrap_err();
-        assert!(error.to_string().contains("is an arm64 Image"), "{error}");
-    }
-
-    proptest! {
-        #[test]
-        fn no_manifest_and_no_kernel_panics(text in ".{0,200}", kernel in proptest::collection::vec(any::<u8>(), 0..1200)) {
-            let dir = bundle(&manifest(), &kernel);
-            let _ = Bundle::open(dir.path(), &[Arch::Aarch64]);
-            fs::write(dir.path().join("guest.json"), text).unwrap();
-            prop_assert!(Bundle::open(dir.path(), &[Arch::Aarch64]).is_err());
-        }
-    }
-}
+mod tests;

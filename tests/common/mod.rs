@@ -82,15 +82,7 @@ impl Server {
     }
 
     fn with(dir: tempfile::TempDir, tcp: Option<&str>) -> Server {
-        let fake = Arc::new(Fake {
-            dir: dir.path().to_owned(),
-            state: Mutex::new((State::Stopped { last_exit: None }, None)),
-            generation: watch::Sender::new(1),
-            events: broadcast::Sender::new(4),
-            calls: Mutex::default(),
-            waiting: Arc::default(),
-            fault: Mutex::default(),
-        });
+        let fake = Arc::new(Fake::new(dir.path()));
         let stop = CancellationToken::new();
         let (ready, served) = std::sync::mpsc::channel();
         let (control, token, socket) = (fake.clone(), stop.clone(), dir.path().join(SOCKET_NAME));
@@ -140,6 +132,19 @@ impl Drop for Server {
 }
 
 impl Fake {
+    /// With its logs in that directory.
+    pub fn new(dir: &Path) -> Fake {
+        Fake {
+            dir: dir.to_owned(),
+            state: Mutex::new((State::Stopped { last_exit: None }, None)),
+            generation: watch::Sender::new(1),
+            events: broadcast::Sender::new(4),
+            calls: Mutex::default(),
+            waiting: Arc::default(),
+            fault: Mutex::default(),
+        }
+    }
+
     /// Moves to another state, as the lifecycle would.
     pub fn moved(&self, state: State) {
         self.state.lock().unwrap().0 = state;

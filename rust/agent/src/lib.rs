@@ -53,6 +53,24 @@ pub struct GuestConfig {
     pub store_record: Option<String>,
 }
 
+impl GuestConfig {
+    /// Reads `config.json`. The error is a sentence; of another version's file it looks at nothing but the version.
+    pub fn parse(json: &[u8]) -> Result<GuestConfig, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let unreadable = |e: serde_json::Error| format!("config.json of the boot payload: {e}");
+        let Versioned { version } = serde_json::from_slice(json).map_err(unreadable)?;
+        if version != VERSION {
+            return Err(format!(
+                "the host speaks version {version} and this guest {VERSION}: take a bundle made for this host"
+            ));
+        }
+        serde_json::from_slice(json).map_err(unreadable)
+    }
+}
+
 /// One VirtioFS share and where the guest mounts it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,4 +89,31 @@ pub struct ShareMount {
 pub struct StoreGreeting {
     /// As in [`GuestConfig::token`].
     pub token: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_config_of_another_version_is_refused_by_its_version() {
+        let why = GuestConfig::parse(br#"{"version":9,"whatever":1}"#).unwrap_err();
+        assert!(why.contains("version 9"), "{why}");
+    }
+
+    #[test]
+    fn a_config_is_read() {
+        let json = br#"{"version":1,"token":"t","hostName":"builder","unixSeconds":7,
+            "shares":[{"tag":"a","mountPoint":"/mnt/a","readOnly":true}]}"#;
+        let config = GuestConfig::parse(json).unwrap();
+        assert_eq!((config.host_name.as_str(), config.unix_seconds, config.shares.len()), ("builder", 7, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn no_config_panics(json in any::<Vec<u8>>()) {
+            let _ = GuestConfig::parse(&json);
+        }
+    }
 }

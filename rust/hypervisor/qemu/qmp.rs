@@ -79,7 +79,13 @@ where
     // A line may arrive in pieces, so it is read by a task of its own and never cancelled halfway.
     let (messages_in, mut messages) = mpsc::channel(8);
     tokio::spawn(async move {
-        while let Ok(message) = read(&mut reader).await {
+        loop {
+            let message = tokio::select! {
+                message = read(&mut reader) => message,
+                // The last `Qmp` has gone, and with this half the connection goes, too.
+                () = messages_in.closed() => return,
+            };
+            let Ok(message) = message else { return };
             if messages_in.send(message).await.is_err() {
                 return;
             }
@@ -172,6 +178,16 @@ mod tests {
         tokio::spawn(qemu(theirs, answers));
         let qmp = Qmp::greet(ours, mpsc::unbounded_channel().0).await.unwrap();
         assert_eq!(qmp.run("system_powerdown").await, Err("not now".into()));
+    }
+
+    #[tokio::test]
+    async fn the_monitor_is_closed_when_nobody_needs_it() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let peer = tokio::spawn(qemu(theirs, vec![json!({"return": {}}), json!({"return": {}})]));
+        let qmp = Qmp::greet(ours, mpsc::unbounded_channel().0).await.unwrap();
+        drop(qmp);
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(20), peer).await.unwrap().unwrap();
+        assert_eq!(seen.len(), 1, "the capabilities, and then the end: {seen:?}");
     }
 
     #[tokio::test]

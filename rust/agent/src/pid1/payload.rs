@@ -3,7 +3,7 @@
 //! It is moved from the initramfs, where anybody could read it, into a tmpfs that only root can enter.
 
 use super::{Outcome, mounts};
-use darwin_vz_agent::{GuestConfig, PAYLOAD_DIR, VERSION};
+use darwin_vz_agent::{GuestConfig, PAYLOAD_DIR};
 use std::{
     fs::{self, OpenOptions},
     io::Write,
@@ -18,22 +18,6 @@ pub const HOME: &str = "/darwin-vz";
 pub struct Payload {
     /// `config.json`.
     pub config: GuestConfig,
-}
-
-/// Reads `config.json`.
-pub fn parse_config(json: &[u8]) -> Outcome<GuestConfig> {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let Versioned { version } =
-        serde_json::from_slice(json).map_err(|e| format!("config.json of the boot payload: {e}"))?;
-    if version != VERSION {
-        return Err(format!(
-            "the host speaks version {version} and this guest {VERSION}: take a bundle made for this host"
-        ));
-    }
-    serde_json::from_slice(json).map_err(|e| format!("config.json of the boot payload: {e}"))
 }
 
 /// Moves the payload from the initramfs to below the future root.
@@ -57,32 +41,5 @@ pub fn take(new_root: &str) -> Outcome<Payload> {
         copy().map_err(|e: std::io::Error| format!("boot payload {}: {e}", entry.path().display()))?;
     }
     fs::remove_dir_all(&from).map_err(|e| format!("{}: {e}", from.display()))?;
-    Ok(Payload { config: parse_config(&config)? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_config_of_another_version_is_refused_by_its_version() {
-        let why = parse_config(br#"{"version":9,"whatever":1}"#).unwrap_err();
-        assert!(why.contains("version 9"), "{why}");
-    }
-
-    #[test]
-    fn a_config_is_read() {
-        let json = br#"{"version":1,"token":"t","hostName":"builder","unixSeconds":7,
-            "shares":[{"tag":"a","mountPoint":"/mnt/a","readOnly":true}]}"#;
-        let config = parse_config(json).unwrap();
-        assert_eq!((config.host_name.as_str(), config.unix_seconds, config.shares.len()), ("builder", 7, 1));
-    }
-
-    proptest! {
-        #[test]
-        fn no_payload_panics(json in any::<Vec<u8>>()) {
-            let _ = parse_config(&json);
-        }
-    }
+    Ok(Payload { config: GuestConfig::parse(&config)? })
 }

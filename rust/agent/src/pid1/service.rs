@@ -15,7 +15,10 @@ use super::{
     host_store::{self, HostStore, layers},
     mounts, nix, payload, requests, serve, shares, shutdown, ssh, vsock_port,
 };
-use darwin_vz_agent::protocol::{BootPhase, DataDisk};
+use darwin_vz_agent::{
+    GuestConfig,
+    protocol::{BootPhase, DataDisk},
+};
 use rustix::mount::{UnmountFlags, mount_move, unmount};
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path, sync::Arc};
@@ -64,7 +67,7 @@ pub fn serve_host() -> Outcome<()> {
     background("reaper", children::reap);
     let file = format!("{}/config.json", payload::HOME);
     let json = fs::read(&file).map_err(|e| format!("{file}: {e}"))?;
-    let config = payload::parse_config(&json)?;
+    let config = GuestConfig::parse(&json)?;
     rustix::system::sethostname(config.host_name.as_bytes())
         .map_err(|e| format!("the host name {:?} cannot be set: {e}", config.host_name))?;
     boot::raise_descriptor_limit();

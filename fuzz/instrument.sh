@@ -1,0 +1,15 @@
+#!/bin/sh
+# Cargo's wrapper of rustc for tests/tools/fuzz.sh: has the crates of this project count which code is reached, with the flags
+# that cargo-fuzz gives to all crates. The others stay as the tests have built them; what they have of generic code is compiled,
+# and counted, in ours.
+case ${CARGO_PKG_NAME:-}:" $* " in
+  *" --crate-name build_script_build "*) exec "$@" ;;
+  darwin-vz-*)
+    exec "$@" --cfg fuzzing -Cpasses=sancov-module \
+      -Cllvm-args=-sanitizer-coverage-level=4 \
+      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+      -Cllvm-args=-sanitizer-coverage-pc-table \
+      -Cllvm-args=-sanitizer-coverage-trace-compares \
+      -Cllvm-args=-simplifycfg-branch-fold-threshold=0 ;;
+  *) exec "$@" ;;
+esac

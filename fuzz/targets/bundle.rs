@@ -1,0 +1,81 @@
+//! A guest bundle. The input is `guest.json` and, in a second part, the first bytes of its kernel; a third part makes
+//! `guest.json` longer than any.
+//!
+//! * Every file that is named is a file inside the bundle, and there.
+//! * What goes onto command lines and into ssh's configuration cannot bring anything along.
+//! * What is refused is told with a hint, and not at greater length than what was said.
+
+#![no_main]
+
+use darwin_vz_nix::{
+    error::{Kind, Report},
+    guest::bundle::Bundle,
+    spec::Arch,
+};
+use darwin_vz_nix_fuzz::{BETWEEN, assert_told, part, scratch};
+use libfuzzer_sys::fuzz_target;
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+    sync::OnceLock,
+};
+
+fuzz_target!(|data: &[u8]| {
+    let dir = directory();
+    let long = data.iter().filter(|byte| **byte == BETWEEN).count() > 1;
+    let mut manifest = part(data, 0).to_vec();
+    if long {
+        manifest.resize(manifest.len() + (2 << 20), b' ');
+    }
+    fs::write(dir.join("guest.json"), &manifest).expect("a manifest");
+    let kernel = part(data, 1);
+    fs::write(dir.join("Image"), if kernel.is_empty() { fit_for_both() } else { kernel.to_vec() }).expect("a kernel");
+    match Bundle::open(dir, &[Arch::X86_64, Arch::Aarch64]) {
+        Ok(bundle) => {
+            assert!(!long, "a manifest without end is read");
+            accepted(dir, &bundle);
+            assert_eq!(Bundle::open(dir, &[bundle.arch]).ok(), Some(bundle));
+        }
+        Err(error) => {
+            let report = Report::from(error);
+            assert_told(&report);
+            assert!(report.kind == Kind::Bundle && !report.hints.is_empty(), "{report:?}");
+            assert!(report.message.len() < 1000 + 12 * part(data, 0).len(), "{report:?}");
+        }
+    }
+});
+
+fn accepted(dir: &Path, bundle: &Bundle) {
+    let images = bundle.images.iter().map(|image| &image.path);
+    for path in [&bundle.kernel, &bundle.initrd].into_iter().chain(images) {
+        let inside: &Path = path.strip_prefix(dir).unwrap_or_else(|_| panic!("{} is outside", path.display()));
+        assert!(inside.components().all(|part| matches!(part, Component::Normal(_))), "{}", inside.display());
+        assert!(fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0), "{}", inside.display());
+    }
+    let user = &bundle.ssh_user;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    assert!((1..=32).contains(&user.len()) && !user.starts_with('-') && user.chars().all(plain), "{user:?}");
+    assert!(bundle.cmdline.len() <= 2048 && !bundle.cmdline.contains(char::is_control), "{:?}", bundle.cmdline);
+}
+
+/// The bundle, with a file beside it that is none of its own.
+fn directory() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let dir = scratch().join("bundle");
+        fs::create_dir_all(dir.join("sub")).expect("a directory");
+        for file in ["outside", "bundle/initrd", "bundle/system.img", "bundle/sub/data.img"] {
+            fs::write(scratch().join(file), "x").expect("a file");
+        }
+        fs::write(dir.join("empty"), "").expect("a file");
+        dir
+    })
+}
+
+/// The magic numbers of an arm64 `Image` and of a `bzImage` stand at different places.
+fn fit_for_both() -> Vec<u8> {
+    let mut kernel = vec![0; 1024];
+    kernel[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel
+}

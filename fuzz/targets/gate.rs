@@ -1,0 +1,140 @@
+//! The gate to the host's store. The input is all that a hostile guest says on one connection: after the token, which the
+//! target says for it, unless it begins with `{` and so tries to do without.
+//!
+//! The host's daemon is that of the gate's own tests. It has three paths: `a` refers to `b`, and in `f` a name is not its own,
+//! so that no guest may have it.
+//!
+//! * The daemon is asked for nothing but queries and roots, with paths that can be, each held before it is described.
+//! * The connection ends when the guest's end does, and what comes back is not much longer than what was asked.
+//! * No answer says that `f` is valid; what a guest was told of is in the ledger; the next guest is served.
+//! * Without the token nothing comes back, and nobody is asked.
+
+#![no_main]
+
+use daemon::{Daemon, World};
+use darwin_vz_nix::{
+    hypervisor::{GuestListener, GuestStream},
+    store::{HostStore, Limits, StoreSettings},
+};
+use darwin_vz_nix_fuzz::{SECRET, in_real_time};
+use libfuzzer_sys::fuzz_target;
+use path::{StorePath, is_hash_part};
+use std::{collections::BTreeSet, fs};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use wire::{CLIENT_MAGIC, Encoder, message};
+
+#[path = "../../rust/store/tests/daemon.rs"]
+#[allow(dead_code, reason = "the gate's tests have further ideas")]
+mod daemon;
+#[path = "../../rust/store/path.rs"]
+#[allow(dead_code, reason = "the target speaks a part of it")]
+mod path;
+#[path = "../../rust/store/wire.rs"]
+#[allow(dead_code, reason = "the target speaks a part of it")]
+mod wire;
+
+/// The place from which the daemon knows them.
+mod store {
+    pub(crate) use crate::{path, wire};
+}
+
+fuzz_target!(|data: &[u8]| in_real_time(besiege(data)));
+
+/// Queries, and holding a path.
+const HARMLESS: [u64; 6] = [6, 11, 26, 29, 33, 41];
+
+const STORE: &str = "/nix/store";
+
+fn named(letter: char) -> StorePath {
+    StorePath::from_name(&format!("{}-{letter}", letter.to_string().repeat(32))).expect("a path")
+}
+
+/// What a guest can know only by having been told.
+fn hash(letter: char) -> String {
+    format!("sha256:0f7f3c55a1b2{letter}")
+}
+
+async fn besiege(data: &[u8]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let daemon = Daemon::start(dir.path());
+    for (letter, references) in [('a', "b"), ('b', ""), ('f', "")] {
+        fs::create_dir_all(dir.path().join("store").join(named(letter).name())).expect("a directory");
+        let info = (hash(letter), references.chars().map(named).collect());
+        daemon.world.lock().expect("the world").paths.insert(named(letter), info);
+    }
+    fs::write(dir.path().join("store").join(named('f').name()).join("A~nix~case~hack~1"), "").expect("a file");
+    let gate = HostStore::new(StoreSettings {
+        daemon_socket: daemon.socket.clone(),
+        store_dir: dir.path().join("store"),
+        logical_dir: STORE.into(),
+        state_dir: dir.path().to_owned(),
+        limits: Limits { rate: u32::MAX, ..Limits::default() },
+    })
+    .expect("a gate");
+    let (dial, incoming) = mpsc::channel::<GuestStream>(1);
+    let serving = tokio::spawn({
+        let gate = gate.clone();
+        async move { gate.serve(GuestListener::new(incoming, None), SECRET.to_owned()).await }
+    });
+
+    let known = data.first() != Some(&b'{');
+    let back = say(&dial, known, data).await;
+    if !known {
+        assert!(back.is_empty() && daemon.world.lock().expect("the world").asked.is_empty(), "the token was guessed");
+    }
+    assert!(back.len() < 4096 + 64 * data.len(), "{} bytes in answer to {}", back.len(), data.len());
+    let told: BTreeSet<String> = gate.trusted_paths().into_iter().collect();
+    for letter in ['a', 'b', 'f'] {
+        let knows = back.windows(hash(letter).len()).any(|bytes| bytes == hash(letter).as_bytes());
+        let noted = told.contains(&named(letter).within(STORE));
+        assert!(!knows || noted, "the guest knows of {letter}, and the ledger does not");
+        assert!(letter != 'f' || !knows && !noted, "the guest was told of {letter}");
+    }
+    assert_harmless(&daemon.world.lock().expect("the world"));
+
+    // What each one asks: is `b` valid, describe `f`, is `f` valid?
+    let ask = |number: u64, letter| Encoder::default().number(number).bytes(named(letter).within(STORE).as_bytes());
+    let asked = [hello().as_slice(), ask(1, 'b').as_slice(), ask(26, 'f').as_slice(), ask(1, 'f').as_slice()].concat();
+    let back = say(&dial, true, &asked).await;
+    let no = Encoder::default().number(message::LAST).number(0);
+    let answers = Encoder::default().number(message::LAST).number(1);
+    let answers = [answers.as_slice(), no.as_slice(), no.as_slice()].concat();
+    assert!(back.ends_with(&answers), "the next guest is not served as it should be: {back:?}");
+    drop(dial);
+    serving.await.expect("the gate ends with its guest");
+}
+
+/// The greeting of a client, in one go.
+fn hello() -> Encoder {
+    Encoder::default().number(CLIENT_MAGIC).number(1 << 8 | 35).number(0).number(0)
+}
+
+/// Says all that and hears what comes back, to the end.
+async fn say(dial: &mpsc::Sender<GuestStream>, known: bool, bytes: &[u8]) -> Vec<u8> {
+    let (guest, host) = tokio::io::duplex(64 * 1024);
+    dial.send(Box::new(host)).await.unwrap_or_else(|_| panic!("the gate is gone"));
+    let (mut from, mut to) = tokio::io::split(guest);
+    let saying = async {
+        if known {
+            let _ = to.write_all(format!("{{\"token\":\"{SECRET}\"}}\n").as_bytes()).await;
+        }
+        // The gate may have hung up.
+        let _ = to.write_all(bytes).await;
+        let _ = to.shutdown().await;
+    };
+    let mut back = Vec::new();
+    let ((), _) = tokio::join!(saying, from.read_to_end(&mut back));
+    back
+}
+
+fn assert_harmless(world: &World) {
+    for (_, operation, argument) in &world.asked {
+        assert!(HARMLESS.contains(operation), "the daemon was asked for {operation}");
+        let is_path = StorePath::parse(STORE, argument.as_bytes()).is_ok();
+        assert!(is_path || *operation == 29 && is_hash_part(argument), "{operation} of {argument:?}");
+    }
+    world.assert_held_before_asked();
+}
