@@ -5,7 +5,8 @@
 //! * `supervisor::machine` decides the whole lifecycle and does no I/O; `supervisor::actor` alone boots and kills guests.
 //! * Whoever talks to a guest holds a [`supervisor::Lease`].
 //! * No library module reads the environment, `$HOME` or the command line; `cli` passes everything in.
-//! * `cfg(target_os)` stands only in `hypervisor` (which backends exist) and `activation`; `unsafe` only in `activation`.
+//! * `cfg(target_os)` stands only in `hypervisor` (which backends exist) and `activation`; `unsafe` only in
+//!   `activation` and `hypervisor::vz::bridge`.
 
 pub mod activation;
 pub mod api;

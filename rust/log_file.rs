@@ -1,9 +1,12 @@
 //! A log on disk that cannot fill it: at its limit the file becomes `NAME.1`, in place of the one before, and begins anew.
+//!
+//! What a guest writes is kept as it came. Whoever shows it to a person takes out what a terminal would act upon.
 
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
+    mem,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -74,9 +77,43 @@ pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let clean = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned();
+    let clean = |line: &str| line.chars().filter(only_shows).collect::<String>().trim().to_owned();
     let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
     Ok(lines[lines.len().saturating_sub(count)..].to_vec())
+}
+
+/// Whether a terminal does nothing at it but show it. Others begin sequences that set the window's title or the clipboard, or
+/// that overwrite what was shown before.
+fn only_shows(c: &char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\t')
+}
+
+/// Makes a log fit for a terminal as it comes, piece by piece.
+#[derive(Debug, Default)]
+pub struct ForTerminal {
+    /// The beginning of a character whose end is in the next piece.
+    begun: Vec<u8>,
+}
+
+impl ForTerminal {
+    /// The piece as text without control characters, except line ends and tabs.
+    pub fn clean(&mut self, piece: &[u8]) -> String {
+        self.begun.extend_from_slice(piece);
+        let bytes = mem::take(&mut self.begun);
+        let mut text = String::with_capacity(bytes.len());
+        let mut chunks = bytes.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            text.extend(chunk.valid().chars().filter(only_shows));
+            let broken = chunk.invalid();
+            // Without a length of its error it may become a character yet.
+            if chunks.peek().is_none() && str::from_utf8(broken).is_err_and(|e| e.error_len().is_none()) {
+                broken.clone_into(&mut self.begun);
+            } else if !broken.is_empty() {
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        text
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +142,18 @@ mod tests {
         fs::write(&path, "one\r\n\x1b[0mtwo\r\n\r\n  three\n").unwrap();
         assert_eq!(last_lines(&path, 2).unwrap(), ["[0mtwo", "three"]);
         assert_eq!(last_lines(&path, 9).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_terminal_is_given_nothing_to_act_upon() {
+        let log = "päth\t\x1b]52;c;aGk=\x07\x1b[2J€\u{9b}31m\rX\x7f\x08\0 ok\r\n";
+        let shown = "päth\t]52;c;aGk=[2J€31mX ok\n";
+        for size in 1..=log.len() {
+            let mut terminal = ForTerminal::default();
+            let text: String = log.as_bytes().chunks(size).map(|piece| terminal.clean(piece)).collect();
+            assert_eq!(text, shown, "in pieces of {size}");
+        }
+        let text = ForTerminal::default().clean(b"\x9b31m \xff\xe2\x82 \xe2");
+        assert_eq!(text, "\u{fffd}31m \u{fffd}\u{fffd} ");
     }
 }

@@ -16,7 +16,12 @@
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
 //!
-//! Files appear whole or not at all: [`write_atomic`].
+//! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon.
+
+mod files;
+
+pub(crate) use files::{private_dir, remove_all, unfinished};
+pub use files::{state_error, write_atomic, write_new};
 
 use crate::{
     api::types::DestroyRequest,
@@ -25,9 +30,9 @@ use crate::{
     spec::{MacAddress, MachineName},
 };
 use std::{
-    fs::{self, DirBuilder, File, Permissions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -85,7 +90,7 @@ impl StateDir {
         self.root.join("daemon.log")
     }
 
-    /// Takes the directory for this process.
+    /// Takes the directory for this process, and removes what others that died have left unfinished in it.
     pub fn lock(&self) -> Result<StateLock, Report> {
         let path = self.root.join("lock");
         let mut file = File::options()
@@ -118,6 +123,7 @@ impl StateDir {
             Err(e) if e.kind() != io::ErrorKind::StorageFull => return Err(state_error(&path, "cannot write", &e)),
             _ => {}
         }
+        files::sweep(&self.root);
         Ok(StateLock { _file: file })
     }
 
@@ -315,41 +321,6 @@ impl MachineDir {
     }
 }
 
-/// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written.
-pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Report> {
-    let write = || -> io::Result<()> {
-        whole_file(path, contents, mode)?.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|e| state_error(path, "cannot write", &e))
-}
-
-/// The same, but only if there is no such file yet; false if there is.
-pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<bool, Report> {
-    let write = || -> io::Result<bool> {
-        match whole_file(path, contents, mode)?.persist_noclobber(path) {
-            Ok(_) => Ok(true),
-            Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(e) => Err(e.error),
-        }
-    };
-    write().map_err(|e| state_error(path, "cannot write", &e))
-}
-
-fn whole_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<tempfile::NamedTempFile> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
-    file.write_all(contents)?;
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    let owner = fs::metadata(dir)?;
-    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        // Its owner could not read it otherwise.
-        fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
-    }
-    file.as_file().sync_all()?;
-    Ok(file)
-}
-
 /// A value in the query of a store address which stands in a list separated by spaces and semicolons.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
@@ -364,65 +335,10 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Turns an I/O error in the state directory into a report that names the path.
-pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
-    let report = Report::new(Kind::State, format!("{what} {}: {error}", path.display()));
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => report.hint("run as the user who owns it, or choose another --state-dir"),
-        io::ErrorKind::StorageFull => report.hint("free some space on that volume, or choose another --state-dir"),
-        io::ErrorKind::ReadOnlyFilesystem => report.hint("choose a --state-dir on a volume that can be written"),
-        _ => report,
-    }
-}
-
-/// Makes a directory if need be, and refuses one that others could read or that belongs to somebody else.
-pub(crate) fn private_dir(path: &Path) -> Result<(), Report> {
-    if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        return Err(state_error(path, "cannot make the directory", &e));
-    }
-    let meta = fs::metadata(path).map_err(|e| state_error(path, "cannot read", &e))?;
-    let me = rustix::process::geteuid().as_raw();
-    if meta.uid() != me {
-        return Err(Report::new(
-            Kind::State,
-            format!(
-                "{} belongs to user {}, and this is user {me}: it may hold that user's keys",
-                path.display(),
-                meta.uid()
-            ),
-        )
-        .hint("run as that user, or choose another --state-dir"));
-    }
-    if meta.permissions().mode() & 0o077 != 0 {
-        return Err(Report::new(
-            Kind::State,
-            format!(
-                "{} is open to other users (mode {:04o}), and it holds private keys",
-                path.display(),
-                meta.permissions().mode() & 0o7777
-            ),
-        )
-        .hint(format!("close it: chmod 700 {}", path.display())));
-    }
-    Ok(())
-}
-
-/// Removes a file or a directory with all that is in it, if it is there.
-pub(crate) fn remove_all(path: &Path) -> Result<(), Report> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove", &e)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
     fn name() -> MachineName {
         "builder".parse().unwrap()
@@ -459,6 +375,16 @@ mod tests {
         drop(first);
         assert_eq!(lock_holder(state.root()), Holder::Nobody);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn whoever_owns_the_directory_has_removed_what_the_dead_left() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let machine = state.make_machine(&name()).unwrap();
+        let (_, left) = unfinished(&machine.user_key(), 0o600).unwrap().keep().unwrap();
+        let _lock = state.lock().unwrap();
+        assert!(!left.exists());
     }
 
     #[test]
@@ -499,16 +425,5 @@ mod tests {
         let machine = MachineDir { root: "/state dir/50%;".into() };
         let address = "ssh-ng://localhost?remote-program=/state%20dir/50%25%3B/darwin-vz-nix-connect";
         assert_eq!(machine.direct_address(), address);
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file() {
-        let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("f");
-        write_atomic(&path, b"old", 0o640).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        fs::create_dir(tmp.path().join("d")).unwrap();
-        assert!(write_atomic(&tmp.path().join("d/no/such"), b"new", 0o600).is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"old");
     }
 }

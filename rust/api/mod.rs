@@ -30,6 +30,7 @@
 pub mod client;
 pub mod control;
 mod generations;
+mod loopback;
 pub mod openapi;
 pub mod server;
 mod streams;

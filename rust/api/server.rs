@@ -5,7 +5,7 @@
 
 use super::{
     control::Control,
-    generations, openapi, streams,
+    generations, loopback, openapi, streams,
     tcp::{Guard, TokenFile},
     types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
 };
@@ -84,9 +84,13 @@ pub async fn serve_tcp(
 ) -> Result<(), Report> {
     let failed = |error| Report::new(Kind::Internal, format!("the API's TCP socket has no address: {error}"));
     let guard = Guard::new(listener.local_addr().map_err(failed)?, token);
-    let server = axum::serve(listener, guard.over(router(control, host, stop.clone())))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    until_stopped(server.into_future(), &stop).await
+    let routes = guard.over(router(control, host, stop.clone()));
+    let server = loopback::serve(listener, routes, loopback::Bounds::default(), stop.clone());
+    let served = async {
+        server.await;
+        Ok(())
+    };
+    until_stopped(served, &stop).await
 }
 
 async fn until_stopped(server: impl Future<Output = io::Result<()>>, stop: &CancellationToken) -> Result<(), Report> {

@@ -1,14 +1,22 @@
 //! `logs`: the daemon's log, the guest's console, or the log of a recipe's build. Also of a daemon that has ended, which is when one wants to read it.
+//!
+//! Guests and builds write what they like. On a terminal it is shown without control characters; in a pipe it is as it was
+//! written.
 
 use super::{context::Context, output};
 use crate::{
     api::{Start, tail},
     error::{Kind, Report},
+    log_file::ForTerminal,
     machine_dir::StateDir,
 };
 use clap::Args;
 use futures_util::StreamExt;
-use std::{path::PathBuf, pin::pin};
+use std::{
+    io::{IsTerminal, stdout},
+    path::PathBuf,
+    pin::pin,
+};
 
 /// What `-f` begins with, unless `-n` says otherwise.
 const RECENT: usize = 10;
@@ -46,8 +54,9 @@ impl Logs {
         };
         match text {
             Ok(mut text) => {
+                let mut printer = Printer::new(stdout().is_terminal());
                 while let Some(chunk) = text.chunk().await? {
-                    output::print_bytes(&chunk)?;
+                    output::print_bytes(&printer.form(chunk.into()))?;
                 }
                 Ok(())
             }
@@ -59,10 +68,11 @@ impl Logs {
     async fn of_a_dead_daemon(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
         let Some(file) = self.file(context)? else { return Err(report) };
         let mut stream = pin!(tail(file.clone(), lines.map_or(Start::Whole, Start::Lines), self.follow));
+        let mut printer = Printer::new(stdout().is_terminal());
         while let Some(chunk) = stream.next().await {
             let chunk = chunk
                 .map_err(|error| Report::new(Kind::State, format!("{} cannot be read: {error}", file.display())))?;
-            output::print_bytes(&chunk)?;
+            output::print_bytes(&printer.form(chunk))?;
         }
         Ok(())
     }
@@ -80,5 +90,33 @@ impl Logs {
             _ => dir.daemon_log(),
         };
         Ok(file.exists().then_some(file))
+    }
+}
+
+/// Gives a log the form for where it goes.
+struct Printer(Option<ForTerminal>);
+
+impl Printer {
+    fn new(terminal: bool) -> Printer {
+        Printer(terminal.then(ForTerminal::default))
+    }
+
+    fn form(&mut self, piece: Vec<u8>) -> Vec<u8> {
+        match &mut self.0 {
+            Some(terminal) => terminal.clean(&piece).into_bytes(),
+            None => piece,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_is_kept_from_control_characters() {
+        let title = b"\x1b]0;owned\x07 boot\r\n";
+        assert_eq!(Printer::new(true).form(title.to_vec()), b"]0;owned boot\n");
+        assert_eq!(Printer::new(false).form(title.to_vec()), title);
     }
 }

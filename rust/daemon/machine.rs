@@ -19,6 +19,7 @@ use crate::{
     error::{Kind, Report},
     generations::{Generations, Keeper, Nix},
     guest::{
+        disk,
         launch::{Launch, WarmConnection},
         sharing::Sharing,
     },
@@ -202,7 +203,7 @@ impl Machine {
             listen: vec![self.settings.listen.to_string()],
             cores: sizes.cores.unwrap_or(self.settings.cores),
             memory: sizes.memory.unwrap_or(self.settings.memory),
-            disk_size: sizes.disk_size.unwrap_or(self.settings.disk_size),
+            disk_size: sizes.disk_size.unwrap_or_else(|| self.disk_size()),
             generations: self.generations.status().map(|status| self.as_it_runs(status)),
             last_boot: snapshot.last_boot,
             store: self.store_status(),
@@ -281,10 +282,17 @@ impl Machine {
     /// Boots it, even after a failure just now; resolves when it runs.
     pub async fn start(&self, sizes: StartRequest) -> Result<(), Report> {
         let _files = self.files.read().await;
-        // The supervisor does not know the disk's configured size, and to ask for just that is to ask for nothing.
-        let sizes =
-            StartRequest { disk_size: sizes.disk_size.filter(|size| *size != self.settings.disk_size), ..sizes };
+        // The supervisor does not know the disk's size, and to ask for just that is to ask for nothing.
+        let sizes = StartRequest { disk_size: sizes.disk_size.filter(|size| *size != self.disk_size()), ..sizes };
         self.handle.start(sizes).await
+    }
+
+    /// The size that a data disk has without one being asked for, in bytes.
+    fn disk_size(&self) -> u64 {
+        match self.settings.ephemeral {
+            true => self.settings.disk_size,
+            false => disk::size(&self.dir.data_disk(), self.settings.disk_size),
+        }
     }
 
     /// Stops it; resolves when it is off.

@@ -2,7 +2,8 @@
 //!
 //! vsock devices do not carry a half-close: when the host shuts its half, the guest can't answer any more (measured in
 //! `docs/guest-contract.md`). So an end of the client's input is not passed on at once. The connection goes on as long
-//! as the guest has something to say, and ends when it has been silent for [`QUIET`]. The other way round a guest that
+//! as the guest has something to say, and ends when it has been silent for [`QUIET`]. Only while we wait for the guest is it
+//! silent: a client that reads slowly keeps what the guest says waiting, and gets it whole. The other way round a guest that
 //! has ended has closed both halves; the client gets all that it said, and time to take it.
 
 use std::{
@@ -13,8 +14,9 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    time::timeout,
+    time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long one end may be silent once the other has ended.
 pub const QUIET: Duration = Duration::from_secs(1);
@@ -48,11 +50,17 @@ where
 {
     let (from_client, mut to_client) = split(client);
     let (from_guest, mut to_guest) = split(guest);
+    let client_ended = CancellationToken::new();
     {
-        let mut there = pin!(pump(from_client, &mut to_guest, &carried.sent));
-        let mut back = pin!(pump(from_guest, &mut to_client, &carried.received));
+        let never = CancellationToken::new();
+        let mut there = pin!(pump(from_client, &mut to_guest, &carried.sent, &never));
+        let mut back = pin!(pump(from_guest, &mut to_client, &carried.received, &client_ended));
         tokio::select! {
-            ended = &mut there => { ended?; until_quiet(back, &carried.received).await?; }
+            ended = &mut there => {
+                ended?;
+                client_ended.cancel();
+                back.await?;
+            }
             ended = &mut back => ended?,
         }
     }
@@ -61,32 +69,28 @@ where
     to_client.shutdown().await
 }
 
-/// Goes on until the end, or until nothing has moved for a while.
-async fn until_quiet(mut pump: impl Future<Output = io::Result<()>> + Unpin, moved: &AtomicU64) -> io::Result<()> {
-    loop {
-        let before = moved.load(Relaxed);
-        match timeout(QUIET, &mut pump).await {
-            Ok(ended) => return ended,
-            Err(_) if moved.load(Relaxed) == before => return Ok(()),
-            Err(_) => {}
-        }
-    }
-}
-
-async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64) -> io::Result<()>
+/// Moves bytes until there are no more or, once `other_ended`, one read has waited for [`QUIET`].
+async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64, other_ended: &CancellationToken) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut chunk = vec![0; CHUNK];
     loop {
-        match from.read(&mut chunk).await? {
-            0 => return Ok(()),
-            n => {
-                to.write_all(&chunk[..n]).await?;
-                count.fetch_add(n as u64, Relaxed);
-            }
+        let silence = async {
+            other_ended.cancelled().await;
+            sleep(QUIET).await;
+        };
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut chunk) => read?,
+            () = silence => 0,
+        };
+        if read == 0 {
+            return Ok(());
         }
+        to.write_all(&chunk[..read]).await?;
+        count.fetch_add(read as u64, Relaxed);
     }
 }
 
@@ -131,6 +135,18 @@ mod tests {
         let (ended, carried) = task.await.unwrap();
         ended.unwrap();
         assert_eq!((carried.sent(), carried.received()), (8, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_late_gets_all_that_the_guest_said() {
+        let (mut client, mut guest, task) = carrying();
+        client.shutdown().await.unwrap();
+        let guest = tokio::spawn(async move { guest.write_all(&[3; 1000]).await });
+        tokio::time::sleep(QUIET * 10).await;
+        assert!(!guest.is_finished(), "the client's buffer is full");
+        assert_eq!(all(client).await, [3; 1000]);
+        guest.await.unwrap().unwrap();
+        assert_eq!(task.await.unwrap().1.received(), 1000);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The front door under crowds: real TCP, the real supervisor, and a guest in memory that echoes.
 
-use super::serve_ssh;
+use super::{PLACES, serve_within};
 use crate::{
     api::types::{StartRequest, State},
     config::MachineSettings,
@@ -30,6 +30,10 @@ struct Door {
 }
 
 async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
+    bounded_door(script, idle_timeout, PLACES).await
+}
+
+async fn bounded_door(script: Script, idle_timeout: Option<Duration>, places: usize) -> Door {
     let tmp = tempfile::tempdir().unwrap();
     let name: crate::spec::MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
@@ -55,7 +59,7 @@ async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
         sharing: None,
     };
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
-    tokio::spawn(serve_ssh(listener, Arc::clone(&machine)));
+    tokio::spawn(serve_within(places, listener, Arc::clone(&machine)));
     Door { _tmp: tmp, machine, address, sim }
 }
 
@@ -180,4 +184,22 @@ async fn a_guest_that_nobody_speaks_to_stops_though_a_connection_is_open() {
         .expect("the guest goes, and the connection with it")
         .unwrap();
     assert!(matches!(door.machine.status().state, State::Stopping { .. } | State::Stopped { .. }));
+}
+
+#[tokio::test]
+async fn beyond_its_places_a_client_waits_until_one_is_free() {
+    let door = bounded_door(Script::default(), None, 2).await;
+    let mut crowd = vec![];
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        crowd.push(stream);
+    }
+    let mut last = crowd.pop().unwrap();
+    for stream in &mut crowd {
+        timeout(PATIENCE, stream.read_exact(&mut [0])).await.expect("these have places").unwrap();
+    }
+    assert!(timeout(Duration::from_millis(200), last.readable()).await.is_err(), "there are two places");
+    crowd.pop().unwrap().set_zero_linger().unwrap();
+    timeout(PATIENCE, last.read_exact(&mut [0])).await.expect("now there is one").unwrap();
 }

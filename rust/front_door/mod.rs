@@ -21,6 +21,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
 };
 
 /// How long to wait when the process has no descriptors left for a further connection.
@@ -82,12 +83,35 @@ async fn doze_in_silence(lease: &mut Lease, carried: &Carried, silence: Option<D
     }
 }
 
+/// Connections that one SSH door serves at once; further ones wait in the socket's queue. Every user of this computer can
+/// connect, and nobody knows who it is before the guest's sshd does.
+const PLACES: usize = 512;
+
 /// Lets ssh clients in, for as long as the program runs.
 pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
+    serve_within(PLACES, listener, machine).await;
+}
+
+async fn serve_within(connections: usize, listener: TcpListener, machine: Arc<Machine>) {
+    let places = Arc::new(Semaphore::new(connections));
+    let mut told = false;
     loop {
+        match places.available_permits() {
+            0 if !told => {
+                tracing::warn!(machine = %machine.name(), connections, "more clients than are let in at once; they wait");
+                told = true;
+            }
+            free if free > connections / 2 => told = false,
+            _ => {}
+        }
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((client, _)) => {
-                tokio::spawn(let_in(client, Arc::clone(&machine)));
+                let machine = Arc::clone(&machine);
+                tokio::spawn(async move {
+                    let_in(client, machine).await;
+                    drop(place);
+                });
             }
             Err(e) => {
                 tracing::warn!(machine = %machine.name(), "cannot accept a connection: {e}");

@@ -1,11 +1,12 @@
 //! The host's end of the agent protocol: waits for the guest's READY, then asks and hands answers back by id.
 //!
 //! A task serves the guest's agent for as long as the guest lives. Only a connection that presents this boot's token is
-//! heard, since any program in the guest may dial the port. A new connection of the agent replaces the old one.
+//! heard, since any program in the guest may dial the port; until then it is one of the [`Strangers`], who hinder nobody. A new
+//! connection of the agent replaces the old one.
 
 use crate::{
     error::{Kind, Report},
-    hypervisor::{GuestListener, GuestStream},
+    hypervisor::{GuestListener, GuestStream, Strangers},
 };
 use darwin_vz_agent::{
     VERSION,
@@ -14,6 +15,7 @@ use darwin_vz_agent::{
 use futures_util::{SinkExt, StreamExt};
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -27,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer may take that Nix in the guest has to work for.
 const WORK: Duration = Duration::from_secs(120);
+
+/// How long the agent may take to read a question. It reads them as they come, and one fits into the connection.
+const READS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Connections to the agent's port that may be about to say READY.
+const STRANGERS: usize = 64;
 
 /// Questions that may wait for the agent at once.
 const QUEUE: usize = 16;
@@ -72,16 +80,15 @@ impl Agent {
     }
 
     /// Waits for the agent that knows `token`. Pending until it comes; fails if the guest goes first or speaks another version.
-    pub async fn await_ready(mut listener: GuestListener, token: String) -> Result<(Agent, Readiness), Report> {
-        loop {
-            let Some(stream) = listener.accept().await else {
-                return Err(Report::new(Kind::Boot, "the guest ended before its agent said that it is ready"));
-            };
-            let Some((lines, readiness)) = greet(stream, &token).await? else { continue };
-            let (questions, asked) = mpsc::channel(QUEUE);
-            tokio::spawn(serve(lines, listener, token, asked));
-            return Ok((Agent { questions }, readiness));
-        }
+    pub async fn await_ready(listener: GuestListener, token: String) -> Result<(Agent, Readiness), Report> {
+        let mut port = Port::new(listener, token);
+        let Some(arrived) = port.agent().await else {
+            return Err(Report::new(Kind::Boot, "the guest ended before its agent said that it is ready"));
+        };
+        let (lines, readiness) = arrived?;
+        let (questions, asked) = mpsc::channel(QUEUE);
+        tokio::spawn(serve(lines, port, asked));
+        Ok((Agent { questions }, readiness))
     }
 
     /// Asks the agent. Fails if it is gone or doesn't answer in time.
@@ -108,28 +115,55 @@ impl Agent {
     }
 }
 
-/// Reads a connection's first line. `None`: not the agent.
-async fn greet(stream: GuestStream, token: &str) -> Result<Option<(Lines, Readiness)>, Report> {
-    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
-    let Ok(Some(Ok(line))) = timeout(PATIENCE, lines.next()).await else { return Ok(None) };
-    match serde_json::from_str(&line) {
-        Ok(FromAgent::Ready { version, token: theirs, kernel, phases, data_disk, host_store }) if theirs == token => {
-            if version != VERSION {
-                let message = format!("the guest's agent speaks protocol {version}, and this program speaks {VERSION}");
-                return Err(
-                    Report::new(Kind::Bundle, message).hint("take the bundle of the same release as this program")
-                );
+/// A connection of the agent, and what it said first; or that this program doesn't speak its protocol.
+type Arrival = Result<(Lines, Readiness), Report>;
+
+/// The port that the agent dials.
+struct Port {
+    listener: GuestListener,
+    token: Arc<str>,
+    strangers: Strangers<Arrival>,
+}
+
+impl Port {
+    fn new(listener: GuestListener, token: String) -> Self {
+        Port { listener, token: token.into(), strangers: Strangers::new(STRANGERS, PATIENCE) }
+    }
+
+    /// The agent's next connection; `None` when the guest is gone. May be dropped and called again.
+    async fn agent(&mut self) -> Option<Arrival> {
+        loop {
+            tokio::select! {
+                stream = self.listener.accept() => {
+                    let (stream, token) = (stream?, Arc::clone(&self.token));
+                    self.strangers.add(async move { greet(stream, &token).await });
+                }
+                Some(stranger) = self.strangers.next() => match stranger {
+                    Some(agent) => return Some(agent),
+                    None => tracing::debug!("a connection to the agent's port was not the agent's"),
+                }
             }
-            Ok(Some((lines, Readiness { kernel, phases, data_disk, host_store })))
-        }
-        _ => {
-            tracing::warn!("a connection to the agent's port was not the agent's");
-            Ok(None)
         }
     }
 }
 
-async fn serve(lines: Lines, mut listener: GuestListener, token: String, mut asked: mpsc::Receiver<Question>) {
+/// Reads a connection's first line. `None`: not the agent.
+async fn greet(stream: GuestStream, token: &str) -> Option<Arrival> {
+    let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
+    let line = lines.next().await?.ok()?;
+    match serde_json::from_str(&line).ok()? {
+        FromAgent::Ready { version, token: theirs, .. } if theirs == token && version != VERSION => {
+            let message = format!("the guest's agent speaks protocol {version}, and this program speaks {VERSION}");
+            Some(Err(Report::new(Kind::Bundle, message).hint("take the bundle of the same release as this program")))
+        }
+        FromAgent::Ready { token: theirs, kernel, phases, data_disk, host_store, .. } if theirs == token => {
+            Some(Ok((lines, Readiness { kernel, phases, data_disk, host_store })))
+        }
+        _ => None,
+    }
+}
+
+async fn serve(lines: Lines, mut port: Port, mut asked: mpsc::Receiver<Question>) {
     let mut current = Some(lines);
     let mut waiting: HashMap<u64, oneshot::Sender<Result<Answer, Report>>> = HashMap::new();
     let mut next_id = 0;
@@ -143,7 +177,7 @@ async fn serve(lines: Lines, mut listener: GuestListener, token: String, mut ask
                 let line = serde_json::to_string(&Request { id: next_id, ask }).unwrap_or_default();
                 waiting.retain(|_, reply| !reply.is_closed());
                 waiting.insert(next_id, reply);
-                if lines.send(line).await.is_err() {
+                if !matches!(timeout(READS_WITHIN, lines.send(line)).await, Ok(Ok(()))) {
                     current = None;
                     waiting.clear();
                 }
@@ -161,9 +195,9 @@ async fn serve(lines: Lines, mut listener: GuestListener, token: String, mut ask
                     }
                 }
             }
-            stream = listener.accept() => {
-                let Some(stream) = stream else { return };
-                if let Ok(Some((lines, _))) = greet(stream, &token).await {
+            arrived = port.agent() => {
+                let Some(arrived) = arrived else { return };
+                if let Ok((lines, _)) = arrived {
                     current = Some(lines);
                     waiting.clear();
                 }
@@ -177,22 +211,26 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
-    struct Port {
+    struct Device {
         dial: mpsc::Sender<GuestStream>,
     }
 
-    fn port() -> (Port, GuestListener) {
+    fn port() -> (Device, GuestListener) {
         let (dial, incoming) = mpsc::channel(8);
-        (Port { dial }, GuestListener::new(incoming, None))
+        (Device { dial }, GuestListener::new(incoming, None))
     }
 
-    impl Port {
+    impl Device {
         async fn dial(&self, first: &str) -> BufReader<DuplexStream> {
-            let (ours, theirs) = tokio::io::duplex(256 * 1024);
-            self.dial.send(Box::new(theirs)).await.unwrap();
-            let mut ours = BufReader::new(ours);
+            let mut ours = self.dial_silently(256 * 1024).await;
             let _ = ours.write_all(format!("{first}\n").as_bytes()).await;
             ours
+        }
+
+        async fn dial_silently(&self, buffer: usize) -> BufReader<DuplexStream> {
+            let (ours, theirs) = tokio::io::duplex(buffer);
+            self.dial.send(Box::new(theirs)).await.unwrap();
+            BufReader::new(ours)
         }
     }
 
@@ -262,6 +300,52 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(agent.ask(Ask::Builds).await.is_err());
         assert!(Agent::detached().ask(Ask::Builds).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_that_say_nothing_keep_nobody_waiting() {
+        let began = tokio::time::Instant::now();
+        let (port, listener) = port();
+        let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
+        let mut silent = vec![];
+        let mut crowd = async || {
+            for _ in 0..2 * STRANGERS {
+                silent.push(port.dial_silently(64).await);
+            }
+        };
+        crowd().await;
+        let mut real = port.dial(&ready("t", 1)).await;
+        let (agent, _) = waiting.await.unwrap().unwrap();
+        crowd().await;
+        let both = async { tokio::join!(agent.ask(Ask::Builds), answer(&mut real, Ok(Answer::Builds { running: 1 }))) };
+        let (asked, ()) = timeout(WORK, both).await.expect("an answer");
+        assert_eq!(asked.unwrap(), Answer::Builds { running: 1 });
+        drop(real);
+        crowd().await;
+        let mut again = port.dial(&ready("t", 1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let both = async { tokio::join!(agent.ask(Ask::Trim), answer(&mut again, Ok(Answer::Done))) };
+        let (asked, ()) = timeout(WORK, both).await.expect("an answer");
+        assert_eq!(asked.unwrap(), Answer::Done);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_read_is_given_up_for_the_next() {
+        let (port, listener) = port();
+        let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
+        let mut deaf = port.dial_silently(256).await;
+        deaf.write_all(format!("{}\n", ready("t", 1)).as_bytes()).await.unwrap();
+        let (agent, _) = waiting.await.unwrap().unwrap();
+        let long = Ask::Forget { paths: vec!["x".repeat(1000)] };
+        let asked = tokio::time::Instant::now();
+        assert_eq!(agent.ask(long).await.unwrap_err().kind, Kind::Guest);
+        assert!(asked.elapsed() <= READS_WITHIN, "{:?}", asked.elapsed());
+        let mut next = port.dial(&ready("t", 1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let both = async { tokio::join!(agent.ask(Ask::Trim), answer(&mut next, Ok(Answer::Done))) };
+        let (asked, ()) = timeout(WORK, both).await.expect("an answer");
+        assert_eq!(asked.unwrap(), Answer::Done);
     }
 
     #[tokio::test]

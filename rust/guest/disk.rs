@@ -1,15 +1,16 @@
 //! The data disk's image: a sparse raw file, a cache. The guest formats it, and formats it anew after an unclean stop; here
-//! it is only made, grown and kept from being shrunk.
+//! it is only made and grown. It never shrinks: an image larger than the setting, because one start asked for more or the setting
+//! became smaller, is used as it is.
 
 use crate::{
     error::{Kind, Report},
-    machine_dir::{MachineDir, state_error},
+    machine_dir::{self, MachineDir, state_error},
 };
 use bytesize::ByteSize;
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -22,8 +23,16 @@ const WORTH_TELLING: u64 = 16 << 20;
 /// The unit of `st_blocks`, whatever the file system's own is.
 const BLOCK: u64 = 512;
 
-/// Makes the image, or grows it to `size` bytes. On an error the old image, or none, is there.
-pub fn ensure(path: &Path, size: u64, minimum: u64) -> Result<(), Report> {
+/// The size of the image there is, in bytes, or the configured one if that is larger or there is none.
+pub fn size(path: &Path, configured: u64) -> u64 {
+    fs::metadata(path).map_or(configured, |meta| meta.len().max(configured))
+}
+
+/// Makes the image, or grows it: to the size `asked` for by this start, or else to the configured one. Returns its size, which
+/// is larger than configured if it was before; a start that asks for less than there is fails. On an error the old image, or
+/// none, is there. All in bytes.
+pub fn ensure(path: &Path, configured: u64, asked: Option<u64>, minimum: u64) -> Result<u64, Report> {
+    let size = asked.unwrap_or_else(|| size(path, configured));
     if size < minimum {
         return Err(Report::new(
             Kind::Config,
@@ -38,20 +47,21 @@ pub fn ensure(path: &Path, size: u64, minimum: u64) -> Result<(), Report> {
         return Err(no_room(&MachineDir::at(dir), free));
     }
     match fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make(path, dir, size),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make(path, size),
         Err(e) => Err(state_error(path, "cannot read the disk", &e)),
         Ok(meta) if meta.len() > size => Err(Report::new(
             Kind::Config,
             format!("the data disk is {} already, and a disk cannot shrink to {}", show(meta.len()), show(size)),
         )
-        .hint(format!("set disk-size back to {}", show(meta.len())))
+        .hint(format!("ask for {} or more, or leave the size out", show(meta.len())))
         .hint("or make a new, empty one: darwin-vz-nix destroy --keep-keys")),
         Ok(meta) if meta.len() < size => {
             let grow = || OpenOptions::new().write(true).open(path)?.set_len(size);
             grow().map_err(|e| cannot_size(path, size, &e))
         }
         Ok(_) => Ok(()),
-    }
+    }?;
+    Ok(size)
 }
 
 /// Throws the image away, if there is one.
@@ -105,9 +115,9 @@ fn taken(path: &Path) -> u64 {
     within.saturating_add(meta.blocks().saturating_mul(BLOCK))
 }
 
-fn make(path: &Path, dir: &Path, size: u64) -> Result<(), Report> {
+fn make(path: &Path, size: u64) -> Result<(), Report> {
     let make = || -> io::Result<File> {
-        let image = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(dir)?;
+        let image = machine_dir::unfinished(path, 0o600)?;
         image.as_file().set_len(size)?;
         image.as_file().sync_all()?;
         Ok(image.persist(path)?)
@@ -132,21 +142,19 @@ fn show(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::{io::Write, os::unix::fs::PermissionsExt};
 
     const GIB: u64 = 1 << 30;
 
     #[test]
-    fn it_is_made_sparse_grows_and_never_shrinks() {
+    fn it_is_made_sparse_and_grows() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("data.img");
-        ensure(&path, 100 * GIB, 0).unwrap();
+        assert_eq!(size(&path, GIB), GIB);
+        assert_eq!(ensure(&path, 100 * GIB, None, 0).unwrap(), 100 * GIB);
         let meta = fs::metadata(&path).unwrap();
         assert_eq!((meta.len(), meta.blocks(), meta.permissions().mode() & 0o777), (100 * GIB, 0, 0o600));
-        ensure(&path, 200 * GIB, 0).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), 200 * GIB);
-        let error = ensure(&path, 50 * GIB, 0).unwrap_err();
-        assert!(error.message.contains("cannot shrink to 50.0 GiB"), "{error}");
+        assert_eq!(ensure(&path, 200 * GIB, None, 0).unwrap(), 200 * GIB);
         assert_eq!(fs::metadata(&path).unwrap().len(), 200 * GIB);
     }
 
@@ -179,11 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn a_larger_one_is_used_as_it_is_unless_a_start_asks_for_less() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("data.img");
+        assert_eq!(ensure(&path, 20 * GIB, Some(40 * GIB), 0).unwrap(), 40 * GIB);
+        assert_eq!(ensure(&path, 20 * GIB, None, 30 * GIB).unwrap(), 40 * GIB, "as the next connection finds it");
+        assert_eq!(size(&path, 20 * GIB), 40 * GIB);
+        let error = ensure(&path, 20 * GIB, Some(30 * GIB), 0).unwrap_err();
+        assert!(error.kind == Kind::Config && error.message.contains("cannot shrink to 30.0 GiB"), "{error}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 40 * GIB);
+    }
+
+    #[test]
     fn a_size_below_the_bundles_need_or_beyond_the_file_system_leaves_nothing() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("data.img");
-        assert_eq!(ensure(&path, GIB, 2 * GIB).unwrap_err().kind, Kind::Config);
-        let error = ensure(&path, u64::MAX / 2, 0).unwrap_err();
+        assert_eq!(ensure(&path, GIB, None, 2 * GIB).unwrap_err().kind, Kind::Config);
+        let error = ensure(&path, u64::MAX / 2, None, 0).unwrap_err();
         assert_eq!(error.kind, Kind::State);
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
     }

@@ -26,6 +26,7 @@ use crate::{
     ssh::keys::Keys,
     supervisor::{Preparation, Ready},
 };
+use bytesize::ByteSize;
 use darwin_vz_agent::{AGENT_PORT, GuestConfig, SSH_PORT, STORE_TAG, ShareMount, VERSION, protocol::DataDisk};
 use std::{
     io::Cursor,
@@ -115,10 +116,10 @@ impl Launch {
         settings.bundle = self.generations.for_boot();
         settings.cores = sizes.cores.unwrap_or(settings.cores);
         settings.memory = sizes.memory.unwrap_or(settings.memory);
-        settings.disk_size = sizes.disk_size.unwrap_or(settings.disk_size);
         let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
-        let sharing = self.sharing.clone();
-        let work = spawn_blocking(move || prepare(name, &settings, &dir, &capabilities, sharing.as_deref(), token));
+        let (sharing, disk_size) = (self.sharing.clone(), sizes.disk_size);
+        let work =
+            spawn_blocking(move || prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token));
         work.await
             .unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the preparation of a boot was lost: {e}"))))
     }
@@ -181,10 +182,11 @@ impl Preparation for Launch {
     }
 }
 
-/// All that happens on the host. Blocks.
+/// All that happens on the host; the data disk gets the size that this start asks for, if it does. Blocks.
 fn prepare(
     name: MachineName,
     settings: &MachineSettings,
+    disk_size: Option<u64>,
     dir: &MachineDir,
     capabilities: &Capabilities,
     sharing: Option<&Sharing>,
@@ -199,7 +201,11 @@ fn prepare(
     if settings.ephemeral {
         disk::discard(&dir.data_disk())?;
     }
-    disk::ensure(&dir.data_disk(), settings.disk_size, bundle.minimum_disk)?;
+    let size = disk::ensure(&dir.data_disk(), settings.disk_size, disk_size, bundle.minimum_disk)?;
+    if disk_size.is_none() && size > settings.disk_size {
+        let (has, configured) = (ByteSize(size).display().iec(), ByteSize(settings.disk_size).display().iec());
+        tracing::info!(machine = %name, "the data disk is {has} already, more than the configured {configured}, and stays so");
+    }
     let sharing = sharing.filter(|sharing| match hindrance(&bundle, settings) {
         Some(why) => {
             sharing.impossible(&why);

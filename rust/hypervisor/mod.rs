@@ -18,8 +18,11 @@ mod console;
 pub mod qemu;
 #[cfg(test)]
 pub mod sim;
+mod strangers;
 #[cfg(vz)]
 pub mod vz;
+
+pub use strangers::Strangers;
 
 /// A future of a verb: boxed, so that backends are chosen at run time.
 pub type Verb<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -223,7 +226,7 @@ fn remove_boot_files(dir: &Path) {
 }
 
 /// [`Guest::exited`], as the one who looks after the guest tells it.
-fn told_exit(exit: &watch::Receiver<Option<Exit>>) -> Verb<'_, Exit> {
+fn told_exit(exit: &watch::Receiver<Option<Exit>>) -> Verb<'static, Exit> {
     let mut exit = exit.clone();
     Box::pin(async move {
         match exit.wait_for(Option::is_some).await {

@@ -8,14 +8,13 @@
 //!
 //! Whoever is told so reads an error of Nix's own protocol, which a client shows. The queue is first come, first served.
 //!
-//! Any program in the guest may dial the port, a build in Nix's sandbox too. Those who have not shown the token yet wait in a
-//! place of their own, where the oldest gives way to the newest: so a crowd of strangers cannot keep the agent out, which
-//! shows the token at once.
+//! Any program in the guest may dial the port, a build in Nix's sandbox too. Those who have not shown the token yet wait as
+//! [`Strangers`].
 
 use super::{Inner, door};
-use crate::hypervisor::{GuestListener, GuestStream};
+use crate::hypervisor::{GuestListener, GuestStream, Strangers};
 use darwin_vz_agent::StoreGreeting;
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufStream},
     sync::Semaphore,
@@ -49,23 +48,17 @@ impl Drop for Counted {
 pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: String) {
     let limits = inner.settings.limits;
     let token: Arc<str> = token.into();
-    let mut strangers: JoinSet<Option<Guest>> = JoinSet::new();
-    let mut waiting = VecDeque::new();
+    let mut strangers = Strangers::new(limits.strangers, limits.greeting);
     let places = Arc::new(Semaphore::new(limits.connections));
     let (mut guests, mut refused) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
             stream = listener.accept() => {
                 let Some(stream) = stream else { return };
-                waiting.retain(|task: &tokio::task::AbortHandle| !task.is_finished());
-                if waiting.len() >= limits.strangers && let Some(oldest) = waiting.pop_front() {
-                    oldest.abort();
-                }
                 let token = Arc::clone(&token);
-                let known = async move { timeout(limits.greeting, recognise(stream, &token)).await.ok().flatten() };
-                waiting.push_back(strangers.spawn(known));
+                strangers.add(async move { recognise(stream, &token).await });
             }
-            Some(stranger) = strangers.join_next() => match stranger.ok().flatten() {
+            Some(stranger) = strangers.next() => match stranger {
                 Some(guest) if guests.len() < limits.connections.saturating_add(limits.queue) => {
                     guests.spawn(in_turn(Arc::clone(inner), guest, Arc::clone(&places)));
                 }

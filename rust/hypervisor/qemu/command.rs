@@ -94,7 +94,9 @@ pub fn virtiofs(spec: &MachineSpec, index: usize) -> Vec<OsString> {
     let share = &spec.shares[index];
     let mut line = Line::default();
     line.pair("--socket-path", Sockets(&spec.runtime_dir).share(index)).pair("--shared-dir", &share.path);
-    // Its sandboxes need root; the daemon runs without.
+    // Its sandbox `namespace` works without root, but forks: the child that serves outlives a killed parent, and nothing may
+    // outlive the daemon. It also maps one user only, so the guest would see files of the host's root as nobody's. The share is
+    // read-only, and as whoever runs the daemon.
     line.pair("--sandbox", "none").pair("--cache", "auto");
     if share.read_only {
         line.flags(&["--readonly"]);

@@ -190,7 +190,7 @@ impl Guest for QemuGuest {
     }
 
     fn listen(&self, port: u32) -> Result<GuestListener, Report> {
-        vsock::listen(&self.runtime_dir, port)
+        vsock::listen(&self.runtime_dir, port, super::told_exit(&self.exit))
             .map_err(|e| Report::new(Kind::Host, format!("cannot listen on vsock port {port}: {e}")))
     }
 

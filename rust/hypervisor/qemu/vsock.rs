@@ -41,21 +41,31 @@ pub async fn connect(runtime_dir: &Path, port: u32) -> io::Result<UnixStream> {
     timeout(PATIENCE, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Takes the guest's connections to a port of the host.
-pub fn listen(runtime_dir: &Path, port: u32) -> io::Result<GuestListener> {
+/// Takes the guest's connections to a port of the host, until it has `exited`.
+pub fn listen<E>(
+    runtime_dir: &Path,
+    port: u32,
+    exited: impl Future<Output = E> + Send + 'static,
+) -> io::Result<GuestListener> {
     let listener = UnixListener::bind(Sockets(runtime_dir).vsock_port(port))?;
     let (found, incoming) = mpsc::channel::<GuestStream>(16);
     let pump = tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if found.send(Box::new(stream)).await.is_err() {
-                        return;
+        let take = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        if found.send(Box::new(stream)).await.is_err() {
+                            return;
+                        }
                     }
+                    // Out of descriptors, most likely: others will be closed.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 }
-                // Out of descriptors, most likely: others will be closed.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
+        };
+        tokio::select! {
+            () = take => {}
+            _ = exited => {}
         }
     });
     Ok(GuestListener::new(incoming, Some(AbortOnDropHandle::new(pump))))
@@ -64,6 +74,7 @@ pub fn listen(runtime_dir: &Path, port: u32) -> io::Result<GuestListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::pending;
 
     async fn answering(answer: &'static [u8]) -> io::Result<UnixStream> {
         let tmp = tempfile::tempdir().unwrap();
@@ -100,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn a_guests_connection_arrives_and_a_dropped_listener_closes_its_port() {
         let tmp = tempfile::tempdir().unwrap();
-        let mut listener = listen(tmp.path(), 1024).unwrap();
+        let mut listener = listen(tmp.path(), 1024, pending::<()>()).unwrap();
         let path = tmp.path().join("vsock_1024");
         let mut dialled = UnixStream::connect(&path).await.unwrap();
         dialled.write_all(b"hello").await.unwrap();
@@ -110,5 +121,16 @@ mod tests {
         drop(listener);
         tokio::task::yield_now().await;
         assert!(UnixStream::connect(&path).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_gone_ends_its_listeners() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (gone, exited) = tokio::sync::oneshot::channel::<()>();
+        let mut listener = listen(tmp.path(), 1024, exited).unwrap();
+        let _waits = UnixStream::connect(tmp.path().join("vsock_1024")).await.unwrap();
+        assert!(listener.accept().await.is_some());
+        gone.send(()).unwrap();
+        assert!(timeout(PATIENCE, listener.accept()).await.expect("it does not wait").is_none());
     }
 }

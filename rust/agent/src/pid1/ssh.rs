@@ -30,7 +30,8 @@ const BACK_OFF: [Duration; 4] =
 const CONFIG: &str = "/run/sshd_config";
 const AUTHORIZED_KEYS: &str = "/run/authorized_keys";
 
-/// Only the host reaches this sshd, over vsock, so a login may take as long as it likes: one that waits ahead must not end.
+/// Only the host reaches this sshd, over vsock, so a login may take as long as it likes: the time would begin when sshd starts, and
+/// one that waits ahead must not end.
 /// Only `builder` logs in, only with the keys of the payload.
 const SSHD_CONFIG: &str = "\
 HostKey /darwin-vz/ssh_host_ed25519_key

@@ -1,10 +1,13 @@
 //! vsock sockets: plain stream sockets with an address of their own kind.
+//!
+//! The rule: what this guest offers, it offers to the host alone. A kernel with `vsock_loopback` would let a build in Nix's
+//! sandbox dial the guest's own ports, and behind one of them it would be a trusted user of nix-daemon.
 
 use rustix::{
     fd::{AsFd, OwnedFd},
     io,
     net::{
-        self, AddressFamily, SocketFlags, SocketType,
+        self, AddressFamily, SocketAddrAny, SocketFlags, SocketType,
         addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque},
     },
 };
@@ -50,9 +53,23 @@ pub fn listen(port: u32, backlog: i32) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// The next connection.
+/// The next connection of the host's; others are closed.
 pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
-    io::retry_on_intr(|| net::accept_with(listener.as_fd(), SocketFlags::CLOEXEC))
+    loop {
+        let (socket, peer) = io::retry_on_intr(|| net::acceptfrom_with(listener.as_fd(), SocketFlags::CLOEXEC))?;
+        if peer.and_then(|peer| cid(&peer)) == Some(HOST) {
+            return Ok(socket);
+        }
+    }
+}
+
+/// Who has this address; `None` if it is no vsock address.
+fn cid(address: &SocketAddrAny) -> Option<u32> {
+    let whole = address.addr_len() as usize >= size_of::<Address>();
+    (whole && address.address_family() == AddressFamily::VSOCK).then(|| {
+        // SAFETY: the first `addr_len` bytes are initialised, as many as an Address has; any bytes are one.
+        unsafe { address.as_ptr().cast::<Address>().read_unaligned() }.cid
+    })
 }
 
 /// Connects to a port of the host.
@@ -60,4 +77,33 @@ pub fn connect(port: u32) -> io::Result<OwnedFd> {
     let socket = socket()?;
     net::connect(&socket, &Address::new(HOST, port))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::Read,
+        os::unix::net::{UnixListener, UnixStream},
+    };
+
+    #[test]
+    fn a_peer_is_known_by_its_address() {
+        for peer in [0, 1, HOST, 3, ANY] {
+            assert_eq!(cid(&Address::new(peer, 1 << 20).as_any()), Some(peer));
+        }
+        let elsewhere = std::net::SocketAddr::from(([2, 0, 0, 2], 2));
+        assert_eq!(cid(&elsewhere.as_any()), None);
+    }
+
+    #[test]
+    fn who_is_not_the_host_is_closed_at_once() {
+        let tmp = std::env::temp_dir().join(format!("not-the-host-{}", std::process::id()));
+        let listener = UnixListener::bind(&tmp).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut stranger = UnixStream::connect(&tmp).unwrap();
+        std::fs::remove_file(&tmp).unwrap();
+        assert_eq!(accept(&listener).unwrap_err(), io::Errno::AGAIN, "there is no other");
+        assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
+    }
 }

@@ -47,11 +47,20 @@ fn follow(mut log: File, device: &str) {
 }
 
 /// What a record says of lost data on this disk, if it does. Space that could not be given back is no loss.
+///
+/// Names of processes stand in records too, even first, and anybody may choose one. So a record must begin with one of the
+/// kernel's forms up to the disk's name, all of which are longer than a process's name can be (15 bytes).
 fn trouble<'a>(record: &'a str, device: &str) -> Option<&'a str> {
     let message = record.split_once(';')?.1.lines().next()?;
-    let names = |word: &str| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()) == device;
-    let fails = message.contains("I/O error") || message.starts_with("EXT4-fs error");
-    (fails && !message.contains("(DISCARD)") && message.split_whitespace().any(names)).then_some(message)
+    let after = |form: String| message.strip_prefix(form.as_str());
+    let request =
+        after(format!("I/O error, dev {device}, ")).or(after(format!("blk_update_request: I/O error, dev {device}, ")));
+    let fails = request.is_some_and(|rest| !rest.contains("(DISCARD)"))
+        || after(format!("Buffer I/O error on dev {device}, ")).is_some()
+        || after(format!("EXT4-fs error (device {device})")).is_some()
+        || after(format!("EXT4-fs warning (device {device}): ")).is_some_and(|rest| rest.contains("I/O error"))
+        || after(format!("EXT4-fs ({device}): I/O error while writing superblock")).is_some();
+    fails.then_some(message)
 }
 
 #[cfg(test)]
@@ -64,6 +73,10 @@ mod tests {
             "3,544,5025,-;I/O error, dev vdb, sector 2048 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2",
             "3,545,5026,-;Buffer I/O error on dev vdb, logical block 256, lost async page write\n SUBSYSTEM=block",
             "4,546,5027,-;EXT4-fs warning (device vdb): ext4_end_bio:343: I/O error 10 writing to inode 14 starting block 9)",
+            "3,548,5029,-;blk_update_request: I/O error, dev vdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
+            "3,549,5030,-;EXT4-fs (vdb): I/O error while writing superblock",
+            "2,550,5031,-;EXT4-fs error (device vdb) in ext4_reserve_inode_write:5764: IO failure",
+            "2,551,5032,-;EXT4-fs error (device vdb): ext4_lookup:1855: inode #2: comm (DISCARD): iget: checksum invalid",
             "2,547,5028,-;EXT4-fs error (device vdb): ext4_validate_block_bitmap:390: comm nix-daemon: bg 1: bad checksum",
         ] {
             assert_eq!(trouble(bad, "vdb"), bad.split_once(';').unwrap().1.lines().next(), "{bad}");
@@ -73,6 +86,12 @@ mod tests {
             "6,1,0,-;EXT4-fs (vdb): mounted filesystem without journal. Quota mode: none.",
             "3,2,0,-;I/O error, dev vdb, sector 8 op 0x3:(DISCARD) flags 0x0 phys_seg 1 prio class 2",
             "3,3,0,-;I/O error, dev vdba, sector 8 op 0x1:(WRITE) flags 0x0 phys_seg 1 prio class 2",
+            "3,4,0,-;Out of memory: Killed process 812 (vdb I/O error) total-vm:912kB, anon-rss:9kB, UID:30001",
+            "6,5,0,-;vdb I/O error[812]: segfault at 0 ip 0000000000401000 sp 00007ffc0 error 4 in sh[401000+1000]",
+            "6,6,0,-;I/O error, dev [812]: segfault at 0 ip 0000000000401000 error 4 in I/O error, dev vdb, sector[401000+1000]",
+            "6,7,0,-;traps: EXT4-fs error ([812] general protection fault ip:401000 I/O error, dev vdb, sector 8",
+            "4,8,0,-;Buffer I/O error on dev vda, logical block 1, lost page write for I/O error, dev vdb, sector 1",
+            "4,9,0,-;EXT4-fs warning (device vdb): ext4_dirblock_csum_verify:406: inode #2: comm sh: No space for leaf checksum",
             "no record",
             "",
         ] {
