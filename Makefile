@@ -83,9 +83,10 @@ check-nix: checks ## the Nix half: files, module, what it writes, its reference
 check-guests: setup ## boot the test guest in the shapes of the other guests
 	@source tests/tools/env.sh
 	guests $(shell uname -m)
-	for variant in service packed; do
-	  DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$variant) cargo test --locked --test e2e -- --test-threads 2 demand:: doors:: store::trouble
-	done
+	check() { DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$1) cargo test --locked --test e2e -- --test-threads 2 "$${@:2}"; }
+	check service demand:: doors:: store::trouble
+	check systemd demand::
+	check packed demand:: doors:: store::trouble
 
 fmt: checks ## format the code, Rust and Nix
 	@cargo fmt --all

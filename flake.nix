@@ -84,6 +84,10 @@
             pkgs.nixfmt
             pkgs.shellcheck
           ];
+          # Decision 17.
+          ${if pkgs.stdenv.hostPlatform.isDarwin then "CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER" else null} =
+            pkgs.callPackage ./nix/apple-clang.nix
+              { };
         };
       });
 

@@ -1,12 +1,12 @@
-# The program, for a Mac and for Linux hosts. On a Mac it is signed, ad hoc, with the entitlement that Virtualization asks for.
+# The program, for a Mac and for Linux hosts. On a Mac it is built with Apple's Command Line Tools, and signed, ad hoc, with the
+# entitlement that Virtualization asks for.
 {
   lib,
   stdenv,
+  callPackage,
   rustPlatform,
   installShellFiles,
-  apple-sdk_15 ? null,
   darwin ? null,
-  swift ? null,
 }:
 let
   isDarwin = stdenv.hostPlatform.isDarwin;
@@ -19,16 +19,25 @@ rustPlatform.buildRustPackage {
   src = import ./source.nix { inherit lib; };
   cargoLock.lockFile = ../Cargo.lock;
   # The agent is a program for guests: see agent.nix.
-  cargoBuildFlags = [ "--package=darwin-vz-nix" ];
-
-  nativeBuildInputs = [
-    installShellFiles
+  cargoBuildFlags = [
+    "--package=darwin-vz-nix"
   ]
-  ++ lib.optionals isDarwin [
-    darwin.sigtool
-    swift
-  ];
-  buildInputs = lib.optional isDarwin apple-sdk_15;
+  # Not by the variable, which nixpkgs sets to its own.
+  ++ lib.optional isDarwin "--config=target.aarch64-apple-darwin.linker=\"${
+    callPackage ./apple-clang.nix { }
+  }\"";
+
+  nativeBuildInputs = [ installShellFiles ] ++ lib.optional isDarwin darwin.sigtool;
+
+  # The Swift half takes Apple's compiler, SDK and linker, which are no store paths (decision 17).
+  __noChroot = isDarwin;
+  preConfigure = lib.optionalString isDarwin ''
+    swift=$(env -u SDKROOT -u DEVELOPER_DIR /usr/bin/xcrun --sdk macosx swiftc --version 2>&1) || true
+    if ! [[ $swift =~ Swift\ version\ ([0-9]+) ]] || ((BASH_REMATCH[1] < 6)); then
+      echo "darwin-vz-nix is built with Apple's Swift 6 or newer: install the Command Line Tools of Xcode 16 or newer (xcode-select --install), and see that Nix's setting sandbox is false or relaxed. Instead of it there is: $swift" >&2
+      exit 1
+    fi
+  '';
 
   # They start virtual machines and need QEMU: `make test` runs them.
   doCheck = false;

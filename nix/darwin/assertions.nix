@@ -37,7 +37,17 @@ let
   others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
 in
 {
-  config.assertions = lib.mkIf cfg.enable [
+  # The first also while disabled: activation then removes what is in that directory.
+  config.assertions = [
+    {
+      assertion =
+        lib.stringLength cfg.workingDirectory <= longestDirectory
+        && builtins.match "/[^/]+/.*[^/]" cfg.workingDirectory != null
+        && builtins.match "(.*/)?\\.\\.?(/.*)?" cfg.workingDirectory == null;
+      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: it is handed to the service's user as a whole, and sockets are in it.";
+    }
+  ]
+  ++ lib.optionals cfg.enable [
     {
       assertion = host.isDarwin && host.isAarch64;
       message = "services.darwin-vz needs a Mac with Apple silicon; this system is ${host.system}. Remove it from this configuration.";
@@ -89,13 +99,6 @@ in
     {
       assertion = lib.elem "kvm" cfg.supportedFeatures -> cfg.nestedVirtualization;
       message = "services.darwin-vz.supportedFeatures has kvm, which the guest has only with services.darwin-vz.nestedVirtualization = true.";
-    }
-    {
-      assertion =
-        lib.stringLength cfg.workingDirectory <= longestDirectory
-        && builtins.match "/[^/]+/.*[^/]" cfg.workingDirectory != null
-        && builtins.match "(.*/)?\\.\\.?(/.*)?" cfg.workingDirectory == null;
-      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: it is handed to the service's user as a whole, and sockets are in it.";
     }
   ];
 }

@@ -12,14 +12,14 @@ let
 
   # What Nix runs, as root, for the direct door. The program keeps a script of the same name in its state directory, which the
   # service's user may write; root must not run that one. Exit code 4 says that no daemon answers: it says so before anything
-  # was read from Nix, so it can be tried again.
+  # was read from Nix, so it can be tried again. For 20 s, as launchd starts nothing twice within ten.
   connectProgram = pkgs.writeShellScript "darwin-vz-nix-connect" ''
     set -u
     attempt=0
     while :; do
       code=0
       ${cfg.package}/bin/darwin-vz-nix --state-dir ${names.state} --machine ${names.machine} connect "$@" || code=$?
-      if [ "$code" -ne 4 ] || [ "$attempt" -ge 50 ]; then exit "$code"; fi
+      if [ "$code" -ne 4 ] || [ "$attempt" -ge 200 ]; then exit "$code"; fi
       [ "$attempt" -gt 0 ] || /bin/launchctl kickstart system/${names.label} >&2 || exit "$code"
       attempt=$((attempt + 1))
       /bin/sleep 0.1

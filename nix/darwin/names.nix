@@ -9,9 +9,26 @@ rec {
   knownHosts = "${public}/known_hosts";
   userKey = "${public}/id_ed25519";
   state = cfg.workingDirectory;
-  machineDir = "${state}/machines/${machine}";
+  # A directory, which tells that activation made its parent for us. The service's user could make a link of a file.
+  marker = "${state}/.darwin-vz-nix";
+  machineDir = "${machines}/${machine}";
+  # Of the Nix that the daemon runs. The user's own home is no directory of ours: it could never be changed again.
+  home = "${state}/home";
   # launchd writes what the program says before it has a log of its own.
   log = "${state}/launchd.log";
+  machines = "${state}/machines";
+  # All else that there is in the directory (rust/machine_dir.rs), as patterns of the shell's.
+  contents = map (name: "${state}/${name}") [
+    "lock"
+    "api.sock"
+    "api-token"
+    "daemon.log*"
+    "launchd.log*"
+    "home"
+  ];
   service = "darwin-vz";
   label = "org.nixos.${service}";
+  plist = "/Library/LaunchDaemons/${label}.plist";
+  # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
+  graceSeconds = 60;
 }

@@ -185,8 +185,11 @@ in
         "benchmark"
         "big-parallel"
       ]
-      ++ lib.optional cfg.nestedVirtualization "kvm";
-      defaultText = literalExpression ''[ "benchmark" "big-parallel" ] ++ lib.optional nestedVirtualization "kvm"'';
+      ++ lib.optionals cfg.nestedVirtualization [
+        "kvm"
+        "nixos-test"
+      ];
+      defaultText = literalExpression ''[ "benchmark" "big-parallel" ] ++ lib.optionals nestedVirtualization [ "kvm" "nixos-test" ]'';
       description = "Features that a derivation may require of the builder. `kvm` only with nested virtualisation.";
     };
 
@@ -230,7 +233,10 @@ in
     workingDirectory = mkOption {
       type = types.strMatching "/[A-Za-z0-9._/-]+";
       default = "/var/lib/darwin-vz";
-      description = "Directory of disk, keys and logs. For the service's user alone.";
+      description = ''
+        Directory of disk, keys and logs, for the service's user alone. It must be empty or not be there when the service is
+        enabled first. After a change the old one stays: remove it by hand.
+      '';
     };
 
     keepDisk = mkOption {

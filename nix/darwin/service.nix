@@ -11,8 +11,6 @@
 let
   cfg = config.services.darwin-vz;
   names = import ./names.nix { inherit cfg; };
-  # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
-  graceSeconds = 60;
 in
 {
   config = lib.mkMerge [
@@ -27,6 +25,7 @@ in
           UserName = cfg.user;
           GroupName = cfg.group;
           WorkingDirectory = names.state;
+          EnvironmentVariables.HOME = names.home;
           Umask = 63; # 077; a property list knows no octal numbers
           RunAtLoad = !cfg.onDemand;
           # The program asks launchd for the sockets of this name (rust/activation.rs).
@@ -36,7 +35,7 @@ in
             SockFamily = "IPv4";
             SockType = "stream";
           };
-          ExitTimeOut = graceSeconds;
+          ExitTimeOut = names.graceSeconds;
           ProcessType = "Interactive"; # no throttling of processor and disk: a build waits for it
           StandardOutPath = names.log;
           StandardErrorPath = names.log;
@@ -51,7 +50,7 @@ in
 
       users.users.${cfg.user} = {
         inherit (cfg) uid gid;
-        home = names.state;
+        home = "/var/empty"; # nix-darwin refuses to change it, ever
         isHidden = true;
         shell = "/usr/bin/false";
         description = "darwin-vz-nix Linux builder";

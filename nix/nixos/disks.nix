@@ -3,6 +3,7 @@
 #   /                tmpfs
 #   /nix/.image      the image, erofs, read-only: the store paths of this system
 #   /data            the data disk: a cache (decision 0001). The agent judges it, formats it if need be, and mounts it
+#   /data/nix        its directory `nixos`: what other guests keep at this place, the agent deletes
 #   /mnt/nix-store   the host's store, if it is shared, read-only; mounted by the agent
 #   /nix/store       the data disk over the image, and that over the host's store
 #   /nix/var, /tmp   directories of the data disk
@@ -47,8 +48,15 @@ in
     extraBin.mke2fs = "${lib.getBin pkgs.e2fsprogs}/bin/mke2fs"; # /usr/sbin is a link into the store, so not by `contents`
     services.darwin-vz-disks = {
       description = "Boot payload, image and data disk";
-      requiredBy = [ "initrd-fs.target" ];
-      before = [ "initrd-fs.target" ];
+      # NixOS looks for its system in /sysroot/nix/store as soon as /sysroot itself is mounted.
+      requiredBy = [
+        "initrd-fs.target"
+        "initrd-find-nixos-closure.service"
+      ];
+      before = [
+        "initrd-fs.target"
+        "initrd-find-nixos-closure.service"
+      ];
       after = [
         "sysroot.mount"
         "systemd-modules-load.service"
@@ -61,21 +69,22 @@ in
         StandardOutput = "tty"; # the host shows the console when a boot fails
         TTYPath = "/dev/console";
       };
+      # `make check-guests` runs this text with another shell, so it is plain sh.
       script = ''
         root=/sysroot
-        # Payload to $root/darwin-vz, data disk to $root/data; on failure it says why and powers off.
-        ${agent}/bin/darwin-vz-agent initrd $root
+        # Payload to $root/darwin-vz, data disk to $root/data, with its directory `nixos` at $root/data/nix. On failure it says why
+        # and powers off.
+        ${agent}/bin/darwin-vz-agent initrd $root nixos
 
         mkdir -p $root/nix/.image $root/nix/store $root/nix/var $root/tmp
         mount -t erofs -o ro /dev/vda $root/nix/.image
 
-        for word in $(< /proc/cmdline); do
+        for word in $(cat /proc/cmdline); do
           case $word in init=*) system=''${word#init=} ;; esac
         done
-        data=$root/data/nixos
-        rm -rf $root/data/nix # another guest's store
+        data=$root/data/nix
         if [ "$(cat $data/system 2>/dev/null)" != "$system" ]; then
-          rm -rf $data
+          rm -rf $data/*
           mkdir -p $data/store $data/var $data/work
           chown 0:30000 $data/store
           chmod 1775 $data/store
@@ -86,9 +95,9 @@ in
 
         # As the agent mounts it in other guests.
         lower=$root/nix/.image
-        if [[ $(< /proc/mounts) == *" $root/mnt/nix-store virtiofs "* ]]; then # the initrd has no grep
-          lower=$lower:$root/mnt/nix-store
-        fi
+        while read -r _ mounted kind _; do # the initrd has no grep
+          if [ "$kind $mounted" = "virtiofs $root/mnt/nix-store" ]; then lower=$lower:$mounted; fi
+        done </proc/mounts
         mount -t overlay overlay -o lowerdir=$lower,upperdir=$data/store,workdir=$data/work,redirect_dir=on $root/nix/store
         mount --bind $data/var $root/nix/var
         mount --bind $root/data/tmp $root/tmp

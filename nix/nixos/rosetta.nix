@@ -1,8 +1,10 @@
 # x86_64 programs through Rosetta, where the host offers it: the share `rosetta`.
 #
-# The interpreter is registered with the flag F, which opens it at once, so that it is found in builds' sandboxes. Then a real
-# x86_64 program is run. Only if that works, Nix is told that this machine builds for x86_64-linux: a Rosetta which does not
-# fit macOS or the processor would fail each build otherwise.
+# The interpreter is registered with the flags F, which opens it at once, so that it is found in builds' sandboxes, and C, as
+# Apple asks for. Since macOS 14 it also knows P, with which programs learn the name they were called by; an older one would
+# take that name for an argument. So a real x86_64 program is run, under a name that is not its file's, first with P and then
+# without. Only if that works, Nix is told that this machine builds for x86_64-linux: a Rosetta which does not fit macOS or the
+# processor would fail each build otherwise.
 {
   config,
   lib,
@@ -12,6 +14,7 @@
 let
   mountPoint = "/run/rosetta";
   probe = "/run/darwin-vz-probe";
+  binfmt = "/proc/sys/fs/binfmt_misc";
   # Static, and in the public cache. It is a shell and nothing else, and only under the name of one.
   shell = "${
     (import pkgs.path {
@@ -35,8 +38,7 @@ in
         "nix-daemon.service"
         "darwin-vz-agent.service"
       ];
-      after = [ "proc-sys-fs-binfmt_misc.mount" ];
-      wants = [ "proc-sys-fs-binfmt_misc.mount" ];
+      after = [ "systemd-modules-load.service" ];
       path = [ pkgs.util-linux ];
       serviceConfig = {
         Type = "oneshot";
@@ -46,10 +48,17 @@ in
       script = ''
         mkdir -p ${mountPoint}
         mount -t virtiofs -o ro rosetta ${mountPoint} 2>/dev/null || exit 0 # the host does not offer it
-        printf '%s' ':rosetta:M::${magic}:${mask}:${mountPoint}/rosetta:CF' >/proc/sys/fs/binfmt_misc/register
+        # NixOS has a unit for it only where it registers something itself.
+        [ -e ${binfmt}/register ] || mount -t binfmt_misc binfmt_misc ${binfmt}
         mkdir -p ${probe}
-        ln -sf ${shell} ${probe}/sh
-        if answer=$(${probe}/sh -c 'echo $((6 * 7))') && [ "$answer" = 42 ]; then
+        cp -f ${shell} ${probe}/sh
+        # works FLAGS ANSWER: registers it, and asks a program for the name by which it was called, and a product
+        works() {
+          [ ! -e ${binfmt}/rosetta ] || echo -1 >${binfmt}/rosetta
+          printf '%s' ':rosetta:M::${magic}:${mask}:${mountPoint}/rosetta:'"$1" >${binfmt}/register
+          case $(exec -a sh ${probe}/sh -c 'echo $0 $((6 * 7))') in $2) ;; *) return 1 ;; esac
+        }
+        if works POCF 'sh 42' || works OCF '* 42'; then
           echo 'extra-platforms = x86_64-linux' >/run/darwin-vz-nix.conf
         else
           echo "Rosetta does not run x86_64 programs, so this machine does not build for x86_64-linux"

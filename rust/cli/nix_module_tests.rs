@@ -118,6 +118,23 @@ fn ssh_is_told_the_names_and_files_that_the_program_has() {
 }
 
 #[test]
+fn a_disabled_service_leaves_nothing_that_the_program_makes() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nix/snapshots/disabled-without-disk.json");
+    let value: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let script = text(&value["activation"]["postActivation"]);
+    let words: Vec<_> = script.split_whitespace().map(|word| word.trim_end_matches('*')).collect();
+    let tmp = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&tmp.path().join("s")).unwrap();
+    let _lock = state.lock().unwrap();
+    state.make_machine(&"builder".parse().unwrap()).unwrap();
+    let made = fs::read_dir(state.root()).unwrap().map(|entry| entry.unwrap().path());
+    for path in made.chain([state.api_socket(), state.api_token(), state.daemon_log()]) {
+        let there = Path::new("/var/lib/darwin-vz").join(path.file_name().unwrap());
+        assert!(words.contains(&there.to_str().unwrap()), "{there:?} stays:\n{script}");
+    }
+}
+
+#[test]
 fn other_calls_of_the_program_are_calls_that_it_knows() {
     let mut doors = 0;
     for (name, value) in enabled() {

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The test guest in the shapes of this project's other guests, so that what is special about them really boots:
 #
-#   variants.sh service   PID 1 is another program (here a shell); the agent is called as `initrd` and `service`, as in NixOS
+#   variants.sh service   PID 1 is another program (here a shell); the agent is called as `initrd` and `service`, as in NixOS. The
+#                         initrd mounts what the NixOS guest's does: by the same text, out of tests/nix/guests.json
+#   variants.sh systemd   the same with Debian's systemd as PID 1 of the initrd, and the NixOS guest's own unit
 #   variants.sh packed    its programs are a Nix store path, packed by nix/base-guest/pack.py with the base guest's own layout
 #
 # Prints the bundle's directory. Each is made from the bundle of build.sh for this machine's architecture and cached beside it.
@@ -11,9 +13,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 variant=${1:-}
+# Of systemd's dependencies, what an initrd has from busybox or does not run.
+not_loaded='^(perl.*|adduser|passwd|login.*|debconf|dmsetup|libdevmapper.*|dbus.*|libdbus.*|systemd-timesyncd|sensible-utils|init-system-helpers|tzdata|libsemanage.*|libsepol.*|debianutils|dash|bash|readline-common|coreutils|grep|sed|tar|gzip|findutils|logsave|util-linux.*|libkmod.*|kmod|netbase|ntp.*|libdb5.*|libgdbm.*)$'
 die() { echo "variants: $*" >&2; exit 1; }
 
-key=$(cat "$0" "$DVN_TEST_BUNDLE"/{guest.json,initrd} "$repo"/nix/base-guest/* "$repo/tests/nix/mini/lib.nix" | sha256sum | cut -c1-24)
+nixos=$repo/tests/nix/guests.json
+key=$(cat "$0" "$DVN_TEST_BUNDLE"/{guest.json,initrd} "$repo"/nix/base-guest/* "$repo/tests/nix/mini/lib.nix" "$nixos" | sha256sum | cut -c1-24)
 bundle=$DVN_CACHE/guests/$variant-$key
 if [ -e "$bundle/guest.json" ]; then echo "$bundle"; exit; fi
 work=$(mktemp -d "$DVN_CACHE/guests/.variant.XXXXXX")
@@ -32,11 +37,11 @@ take() {
   done
 }
 
-service() {
+# What `service` and `systemd` have in common: agent, the script of the NixOS guest's initrd, and what is PID 1 of the system.
+another_pid_1() {
+  local agent=$work/agent
   take /usr/bin/busybox
-  mkdir -p "$work/initrd/bin"
-  cp "$work/taken/busybox" "$work/initrd/bin/busybox"
-  agent=$work/agent
+  mkdir -p "$work/initrd"
   python3 - "$new/initrd" "$agent" <<'PY'
 import sys
 # The agent out of the initrd: the entry `init` of an archive in the "newc" format.
@@ -52,69 +57,37 @@ while True:
 PY
   chmod 755 "$agent"
   cp "$agent" "$work/initrd/agent"
-  # What systemd does in NixOS: the initrd's part, then the system's.
-  cat >"$work/initrd/init" <<'INIT'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mkdir -p /proc /dev /run /sysroot
-$b mount -t proc proc /proc
-$b mount -t devtmpfs dev /dev
-$b mount -t tmpfs -o mode=755 run /run
-exec </dev/console >/dev/console 2>&1
-while read -r module; do $b insmod "/mods/$module" 2>/dev/null; done </mods/list
-while ! [ -b /dev/vdb ]; do $b sleep 0.05; done
-$b mount -t ext4 -o ro /dev/vda /sysroot
-mke2fs=/sysroot/usr/sbin/mke2fs
-$b mkdir -p /usr/sbin
-# mke2fs is dynamic; in NixOS the initrd has what it needs.
-printf '#!/bin/busybox sh\nexec /bin/busybox chroot /sysroot /usr/sbin/mke2fs "$@"\n' >/usr/sbin/mke2fs
-$b chmod 755 /usr/sbin/mke2fs
-$b mount --bind /dev /sysroot/dev
-$b mount -t tmpfs tmpfs /sysroot/mnt
-/agent initrd /sysroot
-$b umount /sysroot/dev
-$b mount --move /run /sysroot/run
-$b cp /agent /system /bin/busybox /sysroot/run/
-$b mkdir -p /sysroot/run/bin
-printf '#!/run/busybox sh\nexec /run/busybox kill -USR1 1\n' >/sysroot/run/bin/systemctl
-$b chmod 755 /sysroot/run/bin/systemctl
-$b mount --move /dev /sysroot/dev
-$b mount --move /proc /sysroot/proc
-exec $b switch_root /sysroot /run/busybox sh /run/system
-INIT
+  # The agent is elsewhere, and Debian's image, which has no /nix/.image, is the root already.
+  jq -r '.nixos.initrd.services["darwin-vz-disks"].script[]' "$nixos" |
+    sed -e 's|^/nix/store/[^ ]*/darwin-vz-agent initrd |/agent initrd |' \
+      -e 's|^mount -t erofs -o ro /dev/vda |mount -t tmpfs image |' >"$work/initrd/disks"
+  [ "$(grep -cE '^(/agent initrd|mount -t tmpfs image) ' "$work/initrd/disks")" = 2 ] || die "the NixOS guest's initrd has another script"
+  jq '.cmdline += " init=/nix/store/00000000000000000000000000000000-nixos/init"' "$new/guest.json" >"$work/guest.json"
+  cp "$work/guest.json" "$new/guest.json"
   cat >"$work/initrd/system" <<'SYSTEM'
 # PID 1 of the system.
 b=/run/busybox
+umask 022
 off() {
   trap '' USR1
   $b kill -TERM -1
   $b sleep 0.5
   $b kill -KILL -1
-  for target in /tmp /nix/var /nix/store /data; do $b umount "$target" || $b mount -o remount,ro "$target"; done
+  for target in /tmp /nix/var /nix/store /data/nix /data; do $b umount "$target" || $b mount -o remount,ro "$target"; done
   $b poweroff -f
 }
 trap off USR1
+for target in /data /data/nix /nix/store /nix/var /tmp; do
+  $b grep -q " $target " /proc/mounts || { echo "FAILED: the initrd has not mounted $target"; $b poweroff -f; }
+done
 $b mount -t sysfs sys /sys
 $b mount -t cgroup2 cgroup /sys/fs/cgroup
 for tmpfs in /root /home; do $b mount -t tmpfs tmpfs $tmpfs; done
 $b mkdir -p /dev/pts /dev/shm /home/builder
 $b mount -t devpts devpts /dev/pts
 $b mount -t tmpfs -o mode=1777 shm /dev/shm
-for link in "fd /proc/self/fd" "stdin fd/0" "stdout fd/1" "stderr fd/2"; do set -- $link; $b ln -sf $2 /dev/$1; done
+for link in "fd /proc/self/fd" "stdin fd/0" "stdout fd/1" "stderr fd/2"; do set -- $link; $b ln -sfn $2 /dev/$1; done
 $b chown 1000:100 /home/builder
-$b mkdir -p /data/nix/store /data/nix/var /data/tmp
-$b chown 0:30000 /data/nix/store
-$b chmod 1775 /data/nix/store
-$b chmod 1777 /data/tmp
-$b mount --bind /data/nix/var /nix/var
-if $b grep -q ' /mnt/nix-store virtiofs ' /proc/mounts; then
-  $b mkdir -p /data/nix/work
-  layers=lowerdir=/mnt/nix-store,upperdir=/data/nix/store,workdir=/data/nix/work
-  $b mount -t overlay -o $layers,redirect_dir=on overlay /nix/store
-else
-  $b mount --bind /data/nix/store /nix/store
-fi
-$b mount --bind /data/tmp /tmp
 $b ip link set lo up
 export PATH=/run/bin:/usr/sbin:/usr/bin HOME=/root
 # The power button: one press is one event of a device.
@@ -128,8 +101,10 @@ done &
 while :; do /run/agent service; $b sleep 1; done &
 while :; do wait; $b sleep 1 & wait $!; done
 SYSTEM
-  chmod 755 "$work/initrd/init"
-  # A second archive: what it has replaces what the first has.
+}
+
+# A second archive: what it has replaces what the first has.
+append() {
   python3 - "$repo/nix/base-guest" "$work/initrd" "$new/initrd" <<'PY'
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -137,15 +112,144 @@ import pack
 with open(sys.argv[3], "ab") as out:
     out.write(bytes(-out.tell() % 4))
     archive = pack.Cpio(out)
-    for directory, _, files in os.walk(sys.argv[2]):
+    for directory, directories, files in os.walk(sys.argv[2]):
         relative = os.path.relpath(directory, sys.argv[2])
         if relative != ".":
             archive.add(relative, 0o40755)
-        for name in sorted(files):
+        for name in sorted(directories + files):
             path = os.path.join(directory, name)
-            archive.add(os.path.normpath(os.path.join(relative, name)), 0o100755, pack.read(path))
+            inside = os.path.normpath(os.path.join(relative, name))
+            if os.path.islink(path):
+                archive.add(inside, 0o120777, os.fsencode(os.readlink(path)))
+            elif name in files:
+                archive.add(inside, 0o100755 if os.access(path, os.X_OK) else 0o100644, pack.read(path))
     archive.add("TRAILER!!!", 0)
 PY
+}
+
+service() {
+  another_pid_1
+  mkdir -p "$work/initrd/bin"
+  cp "$work/taken/busybox" "$work/initrd/bin/busybox"
+  # What systemd does in NixOS: the initrd's part, then the system's.
+  cat >"$work/initrd/init" <<'INIT'
+#!/bin/busybox sh
+b=/bin/busybox
+$b mkdir -p /proc /dev /run /sysroot
+$b --install -s /bin
+$b mount -t proc proc /proc
+$b mount -t devtmpfs dev /dev
+$b mount -t tmpfs -o mode=755 run /run
+exec </dev/console >/dev/console 2>&1
+while read -r module; do $b insmod "/mods/$module" 2>/dev/null; done </mods/list
+while ! [ -b /dev/vdb ]; do $b sleep 0.05; done
+$b mount -t ext4 -o ro /dev/vda /sysroot
+mke2fs=/sysroot/usr/sbin/mke2fs
+$b mkdir -p /usr/sbin
+# mke2fs is dynamic; in NixOS the initrd has what it needs.
+printf '#!/bin/busybox sh\nexec /bin/busybox chroot /sysroot /usr/sbin/mke2fs "$@"\n' >/usr/sbin/mke2fs
+$b chmod 755 /usr/sbin/mke2fs
+$b mount --bind /dev /sysroot/dev
+for tmpfs in /mnt /nix; do $b mount -t tmpfs tmpfs /sysroot$tmpfs; done
+# As systemd does when it starts, and takes back when it switches the root.
+$b mount --make-rshared /
+$b sh -e /disks || $b poweroff -f
+$b mount --make-rprivate /
+$b umount /sysroot/dev
+$b mount --move /run /sysroot/run
+$b cp /agent /system /bin/busybox /sysroot/run/
+$b mkdir -p /sysroot/run/bin
+printf '#!/run/busybox sh\nexec /run/busybox kill -USR1 1\n' >/sysroot/run/bin/systemctl
+$b chmod 755 /sysroot/run/bin/systemctl
+$b mount --move /dev /sysroot/dev
+$b mount --move /proc /sysroot/proc
+exec $b switch_root /sysroot /run/busybox sh /run/system
+INIT
+  chmod 755 "$work/initrd/init"
+  append
+}
+
+systemd() {
+  local debian root=$work/initrd units=$work/initrd/etc/systemd/system applet
+  another_pid_1
+  debian=$("$repo/tests/tools/debian-prefix.sh" --without './usr/share/*' --without './usr/lib/*/gconv*' --skip "$not_loaded" \
+    initrd-systemd trixie systemd e2fsprogs | tail -n 1)/root
+  cp -a "$debian/usr" "$root/"
+  for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$root/$directory"; done
+  rm -r "$root"/usr/lib/systemd/system/*.wants
+  # Under another name this one is a part of initrd-parse-etc.service.
+  find "$root/usr/lib/systemd/system-generators" -mindepth 1 ! -name systemd-fstab-generator -delete
+  cp "$work/taken/busybox" "$root/usr/bin/"
+  for applet in cat chmod chown cp echo grep insmod mkdir poweroff rm sh sleep; do ln -s busybox "$root/usr/bin/$applet"; done
+  ln -s /usr/lib/systemd/systemd "$root/init"
+  mkdir -p "$units" "$root"/{proc,sys,dev,run,tmp,var,sysroot,image,memory}
+  printf '[Manager]\nLogTarget=console\nLogColor=no\nDefaultTimeoutStartSec=120\n' >"$root/etc/systemd/system.conf"
+  : >"$root/etc/initrd-release"
+  ln -s /usr/lib/systemd/system/initrd.target "$units/default.target"
+  # unit NAME WANTED-BY…: a unit from stdin
+  unit() {
+    local name=$1 by
+    shift
+    { echo '[Unit]'; echo 'DefaultDependencies=no'; cat; } >"$units/$name"
+    for by; do mkdir -p "$units/$by.requires" && ln -s "../$name" "$units/$by.requires/$name"; done
+  }
+  # There is no udev, so nothing that systemd mounts is a device. As in NixOS the root is in memory.
+  unit systemd-modules-load.service <<'UNIT'
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -e /load
+UNIT
+  cat >"$root/load" <<'LOAD'
+while read -r module; do insmod "/mods/$module" 2>/dev/null || true; done </mods/list
+while ! [ -b /dev/vdb ]; do sleep 0.05; done
+mount -t ext4 -o ro /dev/vda /image
+mount -t tmpfs tmpfs /memory
+mkdir -p /memory/root/etc /memory/work
+: >/memory/root/etc/os-release # systemd switches to no root without
+cp /agent /system /pid1 /bin/busybox /run/
+mkdir -p /run/bin
+printf '#!/run/busybox sh\nexec /run/busybox kill -USR1 1\n' >/run/bin/systemctl
+chmod 755 /run/bin/systemctl
+LOAD
+  unit sysroot.mount initrd-root-fs.target <<'UNIT'
+Requires=systemd-modules-load.service
+After=systemd-modules-load.service
+Before=initrd-root-fs.target
+[Mount]
+What=overlay
+Where=/sysroot
+Type=overlay
+Options=lowerdir=/image,upperdir=/memory/root,workdir=/memory/work
+UNIT
+  unit sysroot-run.mount initrd-fs.target <<'UNIT'
+Before=initrd-fs.target
+[Mount]
+What=/run
+Where=/sysroot/run
+Options=rbind
+UNIT
+  # As NixOS has it, whose script looks for the system in that store.
+  unit initrd-find-nixos-closure.service initrd.target <<'UNIT'
+RequiresMountsFor=/sysroot/nix/store
+Before=initrd.target shutdown.target
+Conflicts=shutdown.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'grep -q " /sysroot/nix/store overlay " /proc/mounts || { echo "FAILED: no store to find a system in" >/dev/console; poweroff -f; }'
+UNIT
+  mkdir "$units/initrd-switch-root.service.d"
+  printf '[Service]\nExecStart=\nExecStart=systemctl --no-block switch-root /sysroot /run/pid1\n' >"$units/initrd-switch-root.service.d/init.conf"
+  jq -r '.nixos.initrd.services["darwin-vz-disks"] |
+    ("After", "Before", "Requires") as $key | "\($key)=\(.[$key | ascii_downcase] | join(" "))"' "$nixos" >"$work/unit"
+  jq -r '.nixos.initrd.services["darwin-vz-disks"] | "[Service]", (.serviceConfig | to_entries[] | "\(.key)=\(.value)"),
+    "ExecStart=/bin/sh -e /disks"' "$nixos" >>"$work/unit"
+  # shellcheck disable=SC2046  # words
+  unit darwin-vz-disks.service $(jq -r '.nixos.initrd.services["darwin-vz-disks"].requiredBy[]' "$nixos") <"$work/unit"
+  printf '#!/run/busybox sh\n. /run/system\n' >"$root/pid1"
+  chmod 755 "$root/pid1"
+  append
 }
 
 packed() {
@@ -194,8 +298,8 @@ flake-registry =
 }
 
 case $variant in
-  service | packed) $variant ;;
-  *) die "give a variant: service or packed" ;;
+  service | systemd | packed) $variant ;;
+  *) die "give a variant: service, systemd or packed" ;;
 esac
 chmod 444 "$new"/*
 mv -T "$new" "$bundle" 2>/dev/null || [ -e "$bundle/guest.json" ]

@@ -37,7 +37,7 @@ evaluate() {
   shift 2
   "$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --read-write-mode tests/nix/evaluate.nix \
     --argstr group "$group" --argstr name "$name" "$@" |
-    jq --sort-keys . | sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g'
+    sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g' | jq --sort-keys .
 }
 names() {
   "$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --expr "builtins.attrNames ($1)" | jq -r '.[]'
@@ -108,11 +108,14 @@ done
 
 part "scripts, by shellcheck"
 for name in "${scenarios[@]}"; do
-  { echo '#!/bin/bash'; echo 'set -e -o pipefail'; jq -r '.activation | .extraActivation[], .postActivation[]' "$work/$name.json"; } >"$work/activate"
+  { echo '#!/bin/bash'; echo 'set -e -o pipefail'; jq -r '.activation | .preActivation[], .extraActivation[], .postActivation[]' "$work/$name.json"; } >"$work/activate"
   shellcheck "$work/activate" || bad "$name: activation"
   jq -r '.connectProgram | if . == [] then empty else "#!/bin/sh", .[1:][] end' "$work/$name.json" >"$work/connect"
   [ ! -s "$work/connect" ] || shellcheck "$work/connect" || bad "$name: the program of the direct door"
 done
+
+part "activation, run"
+tests/nix/activation.sh "$work" >"$work/out" 2>&1 || bad "activation: $(cat "$work/out")"
 
 # --- guests ------------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,11 @@ on_mac = needed(system)
 check(settings in on_mac, "the system does not hold the program's settings")
 ours = [drv for drv in on_mac if "darwin-vz" in drv and derivations[drv]["system"].endswith("-linux")]
 check(not ours, "the Mac's system depends on Linux outputs of ours, which no cache has", ours)
+(program,) = [drv for drv in on_mac if re.search(r"-darwin-vz-nix-[0-9.]+\.drv$", drv)]
+build = derivations[program]["env"]
+check("-apple-clang" in build["cargoBuildFlags"], "the program is not linked by Apple's clang, which alone finds its Swift")
+swifts = [drv for drv in derivations[program]["inputDrvs"] if re.search(r"-swift-[^/]*\.drv$", drv)]
+check(not swifts, "the program takes nixpkgs' Swift, which is older than Swift 6", swifts)
 check(called("-darwin-vz-base-guest.drv")[0] in on_mac, "the Mac's system has no guest to begin with")
 
 if len(recipes) == 1:

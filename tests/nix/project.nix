@@ -40,6 +40,9 @@ let
     }) daemons
   );
   script = name: config.system.activationScripts.${name}.text;
+  # Without what nix-darwin says there of its own accord.
+  activationOf =
+    name: filter (line: line != "" && line != "rm -rf /var/lib/linux-builder") (lines (script name));
   bare = builtins.unsafeDiscardStringContext; # to search one string for another
   isRun = name: activation == null || lib.hasInfix (bare (script name)) (bare activation);
 in
@@ -79,9 +82,10 @@ else
       else
         "not managed";
     activation = lib.genAttrs [
+      "preActivation"
       "extraActivation"
       "postActivation"
-    ] (name: if isRun name then lines (script name) else throw "${name} is not run");
+    ] (name: if isRun name then activationOf name else throw "${name} is not run");
     users = {
       known = filter (lib.hasPrefix "_") (filter (n: n == cfg.user) config.users.knownUsers);
       users = present (

@@ -109,6 +109,10 @@ in
       modules = with' { workingDirectory = "/var"; };
       says = "two or more levels below /";
     };
+    shallow-directory-of-a-disabled-service = {
+      modules = [ { services.darwin-vz.workingDirectory = "/Users"; } ];
+      says = "two or more levels below /";
+    };
     crooked-directory = {
       modules = with' { workingDirectory = "/var/lib/../db"; };
       says = "without . and ..";

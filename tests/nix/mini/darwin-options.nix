@@ -102,6 +102,7 @@ in
                 GroupName = nullOr t.str;
                 KeepAlive = nullOr (t.either t.bool t.attrs);
                 RunAtLoad = nullOr t.bool;
+                EnvironmentVariables = nullOr (t.attrsOf t.str);
                 WorkingDirectory = nullOr t.str;
                 StandardOutPath = nullOr t.path;
                 StandardErrorPath = nullOr t.path;

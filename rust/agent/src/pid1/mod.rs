@@ -73,10 +73,12 @@ pub fn main() -> ExitCode {
 /// A command of `service`. A boot that cannot go on ends here, too: with a reason on the console and the power off.
 fn beside_pid_1(words: &[String]) -> ExitCode {
     let outcome = match words {
-        [command, root] if command == "initrd" => service::initrd(root),
+        [command, root, directory] if command == "initrd" => service::initrd(root, directory),
         [command] if command == "service" => service::serve_host(),
         _ => {
-            eprintln!("darwin-vz-agent is PID 1 of a guest, or is called there as `initrd ROOT` and `service`");
+            eprintln!(
+                "darwin-vz-agent is a guest's PID 1, or is called there as `initrd ROOT DIRECTORY` and `service`"
+            );
             return ExitCode::from(64);
         }
     };

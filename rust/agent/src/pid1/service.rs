@@ -1,8 +1,9 @@
 //! The agent in a guest whose PID 1 is somebody else, such as systemd: two commands in place of one long boot.
 //!
 //! ```text
-//! initrd ROOT   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data ─ its fate, beside the payload ─ host's store ─ end
-//! service       payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ Ready to the host ─ serve requests
+//! initrd ROOT DIRECTORY   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data, its DIRECTORY at ROOT/data/nix ─
+//!                         its fate, beside the payload ─ host's store ─ end
+//! service                 payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ Ready to the host ─ serve requests
 //! ```
 //!
 //! The rule: what PID 1 does is not done here. Processes, mounts of the system, the network, the power button and the way down
@@ -19,15 +20,19 @@ use darwin_vz_agent::{
     GuestConfig,
     protocol::{BootPhase, DataDisk},
 };
-use rustix::mount::{UnmountFlags, mount_move, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 /// The file beside the payload in which the first command writes to the second.
 const HANDOVER: &str = "boot.json";
 
-/// In the initramfs, with modules loaded and the future root mounted at `root`.
-pub fn initrd(root: &str) -> Outcome<()> {
+/// Where every part of the agent looks for the guest's own store, and where guests without a `directory` keep it.
+const NIX: &str = "/data/nix";
+
+/// In the initramfs, with modules loaded and the future root mounted at `root`. What other guests keep in [`NIX`] is of a store
+/// that is not this guest's, so it has a `directory` of its own on the data disk, and that is put in its place.
+pub fn initrd(root: &str, directory: &str) -> Outcome<()> {
     let phases = Phases::default();
     phases.mark("kernel");
     phases.mark("modules");
@@ -40,13 +45,19 @@ pub fn initrd(root: &str) -> Outcome<()> {
     let data = disk::prepare()?;
     phases.mark("disk");
     Handover { data_disk: data.fate, phases: phases.so_far() }.write(&format!("{root}{}", payload::HOME))?;
+    // Where the initramfs shares its mounts, as systemd does, what is unmounted below this one would go below its copy, too.
+    mount_change(disk::DATA, MountPropagationFlags::PRIVATE)
+        .map_err(|e| format!("{} stays shared: {e}", disk::DATA))?;
+    put_in_place(directory)?;
     let target = format!("{root}{}", disk::DATA);
     mount_point(&target)?;
     let store = HostStore::offered(config, &config.shares);
     if store.is_some() && Path::new(layers::UPPER).is_dir() {
         layers::seal()?;
     }
-    mount_move(disk::DATA, &target).map_err(|e| format!("the data disk cannot be moved to {target}: {e}"))?;
+    // Not moved: the kernel moves nothing out of a shared mount.
+    mount_bind_recursive(disk::DATA, &target).map_err(|e| format!("the data disk cannot be bound to {target}: {e}"))?;
+    unmount(disk::DATA, UnmountFlags::DETACH).map_err(|e| format!("{} stays mounted twice: {e}", disk::DATA))?;
     // A layer of the system's store, which the initramfs mounts next.
     if let Some(store) = store {
         match shares::mount(store.share(), root) {
@@ -101,6 +112,25 @@ pub fn serve_host() -> Outcome<()> {
     )
 }
 
+/// Puts a directory of the data disk, empty if it is new, in the place of another guest's store, which goes.
+fn put_in_place(directory: &str) -> Outcome<()> {
+    let own = own_directory(directory)?;
+    match fs::remove_dir_all(NIX) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(format!("{NIX}, another guest's store: {e}")),
+        _ => {}
+    }
+    mounts::directory(&own, 0o755, (0, 0))?;
+    mounts::directory(NIX, 0o755, (0, 0))?;
+    mounts::bind(&own, NIX)
+}
+
+/// One name, and not that of the place itself.
+fn own_directory(name: &str) -> Outcome<String> {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let own = format!("{}/{name}", disk::DATA);
+    if plain && own != NIX { Ok(own) } else { Err(format!("{name:?} is no name for a directory of this guest's own")) }
+}
+
 /// A directory to mount on; a root that is read-only has it already.
 fn mount_point(path: &str) -> Outcome<()> {
     if Path::new(path).is_dir() { Ok(()) } else { mounts::directory(path, 0o755, (0, 0)) }
@@ -131,6 +161,14 @@ impl Handover {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_takes_no_directory_but_its_own() {
+        assert_eq!(own_directory("nixos").as_deref(), Ok("/data/nixos"));
+        for bad in ["", "nix", "..", "nix/var", "/etc"] {
+            assert!(own_directory(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn what_the_initrd_knows_survives_the_change_of_root() {
