@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The rule: a connection is served only when the guest believes nothing of the host's store that is not so. A guest that can't
-//! be brought there leaves the host's store until its next boot, and one that can't even do that serves nobody.
+//! be brought there leaves the host's store until its next boot, and one that can't even do that serves nobody: its next client
+//! has it killed, and gets another.
 
 mod identity;
 #[cfg(test)]
@@ -272,7 +273,7 @@ impl Sharing {
         left.map_err(|report| {
             let message =
                 format!("the guest cannot go on without the host's store: {report}; it was to, because {cause}");
-            Report::new(Kind::Guest, message).hint("start it anew: darwin-vz-nix stop, and connect again")
+            Report::new(Kind::Guest, message).hint("see why: darwin-vz-nix logs --console")
         })?;
         self.gate.forget_all()?;
         self.set(Boot { why_not: Some(cause.message.clone()), ..Boot::default() });

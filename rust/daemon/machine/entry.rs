@@ -57,7 +57,12 @@ impl Machine {
         let hold = match &self.sharing {
             Some(sharing) => match sharing.enter(lease.agent()).await {
                 Ok(hold) => hold,
-                Err(report) => return Err(Entry::after(&lease, report).await),
+                Err(report) => {
+                    return Err(match Entry::after(&lease, report).await {
+                        Entry::Refused(report) => self.put_away(&lease, report).await,
+                        gone @ Entry::GuestGone => gone,
+                    });
+                }
             },
             None => None,
         };
@@ -75,5 +80,15 @@ impl Machine {
         };
         let visit = self.chronicle.visit(&self.name, service);
         Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
+    }
+
+    /// Kills a guest that would refuse everybody from now on.
+    async fn put_away(&self, lease: &Lease, why: Report) -> Entry {
+        tracing::warn!(machine = %self.name, "the guest is killed, and the next one takes its place: {why}");
+        // It has not ended, or this would not have been asked for: so it is the one that the supervisor has.
+        match self.handle.stop(true).await {
+            Ok(()) => Entry::after(lease, why).await,
+            Err(report) => Entry::Refused(report),
+        }
     }
 }

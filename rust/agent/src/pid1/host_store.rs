@@ -191,7 +191,7 @@ impl HostStore {
         layers::drop_whiteouts(Duration::ZERO)?;
         layers::unmount()?;
         layers::mount(None)?;
-        nix::end_all(builders);
+        nix::end_all(builders)?;
         forget_shared()?;
         nix::wait_until_it_answers(super::SERVICES)?;
         *done = true;

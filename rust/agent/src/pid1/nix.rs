@@ -46,6 +46,12 @@ static STORE: Mutex<Option<String>> = Mutex::new(None);
 /// Where Nix keeps each process's list of paths that no collection may delete.
 const TEMPORARY_ROOTS: &str = "/nix/var/nix/temproots";
 
+/// The kernel's list of locks.
+const LOCKS: &str = "/proc/locks";
+
+/// How long what was killed may take to give back what it has locked.
+const DYING: Duration = Duration::from_secs(5);
+
 /// Starts the daemon on this store or on its own, and again whenever it ends.
 pub fn start(store: Option<String>) {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = store;
@@ -58,20 +64,44 @@ pub fn on_own_store() {
 }
 
 /// Kills the daemon, its processes for its clients, and their builds; whoever runs the daemon starts it again.
-pub fn end_all(builders: &BuildUsers) {
+///
+/// One that waits for a share which hangs does not die. That harms nobody, unless it has locked the store's database or a path:
+/// whoever needs the same would wait for ever. An error means that.
+pub fn end_all(builders: &BuildUsers) -> Outcome<()> {
     let_go();
+    let mut killed = Vec::new();
     for (pid, status) in figures::processes() {
         let is_daemon = status.lines().next() == Some("Name:\tnix-daemon");
         if (is_daemon || figures::real_user(&status).is_some_and(|user| builders.uids.contains(&user)))
             && let Some(pid) = Pid::from_raw(pid)
         {
             let _ = kill_process(pid, Signal::KILL); // it may have ended
+            killed.push(pid.as_raw_nonzero().get());
         }
     }
-    // One that waits for a share which hangs does not die, and would keep its roots.
+    // One that does not die would keep its roots.
     for file in fs::read_dir(TEMPORARY_ROOTS).into_iter().flatten().flatten() {
         let _ = fs::remove_file(file.path());
     }
+    let deadline = Instant::now() + DYING;
+    while let Some(pid) = lock_holders(&fs::read_to_string(LOCKS).unwrap_or_default()).find(|pid| killed.contains(pid))
+    {
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "nix-daemon's process {pid} holds a lock and does not die: it waits for something that hangs"
+            ));
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
+}
+
+/// Who holds a lock, of the kernel's list. Whoever waits for one has an arrow in its line.
+fn lock_holders(locks: &str) -> impl Iterator<Item = i32> {
+    locks.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        (words.next()? != "->").then(|| words.nth(2)?.parse().ok())?
+    })
 }
 
 /// Waits until it accepts connections.
@@ -167,5 +197,16 @@ mod tests {
         let text = "http_proxy=http://p:3128/?a=b\n\n=nothing\nalone\nno_proxy=\n";
         let found: Vec<_> = variables(text).collect();
         assert_eq!(found, [("http_proxy", "http://p:3128/?a=b"), ("no_proxy", "")]);
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_told_from_who_waits_for_one() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 120 fe:10:43 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 121 fe:10:43 0 EOF\n\
+                     2: POSIX  ADVISORY  READ 124 fe:10:34 128 128\n3: OFDLCK ADVISORY  WRITE -1 00:1e:1 0 EOF\n4:\n";
+        assert_eq!(lock_holders(locks).collect::<Vec<_>>(), [120, 124, -1]);
+        let file = fs::File::open("/proc/self/exe").unwrap();
+        file.lock_shared().unwrap();
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(lock_holders(&fs::read_to_string(LOCKS).unwrap()).any(|pid| pid == me));
     }
 }
