@@ -326,6 +326,34 @@ async fn a_client_that_leaves_while_the_guest_boots_gives_its_lease_up() {
     panic!("{} still wait", waiting());
 }
 
+/// Ctrl-C in `stop --daemon` must not leave a daemon that refuses everything and never ends.
+#[tokio::test]
+async fn what_has_been_begun_is_brought_to_its_end_though_the_client_leaves() {
+    let server = Server::new();
+    let client = Client::new(server.path());
+    let leave = Duration::from_millis(200);
+    let finished = |server: &Server| server.fake.finished.load(Ordering::SeqCst);
+
+    let brake = server.fake.brake.lock().await;
+    let builder = builder();
+    let destroyed = tokio::time::timeout(leave, client.destroy(&builder, DestroyRequest::default()));
+    assert!(destroyed.await.is_err());
+    let client = Client::new(server.path());
+    assert!(tokio::time::timeout(leave, client.shut_down()).await.is_err());
+    drop(client);
+    // Time for the server to notice that they have left.
+    tokio::time::sleep(leave).await;
+    assert_eq!((server.calls().len(), finished(&server)), (2, 0));
+    drop(brake);
+    for _ in 0..250 {
+        if finished(&server) == 2 {
+            return server.join().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} of 2 were brought to their end", finished(&server));
+}
+
 #[tokio::test]
 async fn events_come_in_order_with_their_ids_and_a_slow_reader_is_told() {
     let server = Server::new();

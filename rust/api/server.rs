@@ -1,7 +1,8 @@
 //! The API's server: axum on a Unix socket and, where configured, on loopback TCP. The routes are listed on the page of
 //! [`crate::api`]; those whose answers go on and on are in [`super::streams`].
 //!
-//! A client that goes away drops its request, and with it whatever the request was waiting for.
+//! A client that goes away drops its request, and with it whatever the request was waiting for. So a handler that does one
+//! thing after another does them in a task of its own ([`to_its_end`]): what was begun is not left half done.
 
 use super::{
     control::Control,
@@ -347,14 +348,23 @@ async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>> {
 #[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = MachineName, Path), DestroyRequest),
     responses((status = 200, body = Done, description = "It is as new.")))]
 async fn destroy(State(api): Shared, name: Name, query: Params<DestroyRequest>) -> Answer<Json<Done>> {
-    api.control.destroy(&machine(name)?, params(query)?).await?;
+    let (name, keep) = (machine(name)?, params(query)?);
+    to_its_end(async move { api.control.destroy(&name, keep).await }).await??;
     Ok(Json(Done {}))
 }
 
 /// Stop every guest and end the daemon
 #[utoipa::path(post, path = "/v1/shutdown", responses((status = 200, body = Done, description = "The guests are off.")))]
-async fn shutdown(State(api): Shared) -> Json<Done> {
-    api.control.shut_down().await;
-    api.stop.cancel();
-    Json(Done {})
+async fn shutdown(State(api): Shared) -> Answer<Json<Done>> {
+    to_its_end(async move {
+        api.control.shut_down().await;
+        api.stop.cancel();
+    })
+    .await?;
+    Ok(Json(Done {}))
+}
+
+/// Does something to its end, also if nobody waits for it any more.
+async fn to_its_end<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Answer<T> {
+    Ok(tokio::spawn(task).await.map_err(|error| Report::new(Kind::Internal, error.to_string()))?)
 }

@@ -211,7 +211,7 @@ pub struct MachineFlags {
     /// Seconds that a guest may take to power off before it is killed
     #[arg(long, value_name = "TIME")]
     stop_grace: Option<String>,
-    /// Seconds that a guest in use may not answer before it is killed
+    /// Seconds without an answer until a guest in use is killed; 0 is never
     #[arg(long, value_name = "TIME")]
     hang_timeout: Option<String>,
 }

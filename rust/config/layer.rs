@@ -3,8 +3,8 @@
 use super::{
     key::{Key, Origin, Sourced},
     value::{
-        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeListen, MaybePath, Raw, Recipe,
-        Runner, Setting, Size, Switch,
+        AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeLimit, MaybeListen, MaybePath, Raw,
+        Recipe, Runner, Setting, Size, Switch,
     },
 };
 
@@ -88,5 +88,5 @@ settings! {
     accelerator: Accelerator = Accelerator,
     boot_timeout: Limit = BootTimeout,
     stop_grace: Limit = StopGrace,
-    hang_timeout: Limit = HangTimeout,
+    hang_timeout: MaybeLimit = HangTimeout,
 }

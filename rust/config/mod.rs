@@ -35,8 +35,8 @@ use crate::{
 };
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 use value::{
-    AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeListen, MaybePath, Recipe, Runner,
-    Switch,
+    AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeLimit, MaybeListen, MaybePath, Recipe,
+    Runner, Switch,
 };
 
 /// The machine there is when the file names none, and which is meant when nobody names another.
@@ -92,8 +92,8 @@ pub struct MachineSettings {
     pub boot_timeout: Duration,
     /// How long a guest may take to power off before it is killed.
     pub stop_grace: Duration,
-    /// How long a guest in use may not answer before it is killed.
-    pub hang_timeout: Duration,
+    /// How long a guest in use may not answer before it is killed; `None` for ever.
+    pub hang_timeout: Option<Duration>,
 }
 
 /// What was given, by source.
@@ -235,7 +235,7 @@ impl MachineSettings {
             accelerator: None,
             boot_timeout: patience,
             stop_grace: patience,
-            hang_timeout: patience,
+            hang_timeout: Some(patience),
         }
     }
 }
@@ -389,6 +389,6 @@ fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
         accelerator: Sourced::default(Accelerator(None)),
         boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
         stop_grace: Sourced::default(Limit(Duration::from_secs(30))),
-        hang_timeout: Sourced::default(Limit(Duration::from_secs(300))),
+        hang_timeout: Sourced::default(MaybeLimit(Some(Duration::from_secs(300)))),
     }
 }

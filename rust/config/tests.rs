@@ -170,6 +170,9 @@ fn idle_timeouts_and_limits() {
     assert_eq!(idle("\"2h\""), Some(7_200));
     assert_eq!((idle("0"), idle("\"0s\"")), (None, None));
     assert_eq!(builder("boot-timeout = 9").boot_timeout, Duration::from_secs(9));
+    let hang = |text: &str| builder(&format!("hang-timeout = {text}")).hang_timeout.map(|time| time.as_secs());
+    assert_eq!((hang("4"), hang("\"2m\"")), (Some(4), Some(120)));
+    assert_eq!((hang("0"), hang("\"0s\"")), (None, None));
     assert_eq!(builder("boot-timeout = \"2m\"").boot_timeout, Duration::from_secs(120));
     assert!(settings("idle-timeout = 99999999999999").is_err());
 }

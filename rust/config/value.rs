@@ -197,6 +197,28 @@ impl fmt::Display for Limit {
     }
 }
 
+/// A limit in time that need not be; a bare number counts seconds, 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaybeLimit(pub Option<Duration>);
+
+impl Setting for MaybeLimit {
+    const FORM: &'static str = "a time such as `90s` or `2m`, or a number of seconds; `0` is never";
+
+    fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
+        let time = duration(raw, 1).ok_or("give seconds, or a time such as 90s or 2m, or 0 for never")?;
+        Ok(MaybeLimit((!time.is_zero()).then_some(time)))
+    }
+}
+
+impl fmt::Display for MaybeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("0"),
+            Some(time) => humantime::format_duration(time).fmt(f),
+        }
+    }
+}
+
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen(pub SocketAddr);

@@ -7,9 +7,10 @@ mod record;
 use super::{
     RunOptions,
     chronicle::Chronicle,
+    clock::GuestClock,
     metrics::Sample,
     pulse::Pulse,
-    vigil::{self, Inhibitor},
+    vigil::{Inhibitor, Vigil},
 };
 use crate::{
     api::types::{
@@ -17,7 +18,7 @@ use crate::{
     },
     config::MachineSettings,
     error::{Kind, Report},
-    generations::{Generations, Keeper, Nix},
+    generations::{Generations, Keeper, Nix, Patience},
     guest::{
         disk,
         launch::{Launch, WarmConnection},
@@ -35,7 +36,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::RwLock,
+    sync::{RwLock, watch},
     time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -47,6 +48,7 @@ pub struct Machine {
     dir: MachineDir,
     capabilities: Capabilities,
     handle: Handle,
+    clock: Arc<GuestClock>,
     warm: WarmConnection,
     chronicle: Arc<Chronicle>,
     connect_program: String,
@@ -56,6 +58,8 @@ pub struct Machine {
     generations: Arc<Generations>,
     nix: Nix,
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Held while its files are deleted and made.
+    destroying: tokio::sync::Mutex<()>,
     _watchers: [AbortOnDropHandle<()>; 4],
 }
 
@@ -123,6 +127,7 @@ impl Machine {
             environment: options.nix_environment.clone(),
             address: dir.direct_address(),
             log: dir.build_log(),
+            patience: Patience::default(),
         };
         let inhibitor = Inhibitor::find(&options.search_path);
         let parts = Parts {
@@ -152,12 +157,24 @@ impl Machine {
             name: name.clone(),
             handle: handle.clone(),
             chronicle: Arc::clone(&chronicle),
-            sharing: parts.sharing.clone(),
+            let_go: match parts.sharing.clone() {
+                Some(sharing) => Box::new(move || sharing.rest()),
+                None => Box::new(|| {}),
+            },
             hang_timeout: settings.hang_timeout,
+            building: watch::channel(false).0,
+        };
+        let clock = Arc::new(GuestClock::new(name.clone()));
+        let vigil = Vigil {
+            name: name.clone(),
+            handle: handle.clone(),
+            building: pulse.building.subscribe(),
+            clock: Arc::clone(&clock),
+            inhibitor: parts.inhibitor,
         };
         let watchers = [
             tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(vigil::keep(name.clone(), handle.clone(), parts.inhibitor)),
+            tokio::spawn(vigil.keep()),
             tokio::spawn(pulse.take()),
             tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
@@ -167,6 +184,7 @@ impl Machine {
             dir,
             capabilities,
             handle,
+            clock,
             warm: parts.warm,
             chronicle,
             connect_program: parts.connect_program,
@@ -175,6 +193,7 @@ impl Machine {
             generations: parts.generations,
             nix: parts.nix,
             keeper: Mutex::default(),
+            destroying: tokio::sync::Mutex::default(),
             _watchers: watchers.map(AbortOnDropHandle::new),
         }
     }
@@ -336,14 +355,18 @@ impl Machine {
         }
     }
 
-    /// Stops it, deletes its files, and furnishes it as new.
+    /// Stops it, deletes its files, and furnishes it as new. Not to be dropped before its end: then nobody would keep the
+    /// generations any more.
     pub async fn destroy(&self, state: &StateDir, keep: DestroyRequest) -> Result<(), Report> {
+        let _alone = self.destroying.lock().await;
         let keeper = self.keeper().take();
         let was_kept = keeper.is_some();
         if let Some(keeper) = keeper {
             keeper.abort();
             // An error says that it was aborted, as it was.
             let _ = keeper.await;
+            // Whoever connects before the files are new, or in vain waits for that, gets a guest that works.
+            self.generations.work_was_cut_short();
         }
         let destroyed = self.replace_files(state, keep).await;
         if was_kept {

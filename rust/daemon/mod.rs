@@ -5,6 +5,7 @@
 //! ```
 
 mod chronicle;
+mod clock;
 mod machine;
 mod metrics;
 #[cfg(test)]

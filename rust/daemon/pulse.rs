@@ -1,29 +1,33 @@
-//! Asks a guest in use for its builds, again and again: the answer is counted for events and metrics, and shows that the
-//! guest lives. One that gives no answer for too long hangs, and is killed. One that is not used any more and builds nothing
-//! lets go what is held on the host for it.
+//! Asks a guest for its builds, again and again, while somebody uses it or it builds without a connection. The answer is
+//! counted for events and metrics, keeps the host awake and its store held, and shows that the guest lives. One that gives no
+//! answer for too long hangs, and is killed.
 //!
 //! ```text
-//!   unused ── a lease ──▶ in use: asked at once and with every beat ── no answer for long ──▶ killed
-//!      ▲                     │
-//!      └─ asked once more ◀──┘ no lease for a beat
+//!   unused ── a lease ──▶ in use: asked with every beat ────────────┐
+//!      ▲                     │ no lease     ▲ a lease                ├─ no answer for long ──▶ killed
+//!      │                     ▼              │                       │
+//!      └── no builds ── nobody knows: asked at the next beat ───────┘
+//!                            └─ builds: asked each minute, by the lifecycle as soon as it asks itself
 //! ```
 //!
-//! The rule: a guest is asked by one at a time. While somebody holds a lease that is this; without one it is the lifecycle,
-//! which asks before it stops a guest as idle, and for which no answer is an end as well. So whoever does not use a guest
-//! causes no wake-up here. These numbers are of the last look: a build shorter than [`BEAT`] may never be seen.
+//! The rule: whoever does not use a guest, and builds nothing in it, causes no wake-up here. That the idle time is over is the
+//! lifecycle's to see, and nothing here moves it: while builds alone keep a guest beyond it the lifecycle asks, and is believed.
+//! These numbers are of the last look: a build shorter than [`BEAT`] may never be seen.
 
 use super::chronicle::Chronicle;
 use crate::{
-    guest::sharing::Sharing,
     spec::MachineName,
-    supervisor::{Handle, Phase},
+    supervisor::{Handle, LOOK_AGAIN, Phase},
 };
 use darwin_vz_agent::protocol::{Answer, Ask};
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until, timeout};
+use std::{future, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 /// How often a guest in use is asked, and at least so many times before it is given up.
-const BEAT: Duration = Duration::from_secs(5);
+pub(super) const BEAT: Duration = Duration::from_secs(5);
 const BEATS: u32 = 4;
 
 /// The pulse of one machine.
@@ -34,50 +38,67 @@ pub struct Pulse {
     pub handle: Handle,
     /// Where builds are counted.
     pub chronicle: Arc<Chronicle>,
-    /// What is held on the host for its guests, where something is.
-    pub sharing: Option<Arc<Sharing>>,
-    /// How long a guest in use may give no answer.
-    pub hang_timeout: Duration,
+    /// Lets go what is held on the host for the guest: nobody uses it, and it builds nothing or is gone.
+    pub let_go: Box<dyn Fn() + Send + Sync>,
+    /// How long a guest may give no answer; `None` for ever.
+    pub hang_timeout: Option<Duration>,
+    /// Told whether the guest builds, as far as is known.
+    pub building: watch::Sender<bool>,
+}
+
+/// What is known of the guest between two questions.
+struct Known {
+    /// When it is asked next.
+    next: Instant,
+    /// The first question since the last answer.
+    unanswered: Option<Instant>,
+    /// Uses of the guest that were seen.
+    uses: u64,
+    /// It may build: it was used since the last look, or built then.
+    may_build: bool,
 }
 
 impl Pulse {
     /// Takes it for as long as the machine's supervisor lives.
     pub async fn take(self) {
         let mut snapshots = self.handle.watch();
-        let mut next = Instant::now();
+        let mut known = Known { next: Instant::now(), unanswered: None, uses: 0, may_build: false };
         loop {
-            let phase = snapshots.borrow_and_update().phase.clone();
-            if has_leases(&phase) {
-                let unused = async { snapshots.wait_for(|snapshot| !has_leases(&snapshot.phase)).await.is_ok() };
-                let unused = tokio::select! {
-                    unused = unused => Some(unused),
-                    () = self.until_it_hangs(&mut next) => None,
-                };
-                match unused {
-                    Some(true) => {}
-                    Some(false) => return,
-                    None => self.kill().await,
-                }
-                let moved = async { drop(snapshots.wait_for(|snapshot| !is_unused(&snapshot.phase)).await) };
-                tokio::select! {
-                    () = moved => {}
-                    () = sleep_until(next) => {
-                        next = Instant::now() + self.pause();
-                        // No answer counts as no build, as it does to the lifecycle.
-                        if self.look().await != Look::Busy && is_unused(&self.handle.snapshot().phase) {
-                            self.rest();
-                        }
+            let snapshot = snapshots.borrow_and_update().clone();
+            // A lease that came and went unseen counts, too.
+            known.may_build |= std::mem::replace(&mut known.uses, snapshot.tally.uses) != snapshot.tally.uses;
+            match snapshot.phase {
+                Phase::Running { leases: 1.., .. } => {
+                    // It may have been asked as rarely as one that only builds.
+                    known.next = known.next.min(Instant::now() + self.beat());
+                    let unused = snapshots.wait_for(|snapshot| !has_leases(&snapshot.phase));
+                    tokio::select! {
+                        over = async { unused.await.is_err() } => if over { return },
+                        () = self.until_it_hangs(&mut known) => self.kill().await,
                     }
+                    continue;
                 }
-                continue;
-            }
-            match phase {
                 // As the lifecycle has heard. Before it has asked it knows of none, which is no news.
-                Phase::Running { builds: builds @ 1.., .. } => self.chronicle.builds(&self.name, builds),
-                Phase::Running { .. } | Phase::Paused { .. } | Phase::Starting => {}
+                Phase::Running { builds: builds @ 1.., .. } => {
+                    known.unanswered = None;
+                    self.heard(builds);
+                }
+                Phase::Running { .. } if known.may_build => {
+                    let uses = known.uses;
+                    let moved = snapshots.wait_for(|now| !is_unused(&now.phase) || now.tally.uses != uses);
+                    tokio::select! {
+                        over = async { moved.await.is_err() } => if over { return },
+                        hangs = self.until_it_rests(&mut known) => if hangs { self.kill().await },
+                    }
+                    continue;
+                }
+                Phase::Running { .. } | Phase::Starting => {}
+                // One that stands still gives no answers.
+                Phase::Paused { .. } => known.unanswered = None,
                 Phase::Stopping { .. } | Phase::Stopped { .. } | Phase::Failed { .. } => {
-                    self.chronicle.builds(&self.name, 0);
-                    self.rest();
+                    (known.unanswered, known.may_build) = (None, false);
+                    self.heard(0);
+                    (self.let_go)();
                 }
             }
             if snapshots.changed().await.is_err() {
@@ -86,52 +107,81 @@ impl Pulse {
         }
     }
 
-    /// Asks until no answer has come for so long. Any answer will do, and a guest on its way is none that hangs.
-    async fn until_it_hangs(&self, next: &mut Instant) {
-        let mut heard = Instant::now();
-        while heard.elapsed() < self.hang_timeout {
-            sleep_until(*next).await;
-            // First, so that who comes while the answer is awaited, and goes, does not have it asked again.
-            *next = Instant::now() + self.pause();
-            if self.look().await != Look::Dead {
-                heard = Instant::now();
+    /// Asks with every beat until no answer has come for so long. Any answer will do, and a guest on its way is none that
+    /// hangs.
+    async fn until_it_hangs(&self, known: &mut Known) {
+        while self.look(known).await != Look::Hangs {}
+    }
+
+    /// Asks a guest that nobody uses until it builds nothing, and then lets go what is held for it. True if it hangs instead.
+    async fn until_it_rests(&self, known: &mut Known) -> bool {
+        loop {
+            match self.look(known).await {
+                Look::Hangs => return true,
+                Look::Busy => known.next = Instant::now() + LOOK_AGAIN,
+                // Whether it builds is not known, and so it is asked again soon.
+                Look::Silent => {}
+                Look::Quiet => {
+                    let snapshot = self.handle.snapshot();
+                    if is_unused(&snapshot.phase) && snapshot.tally.uses == known.uses {
+                        known.may_build = false;
+                        (self.let_go)();
+                    }
+                    return false;
+                }
             }
         }
     }
 
-    fn pause(&self) -> Duration {
-        (self.hang_timeout / BEATS).min(BEAT)
+    fn beat(&self) -> Duration {
+        self.hang_timeout.map_or(BEAT, |limit| (limit / BEATS).min(BEAT))
     }
 
-    /// Asks, and counts what it says.
-    async fn look(&self) -> Look {
+    /// Asks when it is time to, unless the guest turns out to hang before that, and counts what it says.
+    async fn look(&self, known: &mut Known) -> Look {
+        let Known { next, unanswered, .. } = known;
+        let hangs = unanswered.and_then(|since| since.checked_add(self.hang_timeout?));
+        tokio::select! {
+            biased;
+            () = sleep_until(*next) => {}
+            () = until(hangs) => return Look::Hangs,
+        }
+        // First, so that who comes while the answer is awaited, and goes, does not have it asked again.
+        let now = Instant::now();
+        *next = now + self.beat();
         // A guest on its way builds nothing yet, and is none that hangs.
         let Some(agent) = self.handle.agent() else { return Look::Quiet };
-        match timeout(self.hang_timeout, agent.ask(Ask::Builds)).await {
-            Ok(Ok(Answer::Builds { running })) => {
-                self.chronicle.builds(&self.name, running);
+        let since = *unanswered.get_or_insert(now);
+        let hangs = self.hang_timeout.and_then(|limit| since.checked_add(limit));
+        let answer = tokio::select! {
+            answer = agent.ask(Ask::Builds) => answer,
+            () = until(hangs) => return Look::Hangs,
+        };
+        match answer {
+            Ok(answer) => {
+                *unanswered = None;
+                let Answer::Builds { running } = answer else {
+                    tracing::debug!(machine = %self.name, "the guest was asked for its builds and answered {answer:?}");
+                    return Look::Quiet;
+                };
+                self.heard(running);
                 if running > 0 { Look::Busy } else { Look::Quiet }
             }
-            Ok(Ok(other)) => {
-                tracing::debug!(machine = %self.name, "the guest was asked for its builds and answered {other:?}");
-                Look::Quiet
-            }
-            Ok(Err(report)) => {
+            Err(report) => {
                 tracing::debug!(machine = %self.name, "the guest did not say what it builds: {report}");
-                Look::Dead
+                Look::Silent
             }
-            Err(_) => Look::Dead,
         }
     }
 
-    fn rest(&self) {
-        if let Some(sharing) = &self.sharing {
-            sharing.rest();
-        }
+    fn heard(&self, running: u32) {
+        self.chronicle.builds(&self.name, running);
+        self.building.send_if_modified(|building| std::mem::replace(building, running > 0) != (running > 0));
     }
 
     async fn kill(&self) {
-        tracing::warn!(machine = %self.name, "the guest has not answered for {:?} and is killed", self.hang_timeout);
+        let limit = self.hang_timeout.unwrap_or_default();
+        tracing::warn!(machine = %self.name, "the guest has not answered for {limit:?} and is killed");
         if let Err(report) = self.handle.stop(true).await {
             tracing::warn!(machine = %self.name, "{report}");
         }
@@ -141,16 +191,26 @@ impl Pulse {
 /// What a guest shows of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    /// It gives no answer.
-    Dead,
+    /// It has given no answer for too long.
+    Hangs,
+    /// It gave no answer.
+    Silent,
     /// It builds nothing.
     Quiet,
     /// It builds.
     Busy,
 }
 
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => future::pending().await,
+    }
+}
+
+/// Neither a lease nor a build that the lifecycle knows of.
 fn is_unused(phase: &Phase) -> bool {
-    matches!(phase, Phase::Running { leases: 0, .. })
+    matches!(phase, Phase::Running { leases: 0, builds: 0, .. })
 }
 
 fn has_leases(phase: &Phase) -> bool {
@@ -158,140 +218,4 @@ fn has_leases(phase: &Phase) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        guest::agent::Agent,
-        hypervisor::sim::{Script, Sim},
-        supervisor::{self, InMemory, Policy},
-    };
-    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-    use tokio::time::sleep;
-    use tokio_util::task::AbortOnDropHandle;
-
-    const POLICY: Policy = Policy {
-        idle: None,
-        grace: Duration::ZERO,
-        boot_timeout: Duration::MAX,
-        backoff: Duration::ZERO,
-        backoff_max: Duration::ZERO,
-    };
-    const LIMIT: Duration = Duration::from_secs(60);
-
-    struct Bench {
-        name: MachineName,
-        handle: Handle,
-        chronicle: Arc<Chronicle>,
-        _pulse: AbortOnDropHandle<()>,
-    }
-
-    impl Bench {
-        fn new(agent: Agent, policy: Policy) -> Bench {
-            let name: MachineName = "builder".parse().unwrap();
-            let preparation = Arc::new(InMemory::with(agent));
-            let handle = supervisor::spawn(name.clone(), Arc::new(Sim::new(Script::default())), preparation, policy);
-            let chronicle = Arc::new(Chronicle::default());
-            let pulse = Pulse {
-                name: name.clone(),
-                handle: handle.clone(),
-                chronicle: Arc::clone(&chronicle),
-                sharing: None,
-                hang_timeout: LIMIT,
-            };
-            Bench { name, handle, chronicle, _pulse: AbortOnDropHandle::new(tokio::spawn(pulse.take())) }
-        }
-
-        fn running(&self) -> u32 {
-            self.chronicle.builds_of(&self.name).running
-        }
-    }
-
-    /// An agent with so many builds, and how often it was asked for them.
-    fn agent() -> (Agent, Arc<AtomicU32>, Arc<AtomicU32>) {
-        let (builds, asked) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
-        let theirs = (Arc::clone(&builds), Arc::clone(&asked));
-        let agent = Agent::that_says(move |ask| match ask {
-            Ask::Builds => {
-                theirs.1.fetch_add(1, Relaxed);
-                Answer::Builds { running: theirs.0.load(Relaxed) }
-            }
-            _ => Answer::Done,
-        });
-        (agent, builds, asked)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guest_in_use_is_asked_once_in_a_beat_and_an_unused_one_never() {
-        let (agent, builds, asked) = agent();
-        let bench = Bench::new(agent, POLICY);
-        drop(bench.handle.acquire().await.unwrap());
-        sleep(BEAT * 100).await;
-        asked.store(0, Relaxed);
-        let lease = bench.handle.acquire().await.unwrap();
-        builds.store(2, Relaxed);
-        sleep(BEAT * 10 + BEAT / 2).await;
-        assert_eq!((bench.running(), asked.load(Relaxed)), (2, 11), "at once, and then with every beat");
-        // Connections that come and go add nothing to it.
-        for _ in 0..100 {
-            drop(bench.handle.acquire().await.unwrap());
-            sleep(BEAT / 10).await;
-        }
-        assert_eq!(asked.load(Relaxed), 21);
-        builds.store(0, Relaxed);
-        drop(lease);
-        sleep(BEAT * 1000).await;
-        assert_eq!((bench.running(), asked.load(Relaxed)), (0, 22), "once more, to hear that they are over");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_again_and_again_alone_does_not_have_it_asked_each_time() {
-        let (agent, _, asked) = agent();
-        let bench = Bench::new(agent, POLICY);
-        for _ in 0..100 {
-            let lease = bench.handle.acquire().await.unwrap();
-            sleep(BEAT / 20).await;
-            drop(lease);
-            sleep(BEAT / 20).await;
-        }
-        let asked = asked.load(Relaxed);
-        assert!((9..=11).contains(&asked), "{asked}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_keeps_a_guest_without_a_lease_is_asked_by_the_lifecycle_alone() {
-        let (agent, builds, asked) = agent();
-        let idle = Some(Duration::from_secs(600));
-        let bench = Bench::new(agent, Policy { idle, ..POLICY });
-        builds.store(1, Relaxed);
-        let lease = bench.handle.acquire().await.unwrap();
-        sleep(BEAT * 2).await;
-        drop(lease);
-        sleep(BEAT * 2).await;
-        assert_eq!(bench.running(), 1);
-        asked.store(0, Relaxed);
-        sleep(Duration::from_secs(600 + 5 * 60 - 30)).await;
-        assert_eq!((bench.running(), asked.load(Relaxed)), (1, 5), "after the idle time, and then each minute");
-        builds.store(0, Relaxed);
-        sleep(Duration::from_secs(61)).await;
-        assert_eq!(bench.running(), 0);
-        assert!(bench.handle.snapshot().phase.is_at_rest());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guest_in_use_that_does_not_answer_is_killed_and_one_that_answers_never() {
-        let bench = Bench::new(agent().0, POLICY);
-        let lease = bench.handle.acquire().await.unwrap();
-        sleep(Duration::from_secs(100_000)).await;
-        assert!(bench.handle.snapshot().phase.is_running());
-        drop(lease);
-
-        let bench = Bench::new(Agent::detached(), POLICY);
-        let lease = bench.handle.acquire().await.unwrap();
-        sleep(LIMIT - Duration::from_secs(1)).await;
-        assert!(bench.handle.snapshot().phase.is_running());
-        sleep(BEAT * 2).await;
-        assert!(bench.handle.snapshot().phase.is_at_rest(), "{:?}", bench.handle.snapshot().phase);
-        drop(lease);
-        bench.handle.acquire().await.expect("and the next demand boots");
-    }
-}
+mod tests;

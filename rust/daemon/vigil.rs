@@ -6,33 +6,29 @@
 //!      └────── unused for a while, or off ───────────┘
 //! ```
 //!
-//! The rule: whoever does not use a guest causes no wake-up here. A guest that nobody uses may have a wrong clock after the
-//! host slept; it is put right when the next connection comes.
+//! The rule: whoever does not use a guest, and builds nothing in it, causes no wake-up here. A guest that nobody uses may have
+//! a wrong clock after the host slept; it is put right before the next connection gets to it. Builds without a lease are
+//! [`super::pulse`]'s to know, and from the end of the idle time on the lifecycle's.
 
+use super::{clock::GuestClock, pulse};
 use crate::{
     search_path,
     spec::MachineName,
-    supervisor::{Handle, Phase},
+    supervisor::{Handle, Phase, Snapshot},
 };
-use std::{
-    ffi::OsStr,
-    path::PathBuf,
-    process::Stdio,
-    time::{Duration, SystemTime},
-};
+use std::{ffi::OsStr, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 use tokio::{
     process::{Child, Command},
-    time::{Instant, timeout},
+    sync::watch,
+    time::timeout,
 };
 
 /// How often the clocks are compared: after the host slept, a guest's clock is wrong for no longer.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A difference between the two clocks of the host that is no sleep and no adjustment worth a correction.
-const JITTER: Duration = Duration::from_millis(200);
-
-/// The host is held awake for so long after the last use: builds come in rows.
-const LINGER: Duration = Duration::from_secs(5);
+/// The host is held awake for so long after the last use: builds come in rows, and whether the guest goes on building is
+/// known only once it has been asked and has answered.
+const LINGER: Duration = pulse::BEAT.saturating_mul(3);
 
 /// A program that keeps the host from sleeping while a command of its own runs: ours ends with us, at the end of its input.
 #[derive(Clone, Debug)]
@@ -62,63 +58,88 @@ impl Inhibitor {
     }
 }
 
-/// Sees to a machine for as long as its supervisor lives.
-pub async fn keep(name: MachineName, handle: Handle, inhibitor: Option<Inhibitor>) {
-    while handle.watch().wait_for(|snapshot| in_use(&snapshot.phase)).await.is_ok() {
-        let _awake = inhibitor.as_ref().and_then(|inhibitor| inhibitor.hold(&name));
-        follow_the_clock(&name, &handle).await;
-    }
+/// One machine to see to.
+pub struct Vigil {
+    /// Which.
+    pub name: MachineName,
+    /// The machine.
+    pub handle: Handle,
+    /// Whether its guest builds, as far as is known.
+    pub building: watch::Receiver<bool>,
+    /// Its guest's clock.
+    pub clock: Arc<GuestClock>,
+    /// What keeps the host awake, if there is something.
+    pub inhibitor: Option<Inhibitor>,
 }
 
-/// Keeps the guest's clock right until it is off, or has been unused for a while.
-async fn follow_the_clock(name: &MachineName, handle: &Handle) {
-    let mut snapshots = handle.watch();
-    let mut clocks = Clocks::now();
-    set_clock(name, handle).await;
-    loop {
-        if timeout(LOOK, snapshots.wait_for(|snapshot| !in_use(&snapshot.phase))).await.is_ok() {
-            let used = snapshots.wait_for(|snapshot| in_use(&snapshot.phase) || snapshot.phase.is_at_rest());
-            match timeout(LINGER, used).await {
-                Ok(Ok(snapshot)) if in_use(&snapshot.phase) => {}
-                _ => return,
+impl Vigil {
+    /// Sees to it for as long as its supervisor lives.
+    pub async fn keep(self) {
+        let mut need = Need { snapshots: self.handle.watch(), building: self.building.clone() };
+        while need.becomes(|need| need == State::InUse).await {
+            let _awake = self.inhibitor.as_ref().and_then(|inhibitor| inhibitor.hold(&self.name));
+            self.follow_the_clock(&mut need).await;
+        }
+    }
+
+    /// Keeps the guest's clock right until it is off, or has been unused for a while.
+    async fn follow_the_clock(&self, need: &mut Need) {
+        loop {
+            if let Some(agent) = self.handle.agent() {
+                self.clock.put_right(self.handle.snapshot().boots, &agent).await;
+            }
+            match timeout(LOOK, need.becomes(|need| need != State::InUse)).await {
+                Err(_) => {}
+                Ok(true) if matches!(timeout(LINGER, need.becomes(|need| need != State::Unused)).await, Ok(true)) => {
+                    if need.now() != State::InUse {
+                        return;
+                    }
+                }
+                Ok(_) => return,
             }
         }
-        let later = Clocks::now();
-        if later.jumped_since(&clocks) {
-            tracing::info!(machine = %name, "the host's clock has jumped: it slept, or was set");
-            set_clock(name, handle).await;
+    }
+}
+
+/// Whether somebody needs the guest, as it changes.
+struct Need {
+    snapshots: watch::Receiver<Snapshot>,
+    building: watch::Receiver<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Somebody holds a lease, or it builds.
+    InUse,
+    /// It is there.
+    Unused,
+    /// It is not.
+    Off,
+}
+
+impl Need {
+    fn now(&mut self) -> State {
+        let building = *self.building.borrow_and_update();
+        match self.snapshots.borrow_and_update().phase {
+            Phase::Running { leases, builds, .. } if leases > 0 || builds > 0 || building => State::InUse,
+            Phase::Stopped { .. } | Phase::Failed { .. } => State::Off,
+            _ => State::Unused,
         }
-        clocks = later;
-    }
-}
-
-fn in_use(phase: &Phase) -> bool {
-    matches!(phase, Phase::Running { leases, builds, .. } if *leases > 0 || *builds > 0)
-}
-
-async fn set_clock(name: &MachineName, handle: &Handle) {
-    let Some(agent) = handle.agent() else { return };
-    if let Err(report) = agent.set_clock().await {
-        tracing::debug!(machine = %name, "the guest's clock was not set: {report}");
-    }
-}
-
-/// The host's two clocks: one stands still while it sleeps, one doesn't.
-struct Clocks {
-    awake: Instant,
-    wall: SystemTime,
-}
-
-impl Clocks {
-    fn now() -> Clocks {
-        Clocks { awake: Instant::now(), wall: SystemTime::now() }
     }
 
-    fn jumped_since(&self, before: &Clocks) -> bool {
-        let awake = self.awake.saturating_duration_since(before.awake);
-        match self.wall.duration_since(before.wall) {
-            Ok(wall) => wall.abs_diff(awake) > JITTER,
-            Err(_) => true,
+    /// Waits until it is so. False: the machine's supervisor is gone.
+    async fn becomes(&mut self, wanted: impl Fn(State) -> bool) -> bool {
+        loop {
+            if wanted(self.now()) {
+                return true;
+            }
+            let changed = tokio::select! {
+                changed = self.snapshots.changed() => changed,
+                changed = self.building.changed() => changed,
+            };
+            if changed.is_err() {
+                return false;
+            }
         }
     }
 }
@@ -132,15 +153,21 @@ mod tests {
             GuestListener, GuestStream,
             sim::{Script, Sim},
         },
-        supervisor::{self, InMemory, Policy},
+        supervisor::{self, InMemory, LOOK_AGAIN, Policy},
     };
     use darwin_vz_agent::protocol::{Answer, Ask, FromAgent, Request};
-    use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+    use pulse::Pulse;
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt,
+        sync::atomic::{AtomicU32, Ordering::Relaxed},
+    };
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-        sync::{mpsc, watch},
-        time::sleep,
+        sync::mpsc,
+        time::{Instant, sleep},
     };
+    use tokio_util::task::AbortOnDropHandle;
 
     const POLICY: Policy = Policy {
         idle: None,
@@ -152,20 +179,6 @@ mod tests {
 
     fn name() -> MachineName {
         "builder".parse().unwrap()
-    }
-
-    #[test]
-    fn a_sleep_and_a_set_clock_are_jumps_and_ordinary_time_is_none() {
-        let before = Clocks::now();
-        let after = |awake: u64, wall: i64| {
-            let shift = Duration::from_millis(wall.unsigned_abs());
-            let wall = if wall < 0 { before.wall - shift } else { before.wall + shift };
-            Clocks { awake: before.awake + Duration::from_millis(awake), wall }.jumped_since(&before)
-        };
-        assert!(!after(1000, 1000) && !after(1000, 1150) && !after(5000, 4900));
-        assert!(after(1000, 3_600_000), "an hour's sleep");
-        assert!(after(1000, -1), "set back");
-        assert!(after(1000, 1500) && after(1000, 500));
     }
 
     #[tokio::test]
@@ -222,11 +235,17 @@ mod tests {
         (handle, heard)
     }
 
+    fn vigil(handle: &Handle, building: watch::Receiver<bool>) -> Vigil {
+        let clock = Arc::new(GuestClock::new(name()));
+        Vigil { name: name(), handle: handle.clone(), building, clock, inhibitor: None }
+    }
+
     /// Under the paused clock hours pass while the wall clock stands still: to this program the host's clocks jump all the time.
     #[tokio::test(start_paused = true)]
     async fn a_guest_in_use_is_told_the_time_after_each_jump_and_an_unused_one_never() {
         let (handle, heard) = machine().await;
-        let vigil = tokio::spawn(keep(name(), handle.clone(), None));
+        let (_building, building) = watch::channel(false);
+        let vigil = tokio::spawn(vigil(&handle, building).keep());
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(*heard.borrow(), 0, "nobody uses it");
         let lease = handle.acquire().await.unwrap();
@@ -245,10 +264,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_host_may_sleep_once_the_guest_is_off_and_before_the_next_use_is_seen_to() {
         let (handle, heard) = machine().await;
-        let watch = tokio::spawn({
-            let handle = handle.clone();
-            async move { follow_the_clock(&name(), &handle).await }
-        });
+        let (_building, building) = watch::channel(false);
+        let vigil = vigil(&handle, building.clone());
+        let mut need = Need { snapshots: handle.watch(), building };
+        let watch = tokio::spawn(async move { vigil.follow_the_clock(&mut need).await });
         let lease = handle.acquire().await.unwrap();
         let began = Instant::now();
         drop(lease);
@@ -256,6 +275,50 @@ mod tests {
         watch.await.unwrap();
         assert!(began.elapsed() < LOOK, "{:?}", began.elapsed());
         assert!(*heard.borrow() <= 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_builds_without_a_connection_is_seen_to_until_it_is_done_and_then_no_more() {
+        let (builds, told) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+        let theirs = (Arc::clone(&builds), Arc::clone(&told));
+        let agent = Agent::that_says(move |ask| match ask {
+            Ask::Builds => Answer::Builds { running: theirs.0.load(Relaxed) },
+            Ask::SetClock { .. } => {
+                theirs.1.fetch_add(1, Relaxed);
+                Answer::Done
+            }
+            _ => Answer::Done,
+        });
+        let preparation = Arc::new(InMemory::with(agent));
+        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, POLICY);
+        let building = watch::channel(false).0;
+        let _vigil = AbortOnDropHandle::new(tokio::spawn(vigil(&handle, building.subscribe()).keep()));
+        let pulse = Pulse {
+            name: name(),
+            handle: handle.clone(),
+            chronicle: Arc::default(),
+            let_go: Box::new(|| {}),
+            hang_timeout: None,
+            building,
+        };
+        let _pulse = AbortOnDropHandle::new(tokio::spawn(pulse.take()));
+        let times = || told.swap(0, Relaxed);
+        let lease = handle.acquire().await.unwrap();
+        sleep(LINGER).await;
+        // Begun just before the last connection ends.
+        builds.store(1, Relaxed);
+        drop(lease);
+        for _ in 0..24 {
+            times();
+            sleep(Duration::from_secs(3600)).await;
+            let times = times();
+            assert!(times > 3500, "its clock is followed, as the host is kept awake: {times}");
+        }
+        builds.store(0, Relaxed);
+        sleep(LOOK_AGAIN + LINGER + LOOK).await;
+        times();
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(times(), 0);
     }
 
     #[tokio::test(start_paused = true)]

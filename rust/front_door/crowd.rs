@@ -5,7 +5,7 @@ use crate::{
     api::types::{StartRequest, State},
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
-    generations::{Generations, Nix},
+    generations::{Generations, Nix, Patience},
     guest::agent::Agent,
     hypervisor::sim::{Script, Sim},
     machine_dir::StateDir,
@@ -47,6 +47,7 @@ async fn bounded_door(script: Script, idle_timeout: Option<Duration>, places: us
         environment: vec![],
         address: dir.direct_address(),
         log: dir.build_log(),
+        patience: Patience::default(),
     };
     let parts = Parts {
         hypervisor: Arc::new(sim.clone()),

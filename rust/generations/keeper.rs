@@ -168,7 +168,7 @@ impl Keeper {
             let _files = self.files.read().await;
             self.handle.acquire().await.map_err(Failure::Passing)?
         };
-        let output = match self.workshop.build(recipe, &home, &place).await {
+        let output = match self.workshop.build(&lease, recipe, &home, &place).await {
             Ok(output) => output,
             Err(failure) => {
                 let ended = timeout(END_TIMEOUT, lease.guest().exited()).await.is_ok();

@@ -26,7 +26,7 @@ mod store;
 #[cfg(fuzzing)]
 pub use health::ask as ask_to_build;
 pub use keeper::Keeper;
-pub use nix::{Nix, environment};
+pub use nix::{Nix, Patience, environment};
 
 use crate::{
     api::types::{self, GenerationList, GenerationStatus, GenerationsStatus, Prospect},
@@ -237,6 +237,16 @@ impl Generations {
         *self.inner() = Inner { ledger, trial: None, booted: None, work: Work::Free };
         self.changes.send_replace(());
         Ok(())
+    }
+
+    /// The keeper was ended in the midst of what it did: nothing is learnt of a generation that it tried.
+    pub fn work_was_cut_short(&self) {
+        self.note(|inner| {
+            inner.work = Work::Free;
+            if let Some(trial) = inner.trial.take() {
+                inner.ledger.cut_short(trial.number);
+            }
+        });
     }
 
     fn task(&self) -> Task {

@@ -70,10 +70,20 @@ impl Agent {
     /// An agent with an answer to every question.
     #[cfg(test)]
     pub fn that_says(answer: impl Fn(Ask) -> Answer + Send + 'static) -> Self {
+        Agent::that_may_say(move |ask| Some(answer(ask)))
+    }
+
+    /// An agent that leaves questions without an answer.
+    #[cfg(test)]
+    pub fn that_may_say(answer: impl Fn(Ask) -> Option<Answer> + Send + 'static) -> Self {
         let (questions, mut asked) = mpsc::channel::<Question>(QUEUE);
         tokio::spawn(async move {
+            let mut unanswered = Vec::new();
             while let Some((ask, reply)) = asked.recv().await {
-                let _ = reply.send(Ok(answer(ask)));
+                match answer(ask) {
+                    Some(answer) => drop(reply.send(Ok(answer))),
+                    None => unanswered.push(reply),
+                }
             }
         });
         Agent { questions }

@@ -12,6 +12,7 @@
 
 use super::{
     Inner, case_hack,
+    holdings::Share,
     ledger::Told,
     path::StorePath,
     upstream::{PathInfo, Relation, Upstream, UpstreamError},
@@ -31,8 +32,8 @@ pub enum AdmissionError {
     /// The host's daemon failed, or says no.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The limit of this connection.
-    #[error("this connection has asked for more than {0} paths of the host's store")]
+    /// The limit of all connections.
+    #[error("the guest has asked for more than {0} paths of the host's store at once")]
     TooMany(usize),
     /// The ledger cannot be written, so the guest must not be told.
     #[error("the host cannot note that the guest uses a path of its store: {0}")]
@@ -67,7 +68,7 @@ pub struct Admission {
     inner: Arc<Inner>,
     upstream: Option<Upstream>,
     known: HashMap<StorePath, Known>,
-    held: usize,
+    share: Share,
 }
 
 impl Admission {
@@ -80,7 +81,8 @@ impl Admission {
                 None
             }
         };
-        Admission { inner, upstream, known: HashMap::new(), held: 0 }
+        let share = inner.holdings.share();
+        Admission { inner, upstream, known: HashMap::new(), share }
     }
 
     /// Which of these are valid for the guest. They are held from now on.
@@ -114,21 +116,25 @@ impl Admission {
     /// Everything valid that the guest was ever told of. The rest of the host's store is not listed: to tell which of it is
     /// valid here, all of it would have to be looked through and held.
     pub async fn all(&mut self) -> Result<Vec<StorePath>, AdmissionError> {
-        let told = self.inner.ledger().told().map(|(path, ..)| path.clone()).collect();
+        let told: Vec<_> = self.inner.ledger().told().map(|(path, ..)| path.clone()).collect();
+        self.inner.pace.keep(told.len()).await;
         self.only_valid(told).await
     }
 
     /// Of what refers to a path, what the guest was told of.
     pub async fn referrers(&mut self, path: &StorePath) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
-        let referrers = upstream.related(Relation::Referrers, path, |path| self.inner.ledger().knows(path)).await?;
+        let (referrers, all) =
+            upstream.related(Relation::Referrers, path, |path| self.inner.ledger().knows(path)).await?;
+        self.inner.pace.keep(all).await;
         self.only_valid(referrers).await
     }
 
     /// The derivations that make a path.
     pub async fn derivers(&mut self, path: &StorePath) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
-        let derivers = upstream.related(Relation::ValidDerivers, path, |_| true).await?;
+        let (derivers, all) = upstream.related(Relation::ValidDerivers, path, |_| true).await?;
+        self.inner.pace.keep(all).await;
         self.only_valid(derivers).await
     }
 
@@ -143,7 +149,11 @@ impl Admission {
     pub async fn outputs(&mut self, drv: &StorePath) -> Result<Vec<[Vec<u8>; 2]>, AdmissionError> {
         let valid = self.valid(std::slice::from_ref(drv)).await? == [true];
         match &mut self.upstream {
-            Some(upstream) if valid => Ok(upstream.derivation_output_map(drv).await?),
+            Some(upstream) if valid => {
+                let outputs = upstream.derivation_output_map(drv).await?;
+                self.inner.pace.keep(outputs.len()).await;
+                Ok(outputs)
+            }
             _ => Err(AdmissionError::NotValid(drv.within(&self.inner.logical_dir))),
         }
     }
@@ -157,7 +167,6 @@ impl Admission {
     /// Holds and describes what is not known yet, and all it refers to. What is new is not admitted yet.
     async fn learn(&mut self, asked: &[StorePath]) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
-        let most = self.inner.settings.limits.held;
         let mut fresh = Vec::new();
         let mut seen = HashSet::new();
         let mut next: Vec<StorePath> = asked.to_vec();
@@ -166,18 +175,19 @@ impl Admission {
             if next.is_empty() {
                 return Ok(fresh);
             }
-            self.held += next.len();
-            if self.held > most {
-                return Err(AdmissionError::TooMany(most));
-            }
+            self.share.take(next.len()).map_err(AdmissionError::TooMany)?;
             let described = upstream.hold_and_describe(&next).await?;
-            let mut referred = Vec::new();
+            let mut referred: Vec<StorePath> = Vec::new();
             for (path, info) in next.into_iter().zip(described) {
                 let Some(info) = info else { continue };
                 referred.extend(info.references.iter().cloned());
-                self.known.insert(path.clone(), Known { info: Arc::new(info), admitted: false });
+                let (path, info) = self.share.describe(path, info);
+                self.known.insert(path.clone(), Known { info, admitted: false });
                 fresh.push(path);
             }
+            // What was asked for has been counted.
+            referred.retain(|path| !self.known.contains_key(path) && !seen.contains(path));
+            self.inner.pace.keep(referred.len()).await;
             next = referred;
         }
     }

@@ -25,6 +25,7 @@ mod admission;
 mod case_hack;
 mod door;
 mod figures;
+mod holdings;
 mod journal;
 mod ledger;
 mod operation;
@@ -45,6 +46,7 @@ pub use session::Session;
 use crate::{error::Report, hypervisor::GuestListener};
 use case_hack::Verdicts;
 use figures::Record;
+use holdings::Holdings;
 use ledger::Ledger;
 use pace::Pace;
 use std::{
@@ -84,24 +86,25 @@ pub struct Limits {
     pub greeting: Duration,
     /// How long the host's daemon may take for one answer. It may be collecting garbage.
     pub upstream_answer: Duration,
-    /// Paths that one connection may have held.
+    /// Paths that all connections together may have held; one that two hold counts twice.
     pub held: usize,
     /// Items of a list in a request.
     pub list: usize,
-    /// Requests a second of all connections together, each item of a list counting as one; more have to wait.
+    /// Requests a second of all connections together; more have to wait. Each item of a list counts as one, in what is asked
+    /// and in what is looked at for the answer, and so does each path that is held because another refers to it.
     pub rate: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            connections: 64,
-            queue: 64,
+            connections: 256,
+            queue: 256,
             turn: Duration::from_secs(30),
             strangers: 64,
             greeting: Duration::from_secs(10),
             upstream_answer: Duration::from_secs(120),
-            held: 250_000,
+            held: 500_000,
             list: 250_000,
             rate: 20_000,
         }
@@ -123,6 +126,7 @@ struct Inner {
     record: Mutex<Record>,
     sessions: session::Register,
     pace: Pace,
+    holdings: Arc<Holdings>,
 }
 
 impl HostStore {
@@ -132,6 +136,7 @@ impl HostStore {
         let ledger = Ledger::open(&settings.state_dir.join("store-ledger"))?;
         let verdicts = Verdicts::open(&settings.state_dir.join("store-verdicts"))?;
         let pace = Pace::new(settings.limits.rate);
+        let holdings = Holdings::new(settings.limits.held);
         Ok(HostStore {
             inner: Arc::new(Inner {
                 logical_dir: settings.logical_dir.as_str().into(),
@@ -141,6 +146,7 @@ impl HostStore {
                 record: Mutex::new(Record::default()),
                 sessions: session::Register::default(),
                 pace,
+                holdings,
             }),
         })
     }

@@ -156,13 +156,14 @@ impl Upstream {
         Ok(())
     }
 
-    /// Asks what is answered by a list of paths: referrers, derivers. Of the answer only those are kept that `wanted` accepts.
+    /// Asks what is answered by a list of paths: referrers, derivers. Of the answer only those are kept that `wanted` accepts;
+    /// beside them how many there were.
     pub async fn related(
         &mut self,
         operation: Relation,
         path: &StorePath,
         wanted: impl Fn(&StorePath) -> bool,
-    ) -> Result<Vec<StorePath>, UpstreamError> {
+    ) -> Result<(Vec<StorePath>, usize), UpstreamError> {
         let number = match operation {
             Relation::Referrers => QUERY_REFERRERS,
             Relation::ValidDerivers => QUERY_VALID_DERIVERS,
@@ -172,13 +173,14 @@ impl Upstream {
         let answer = async {
             incoming.outcome().await?;
             let mut related = Vec::new();
-            for _ in 0..incoming.from.length_of_list(MOST).await? {
+            let all = incoming.from.length_of_list(MOST).await?;
+            for _ in 0..all {
                 let path = incoming.path().await?;
                 if wanted(&path) {
                     related.push(path);
                 }
             }
-            Ok(related)
+            Ok((related, all))
         };
         exchange(&mut self.to, request, self.patience, answer).await
     }

@@ -42,6 +42,7 @@ pub use handle::{Handle, Lease, Preparation, Ready, spawn};
 pub(crate) use in_memory::InMemory;
 pub use machine::Policy;
 pub use snapshot::{Phase, Snapshot};
+pub use state::LOOK_AGAIN;
 pub use tally::Tally;
 
 use crate::config::MachineSettings;

@@ -21,6 +21,8 @@ pub struct Tally {
     pub pauses: u64,
     /// Guests that powered off, were killed, and ended otherwise.
     pub exits: [u64; 3],
+    /// Leases that were granted, or woke. They tell of a use that was over before anybody looked.
+    pub uses: u64,
     idle: Duration,
     idle_since: Option<Instant>,
 }
@@ -50,6 +52,12 @@ impl Tally {
                 _ => {}
             }
         }
+        for effect in effects {
+            if let Effect::Grant(leases) = effect {
+                self.uses += u64::from(*leases);
+            }
+        }
+        self.uses += u64::from(matches!((event, &after.state), (Event::Retake { .. }, State::Running { .. })));
         self.failed += u64::from(after.failures > failures_before);
         self.restarts += u64::from(effects.contains(&Effect::Boot) && !matches!(event, Event::Demand { .. }));
         match after.state {

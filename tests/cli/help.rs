@@ -160,7 +160,7 @@ fn every_verb() {
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
-          --hang-timeout <TIME>   Seconds that a guest in use may not answer before it is killed
+          --hang-timeout <TIME>   Seconds without an answer until a guest in use is killed; 0 is never
     ");
     assert_snapshot!(help("logs"), @r"
     exit 0
@@ -251,7 +251,7 @@ fn every_verb() {
           --accelerator <NAME>    auto, or force kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
-          --hang-timeout <TIME>   Seconds that a guest in use may not answer before it is killed
+          --hang-timeout <TIME>   Seconds without an answer until a guest in use is killed; 0 is never
     ");
     assert_snapshot!(help("token"), @r"
     exit 0

@@ -49,6 +49,10 @@ pub struct Fake {
     pub calls: Mutex<Vec<String>>,
     /// Boots of `stuck` that somebody waits for.
     pub waiting: Arc<AtomicUsize>,
+    /// Whoever holds it keeps what stops guests from going on.
+    pub brake: tokio::sync::Mutex<()>,
+    /// Calls that have stopped all guests, or deleted state, to their end.
+    pub finished: AtomicUsize,
     /// What the next start or connection fails with.
     pub fault: Mutex<Option<Report>>,
 }
@@ -141,6 +145,8 @@ impl Fake {
             events: broadcast::Sender::new(4),
             calls: Mutex::default(),
             waiting: Arc::default(),
+            brake: tokio::sync::Mutex::default(),
+            finished: AtomicUsize::new(0),
             fault: Mutex::default(),
         }
     }
@@ -154,6 +160,11 @@ impl Fake {
     fn called(&self, what: String) -> Result<(), Report> {
         self.calls.lock().unwrap().push(what);
         self.fault.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+
+    async fn finish(&self) {
+        let _let_go = self.brake.lock().await;
+        self.finished.fetch_add(1, Ordering::SeqCst);
     }
 
     fn known(&self, machine: &MachineName) -> Result<(), Report> {
@@ -333,7 +344,9 @@ impl Control for Fake {
         Box::pin(async move {
             self.known(machine)?;
             let (keys, generations) = (keep.keep_keys, keep.keep_generations);
-            self.called(format!("destroy {machine} keep_keys={keys} keep_generations={generations}"))
+            self.called(format!("destroy {machine} keep_keys={keys} keep_generations={generations}"))?;
+            self.finish().await;
+            Ok(())
         })
     }
 
@@ -350,7 +363,10 @@ impl Control for Fake {
     }
 
     fn shut_down(&self) -> Verb<'_, ()> {
-        Box::pin(async { drop(self.called("shut down".to_owned())) })
+        Box::pin(async {
+            drop(self.called("shut down".to_owned()));
+            self.finish().await;
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a client gets into the guest: a lease, the host's store held for it, a stream to the service.
+//! How a client gets into the guest: a lease, a clock that is right, the host's store held for it, a stream to the service.
 //!
 //! The rule: a client that met a guest on its way out gets the next one, once.
 
@@ -54,6 +54,8 @@ impl Machine {
             let _files = self.files.read().await;
             self.handle.acquire().await.map_err(Entry::Refused)?
         };
+        // The host may have slept since somebody used the guest, and what looks at dates comes first through this door.
+        self.clock.put_right(self.handle.snapshot().boots, lease.agent()).await;
         let hold = match &self.sharing {
             Some(sharing) => match sharing.enter(lease.agent()).await {
                 Ok(hold) => hold,
@@ -90,5 +92,79 @@ impl Machine {
             Ok(()) => Entry::after(lease, why).await,
             Err(report) => Entry::Refused(report),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::MachineSettings,
+        daemon::{Chronicle, Parts},
+        generations::{Generations, Nix, Patience},
+        guest::{agent::Agent, launch::WarmConnection},
+        hypervisor::sim::{Script, Sim},
+        machine_dir::StateDir,
+        supervisor::InMemory,
+    };
+    use darwin_vz_agent::protocol::{Answer, Ask};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    };
+    use tokio::time::{Instant, advance};
+
+    /// Under the paused clock the wall clock moves on by itself, so that `advance` is a jump, as a sleep of the host is.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_after_a_sleep_gets_in_once_the_clock_is_right_and_not_before() {
+        let (told, busy) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
+        let theirs = (Arc::clone(&told), Arc::clone(&busy));
+        let agent = Agent::that_may_say(move |ask| match ask {
+            Ask::SetClock { .. } if theirs.1.load(Relaxed) => None,
+            Ask::SetClock { .. } => {
+                theirs.0.fetch_add(1, Relaxed);
+                Some(Answer::Done)
+            }
+            _ => Some(Answer::Builds { running: 0 }),
+        });
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&"builder".parse().unwrap()).unwrap();
+        let settings = MachineSettings::sample();
+        let nix = Nix {
+            programs: None,
+            search_path: "".into(),
+            environment: vec![],
+            address: dir.direct_address(),
+            log: dir.build_log(),
+            patience: Patience::default(),
+        };
+        let parts = Parts {
+            hypervisor: Arc::new(Sim::new(Script::default())),
+            preparation: Arc::new(InMemory::with(agent)),
+            warm: WarmConnection::default(),
+            connect_program: String::new(),
+            inhibitor: None,
+            generations: Arc::new(Generations::open(&dir, &settings, &[]).unwrap()),
+            nix,
+            sharing: None,
+        };
+        let chronicle = Arc::<Chronicle>::default();
+        let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, chronicle);
+        drop(machine.open(Service::Nix).await.unwrap());
+        assert_eq!(told.load(Relaxed), 1);
+        drop(machine.open(Service::Nix).await.unwrap());
+        assert_eq!(told.load(Relaxed), 1, "it is right");
+        // Until nobody sees to the guest any more.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let before = told.load(Relaxed);
+        advance(Duration::from_secs(3600)).await;
+        drop(machine.open(Service::Nix).await.unwrap());
+        assert_eq!(told.load(Relaxed), before + 1);
+
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        busy.store(true, Relaxed);
+        let begun = Instant::now();
+        drop(machine.open(Service::Nix).await.unwrap());
+        assert!(begun.elapsed() >= Duration::from_secs(5), "it waits for the clock: {:?}", begun.elapsed());
     }
 }

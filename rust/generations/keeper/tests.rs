@@ -80,7 +80,13 @@ impl Preparation for Boots {
 struct Shop(Arc<Way>);
 
 impl Workshop for Shop {
-    fn build<'a>(&'a self, _: &'a Path, _: &'a Path, place: &'a Path) -> Verb<'a, Result<String, Failure>> {
+    fn build<'a>(
+        &'a self,
+        _: &'a Lease,
+        _: &'a Path,
+        _: &'a Path,
+        place: &'a Path,
+    ) -> Verb<'a, Result<String, Failure>> {
         Box::pin(async move {
             self.0.built.fetch_add(1, SeqCst);
             sleep(Duration::from_secs(60)).await;
@@ -116,7 +122,7 @@ struct Lab {
     handle: Handle,
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
-    _keeper: AbortOnDropHandle<()>,
+    keeper: AbortOnDropHandle<()>,
 }
 
 /// A machine with a recipe that has not been built, and a keeper.
@@ -141,7 +147,7 @@ fn lab(way: Way) -> Lab {
         console: dir.console_log(),
     };
     let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    Lab { _tmp: tmp, way, sim, handle, files, generations, _keeper: keeper }
+    Lab { _tmp: tmp, way, sim, handle, files, generations, keeper }
 }
 
 impl Lab {
@@ -239,6 +245,21 @@ async fn a_try_that_says_nothing_of_the_guest_is_made_again() {
     assert_eq!(lab.list().generations[1].verdict, Verdict::Untried);
     lab.way.broken.lock().unwrap().clear();
     lab.until("it is current", |lab| lab.current() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_is_ended_in_its_midst_leaves_nobody_with_a_guest_that_was_not_tried() {
+    let mut lab = lab(Way::default());
+    lab.until("it boots", |lab| lab.booted() == [0, 1]).await;
+    // As when the machine is destroyed, which then may fail.
+    lab.keeper.abort();
+    assert!((&mut lab.keeper).await.unwrap_err().is_cancelled());
+    lab.generations.work_was_cut_short();
+    assert_eq!(lab.prospect(), Some(Prospect::Waiting { number: 1 }));
+    lab.handle.stop(true).await.unwrap();
+    drop(lab.connect().await);
+    assert_eq!(lab.booted(), [0, 1, 0]);
+    assert_eq!(lab.list().generations[1].verdict, Verdict::Untried);
 }
 
 #[tokio::test(start_paused = true)]

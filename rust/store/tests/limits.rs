@@ -156,6 +156,63 @@ async fn who_waits_too_long_or_behind_too_many_is_told_so_in_nixs_own_words() {
     lab.guest().await;
 }
 
+/// As many as builds that begin at once, each with a nix-daemon of its own in the guest, and none that ends.
+#[tokio::test]
+async fn two_hundred_clients_are_served_at_once() {
+    let lab = Lab::new();
+    lab.add('a', "b");
+    lab.add('b', "");
+    let lab = &lab;
+    let clients = (0..200).map(|_| async move {
+        let mut guest = lab.guest().await;
+        assert!(guest.is_valid('a').await);
+        guest
+    });
+    let guests = futures_util::future::join_all(clients).await;
+    let figures = lab.store.figures();
+    assert_eq!((figures.connections, figures.turned_away), (200, 0));
+    let holdings = &lab.store.inner.holdings;
+    assert_eq!((holdings.held(), holdings.described()), (400, 2), "each holds, and what is known is known once");
+    drop(guests);
+    eventually("all to be given back", || holdings.held() == 0).await;
+}
+
+#[tokio::test]
+async fn what_may_be_held_is_one_store_for_all_connections() {
+    let lab = Lab::with(Limits { held: 3, ..Limits::default() });
+    for letter in ['a', 'b', 'c', 'd'] {
+        lab.add(letter, "");
+    }
+    let (mut one, mut two) = (lab.guest().await, lab.guest().await);
+    assert_eq!(one.valid_of("ab").await, ['a', 'b']);
+    assert_eq!(two.valid_of("a").await, ['a']);
+    assert!(two.ask(1, &full('c')).await.unwrap_err().contains("more than 3 paths"));
+    assert!(two.is_closed().await);
+    assert!(one.is_valid('a').await, "what is held already costs nothing");
+    eventually("what ends to give back", || lab.store.inner.holdings.held() == 2).await;
+    assert!(lab.guest().await.is_valid('d').await);
+}
+
+#[tokio::test]
+async fn a_long_answer_costs_as_much_as_many_short_ones() {
+    let lab = Lab::with(Limits { rate: 10, ..Limits::default() });
+    for (letter, references) in [('a', "abcdf"), ('b', ""), ('c', ""), ('d', ""), ('f', "")] {
+        lab.add(letter, references);
+    }
+    let mut guest = lab.guest().await;
+    let begun = Instant::now();
+    // Of the burst of ten: two questions, and four paths that the first refers to.
+    guest.info('a').await.unwrap();
+    guest.info('b').await.unwrap();
+    for _ in 0..5 {
+        guest.say(Encoder::default().number(23).as_slice()).await.unwrap();
+        guest.outcome().await.unwrap().unwrap();
+        assert_eq!(guest.letters().await, ['a', 'b']);
+    }
+    // Five questions with two items each are fifteen, of which four were left.
+    assert!(begun.elapsed() >= Duration::from_millis(1000), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_crowd_of_strangers_does_not_keep_the_agent_out() {
     let lab = Lab::with(Limits { strangers: 8, ..Limits::default() });

@@ -111,6 +111,8 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
             // The last build's connection ends a second after its client; what it holds is held until then.
             if session.is_none() && dice.once_in(2) {
                 wait("the last connection to end", || lab.leases() == 0);
+                // It may build without a connection: what it has is held until it was asked, which is within five seconds.
+                std::thread::sleep(Duration::from_secs(6));
             }
             said(&field.collect().output().unwrap(), "between builds");
         }
