@@ -48,6 +48,8 @@ pub struct Pulse {
 
 /// What is known of the guest between two questions.
 struct Known {
+    /// The number of the guest's boot: what is known of one says nothing of the next, which may come unseen.
+    boot: u64,
     /// When it is asked next.
     next: Instant,
     /// The first question since the last answer.
@@ -62,9 +64,12 @@ impl Pulse {
     /// Takes it for as long as the machine's supervisor lives.
     pub async fn take(self) {
         let mut snapshots = self.handle.watch();
-        let mut known = Known { next: Instant::now(), unanswered: None, uses: 0, may_build: false };
+        let mut known = Known { boot: 0, next: Instant::now(), unanswered: None, uses: 0, may_build: false };
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
+            if std::mem::replace(&mut known.boot, snapshot.boots) != snapshot.boots {
+                (known.unanswered, known.may_build) = (None, false);
+            }
             // A lease that came and went unseen counts, too.
             known.may_build |= std::mem::replace(&mut known.uses, snapshot.tally.uses) != snapshot.tally.uses;
             match snapshot.phase {

@@ -7,7 +7,7 @@ use crate::{
     supervisor::{self, InMemory, Policy},
 };
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 const POLICY: Policy = Policy {
@@ -34,9 +34,13 @@ impl Bench {
     }
 
     fn with(agent: Agent, policy: Policy, hang_timeout: Option<Duration>) -> Bench {
+        Bench::of(Script::default(), agent, policy, hang_timeout)
+    }
+
+    fn of(script: Script, agent: Agent, policy: Policy, hang_timeout: Option<Duration>) -> Bench {
         let name: MachineName = "builder".parse().unwrap();
         let preparation = Arc::new(InMemory::with(agent));
-        let handle = supervisor::spawn(name.clone(), Arc::new(Sim::new(Script::default())), preparation, policy);
+        let handle = supervisor::spawn(name.clone(), Arc::new(Sim::new(script)), preparation, policy);
         let chronicle = Arc::new(Chronicle::default());
         let let_go = Arc::<AtomicU32>::default();
         let theirs = Arc::clone(&let_go);
@@ -194,6 +198,25 @@ async fn a_guest_that_builds_without_a_connection_and_hangs_is_killed_as_well() 
     sleep(BEAT).await;
     assert!(bench.handle.snapshot().phase.is_at_rest(), "{:?}", bench.handle.snapshot().phase);
     assert!(!*bench.building.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_does_not_pay_for_the_silence_of_the_one_before() {
+    let hangs = Arc::new(AtomicU32::new(1));
+    let theirs = Arc::clone(&hangs);
+    let agent = Agent::that_may_say(move |_| (theirs.load(Relaxed) == 0).then_some(Answer::Builds { running: 0 }));
+    let script = Script { deaf_to_kill: LIMIT + Duration::from_secs(1), ..Script::default() };
+    let bench = Bench::of(script, agent, POLICY, Some(LIMIT));
+    let lease = bench.handle.acquire().await.unwrap();
+    // Who comes while it is stopped has the next one boot at once: nobody sees a guest that is off.
+    let stopping = |snapshot: &crate::supervisor::Snapshot| matches!(snapshot.phase, Phase::Stopping { .. });
+    timeout(LIMIT * 2, bench.handle.watch().wait_for(stopping)).await.unwrap().unwrap();
+    hangs.store(0, Relaxed);
+    drop(lease);
+    let lease = bench.handle.acquire().await.unwrap();
+    sleep(LIMIT * 3).await;
+    assert_eq!((bench.handle.snapshot().boots, bench.handle.snapshot().phase.is_running()), (2, true));
+    drop(lease);
 }
 
 #[tokio::test(start_paused = true)]
