@@ -9,10 +9,11 @@ const IDLE: u64 = 2;
 #[test]
 fn a_build_without_a_connection_keeps_the_vm_and_its_result() {
     let lab = Lab::running(&format!("idle-timeout = \"{IDLE}s\""));
-    // Started by a client in the guest itself; the session that started it ends at once.
+    // Started by a client in the guest itself; the session that started it ends as soon as it runs.
     let build = derivation("long", "sleep 8; echo done > $out");
     let out = lab.ssh(&format!(
-        "echo '{build}' >long.nix; nix-store -q --outputs $(nix-instantiate long.nix); nix-build long.nix --no-out-link </dev/null >log 2>&1 &"
+        "echo '{build}' >long.nix; nix-store -q --outputs $(nix-instantiate long.nix); nix-build long.nix --no-out-link </dev/null >log 2>&1 & \
+         until ps | grep -q ' nixbld[0-9]* *sleep 8'; do sleep 1; done"
     ));
     wait("the connection to end, and the build to keep the VM alone", || {
         let status = lab.status();
