@@ -157,6 +157,18 @@ fn duration(raw: &Raw, unit: u64) -> Option<Duration> {
     .filter(|duration| duration.as_secs() < 100 * 365 * 24 * 3600)
 }
 
+/// A time that need not be: 0 is none.
+fn duration_or_never(raw: &Raw, unit: u64) -> Option<Option<Duration>> {
+    duration(raw, unit).map(|time| (!time.is_zero()).then_some(time))
+}
+
+fn write_duration_or_never(time: Option<Duration>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match time {
+        None => f.write_str("0"),
+        Some(time) => write!(f, "{}", humantime::format_duration(time)),
+    }
+}
+
 /// How long a guest may be idle; a bare number counts minutes, 0 is never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle(pub Option<Duration>);
@@ -165,17 +177,14 @@ impl Setting for Idle {
     const FORM: &'static str = "a time such as `30s` or `2h`, or a number of minutes; `0` is never";
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
-        let time = duration(raw, 60).ok_or("give minutes, or a time such as 30s or 2h, or 0 for never")?;
-        Ok(Idle((!time.is_zero()).then_some(time)))
+        let time = duration_or_never(raw, 60);
+        time.map(Idle).ok_or_else(|| "give minutes, or a time such as 30s or 2h, or 0 for never".to_owned())
     }
 }
 
 impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("0"),
-            Some(time) => humantime::format_duration(time).fmt(f),
-        }
+        write_duration_or_never(self.0, f)
     }
 }
 
@@ -205,17 +214,14 @@ impl Setting for MaybeLimit {
     const FORM: &'static str = "a time such as `90s` or `2m`, or a number of seconds; `0` is never";
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
-        let time = duration(raw, 1).ok_or("give seconds, or a time such as 90s or 2m, or 0 for never")?;
-        Ok(MaybeLimit((!time.is_zero()).then_some(time)))
+        let time = duration_or_never(raw, 1);
+        time.map(MaybeLimit).ok_or_else(|| "give seconds, or a time such as 90s or 2m, or 0 for never".to_owned())
     }
 }
 
 impl fmt::Display for MaybeLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("0"),
-            Some(time) => humantime::format_duration(time).fmt(f),
-        }
+        write_duration_or_never(self.0, f)
     }
 }
 

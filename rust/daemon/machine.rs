@@ -95,6 +95,35 @@ pub(crate) struct Parts {
     pub(crate) sharing: Option<Arc<Sharing>>,
 }
 
+#[cfg(test)]
+impl Parts {
+    /// Those of a machine whose guest is in memory, with this agent.
+    pub(crate) fn in_memory(
+        sim: crate::hypervisor::sim::Sim,
+        agent: crate::guest::agent::Agent,
+        dir: &MachineDir,
+        settings: &MachineSettings,
+    ) -> Result<Parts, Report> {
+        Ok(Parts {
+            hypervisor: Arc::new(sim),
+            preparation: Arc::new(supervisor::InMemory::with(agent)),
+            warm: WarmConnection::default(),
+            connect_program: String::new(),
+            inhibitor: None,
+            generations: Arc::new(Generations::open(dir, settings, &[])?),
+            nix: Nix {
+                programs: None,
+                search_path: "".into(),
+                environment: vec![],
+                address: dir.direct_address(),
+                log: dir.build_log(),
+                patience: Patience::default(),
+            },
+            sharing: None,
+        })
+    }
+}
+
 impl Machine {
     /// Makes what is missing of the machine's directory, and starts to look after it. Boots nothing.
     pub fn new(

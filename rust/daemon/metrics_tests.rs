@@ -19,13 +19,7 @@ use std::{
 };
 use tokio::time::sleep;
 
-const POLICY: Policy = Policy {
-    idle: None,
-    grace: Duration::from_secs(5),
-    boot_timeout: Duration::MAX,
-    backoff: Duration::ZERO,
-    backoff_max: Duration::ZERO,
-};
+const POLICY: Policy = Policy { grace: Duration::from_secs(5), ..Policy::TIMELESS };
 
 /// A value by its name and labels as they are written.
 type Values = BTreeMap<String, f64>;

@@ -169,14 +169,6 @@ mod tests {
     };
     use tokio_util::task::AbortOnDropHandle;
 
-    const POLICY: Policy = Policy {
-        idle: None,
-        grace: Duration::ZERO,
-        boot_timeout: Duration::MAX,
-        backoff: Duration::ZERO,
-        backoff_max: Duration::ZERO,
-    };
-
     fn name() -> MachineName {
         "builder".parse().unwrap()
     }
@@ -231,7 +223,7 @@ mod tests {
         });
         let (agent, _) = Agent::await_ready(GuestListener::new(incoming, None), "t".into()).await.unwrap();
         let preparation = Arc::new(InMemory::with(agent));
-        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, POLICY);
+        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, Policy::TIMELESS);
         (handle, heard)
     }
 
@@ -290,7 +282,7 @@ mod tests {
             _ => Answer::Done,
         });
         let preparation = Arc::new(InMemory::with(agent));
-        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, POLICY);
+        let handle = supervisor::spawn(name(), Arc::new(Sim::new(Script::default())), preparation, Policy::TIMELESS);
         let building = watch::channel(false).0;
         let _vigil = AbortOnDropHandle::new(tokio::spawn(vigil(&handle, building.subscribe()).keep()));
         let pulse = Pulse {

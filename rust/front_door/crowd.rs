@@ -5,11 +5,9 @@ use crate::{
     api::types::{StartRequest, State},
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
-    generations::{Generations, Nix, Patience},
     guest::agent::Agent,
     hypervisor::sim::{Script, Sim},
     machine_dir::StateDir,
-    supervisor::InMemory,
 };
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -41,24 +39,7 @@ async fn bounded_door(script: Script, idle_timeout: Option<Duration>, places: us
     let address = listener.local_addr().unwrap();
     let settings = MachineSettings { idle_timeout, listen: address, ..MachineSettings::sample() };
     let sim = Sim::new(script);
-    let nix = Nix {
-        programs: None,
-        search_path: "".into(),
-        environment: vec![],
-        address: dir.direct_address(),
-        log: dir.build_log(),
-        patience: Patience::default(),
-    };
-    let parts = Parts {
-        hypervisor: Arc::new(sim.clone()),
-        preparation: Arc::new(InMemory::with(Agent::detached())),
-        warm: crate::guest::launch::WarmConnection::default(),
-        connect_program: String::new(),
-        inhibitor: None,
-        generations: Arc::new(Generations::open(&dir, &settings, &[]).unwrap()),
-        nix,
-        sharing: None,
-    };
+    let parts = Parts::in_memory(sim.clone(), Agent::detached(), &dir, &settings).unwrap();
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
     tokio::spawn(serve_within(places, listener, Arc::clone(&machine)));
     Door { _tmp: tmp, machine, address, sim }

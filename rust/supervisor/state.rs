@@ -33,6 +33,18 @@ pub struct Policy {
     pub backoff_max: Duration,
 }
 
+#[cfg(test)]
+impl Policy {
+    /// Nothing happens because of a time.
+    pub(crate) const TIMELESS: Policy = Policy {
+        idle: None,
+        grace: Duration::ZERO,
+        boot_timeout: Duration::MAX,
+        backoff: Duration::ZERO,
+        backoff_max: Duration::ZERO,
+    };
+}
+
 /// A machine's lifecycle, complete: two equal values behave alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {

@@ -101,11 +101,9 @@ mod tests {
     use crate::{
         config::MachineSettings,
         daemon::{Chronicle, Parts},
-        generations::{Generations, Nix, Patience},
-        guest::{agent::Agent, launch::WarmConnection},
+        guest::agent::Agent,
         hypervisor::sim::{Script, Sim},
         machine_dir::StateDir,
-        supervisor::InMemory,
     };
     use darwin_vz_agent::protocol::{Answer, Ask};
     use std::sync::{
@@ -130,24 +128,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&"builder".parse().unwrap()).unwrap();
         let settings = MachineSettings::sample();
-        let nix = Nix {
-            programs: None,
-            search_path: "".into(),
-            environment: vec![],
-            address: dir.direct_address(),
-            log: dir.build_log(),
-            patience: Patience::default(),
-        };
-        let parts = Parts {
-            hypervisor: Arc::new(Sim::new(Script::default())),
-            preparation: Arc::new(InMemory::with(agent)),
-            warm: WarmConnection::default(),
-            connect_program: String::new(),
-            inhibitor: None,
-            generations: Arc::new(Generations::open(&dir, &settings, &[]).unwrap()),
-            nix,
-            sharing: None,
-        };
+        let parts = Parts::in_memory(Sim::new(Script::default()), agent, &dir, &settings).unwrap();
         let chronicle = Arc::<Chronicle>::default();
         let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, chronicle);
         drop(machine.open(Service::Nix).await.unwrap());

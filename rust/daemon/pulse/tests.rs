@@ -10,13 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-const POLICY: Policy = Policy {
-    idle: None,
-    grace: Duration::ZERO,
-    boot_timeout: Duration::MAX,
-    backoff: Duration::ZERO,
-    backoff_max: Duration::ZERO,
-};
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct Bench {
@@ -80,7 +73,7 @@ fn agent() -> (Agent, Arc<AtomicU32>, Arc<AtomicU32>) {
 #[tokio::test(start_paused = true)]
 async fn a_guest_in_use_is_asked_once_in_a_beat_and_an_unused_one_never() {
     let (agent, builds, asked) = agent();
-    let bench = Bench::new(agent, POLICY);
+    let bench = Bench::new(agent, Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
     sleep(BEAT * 100).await;
     asked.store(0, Relaxed);
@@ -103,7 +96,7 @@ async fn a_guest_in_use_is_asked_once_in_a_beat_and_an_unused_one_never() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_again_and_again_alone_does_not_have_it_asked_each_time() {
     let (agent, _, asked) = agent();
-    let bench = Bench::new(agent, POLICY);
+    let bench = Bench::new(agent, Policy::TIMELESS);
     for _ in 0..100 {
         let lease = bench.handle.acquire().await.unwrap();
         sleep(BEAT / 20).await;
@@ -118,7 +111,7 @@ async fn who_comes_again_and_again_alone_does_not_have_it_asked_each_time() {
 async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_over_and_after_it() {
     for idle in [None, Some(Duration::from_secs(3630))] {
         let (agent, builds, asked) = agent();
-        let bench = Bench::new(agent, Policy { idle, ..POLICY });
+        let bench = Bench::new(agent, Policy { idle, ..Policy::TIMELESS });
         let lease = bench.handle.acquire().await.unwrap();
         sleep(BEAT * 2 + BEAT / 2).await;
         // Begun between the last look and the end of the last connection.
@@ -148,7 +141,7 @@ async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_o
 #[tokio::test(start_paused = true)]
 async fn builds_do_not_move_the_end_of_the_idle_time() {
     let (agent, builds, _) = agent();
-    let bench = Bench::new(agent, Policy { idle: Some(Duration::from_secs(3600)), ..POLICY });
+    let bench = Bench::new(agent, Policy { idle: Some(Duration::from_secs(3600)), ..Policy::TIMELESS });
     builds.store(1, Relaxed);
     drop(bench.handle.acquire().await.unwrap());
     sleep(Duration::from_secs(1800)).await;
@@ -162,7 +155,7 @@ async fn builds_do_not_move_the_end_of_the_idle_time() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_came_and_went_unseen_has_the_guest_asked() {
     let (agent, builds, asked) = agent();
-    let bench = Bench::new(agent, POLICY);
+    let bench = Bench::new(agent, Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
     sleep(BEAT * 10).await;
     asked.store(0, Relaxed);
@@ -182,7 +175,7 @@ async fn a_guest_that_builds_without_a_connection_and_hangs_is_killed_as_well() 
     let agent = Agent::that_may_say(move |_| {
         (theirs.1.load(Relaxed) == 0).then(|| Answer::Builds { running: theirs.0.load(Relaxed) })
     });
-    let bench = Bench::new(agent.clone(), POLICY);
+    let bench = Bench::new(agent.clone(), Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
     sleep(BEAT * 2).await;
     // An answer that is missing now and then is none that never comes.
@@ -206,7 +199,7 @@ async fn a_guest_does_not_pay_for_the_silence_of_the_one_before() {
     let theirs = Arc::clone(&hangs);
     let agent = Agent::that_may_say(move |_| (theirs.load(Relaxed) == 0).then_some(Answer::Builds { running: 0 }));
     let script = Script { deaf_to_kill: LIMIT + Duration::from_secs(1), ..Script::default() };
-    let bench = Bench::of(script, agent, POLICY, Some(LIMIT));
+    let bench = Bench::of(script, agent, Policy::TIMELESS, Some(LIMIT));
     let lease = bench.handle.acquire().await.unwrap();
     // Who comes while it is stopped has the next one boot at once: nobody sees a guest that is off.
     let stopping = |snapshot: &crate::supervisor::Snapshot| matches!(snapshot.phase, Phase::Stopping { .. });
@@ -221,7 +214,7 @@ async fn a_guest_does_not_pay_for_the_silence_of_the_one_before() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_limit_no_guest_is_killed() {
-    let bench = Bench::with(Agent::detached(), POLICY, None);
+    let bench = Bench::with(Agent::detached(), Policy::TIMELESS, None);
     let lease = bench.handle.acquire().await.unwrap();
     sleep(Duration::from_secs(100_000)).await;
     assert!(bench.handle.snapshot().phase.is_running());
@@ -232,13 +225,13 @@ async fn without_a_limit_no_guest_is_killed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guest_in_use_that_does_not_answer_is_killed_and_one_that_answers_never() {
-    let bench = Bench::new(agent().0, POLICY);
+    let bench = Bench::new(agent().0, Policy::TIMELESS);
     let lease = bench.handle.acquire().await.unwrap();
     sleep(Duration::from_secs(100_000)).await;
     assert!(bench.handle.snapshot().phase.is_running());
     drop(lease);
 
-    let bench = Bench::new(Agent::detached(), POLICY);
+    let bench = Bench::new(Agent::detached(), Policy::TIMELESS);
     let lease = bench.handle.acquire().await.unwrap();
     sleep(LIMIT - Duration::from_secs(1)).await;
     assert!(bench.handle.snapshot().phase.is_running());
