@@ -29,6 +29,7 @@ use crate::{
     log_file,
     spec::{MacAddress, MachineName},
 };
+use darwin_vz_agent::HostPorts;
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
@@ -38,9 +39,6 @@ use std::{
 
 /// Longest path of a Unix socket that macOS takes, without the closing zero; Linux takes four more.
 pub const LONGEST_SOCKET_PATH: usize = 103;
-
-/// The longest socket name of a machine's run directory.
-const LONGEST_SOCKET_NAME: &str = "vsock_1024";
 
 /// A state directory that exists, is ours and is closed to others.
 #[derive(Clone, Debug)]
@@ -284,7 +282,7 @@ impl MachineDir {
 
     /// The socket with the longest path.
     pub fn longest_socket(&self) -> PathBuf {
-        self.run_dir().join(LONGEST_SOCKET_NAME)
+        self.run_dir().join(format!("vsock_{}", HostPorts::HIGH.agent))
     }
 
     /// Makes [`MachineDir::run_dir`] empty.

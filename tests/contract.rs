@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use darwin_vz_agent::{
-    AGENT_PORT, GuestConfig, NIX_PORT, PAYLOAD_DIR, SSH_PORT, ShareMount, VERSION,
+    AGENT_PORT, GuestConfig, HostPorts, NIX_PORT, PAYLOAD_DIR, SSH_PORT, STORE_PORT, ShareMount, VERSION,
     protocol::{Answer, Ask, FromAgent, MAX_LINE},
 };
 use darwin_vz_nix::{
@@ -104,6 +104,10 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
     port(SSH_PORT, "guest", "sshd");
     port(NIX_PORT, "guest", "nix-daemon");
     port(AGENT_PORT, "host", "agent protocol");
+    port(STORE_PORT, "host", "gate");
+    for named in [HostPorts::HIGH.agent, HostPorts::HIGH.store] {
+        assert!(page.0.contains(&named.to_string()), "the page does not name {named}");
+    }
 
     for file in page.table("Boot payload", "file").iter().flat_map(|row| quoted(&row[0])) {
         assert!(file.starts_with(&format!("{PAYLOAD_DIR}/")), "{file}");
@@ -114,6 +118,7 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
         token: String::new(),
         host_name: String::new(),
         unix_seconds: 0,
+        host_ports: HostPorts::FIRST,
         shares: vec![share],
         store_record: Some(String::new()),
     };
@@ -124,7 +129,8 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect();
-    assert_eq!(words, &keys(&config) | &keys(&config["shares"][0]), "config.json");
+    let inner = &keys(&config["shares"][0]) | &keys(&config["hostPorts"]);
+    assert_eq!(words, &keys(&config) | &inner, "config.json");
 
     assert!(page.0.contains(&format!("{},{:03} bytes", MAX_LINE / 1000, MAX_LINE % 1000)), "the longest line");
     let verbs = page.table("Agent protocol", "verb");

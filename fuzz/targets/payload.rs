@@ -7,7 +7,7 @@
 
 #![no_main]
 
-use darwin_vz_agent::{GuestConfig, ShareMount, VERSION};
+use darwin_vz_agent::{GuestConfig, HostPorts, STORE_PORT, ShareMount, VERSION};
 use darwin_vz_nix::{guest::payload, ssh::keys::Keys};
 use darwin_vz_nix_fuzz::{part, scratch};
 use libfuzzer_sys::fuzz_target;
@@ -43,6 +43,7 @@ fn made_by_the_host(data: &[u8]) {
         token: text(1),
         host_name: text(2),
         unix_seconds: data.len() as u64,
+        host_ports: HostPorts { agent: data.len() as u32, store: STORE_PORT },
         shares: vec![ShareMount { tag: text(3), mount_point: text(4), read_only: data.len().is_multiple_of(2) }],
         store_record: Some(text(5)).filter(|record| !record.is_empty()),
     };

@@ -27,7 +27,7 @@ use crate::{
     supervisor::{Preparation, Ready},
 };
 use bytesize::ByteSize;
-use darwin_vz_agent::{AGENT_PORT, GuestConfig, SSH_PORT, STORE_TAG, ShareMount, VERSION, protocol::DataDisk};
+use darwin_vz_agent::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, protocol::DataDisk};
 use std::{
     io::Cursor,
     sync::{Arc, Mutex, PoisonError},
@@ -126,7 +126,8 @@ impl Launch {
 
     async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
         let origin = Instant::now();
-        let listener = guest.listen(AGENT_PORT)?;
+        // An older guest dials the ports that it knows.
+        let listener = guest.listen(HostPorts::HIGH.agent)?.and(guest.listen(HostPorts::FIRST.agent)?);
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (agent, readiness) = Agent::await_ready(listener, token.clone()).await?;
         let heard = ms(origin.elapsed());
@@ -221,6 +222,7 @@ fn prepare(
         token,
         host_name: format!("darwin-vz-{name}"),
         unix_seconds,
+        host_ports: HostPorts::HIGH,
         shares: mounts,
         store_record,
     };

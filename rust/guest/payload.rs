@@ -55,6 +55,7 @@ fn write(out: &mut Vec<u8>, config: &GuestConfig, keys: &Keys) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use darwin_vz_agent::HostPorts;
     use std::{collections::BTreeMap, fs, io::Read, os::unix::fs::PermissionsExt};
 
     fn keys() -> Keys {
@@ -67,6 +68,7 @@ mod tests {
             token: "t".into(),
             host_name: "h".into(),
             unix_seconds: 7,
+            host_ports: HostPorts::HIGH,
             shares: vec![],
             store_record: None,
         }

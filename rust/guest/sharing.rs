@@ -27,7 +27,7 @@ use crate::{
     store::{HostStore, Limits, Session, StoreSettings},
 };
 use darwin_vz_agent::{
-    STORE_PORT,
+    HostPorts,
     protocol::{Ask, DataDisk, MAX_LINE},
 };
 use identity::Identity;
@@ -162,7 +162,7 @@ impl Sharing {
             }
             return Ok(());
         }
-        let listener = guest.listen(STORE_PORT)?;
+        let listener = guest.listen(HostPorts::HIGH.store)?.and(guest.listen(HostPorts::FIRST.store)?);
         self.gate.reopen();
         let gate = self.gate.clone();
         let served = AbortOnDropHandle::new(tokio::spawn(async move { gate.serve(listener, token).await }));

@@ -7,7 +7,7 @@ use crate::{
     spec::{Arch, MachineSpec},
 };
 use serde::Serialize;
-use std::{ffi::OsStr, fs, io, path::Path, pin::Pin, sync::Arc};
+use std::{ffi::OsStr, fs, io, path::Path, pin::Pin, sync::Arc, task::Poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -115,8 +115,10 @@ pub trait Guest: Send + Sync + 'static {
     fn exited(&self) -> Verb<'_, Exit>;
 }
 
-/// Connections that a guest opened to one port of the host. Dropping it closes the port.
-pub struct GuestListener {
+/// Connections that a guest opened to a port of the host, or to several. Dropping it closes them.
+pub struct GuestListener(Vec<Port>);
+
+struct Port {
     incoming: tokio::sync::mpsc::Receiver<GuestStream>,
     _stop: Option<tokio_util::task::AbortOnDropHandle<()>>,
 }
@@ -127,12 +129,23 @@ impl GuestListener {
         incoming: tokio::sync::mpsc::Receiver<GuestStream>,
         pump: Option<tokio_util::task::AbortOnDropHandle<()>>,
     ) -> Self {
-        GuestListener { incoming, _stop: pump }
+        GuestListener(vec![Port { incoming, _stop: pump }])
     }
 
-    /// The next connection; `None` when the guest is gone.
+    /// Both as one.
+    #[must_use]
+    pub fn and(mut self, other: GuestListener) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// The next connection; `None` when the guest is gone. May be dropped and called again.
     pub async fn accept(&mut self) -> Option<GuestStream> {
-        self.incoming.recv().await
+        std::future::poll_fn(|context| {
+            let arrived = self.0.iter_mut().map(|port| port.incoming.poll_recv(context)).find(Poll::is_ready);
+            arrived.unwrap_or(Poll::Pending)
+        })
+        .await
     }
 }
 

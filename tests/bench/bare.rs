@@ -52,11 +52,11 @@ impl Bare {
 
     /// From the start of the first process to the first byte of the banner. Powers the guest off afterwards.
     pub fn boot_to_banner(&self) -> Duration {
-        for socket in ["vhost-vsock", "vsock", "vsock_1024", "qmp"] {
+        for socket in ["vhost-vsock", "vsock", "vsock_2147484672", "qmp"] {
             let _ = fs::remove_file(self.dir.join(socket));
         }
         let monitor = UnixListener::bind(self.dir.join("qmp")).unwrap();
-        let ready = UnixListener::bind(self.dir.join("vsock_1024")).unwrap();
+        let ready = UnixListener::bind(self.dir.join("vsock_2147484672")).unwrap();
         let began = Instant::now();
         let mut helper = start(&self.vsock);
         while !self.dir.join("vhost-vsock").exists() {

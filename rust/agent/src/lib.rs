@@ -1,6 +1,6 @@
 //! What host and guest agree on: vsock ports, the boot payload and the agent protocol.
 //!
-//! The guest dials the host on [`AGENT_PORT`] as soon as it is ready, keeps that one connection open, and dials again if it
+//! The guest dials the host on the agent's port ([`HostPorts`]) as soon as it is ready, keeps that one connection open, and dials again if it
 //! breaks. Both sides write JSON objects, one a line, at most [`protocol::MAX_LINE`] bytes with the newline. The guest's first
 //! message on a connection is [`protocol::FromAgent::Ready`]; after it the host sends [`protocol::Request`]s and the guest
 //! answers each with one [`protocol::FromAgent::Reply`] of the same id, in any order. A line that is no request gets an error as
@@ -13,12 +13,37 @@ pub mod protocol;
 /// Version of everything in this crate. Host and guest refuse a partner of another version.
 pub const VERSION: u32 = 1;
 
-/// vsock port of the *host* on which the supervisor awaits the agent.
+/// vsock port of the *host* on which the supervisor awaits the agent, unless `config.json` names another.
 pub const AGENT_PORT: u32 = 1024;
 
-/// vsock port of the *host* where the guest's Nix may ask about the host's store. A connection begins with one line,
-/// [`StoreGreeting`], and goes on with Nix's worker protocol.
+/// vsock port of the *host* where the guest's Nix may ask about the host's store, unless `config.json` names another. A
+/// connection begins with one line, [`StoreGreeting`], and goes on with Nix's worker protocol.
 pub const STORE_PORT: u32 = 1025;
+
+/// vsock ports of the *host* that the guest dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPorts {
+    /// The agent protocol.
+    pub agent: u32,
+    /// The gate to the host's store.
+    pub store: u32,
+}
+
+impl HostPorts {
+    /// The ports of a host that names none.
+    pub const FIRST: HostPorts = HostPorts { agent: AGENT_PORT, store: STORE_PORT };
+
+    /// The ports that this program names: out of reach of vhost-device-vsock, which numbers its own connections to the guest
+    /// from 0 and opens none any more once it comes to a number that is taken (0.3.0).
+    pub const HIGH: HostPorts = HostPorts { agent: (1 << 31) + AGENT_PORT, store: (1 << 31) + STORE_PORT };
+}
+
+impl Default for HostPorts {
+    fn default() -> Self {
+        HostPorts::FIRST
+    }
+}
 
 /// vsock port of the *guest* where sshd answers.
 pub const SSH_PORT: u32 = 22;
@@ -38,12 +63,15 @@ pub const STORE_TAG: &str = "nix-store";
 pub struct GuestConfig {
     /// [`VERSION`] of the host.
     pub version: u32,
-    /// Proves to the host that a connection to [`AGENT_PORT`] comes from the agent: only root in the guest reads it.
+    /// Proves to the host that a connection to the agent's port comes from the agent: only root in the guest reads it.
     pub token: String,
     /// The guest's host name.
     pub host_name: String,
     /// Seconds since 1970 on the host when the payload was written; a guest whose clock is behind it sets its clock.
     pub unix_seconds: u64,
+    /// The host's ports.
+    #[serde(default)]
+    pub host_ports: HostPorts,
     /// Directories of the host to mount.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
@@ -83,7 +111,7 @@ pub struct ShareMount {
     pub read_only: bool,
 }
 
-/// First line of a connection to [`STORE_PORT`], at most 4,096 bytes with the newline. The agent writes it: other programs in
+/// First line of a connection to the gate's port, at most 4,096 bytes with the newline. The agent writes it: other programs in
 /// the guest don't know the token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreGreeting {
@@ -108,6 +136,9 @@ mod tests {
             "shares":[{"tag":"a","mountPoint":"/mnt/a","readOnly":true}]}"#;
         let config = GuestConfig::parse(json).unwrap();
         assert_eq!((config.host_name.as_str(), config.unix_seconds, config.shares.len()), ("builder", 7, 1));
+        assert_eq!(config.host_ports, HostPorts::FIRST, "an older host names none");
+        let json = br#"{"version":1,"token":"t","hostName":"b","unixSeconds":7,"hostPorts":{"agent":9,"store":10}}"#;
+        assert_eq!(GuestConfig::parse(json).unwrap().host_ports, HostPorts { agent: 9, store: 10 });
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use super::{
     shutdown, vsock,
 };
 use darwin_vz_agent::{
-    AGENT_PORT, VERSION,
+    VERSION,
     protocol::{Ask, DataDisk, FromAgent, MAX_LINE, Request},
 };
 use lines::{Line, Lines};
@@ -32,10 +32,10 @@ use std::{
 /// Between two attempts to reach the host: short, because the boot is over only when it answers.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Keeps the connection to the host. Never returns.
-pub fn run(token: &str, phases: &Phases, data_disk: DataDisk, requests: &Arc<Requests>) -> Outcome<()> {
+/// Keeps a connection to this port of the host. Never returns.
+pub fn run(port: u32, token: &str, phases: &Phases, data_disk: DataDisk, requests: &Arc<Requests>) -> Outcome<()> {
     loop {
-        let Ok(socket) = vsock::connect(AGENT_PORT) else {
+        let Ok(socket) = vsock::connect(port) else {
             thread::sleep(AGAIN);
             continue;
         };

@@ -5,7 +5,7 @@
 //!  /nix/.image      the paths of a guest's system, if any   ─┼─ lower ─ overlay ─▶ /nix/store
 //!  /mnt/nix-store   the share, read-only                    ─┘ lowest
 //!
-//!  nix-daemon ── unix socket of this module ── token ── vsock 1025 ──▶ the host's gate: what is valid there
+//!  nix-daemon ── unix socket of this module ── token ── vsock       ──▶ the host's gate: what is valid there
 //! ```
 //!
 //! nix-daemon notes in its database what the gate once called valid, and never asks again. So the rule: a path of the host's
@@ -17,7 +17,7 @@ mod database;
 pub mod layers;
 
 use super::{Outcome, accounts::BuildUsers, background, console::say, figures, nix, serve, shares, vsock};
-use darwin_vz_agent::{GuestConfig, STORE_PORT, STORE_TAG, ShareMount, StoreGreeting};
+use darwin_vz_agent::{GuestConfig, STORE_TAG, ShareMount, StoreGreeting};
 use std::{
     fs,
     io::{self, Write},
@@ -66,6 +66,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub struct HostStore {
     share: ShareMount,
     record: String,
+    /// The gate's port of the host.
+    port: u32,
     left: Arc<AtomicBool>,
     /// Held while it is being left; true once that is done.
     leaving: Mutex<bool>,
@@ -94,7 +96,8 @@ impl HostStore {
     pub fn offered(config: &GuestConfig, shares: &[ShareMount]) -> Option<HostStore> {
         let record = config.store_record.clone()?;
         let share = shares.iter().find(|share| share.tag == STORE_TAG)?.clone();
-        Some(HostStore { share, record, left: Arc::default(), leaving: Mutex::default() })
+        let port = config.host_ports.store;
+        Some(HostStore { share, record, port, left: Arc::default(), leaving: Mutex::default() })
     }
 
     /// The share.
@@ -130,9 +133,10 @@ impl HostStore {
             serde_json::to_string(&StoreGreeting { token: token.to_owned() }).map_err(|e| e.to_string())? + "\n";
         let _ = fs::remove_file(SOCKET); // of an agent before this one
         let listener = UnixListener::bind(SOCKET).map_err(|e| format!("{SOCKET}: {e}"))?;
+        let port = self.port;
         let accept = move || listener.accept().map(|(client, _)| client.into());
         serve("host-store", accept, move || {
-            let gate = vsock::connect(STORE_PORT)?;
+            let gate = vsock::connect(port)?;
             fs::File::from(gate.try_clone()?).write_all(greeting.as_bytes())?;
             Ok::<OwnedFd, io::Error>(gate)
         });

@@ -130,7 +130,7 @@ fn run() -> Outcome<()> {
     phases.mark("ready");
 
     let requests = requests::Requests { builders, shares, store };
-    channel::run(&payload.config.token, &phases, data.fate, &Arc::new(requests))
+    channel::run(payload.config.host_ports.agent, &payload.config.token, &phases, data.fate, &Arc::new(requests))
 }
 
 /// Connections to a vsock port of this guest, one a call.

@@ -105,6 +105,7 @@ pub fn serve_host() -> Outcome<()> {
     serve("nix", vsock_port(NIX_PORT)?, nix::connect);
     phases.mark("ready");
     channel::run(
+        config.host_ports.agent,
         &config.token,
         &phases,
         handover.data_disk,
