@@ -29,6 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use vsock::Dialler;
 
 /// How long QEMU may take to dial its monitor: it does so before the guest's first instruction.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -110,7 +111,8 @@ impl Qemu {
         let runtime_dir = spec.runtime_dir.clone();
         let crew = Crew { qemu, helpers, console, causes, wishes, kill: kill.clone(), runtime_dir };
         tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee().await)) });
-        Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, qmp, halts, kill, exit }))
+        let dialler = Dialler::new(&spec.runtime_dir);
+        Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, dialler, qmp, halts, kill, exit }))
     }
 }
 
@@ -125,6 +127,7 @@ impl Hypervisor for Qemu {
 
 struct QemuGuest {
     runtime_dir: PathBuf,
+    dialler: Dialler,
     qmp: Qmp,
     halts: mpsc::UnboundedSender<Halt>,
     kill: CancellationToken,
@@ -180,7 +183,7 @@ impl Guest for QemuGuest {
 
     fn connect(&self, port: u32) -> Verb<'_, Result<GuestStream, Report>> {
         Box::pin(async move {
-            match vsock::connect(&self.runtime_dir, port).await {
+            match self.dialler.connect(port).await {
                 Ok(stream) => Ok(Box::new(stream) as GuestStream),
                 Err(e) => {
                     Err(Report::new(Kind::Guest, format!("cannot connect to vsock port {port} of the guest: {e}")))

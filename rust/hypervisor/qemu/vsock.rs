@@ -1,13 +1,22 @@
 //! The host's side of vsock, as vhost-device-vsock offers it: a Unix socket to dial the guest (`CONNECT port`, `OK …`), and
 //! one Unix socket for each port of ours that the guest may dial.
+//!
+//! The rule: a call that was made is never hung up before the device has answered it. vhost-device-vsock 0.3.0 writes `OK` to
+//! the caller and takes a caller that is gone for a fault of its own: its thread panics, and no connection of either side moves
+//! any more. So a call belongs to a task; a client that gives up leaves it there until the answer comes or the guest ends.
 
 use super::command::Sockets;
 use crate::hypervisor::{GuestListener, GuestStream};
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -18,27 +27,63 @@ const LONGEST_ANSWER: usize = 32;
 /// How long the guest may take to accept. It does so in its kernel, so this is for a guest that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Opens a stream to a port of the guest.
-pub async fn connect(runtime_dir: &Path, port: u32) -> io::Result<UnixStream> {
-    let dial = async {
-        let mut stream = UnixStream::connect(Sockets(runtime_dir).vsock()).await?;
-        stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
-        let mut answer = Vec::with_capacity(LONGEST_ANSWER);
-        // Byte by byte: what follows the newline is the guest's.
-        while answer.last() != Some(&b'\n') && answer.len() < LONGEST_ANSWER {
-            match stream.read_u8().await {
-                Ok(byte) => answer.push(byte),
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
-                Err(e) => return Err(e),
-            }
+/// Calls that may await their answer at once. One that the guest's kernel takes is answered within milliseconds, so only the
+/// clients of a guest that hangs come to this limit; each call takes a descriptor here and one in the device.
+const UNANSWERED: usize = 512;
+
+/// The way to a guest's ports.
+pub struct Dialler {
+    runtime_dir: PathBuf,
+    patience: Duration,
+    unanswered: Arc<Semaphore>,
+}
+
+impl Dialler {
+    /// For the guest of this runtime directory.
+    pub fn new(runtime_dir: &Path) -> Dialler {
+        let unanswered = Arc::new(Semaphore::new(UNANSWERED));
+        Dialler { runtime_dir: runtime_dir.to_owned(), patience: PATIENCE, unanswered }
+    }
+
+    /// Opens a stream to a port of the guest.
+    pub async fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let answered = async {
+            // Never closed.
+            let place = Arc::clone(&self.unanswered).acquire_owned().await.map_err(io::Error::other)?;
+            let socket = Sockets(&self.runtime_dir).vsock();
+            let call = tokio::spawn(async move {
+                let answer = call(&socket, port).await;
+                drop(place);
+                answer
+            });
+            call.await.map_err(io::Error::other)?
+        };
+        timeout(self.patience, answered).await.unwrap_or_else(|_| {
+            let why = format!("the guest did not take the connection within {:?}", self.patience);
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        })
+    }
+}
+
+/// Calls a port, and waits for the answer for as long as the device lives.
+async fn call(socket: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    let mut answer = Vec::with_capacity(LONGEST_ANSWER);
+    // Byte by byte: what follows the newline is the guest's.
+    while answer.last() != Some(&b'\n') && answer.len() < LONGEST_ANSWER {
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(e) => return Err(e),
         }
-        if answer.starts_with(b"OK ") {
-            Ok(stream)
-        } else {
-            Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on that port of the guest"))
-        }
-    };
-    timeout(PATIENCE, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+    if answer.starts_with(b"OK ") && answer.ends_with(b"\n") {
+        Ok(stream)
+    } else {
+        let why = "the connection was refused: nothing listens on that port of the guest, or its vsock device fails";
+        Err(io::Error::new(io::ErrorKind::ConnectionRefused, why))
+    }
 }
 
 /// Takes the guest's connections to a port of the host, until it has `exited`.
@@ -86,7 +131,7 @@ mod tests {
             assert_eq!(&asked, b"CONNECT 22\n");
             stream.write_all(answer).await.unwrap();
         });
-        connect(tmp.path(), 22).await
+        Dialler::new(tmp.path()).connect(22).await
     }
 
     #[tokio::test]
@@ -106,6 +151,31 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// What the device does with a caller that is gone, it does to all connections.
+    #[tokio::test]
+    async fn a_call_is_never_hung_up_before_it_is_answered() {
+        let tmp = tempfile::tempdir().unwrap();
+        let device = UnixListener::bind(Sockets(tmp.path()).vsock()).unwrap();
+        let soon = Duration::from_millis(100);
+        let dialler = Dialler { patience: soon, ..Dialler::new(tmp.path()) };
+        // One client is dropped on its way, one loses its patience.
+        let patient = Dialler::new(tmp.path());
+        let dropped = tokio::spawn(async move { patient.connect(22).await.map(drop) });
+        let (mut first, _) = device.accept().await.unwrap();
+        first.read_exact(&mut [0; 11]).await.unwrap();
+        dropped.abort();
+        assert!(dropped.await.unwrap_err().is_cancelled());
+        assert_eq!(dialler.connect(24).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut second, _) = device.accept().await.unwrap();
+        second.read_exact(&mut [0; 11]).await.unwrap();
+        for stream in [&mut first, &mut second] {
+            assert!(timeout(soon, stream.read_u8()).await.is_err(), "it is not hung up");
+            stream.write_all(b"OK 22\n").await.expect("the answer finds its caller");
+            assert_eq!(stream.read_u8().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "and then it ends");
+        }
+        assert_eq!(dialler.unanswered.available_permits(), UNANSWERED);
     }
 
     #[tokio::test]
