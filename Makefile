@@ -6,7 +6,8 @@ GUESTS ?= $(shell uname -m) $(filter-out $(shell uname -m),x86_64 aarch64)
 # left, and boots guests of another architecture. Virtualization does none of it. Nor can its stand-in pause a guest with
 # connections again and again: it has QEMU do so, with what decision 0015 says of that.
 ABOUT_QEMU := pause:: missing_programs_name_their_packages \
-  an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off
+  an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off \
+  one_boot_takes_thousands_of_connections_through_both_doors
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -2,6 +2,7 @@
 
 mod entry;
 mod furnish;
+mod reach;
 mod record;
 
 use super::{
@@ -30,6 +31,7 @@ use crate::{
     supervisor::{self, Handle, Phase, Policy, Preparation},
 };
 use darwin_vz_agent::protocol::{Answer, Ask};
+use reach::Reach;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,6 +51,7 @@ pub struct Machine {
     capabilities: Capabilities,
     handle: Handle,
     clock: Arc<GuestClock>,
+    reach: Reach,
     warm: WarmConnection,
     chronicle: Arc<Chronicle>,
     connect_program: String,
@@ -214,6 +217,7 @@ impl Machine {
             capabilities,
             handle,
             clock,
+            reach: Reach::default(),
             warm: parts.warm,
             chronicle,
             connect_program: parts.connect_program,

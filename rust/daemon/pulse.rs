@@ -79,7 +79,7 @@ impl Pulse {
                     let unused = snapshots.wait_for(|snapshot| !has_leases(&snapshot.phase));
                     tokio::select! {
                         over = async { unused.await.is_err() } => if over { return },
-                        () = self.until_it_hangs(&mut known) => self.kill().await,
+                        () = self.until_it_hangs(&mut known) => self.kill(known.boot).await,
                     }
                     continue;
                 }
@@ -93,7 +93,7 @@ impl Pulse {
                     let moved = snapshots.wait_for(|now| !is_unused(&now.phase) || now.tally.uses != uses);
                     tokio::select! {
                         over = async { moved.await.is_err() } => if over { return },
-                        hangs = self.until_it_rests(&mut known) => if hangs { self.kill().await },
+                        hangs = self.until_it_rests(&mut known) => if hangs { self.kill(known.boot).await },
                     }
                     continue;
                 }
@@ -184,10 +184,10 @@ impl Pulse {
         self.building.send_if_modified(|building| std::mem::replace(building, running > 0) != (running > 0));
     }
 
-    async fn kill(&self) {
+    async fn kill(&self, boot: u64) {
         let limit = self.hang_timeout.unwrap_or_default();
         tracing::warn!(machine = %self.name, "the guest has not answered for {limit:?} and is killed");
-        if let Err(report) = self.handle.stop(true).await {
+        if let Err(report) = self.handle.end(boot, true).await {
             tracing::warn!(machine = %self.name, "{report}");
         }
     }

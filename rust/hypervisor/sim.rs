@@ -174,6 +174,7 @@ impl Hypervisor for Sim {
                 presses: AtomicUsize::new(0),
                 still: AtomicBool::new(false),
                 kill_works_at: Instant::now() + script.deaf_to_kill,
+                refuses_after: Mutex::default(),
                 listeners: Mutex::default(),
                 shared: self.shared.clone(),
                 script: script.clone(),
@@ -195,6 +196,8 @@ pub struct SimGuest {
     /// It is paused.
     still: AtomicBool,
     kill_works_at: Instant,
+    /// `connect` fails, after so long.
+    refuses_after: Mutex<Option<Duration>>,
     listeners: Mutex<HashMap<u32, mpsc::Sender<GuestStream>>>,
     shared: Arc<Shared>,
     script: Script,
@@ -214,6 +217,11 @@ impl SimGuest {
             self.shared.counters.alive.fetch_sub(1, SeqCst);
             lock(&self.listeners).clear();
         }
+    }
+
+    /// From now on each `connect` fails after this time.
+    pub fn refuse_after(&self, time: Duration) {
+        *lock(&self.refuses_after) = Some(time);
     }
 
     /// Opens a connection from the guest to a port of the host; `None` when nothing listens there.
@@ -304,6 +312,11 @@ impl Guest for SimGuest {
         Box::pin(async move {
             if self.is_gone() {
                 return Err(Report::new(Kind::Guest, format!("nothing answers on port {port}: the guest is gone")));
+            }
+            let refuses = *lock(&self.refuses_after);
+            if let Some(after) = refuses {
+                tokio::time::sleep(after).await;
+                return Err(Report::new(Kind::Guest, format!("port {port} of the guest takes no connection")));
             }
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             let mut end = self.end.subscribe();

@@ -30,13 +30,36 @@ use tokio::{
 /// What a handle or a lease asks for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Demand { insist: bool, sizes: StartRequest, reply: Answer<Lease> },
-    Release { epoch: u64 },
-    Retake { epoch: u64 },
-    Stop { force: bool, reply: Answer<()> },
-    Pause { reply: Answer<()> },
-    Resume { reply: Answer<Lease> },
-    ShutDown { reply: Answer<()> },
+    Demand {
+        insist: bool,
+        sizes: StartRequest,
+        reply: Answer<Lease>,
+    },
+    Release {
+        epoch: u64,
+    },
+    Retake {
+        epoch: u64,
+    },
+    Stop {
+        force: bool,
+        reply: Answer<()>,
+    },
+    /// Stop the guest of this boot, and no other.
+    End {
+        epoch: u64,
+        force: bool,
+        reply: Answer<()>,
+    },
+    Pause {
+        reply: Answer<()>,
+    },
+    Resume {
+        reply: Answer<Lease>,
+    },
+    ShutDown {
+        reply: Answer<()>,
+    },
 }
 
 type Answer<T> = oneshot::Sender<Result<T, Report>>;
@@ -186,6 +209,16 @@ impl Actor {
                 self.stoppers.push(reply);
                 self.feed(Event::Stop { force });
             }
+            Command::End { epoch, force, reply } => match self.machine.state {
+                State::Stopped { .. } | State::Failed { .. } => drop(reply.send(Ok(()))),
+                _ if epoch != self.machine.boots => drop(reply.send(Ok(()))),
+                // It goes already, and those who wait for the next one are not turned away.
+                State::Stopping { .. } => self.stoppers.push(reply),
+                _ => {
+                    self.stoppers.push(reply);
+                    self.feed(Event::Stop { force });
+                }
+            },
             Command::Pause { reply } => {
                 self.pausers.push(reply);
                 self.feed(Event::Pause);

@@ -102,6 +102,19 @@ impl Handle {
         answer.await.unwrap_or(Ok(()))
     }
 
+    /// Stops the guest of this boot as [`Handle::stop`] does, if it is still there; a later guest is left alone. Resolves when
+    /// nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Handle::stop`].
+    pub async fn end(&self, epoch: u64, force: bool) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::End { epoch, force, reply }).is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+
     /// Has the guest stand still, with its leases, until [`Handle::resume`] or somebody who needs it. Resolves once it does.
     ///
     /// # Errors
@@ -182,6 +195,11 @@ impl Lease {
     /// The guest's agent.
     pub fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// The number of the guest's boot.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// From now on it does not keep the guest, because nothing moves.

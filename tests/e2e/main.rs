@@ -21,3 +21,4 @@ mod pause;
 mod refusals;
 mod state;
 mod store;
+mod vsock;

@@ -2,16 +2,20 @@
 //!
 //! The rule: a client that met a guest on its way out gets the next one, once.
 
-use super::Machine;
+use super::{Machine, reach};
 use crate::{
     api::types::Service,
     error::{Kind, Report},
     front_door::Passage,
-    supervisor::Lease,
+    hypervisor::GuestStream,
+    supervisor::{Lease, Phase},
 };
-use darwin_vz_agent::{NIX_PORT, SSH_PORT};
+use darwin_vz_agent::{
+    NIX_PORT, SSH_PORT,
+    protocol::{Answer, Ask},
+};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long the end of a guest may take to show that no longer lets anybody in.
 const ENDING: Duration = Duration::from_secs(3);
@@ -61,7 +65,7 @@ impl Machine {
                 Ok(hold) => hold,
                 Err(report) => {
                     return Err(match Entry::after(&lease, report).await {
-                        Entry::Refused(report) => self.put_away(&lease, report).await,
+                        Entry::Refused(report) => self.replace(&lease, true, report).await,
                         gone @ Entry::GuestGone => gone,
                     });
                 }
@@ -75,20 +79,63 @@ impl Machine {
         };
         let guest = match warm {
             Some(stream) => stream,
-            None => match lease.guest().connect(port).await {
-                Ok(stream) => stream,
-                Err(report) => return Err(Entry::after(&lease, report).await),
-            },
+            None => self.connect(&lease, port).await?,
         };
         let visit = self.chronicle.visit(&self.name, service);
         Ok(Passage { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
     }
 
-    /// Kills a guest that would refuse everybody from now on.
-    async fn put_away(&self, lease: &Lease, why: Report) -> Entry {
-        tracing::warn!(machine = %self.name, "the guest is killed, and the next one takes its place: {why}");
-        // It has not ended, or this would not have been asked for: so it is the one that the supervisor has.
-        match self.handle.stop(true).await {
+    async fn connect(&self, lease: &Lease, port: u32) -> Result<GuestStream, Entry> {
+        let began = Instant::now();
+        match lease.guest().connect(port).await {
+            Ok(stream) => {
+                self.reach.succeeded(lease.epoch());
+                Ok(stream)
+            }
+            Err(report) => Err(self.not_reached(lease, began, report).await),
+        }
+    }
+
+    /// Decides about a guest that let a client down which tried from `began` on: see [`reach`].
+    async fn not_reached(&self, lease: &Lease, began: Instant, report: Report) -> Entry {
+        let (ended, answer) = {
+            let ask = lease.agent().ask(Ask::Builds);
+            tokio::join!(timeout(ENDING, lease.guest().exited()), ask)
+        };
+        let is_this_one = self.handle.snapshot().boots == lease.epoch();
+        if ended.is_ok() || !is_this_one || !matches!(self.handle.snapshot().phase, Phase::Running { .. }) {
+            return Entry::GuestGone;
+        }
+        let failures = self.reach.failed(lease.epoch(), began);
+        let tried = format!("{} ({failures} in a row)", report.message);
+        match answer {
+            Err(silence) if self.settings.hang_timeout.is_some() => {
+                let why = Report { message: format!("{tried}, and {silence}"), ..report };
+                self.replace(lease, true, why).await
+            }
+            Err(silence) => Entry::Refused(
+                Report { message: format!("{tried}, and {silence}"), ..report }
+                    .hint("hang-timeout is 0, so the guest stays: darwin-vz-nix stop --force ends it"),
+            ),
+            Ok(Answer::Builds { running: running @ 1.. }) => Entry::Refused(
+                Report { message: format!("{tried}; builds that run in the guest: {running}"), ..report }
+                    .hint("the guest is replaced once they are done; to end them now: darwin-vz-nix stop"),
+            ),
+            Ok(_) if failures >= reach::ENOUGH => {
+                let why = Report { message: format!("{tried}, though the guest's agent answers"), ..report };
+                self.replace(lease, false, why).await
+            }
+            Ok(_) => Entry::Refused(
+                Report { message: format!("{tried}; the guest's agent answers"), ..report }
+                    .hint("see what the guest's console says: darwin-vz-nix logs --console"),
+            ),
+        }
+    }
+
+    /// Ends a guest that lets no client in, so that the next one takes its place.
+    async fn replace(&self, lease: &Lease, force: bool, why: Report) -> Entry {
+        tracing::warn!(machine = %self.name, boot = lease.epoch(), "the guest is replaced: {why}");
+        match self.handle.end(lease.epoch(), force).await {
             Ok(()) => Entry::after(lease, why).await,
             Err(report) => Entry::Refused(report),
         }
@@ -96,56 +143,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::MachineSettings,
-        daemon::{Chronicle, Parts},
-        guest::agent::Agent,
-        hypervisor::sim::{Script, Sim},
-        machine_dir::StateDir,
-    };
-    use darwin_vz_agent::protocol::{Answer, Ask};
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-    };
-    use tokio::time::{Instant, advance};
-
-    /// Under the paused clock the wall clock moves on by itself, so that `advance` is a jump, as a sleep of the host is.
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_after_a_sleep_gets_in_once_the_clock_is_right_and_not_before() {
-        let (told, busy) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-        let theirs = (Arc::clone(&told), Arc::clone(&busy));
-        let agent = Agent::that_may_say(move |ask| match ask {
-            Ask::SetClock { .. } if theirs.1.load(Relaxed) => None,
-            Ask::SetClock { .. } => {
-                theirs.0.fetch_add(1, Relaxed);
-                Some(Answer::Done)
-            }
-            _ => Some(Answer::Builds { running: 0 }),
-        });
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&"builder".parse().unwrap()).unwrap();
-        let settings = MachineSettings::sample();
-        let parts = Parts::in_memory(Sim::new(Script::default()), agent, &dir, &settings).unwrap();
-        let chronicle = Arc::<Chronicle>::default();
-        let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, chronicle);
-        drop(machine.open(Service::Nix).await.unwrap());
-        assert_eq!(told.load(Relaxed), 1);
-        drop(machine.open(Service::Nix).await.unwrap());
-        assert_eq!(told.load(Relaxed), 1, "it is right");
-        // Until nobody sees to the guest any more.
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let before = told.load(Relaxed);
-        advance(Duration::from_secs(3600)).await;
-        drop(machine.open(Service::Nix).await.unwrap());
-        assert_eq!(told.load(Relaxed), before + 1);
-
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        busy.store(true, Relaxed);
-        let begun = Instant::now();
-        drop(machine.open(Service::Nix).await.unwrap());
-        assert!(begun.elapsed() >= Duration::from_secs(5), "it waits for the clock: {:?}", begun.elapsed());
-    }
-}
+mod tests;
