@@ -14,8 +14,8 @@ use std::{
 /// Connections of one boot; `DVN_TEST_CONNECTIONS` asks for another number.
 const CONNECTIONS: u32 = 3000;
 
-/// Which part of them goes through sshd: each starts a process in the guest that takes a hundred milliseconds without KVM.
-const SSH_IS_ONE_IN: u32 = 8;
+/// Which part of them goes through sshd: each starts a process in the guest that takes a while without KVM.
+const SSH_IS_ONE_IN: u32 = 50;
 
 /// How many connections are being made at once.
 const AT_ONCE: u32 = 4;
