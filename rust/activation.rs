@@ -69,6 +69,8 @@ pub(crate) fn from_launchd(
     };
     let listener = |descriptor| {
         let socket = Socket::from(descriptor);
+        // launchd says nothing of it, and a program that the daemon starts must not keep the port.
+        socket.set_cloexec(true)?;
         let fits = socket.r#type()? == Type::STREAM && socket.local_addr()?.as_socket().is_some();
         let other = || io::Error::new(io::ErrorKind::InvalidInput, "launchd's socket is not for TCP");
         fits.then(|| socket.into()).ok_or_else(other)

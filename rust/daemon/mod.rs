@@ -11,6 +11,7 @@ mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod pulse;
+mod signals;
 pub(crate) mod specimen;
 mod vigil;
 
@@ -33,10 +34,10 @@ use crate::{
     machine_dir::StateDir,
     spec::MachineName,
 };
+use signals::Ends;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
     sync::{broadcast, watch},
 };
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,8 @@ pub struct RunOptions {
     pub host: HostFacts,
     /// The settings, for whoever asks what they are.
     pub shown: ConfigView,
+    /// The end of the terminal's session is its end, too.
+    pub hangs_up: bool,
 }
 
 /// The daemon, as the API sees it.
@@ -71,6 +74,8 @@ pub struct Daemon {
 impl Daemon {
     /// Runs until a signal or the API ends it. When it returns, no guest is left.
     pub async fn run(settings: Settings, options: RunOptions) -> Result<(), Report> {
+        // First: one that comes while the daemon is put together ends it once it is.
+        let ends = Ends::heed(options.hangs_up)?;
         let state = StateDir::open(&settings.state_dir)?;
         let _lock = state.lock()?;
         let chronicle = Arc::new(Chronicle::default());
@@ -108,7 +113,7 @@ impl Daemon {
                 }
             });
         }
-        let signals = tokio::spawn(end_on_signal(Arc::clone(&daemon), stop.clone())?);
+        let signals = tokio::spawn(end_on_signal(ends, Arc::clone(&daemon), stop.clone()));
         // Fails where no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
@@ -185,22 +190,17 @@ fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
 }
 
 /// The first signal stops the guests as `stop` does; a second one pulls their plugs.
-fn end_on_signal(daemon: Arc<Daemon>, stop: CancellationToken) -> Result<impl Future<Output = ()>, Report> {
-    let cannot = |e| Report::new(Kind::Internal, format!("cannot wait for signals: {e}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    Ok(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        tracing::info!("stopping, as a signal asked");
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-        tokio::select! {
-            () = daemon.shut_down() => {}
-            () = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
-                tracing::warn!("a second signal: the guests are killed");
-                let machines = daemon.machines.values();
-                futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
-            }
+async fn end_on_signal(mut ends: Ends, daemon: Arc<Daemon>, stop: CancellationToken) {
+    ends.next().await;
+    tracing::info!("stopping, as a signal asked");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    tokio::select! {
+        () = daemon.shut_down() => {}
+        () = ends.next() => {
+            tracing::warn!("a second signal: the guests are killed");
+            let machines = daemon.machines.values();
+            futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
         }
-        stop.cancel();
-    })
+    }
+    stop.cancel();
 }
