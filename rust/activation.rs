@@ -94,6 +94,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Report> {
                     address.port()
                 ))
                 .hint("or choose another port: the setting `listen`")
+                .hint("if it is a daemon whose state directory was deleted, it ends within a minute")
         }
         io::ErrorKind::PermissionDenied => Report::new(Kind::Host, format!("this user may not listen on {address}"))
             .hint("choose a port above 1023: the setting `listen`"),

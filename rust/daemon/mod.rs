@@ -6,6 +6,7 @@
 
 mod chronicle;
 mod clock;
+mod home;
 mod machine;
 mod metrics;
 #[cfg(test)]
@@ -34,11 +35,13 @@ use crate::{
     machine_dir::StateDir,
     spec::MachineName,
 };
+use home::{Home, Loss};
 use signals::Ends;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     sync::{broadcast, watch},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +99,7 @@ impl Daemon {
             tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
         }
         let api = server::bind(&state.api_socket())?;
+        let home = Home::of(&state, &chronicle)?;
         let daemon = Arc::new(Daemon { state, machines, chronicle, shown: options.shown });
         for (listener, machine) in doors {
             // Not before the API has its socket, through which the host's `nix` comes to the guest.
@@ -117,11 +121,48 @@ impl Daemon {
         // Fails where no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-        let served = server::serve(api, Arc::clone(&daemon) as _, options.host, stop).await;
+        let served = Arc::clone(&daemon).serve(api, home, options.host, stop).await;
         signals.abort();
         daemon.shut_down().await;
-        // A daemon that is gone leaves no socket that looks alive; a stale one is replaced at the next start anyway.
-        let _ = std::fs::remove_file(daemon.state.api_socket());
+        served
+    }
+
+    /// Answers until `stop`, for as long as the state directory is there; then no socket is left that looks alive.
+    async fn serve(
+        self: Arc<Self>,
+        api: UnixListener,
+        mut home: Home,
+        host: HostFacts,
+        stop: CancellationToken,
+    ) -> Result<(), Report> {
+        let mut servers = JoinSet::new();
+        servers.spawn(server::serve(api, Arc::clone(&self) as _, host, stop.clone()));
+        let served = loop {
+            let loss = tokio::select! {
+                Some(served) = servers.join_next() => {
+                    break served.unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the API's server was lost: {e}"))));
+                }
+                loss = home.lost() => loss,
+            };
+            match loss {
+                Loss::Socket => {
+                    let api = server::bind(&self.state.api_socket())?;
+                    home.has_new_socket()
+                        .map_err(|e| Report::new(Kind::State, format!("the API's socket is gone: {e}")))?;
+                    tracing::warn!("the API's socket was deleted or replaced, and is made anew");
+                    // Who is connected already goes on.
+                    servers.spawn(server::serve(api, Arc::clone(&self) as _, host, stop.clone()));
+                }
+                Loss::Directory(report) => {
+                    tracing::error!("{report}");
+                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+                    self.shut_down().await;
+                    stop.cancel();
+                    break Err(report);
+                }
+            }
+        };
+        home.remove_socket();
         served
     }
 
