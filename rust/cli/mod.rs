@@ -4,6 +4,7 @@
 //! An error ends in `output::fail`, which prints it and turns its kind into the exit code.
 
 mod args;
+mod boots;
 mod capabilities;
 mod complete;
 mod completions;

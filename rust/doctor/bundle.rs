@@ -9,9 +9,9 @@ use crate::{
 /// The bundle's own verdict, or why there is none.
 fn open(subject: &Subject) -> Result<Result<Bundle, BundleError>, Finding> {
     let settings = settings::needed(subject)?;
-    let can = subject.capabilities.as_ref();
+    let can = subject.backend.as_ref();
     let can = can.map_err(|_| Finding::not_applicable("nothing runs guests here: see the check backend"))?;
-    Ok(settings.bundle.as_deref().ok_or(BundleError::None).and_then(|dir| Bundle::open(dir, &can.archs)))
+    Ok(settings.bundle.as_deref().ok_or(BundleError::None).and_then(|dir| Bundle::open(dir, &can.guests)))
 }
 
 /// The machine's bundle, if it is fit for a boot.
