@@ -42,7 +42,7 @@ pub fn table(newest_first: &[BootRecord]) -> String {
     for (back, record) in newest_first.iter().enumerate() {
         let back = if back == 0 { "0".to_owned() } else { format!("-{back}") };
         let ready = record.ready_unix_ms.map(|ready| ready.saturating_sub(record.begun_unix_ms));
-        let ready = ready.map_or_else(|| "-".to_owned(), |ms| output::milliseconds(ms));
+        let ready = ready.map_or_else(|| "-".to_owned(), output::milliseconds);
         let console = record.console_bytes.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} B"));
         table.add_row([
             record.number.to_string(),

@@ -151,7 +151,8 @@ mod tests {
     /// The state directory, the lock and the socket, each deleted, and each replaced by its like.
     #[tokio::test]
     async fn whatever_goes_of_the_state_directory_is_noticed() {
-        let cases: [(&str, fn(&StateDir), bool); 6] = [
+        type Harm = fn(&StateDir);
+        let cases: [(&str, Harm, bool); 6] = [
             ("deleted", |state| fs::remove_dir_all(state.root()).unwrap(), true),
             (
                 "replaced",

@@ -53,7 +53,8 @@ fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
     let manifest: Value = serde_json::from_slice(&fs::read(whole.join("guest.json")).unwrap()).unwrap();
     let image = manifest["images"][0]["file"].as_str().unwrap().to_owned();
     let initrd = manifest["initrd"].as_str().unwrap().to_owned();
-    let cases: [(&str, &dyn Fn(&Path)); 2] = [
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Harm); 2] = [
         ("a system image that ends too early", &|bundle| {
             let data = fs::read(whole.join(&image)).unwrap();
             replace(&bundle.join(&image), &data[..data.len() / 3]);
@@ -133,7 +134,7 @@ fn a_helper_that_fails_while_the_guest_runs_is_quoted_too() {
     let real = found(&lab.path, helper);
     // The name of the process stays that of the helper, by which it is found here.
     let script = format!(
-        "{} \"$@\" & child=$!; trap 'kill $child; echo out of luck >&2; exit 9' TERM; wait $child",
+        "{} \"$@\" & child=$!; trap 'kill -KILL $child; echo out of luck >&2; exit 9' USR1; wait $child",
         real.display()
     );
     wrap(tools.path(), helper, &script);
@@ -147,7 +148,7 @@ fn a_helper_that_fails_while_the_guest_runs_is_quoted_too() {
             .then(|| process.file_name().to_str()?.parse::<u32>().ok())?
     });
     let shell = shells.collect::<Vec<_>>()[0];
-    kill(shell, "TERM");
+    kill(shell, "USR1");
     lab.await_state("stopped");
     let exit = lab.status()["lastExit"].as_str().unwrap().to_owned();
     assert!(exit.contains("vhost-device-vsock ended with exit code 9: ") && exit.contains("out of luck"), "{exit}");
@@ -228,6 +229,8 @@ fn a_bundle_that_hangs_keeps_no_daemon_from_its_end() {
                 || fs::read_to_string(thread.path().join("stack")).is_ok_and(|stack| stack.contains("lease"))
         })
     });
+    let told = String::from_utf8_lossy(&lab.cli(&["doctor", "bundle", "kernel"]).stdout).into_owned();
+    assert!(told.contains("do not answer within"), "{told}");
     let begun = std::time::Instant::now();
     lab.end_daemon();
     assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());

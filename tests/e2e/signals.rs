@@ -13,8 +13,16 @@ fn no_signal_costs_the_guest_its_disk_but_those_of_a_crash() {
         ["PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "XFSZ", "TSTP", "TTIN", "TTOU", "PWR", "34"]
     {
         kill(lab.daemon_pid(), signal);
-        assert_eq!(lab.ssh("echo there"), "there\n", "after SIG{signal}");
+        assert!(lab.is("running"), "after SIG{signal}");
     }
+    // As the end of a service, a session or the computer does: to every process, not to the daemon alone.
+    for signal in ["HUP", "INT", "QUIT", "TERM"] {
+        for pid in lab.descendants(|_| true) {
+            kill(pid, signal);
+        }
+        assert!(lab.is("running"), "after SIG{signal} to its processes");
+    }
+    assert_eq!(lab.ssh("echo there"), "there\n");
     assert_eq!((lab.qemu(), lab.boots()), (guest, 1));
     // As a terminal does that is closed.
     lab.end_daemon_by("HUP");

@@ -11,6 +11,7 @@ mod features;
 mod probe;
 mod process;
 mod qmp;
+mod shield;
 mod vsock;
 
 use super::{

@@ -1,7 +1,7 @@
 //! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: it is started through
 //! `setpriv --pdeathsig`, which asks the kernel for that. What such a death misses, [`kill_orphans`] finds at the next boot.
 
-use super::probe::Programs;
+use super::{probe::Programs, shield::Shield};
 use crate::{
     error::{Kind, Report},
     hypervisor::advice,
@@ -52,8 +52,11 @@ impl Process {
         // Its own group: an interrupt at the daemon's terminal is the daemon's to handle, guest by guest.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shield = Shield::raise();
+        let spawned = command.spawn();
+        drop(shield);
         let mut child =
-            command.spawn().map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
+            spawned.map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
         let last_words = Arc::default();
         let listener = child
             .stderr
@@ -204,6 +207,27 @@ mod tests {
         let mut failed = sh("echo no >&2; exit 1");
         failed.ended().await;
         assert_eq!(failed.failed().await.unwrap(), "sh ended with exit code 1: no");
+    }
+
+    #[tokio::test]
+    async fn what_asks_the_daemon_to_end_does_nothing_to_its_processes() {
+        let blocked = |status: &str| {
+            let status = fs::read_to_string(status).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap()
+        };
+        let before = blocked("/proc/thread-self/status");
+        let mut process = sh("echo up; read never");
+        let mut out = BufReader::new(process.stdout().unwrap());
+        out.read_line(&mut String::new()).await.unwrap();
+        assert_eq!(blocked("/proc/thread-self/status"), before, "ours hears them");
+        let pid = process.child.id().unwrap();
+        let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+        for signal in ends {
+            assert_ne!(blocked(&format!("/proc/{pid}/status")) & 1 << (signal.as_raw() - 1), 0, "{signal:?}");
+        }
+        process.kill().await;
+        assert_eq!(process.ended().await, "sh was killed by signal 9");
     }
 
     #[tokio::test]
