@@ -69,6 +69,8 @@ pub(crate) fn from_launchd(
     };
     let listener = |descriptor| {
         let socket = Socket::from(descriptor);
+        // launchd says nothing of it, and a program that the daemon starts must not keep the port.
+        socket.set_cloexec(true)?;
         let fits = socket.r#type()? == Type::STREAM && socket.local_addr()?.as_socket().is_some();
         let other = || io::Error::new(io::ErrorKind::InvalidInput, "launchd's socket is not for TCP");
         fits.then(|| socket.into()).ok_or_else(other)
@@ -92,6 +94,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Report> {
                     address.port()
                 ))
                 .hint("or choose another port: the setting `listen`")
+                .hint("if it is a daemon whose state directory was deleted, it ends within a minute")
         }
         io::ErrorKind::PermissionDenied => Report::new(Kind::Host, format!("this user may not listen on {address}"))
             .hint("choose a port above 1023: the setting `listen`"),

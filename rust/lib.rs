@@ -6,7 +6,7 @@
 //! * Whoever talks to a guest holds a [`supervisor::Lease`].
 //! * No library module reads the environment, `$HOME` or the command line; `cli` passes everything in.
 //! * `cfg(target_os)` stands only in `hypervisor` (which backends exist) and `activation`; `unsafe` only in
-//!   `activation` and `hypervisor::vz::bridge`.
+//!   `activation`, `cli::inheritance`, `hypervisor::qemu::shield` and `hypervisor::vz::bridge`.
 
 pub mod activation;
 pub mod api;

@@ -76,10 +76,14 @@ pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<String>> {
     file.seek(SeekFrom::Start(length.saturating_sub(16 << 10)))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let clean = |line: &str| line.chars().filter(only_shows).collect::<String>().trim().to_owned();
-    let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
+    let lines = lines(&bytes);
     Ok(lines[lines.len().saturating_sub(count)..].to_vec())
+}
+
+/// The lines that say something, control characters removed.
+pub fn lines(log: &[u8]) -> Vec<String> {
+    let clean = |line: &str| line.chars().filter(only_shows).collect::<String>().trim().to_owned();
+    String::from_utf8_lossy(log).lines().map(clean).filter(|line| !line.is_empty()).collect()
 }
 
 /// Whether a terminal does nothing at it but show it. Others begin sequences that set the window's title or the clipboard, or

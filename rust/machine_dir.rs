@@ -11,7 +11,8 @@
 //!     known_hosts            made from the above, for ssh                   (derived)
 //!     darwin-vz-nix-connect  the program that Nix runs for the direct door  (derived)
 //!     data.img               the guest's data disk: a cache                 (may go any time)
-//!     console.log[.1]        the guest's serial console
+//!     console.log[.1]        the guest's serial console in its present or last boot
+//!     boots/                 records and consoles of the boots before, see `guest::boots`
 //!     generations/           guest systems built from recipes, see `generations::store` (may go any time)
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
@@ -83,6 +84,11 @@ impl StateDir {
         api_token(&self.root)
     }
 
+    /// What the daemon holds locked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
     /// The daemon's log.
     pub fn daemon_log(&self) -> PathBuf {
         self.root.join("daemon.log")
@@ -90,7 +96,7 @@ impl StateDir {
 
     /// Takes the directory for this process, and removes what others that died have left unfinished in it.
     pub fn lock(&self) -> Result<StateLock, Report> {
-        let path = self.root.join("lock");
+        let path = self.lock_file();
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -242,6 +248,10 @@ impl MachineDir {
     pub fn console_log(&self) -> PathBuf {
         self.root.join("console.log")
     }
+    /// What is kept of the last boots.
+    pub fn boots(&self) -> PathBuf {
+        self.root.join("boots")
+    }
     /// The address of the guest's network interface; made on first use and kept, so that the guest keeps its place on
     /// the host's network from boot to boot.
     pub fn mac_address(&self) -> Result<MacAddress, Report> {
@@ -300,7 +310,8 @@ impl MachineDir {
             (false, false) => return remove_all(&self.root),
             (false, true) => self.entries()?,
             (true, _) => {
-                vec![self.data_disk(), self.console_log(), log_file::older(&self.console_log()), self.run_dir()]
+                let console = self.console_log();
+                vec![self.data_disk(), log_file::older(&console), console, self.boots(), self.run_dir()]
             }
         };
         match keep.keep_generations {
@@ -405,6 +416,7 @@ mod tests {
                 write_atomic(&path, b"x", 0o600).unwrap();
             }
             machine.fresh_run_dir().unwrap();
+            fs::create_dir(machine.boots()).unwrap();
             machine
         };
         for (keep_keys, keep_generations) in [(true, false), (false, true), (true, true), (false, false)] {
@@ -413,6 +425,7 @@ mod tests {
             assert_eq!((machine.user_key().exists(), machine.host_key().exists()), (keep_keys, keep_keys));
             assert_eq!(machine.generations().exists(), keep_generations);
             assert!(!machine.data_disk().exists() && !machine.run_dir().exists() && !machine.console_log().exists());
+            assert!(!machine.boots().exists());
         }
         assert!(!state.machine(&name()).root().exists());
         state.machine(&name()).destroy(DestroyRequest::default()).unwrap();

@@ -401,8 +401,23 @@ async fn the_log_is_streamed_and_followed() {
     std::fs::write(server.path().join("console.log"), "login: ").unwrap();
     let mut text = client.console(&builder(), false, None).await.unwrap();
     assert_eq!(text.chunk().await.unwrap().unwrap(), "login: ");
+    std::fs::write(server.path().join("console-2.log"), "panic").unwrap();
+    let mut earlier = client.console_of(&builder(), -2, false, None).await.unwrap();
+    assert_eq!(earlier.chunk().await.unwrap().unwrap(), "panic");
     drop(server);
     assert_eq!(text.chunk().await.unwrap(), None, "a follower ends with the daemon");
+}
+
+#[tokio::test]
+async fn what_is_known_of_boots_and_of_the_backend_comes_as_it_is() {
+    let server = Server::new();
+    let client = Client::new(server.path());
+    assert_eq!(client.boots(&builder()).await.unwrap().boots, common::boots());
+    let backend = client.capabilities(&builder()).await.unwrap();
+    assert_eq!((backend.backend.as_str(), backend.search_path.as_str()), ("fake", "/fake/bin"));
+    let nobody = "nobody".parse().unwrap();
+    assert_eq!(client.boots(&nobody).await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(client.capabilities(&nobody).await.unwrap_err().kind, Kind::NotFound);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use super::types::{
     ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
     Service, StartRequest, StopRequest, Trimmed, UPGRADE,
 };
+use super::{boots::BootList, capabilities::BackendView};
 use crate::{
     error::{Kind, Report},
     spec::MachineName,
@@ -142,9 +143,32 @@ impl Client {
         self.text("/v1/logs", follow, lines).await
     }
 
-    /// A machine's console, or its last lines.
+    /// A machine's console in its present or last boot, or the last lines of it.
     pub async fn console(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
-        self.text(&format!("/v1/machines/{machine}/console"), follow, lines).await
+        self.console_of(machine, 0, follow, lines).await
+    }
+
+    /// A machine's console in a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number.
+    pub async fn console_of(
+        &self,
+        machine: &MachineName,
+        boot: i64,
+        follow: bool,
+        lines: Option<usize>,
+    ) -> Result<Text, Report> {
+        // Without a number also an older daemon understands it.
+        let boot = if boot == 0 { String::new() } else { format!("&boot={boot}") };
+        self.text_of(&format!("/v1/machines/{machine}/console"), &boot, follow, lines).await
+    }
+
+    /// What a machine's backend can do, as the daemon finds it.
+    pub async fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/capabilities"), Bytes::new()).await
+    }
+
+    /// What is known of a machine's last boots.
+    pub async fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/boots"), Bytes::new()).await
     }
 
     /// What was said when a machine's recipe was built, or the last lines of it.
@@ -177,8 +201,13 @@ impl Client {
     }
 
     async fn text(&self, path: &str, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.text_of(path, "", follow, lines).await
+    }
+
+    async fn text_of(&self, path: &str, more: &str, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
         let lines = lines.map(|lines| format!("&lines={lines}")).unwrap_or_default();
-        let response = self.send(Method::GET, &format!("{path}?follow={follow}{lines}"), Bytes::new(), None).await?;
+        let path = format!("{path}?follow={follow}{lines}{more}");
+        let response = self.send(Method::GET, &path, Bytes::new(), None).await?;
         Ok(Text { body: response.into_body() })
     }
 

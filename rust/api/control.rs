@@ -3,6 +3,7 @@
 use super::types::{
     ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, Service, StartRequest, Trimmed,
 };
+use super::{boots::BootList, capabilities::BackendView};
 use crate::{
     daemon::{Daemon, Passage},
     error::Report,
@@ -28,8 +29,12 @@ pub trait Control: Send + Sync + 'static {
     fn metrics(&self) -> Verb<'_, Result<String, Report>>;
     /// The daemon's own log.
     fn log_file(&self) -> PathBuf;
-    /// The file of a machine's serial console.
-    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
+    /// The file of a machine's serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
+    fn console_log(&self, machine: &MachineName, boot: i64) -> Result<PathBuf, Report>;
+    /// What a machine's backend can do here.
+    fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report>;
+    /// What is known of a machine's last boots.
+    fn boots(&self, machine: &MachineName) -> Result<BootList, Report>;
     /// What was said when a machine's recipe was built last.
     fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
     /// The guest systems that a machine can boot.
@@ -106,8 +111,16 @@ impl Control for Daemon {
         Daemon::log_file(self)
     }
 
-    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
-        Ok(self.machine(machine)?.console_log())
+    fn console_log(&self, machine: &MachineName, boot: i64) -> Result<PathBuf, Report> {
+        self.machine(machine)?.console_log(boot)
+    }
+
+    fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
+        Ok(self.machine(machine)?.backend())
+    }
+
+    fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
+        Ok(self.machine(machine)?.boots())
     }
 
     fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {

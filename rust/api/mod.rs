@@ -14,7 +14,9 @@
 //! | `POST /v1/machines/NAME/generations/build` | has the recipe built and tried, also after a failure; answers at once |
 //! | `DELETE /v1/machines/NAME/generations/N` | deletes one that is not in use |
 //! | `GET /v1/machines/NAME/build-log?follow=BOOL&lines=N` | what was said when the recipe was built, as text |
-//! | `GET /v1/machines/NAME/console?follow=BOOL&lines=N` | the guest's console as text |
+//! | `GET /v1/machines/NAME/console?follow=BOOL&lines=N&boot=B` | the guest's console as text, in the present or an earlier boot |
+//! | `GET /v1/machines/NAME/boots` | [`boots::BootList`]: what is known of the last boots |
+//! | `GET /v1/machines/NAME/capabilities` | [`capabilities::BackendView`]: what the backend can do, as the daemon finds it |
 //! | `GET /v1/machines/NAME/connect/ssh` or `…/nix` | with `Upgrade: darwin-vz-stream`: a byte stream to the guest, which is started |
 //! | `GET /v1/logs?follow=BOOL&lines=N` | the daemon's log as text |
 //! | `GET /v1/events` | [`types::Event`]s as server-sent events; `lagged` tells a slow reader how many it missed |
@@ -27,6 +29,8 @@
 //! Every failure is a [`crate::error::Report`] in JSON. The socket is a Unix socket of mode 0600: who may open it, may do all
 //! of it. On TCP, which is off unless configured, [`tcp`] asks for a token.
 
+pub mod boots;
+pub mod capabilities;
 pub mod client;
 pub mod control;
 mod generations;

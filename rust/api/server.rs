@@ -5,6 +5,7 @@
 //! thing after another does them in a task of its own ([`to_its_end`]): what was begun is not left half done.
 
 use super::{
+    boots, capabilities,
     control::Control,
     generations, loopback, openapi, streams,
     tcp::{Guard, TokenFile},
@@ -146,6 +147,8 @@ pub(super) fn described() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(generations::build))
         .routes(routes!(generations::forget))
         .routes(routes!(generations::build_log))
+        .routes(routes!(boots::list))
+        .routes(routes!(capabilities::show))
         .routes(routes!(streams::console))
         .routes(routes!(streams::connect))
         .routes(routes!(openapi::document))

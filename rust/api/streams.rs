@@ -47,13 +47,28 @@ pub(super) async fn logs(State(api): Shared, query: Params<LogParams>) -> Answer
     Ok(text(&api, api.control.log_file(), &params(query)?))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConsoleParams {
+    /// Go on with what is written later.
+    #[serde(default)]
+    follow: bool,
+    /// Begin so many lines before the end.
+    lines: Option<u32>,
+    /// Of which boot: 0 is the present or last one, -1 the one before; a positive number is that of `boots`.
+    #[serde(default)]
+    boot: i64,
+}
+
 /// A guest's serial console
-#[utoipa::path(get, path = "/v1/machines/{name}/console", params(("name" = MachineName, Path), LogParams), responses(
-    (status = 200, body = String, content_type = "text/plain", description = "What the last guest printed, or its end."),
+#[utoipa::path(get, path = "/v1/machines/{name}/console", params(("name" = MachineName, Path), ConsoleParams), responses(
+    (status = 200, body = String, content_type = "text/plain", description = "What the guest printed, or its end."),
 ))]
-pub(super) async fn console(State(api): Shared, name: Name, query: Params<LogParams>) -> Answer<Response> {
-    let file = api.control.console_log(&machine(name)?)?;
-    Ok(text(&api, file, &params(query)?))
+pub(super) async fn console(State(api): Shared, name: Name, query: Params<ConsoleParams>) -> Answer<Response> {
+    let ConsoleParams { follow, lines, boot } = params(query)?;
+    let file = api.control.console_log(&machine(name)?, boot)?;
+    Ok(text(&api, file, &LogParams { follow, lines }))
 }
 
 pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {

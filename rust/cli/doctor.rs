@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     api::{
+        capabilities::BackendView,
         client::Client,
         types::{BootTimeline, StartRequest, State, StopRequest},
     },
-    doctor::{ALL, Check, Examined, Outcome, Subject},
+    doctor::{ALL, Check, Examined, Eyes, Outcome, Subject},
     error::{Kind, Report},
     hypervisor,
     spec::MachineName,
@@ -181,12 +182,24 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         Ok(settings) => (settings.backend, settings.accelerator.as_deref()),
         Err(_) => (None, None),
     };
-    let hypervisor = hypervisor::for_this_host(backend, &context.search_path, accelerator);
     let client = context.client();
+    let daemon = client.status().await;
+    let by_the_daemon = match &daemon {
+        // One of an older version does not know this question.
+        Ok(_) => client.capabilities(&machine).await.ok(),
+        Err(_) => None,
+    };
+    let eyes = if by_the_daemon.is_some() { Eyes::Daemon } else { Eyes::Command };
+    let by_this_command = || {
+        let found = hypervisor::for_this_host(backend, &context.search_path, accelerator)?;
+        let (can, path) = (found.capabilities(), context.search_path.to_string_lossy());
+        Ok(BackendView::new(can, &can.features, path.into_owned()))
+    };
     Ok(Subject {
         state_dir: context.state_dir(),
-        capabilities: hypervisor.map(|hypervisor| hypervisor.capabilities().clone()),
-        daemon: client.status().await,
+        backend: by_the_daemon.map_or_else(by_this_command, Ok),
+        eyes,
+        daemon,
         client,
         program: this_program()?,
         flags: context.flags(),

@@ -1,19 +1,20 @@
-//! `logs`: the daemon's log, the guest's console, or the log of a recipe's build. Also of a daemon that has ended, which is when one wants to read it.
+//! `logs`: the daemon's log, a guest's console, what became of boots, or the log of a recipe's build. Also of a daemon that has ended, which is when one wants to read it.
 //!
 //! Guests and builds write what they like. On a terminal it is shown without control characters; in a pipe it is as it was
 //! written.
 
-use super::{context::Context, output};
+use super::{boots, context::Context, output};
 use crate::{
     api::{Start, tail},
     error::{Kind, Report},
+    guest::boots as kept,
     log_file::ForTerminal,
     machine_dir::StateDir,
 };
 use clap::Args;
 use futures_util::StreamExt;
 use std::{
-    io::{IsTerminal, stdout},
+    io::{self, IsTerminal, Write, stdout},
     path::PathBuf,
     pin::pin,
 };
@@ -26,11 +27,19 @@ const RECENT: usize = 10;
 #[command(after_help = "\
 Examples:
   darwin-vz-nix logs --follow
-  darwin-vz-nix logs --console --lines 50")]
+  darwin-vz-nix logs --console --lines 50
+  darwin-vz-nix logs --boots
+  darwin-vz-nix logs --console --boot -1")]
 pub struct Logs {
     /// The guest's serial console instead of the daemon's log
     #[arg(long)]
     console: bool,
+    /// The console of a boot: 0 the last, -1 the one before, or a number of --boots
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with_all = ["build", "boots"])]
+    boot: Option<i64>,
+    /// What became of the last boots, and why
+    #[arg(long, conflicts_with_all = ["console", "build", "follow", "lines"])]
+    boots: bool,
     /// What was said when the recipe was built last
     #[arg(long, conflicts_with = "console")]
     build: bool,
@@ -44,11 +53,21 @@ pub struct Logs {
 
 impl Logs {
     /// Prints it.
-    pub async fn run(self, context: &Context) -> Result<(), Report> {
+    pub async fn run(mut self, context: &Context) -> Result<(), Report> {
+        if self.boots {
+            return output::print(&boots::table(&boots::of(context).await?));
+        }
+        if let Some(boot) = self.boot {
+            self.console = true;
+            // On stderr: stdout is what the guest printed. Who asks for one that there is not is told so below.
+            if let Some(record) = boots::of(context).await.ok().and_then(|boots| boots::find(boots, boot)) {
+                let _ = io::stderr().write_all(boots::story(&record).as_bytes());
+            }
+        }
         let lines = self.lines.or(self.follow.then_some(RECENT));
         let client = context.client();
         let text = match (self.console, self.build) {
-            (true, _) => client.console(&context.machine()?, self.follow, lines).await,
+            (true, _) => client.console_of(&context.machine()?, self.boot.unwrap_or(0), self.follow, lines).await,
             (_, true) => client.build_log(&context.machine()?, self.follow, lines).await,
             _ => client.logs(self.follow, lines).await,
         };
@@ -85,7 +104,7 @@ impl Logs {
         }
         let dir = StateDir::open(&root)?;
         let file = match (self.console, self.build) {
-            (true, _) => dir.machine(&context.machine()?).console_log(),
+            (true, _) => kept::console(&dir.machine(&context.machine()?), self.boot.unwrap_or(0))?,
             (_, true) => dir.machine(&context.machine()?).build_log(),
             _ => dir.daemon_log(),
         };

@@ -4,6 +4,7 @@
 //! An error ends in `output::fail`, which prints it and turns its kind into the exit code.
 
 mod args;
+mod boots;
 mod capabilities;
 mod complete;
 mod completions;
@@ -13,6 +14,7 @@ mod context;
 mod destroy;
 mod doctor;
 mod generations;
+mod inheritance;
 mod launch;
 mod logging;
 mod logs;
@@ -35,13 +37,18 @@ use crate::error::{Kind, Report};
 use args::{Cli, Verb};
 use clap::Parser;
 use context::Context;
-use std::process::ExitCode;
+use inheritance::Inheritance;
+use std::{process::ExitCode, time::Duration};
+
+/// How long what is still read or written may take once all else is done.
+const LAST_READS: Duration = Duration::from_secs(2);
 
 /// Runs the program; its exit code.
 pub fn main() -> ExitCode {
+    let inheritance = Inheritance::take();
     let Cli { global, verb } = Cli::parse();
     output::colour(global.color.unwrap_or_default());
-    let json = verb.wants_json();
+    let (json, flags) = (verb.wants_json(), verb.flags());
     let outcome = match verb {
         // A line for Nix to show: it prints what a remote program says on stderr.
         Verb::Connect(verb) => return verb.run(global),
@@ -55,7 +62,8 @@ pub fn main() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
         Verb::Man(verb) => verb.run(),
         Verb::Reference(verb) => verb.run(),
-        verb => Context::new(global, verb.flags()).and_then(|context| dispatch(verb, &context)),
+        Verb::Run(verb) => Context::new(global, flags).and_then(|context| verb.run(&context, inheritance)),
+        verb => Context::new(global, flags).and_then(|context| dispatch(verb, &context)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,9 +72,6 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
-    if let Verb::Run(verb) = verb {
-        return verb.run(context);
-    }
     logging::for_a_client(context)?;
     match verb {
         Verb::Start(verb) => block_on(verb.run(context))?,
@@ -99,5 +104,8 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, Report> {
         .enable_all()
         .build()
         .map_err(|error| Report::new(Kind::Host, format!("no event loop can be made: {error}")))?;
-    Ok(runtime.block_on(future))
+    let output = runtime.block_on(future);
+    // A file on a volume that hangs must not keep a process that is done: the read ends with the process.
+    runtime.shutdown_timeout(LAST_READS);
+    Ok(output)
 }

@@ -4,6 +4,7 @@ use super::{
     args::MachineFlags,
     block_on,
     context::{Context, this_program},
+    inheritance::Inheritance,
     logging,
 };
 use crate::{
@@ -34,7 +35,9 @@ pub struct Run {
 
 impl Run {
     /// Blocks until told to stop.
-    pub fn run(self, context: &Context) -> Result<(), Report> {
+    pub fn run(self, context: &Context, inheritance: Inheritance) -> Result<(), Report> {
+        let hangs_up = !inheritance.ignores_hangup;
+        inheritance.shed();
         let settings = context.settings()?;
         let options = RunOptions {
             search_path: context.search_path.clone(),
@@ -43,6 +46,7 @@ impl Run {
             nix_environment: context.nix_environment.clone(),
             host: HostFacts::gather(),
             shown: context.config.shown(&HostFacts::gather())?,
+            hangs_up,
         };
         if self.detached {
             leave()?;

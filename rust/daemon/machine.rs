@@ -17,10 +17,12 @@ use crate::{
     api::types::{
         DestroyRequest, GenerationList, GenerationsStatus, MachineStatus, StartRequest, StoreStatus, Trimmed,
     },
+    api::{boots::BootList, capabilities::BackendView},
     config::MachineSettings,
     error::{Kind, Report},
     generations::{Generations, Keeper, Nix, Patience},
     guest::{
+        boots::{self, Boots},
         disk,
         launch::{Launch, WarmConnection},
         sharing::Sharing,
@@ -59,6 +61,7 @@ pub struct Machine {
     /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
+    boots: Boots,
     nix: Nix,
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
@@ -92,6 +95,8 @@ pub(crate) struct Parts {
     pub(crate) inhibitor: Option<Inhibitor>,
     /// What can boot beside the configured bundle.
     pub(crate) generations: Arc<Generations>,
+    /// What is kept of its boots.
+    pub(crate) boots: Boots,
     /// The host's `nix`.
     pub(crate) nix: Nix,
     /// The host's store in its guests, if it is shared.
@@ -114,6 +119,7 @@ impl Parts {
             connect_program: String::new(),
             inhibitor: None,
             generations: Arc::new(Generations::open(dir, settings, &[])?),
+            boots: Boots::of(dir),
             nix: Nix {
                 programs: None,
                 search_path: "".into(),
@@ -152,7 +158,7 @@ impl Machine {
             Arc::clone(&generations),
             sharing.clone(),
         );
-        let warm = launch.warm();
+        let (warm, boots) = (launch.warm(), launch.boots());
         let nix = Nix {
             programs: settings.nix.clone(),
             search_path: options.search_path.clone(),
@@ -169,6 +175,7 @@ impl Machine {
             connect_program,
             inhibitor,
             generations,
+            boots,
             nix,
             sharing,
         };
@@ -224,6 +231,7 @@ impl Machine {
             sharing: parts.sharing,
             files: Arc::default(),
             generations: parts.generations,
+            boots: parts.boots,
             nix: parts.nix,
             keeper: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
@@ -300,7 +308,7 @@ impl Machine {
             files: Arc::clone(&self.files),
             generations: Arc::clone(&self.generations),
             workshop: Arc::new(self.nix.clone()),
-            console: self.console_log(),
+            console: self.dir.console_log(),
         };
         *self.keeper() = Some(AbortOnDropHandle::new(tokio::spawn(keeper.run())));
     }
@@ -371,9 +379,23 @@ impl Machine {
         self.handle.shut_down().await;
     }
 
-    /// The file of its serial console.
-    pub fn console_log(&self) -> PathBuf {
-        self.dir.console_log()
+    /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
+    pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
+        boots::console(&self.dir, boot)
+    }
+
+    /// What is known of its last boots.
+    pub fn boots(&self) -> BootList {
+        BootList { boots: self.boots.list() }
+    }
+
+    /// What its backend can do. Programs are looked for now; which guests it boots was found out when the daemon began.
+    pub fn backend(&self) -> BackendView {
+        let (settings, path) = (&self.settings, &self.nix.search_path);
+        let now = hypervisor::for_this_host(settings.backend, path, settings.accelerator.as_deref());
+        let features =
+            now.map_or_else(|_| self.capabilities.features.clone(), |now| now.capabilities().features.clone());
+        BackendView::new(&self.capabilities, &features, path.to_string_lossy().into_owned())
     }
 
     /// Starts the guest where needed, and has it give back what its disk does not use.

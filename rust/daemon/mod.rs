@@ -6,11 +6,13 @@
 
 mod chronicle;
 mod clock;
+mod home;
 mod machine;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod pulse;
+mod signals;
 pub(crate) mod specimen;
 mod vigil;
 
@@ -33,11 +35,13 @@ use crate::{
     machine_dir::StateDir,
     spec::MachineName,
 };
+use home::{Home, Loss};
+use signals::Ends;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc};
 use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    net::{TcpListener, UnixListener},
     sync::{broadcast, watch},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +62,8 @@ pub struct RunOptions {
     pub host: HostFacts,
     /// The settings, for whoever asks what they are.
     pub shown: ConfigView,
+    /// The end of the terminal's session is its end, too.
+    pub hangs_up: bool,
 }
 
 /// The daemon, as the API sees it.
@@ -71,6 +77,8 @@ pub struct Daemon {
 impl Daemon {
     /// Runs until a signal or the API ends it. When it returns, no guest is left.
     pub async fn run(settings: Settings, options: RunOptions) -> Result<(), Report> {
+        // First: one that comes while the daemon is put together ends it once it is.
+        let ends = Ends::heed(options.hangs_up)?;
         let state = StateDir::open(&settings.state_dir)?;
         let _lock = state.lock()?;
         let chronicle = Arc::new(Chronicle::default());
@@ -91,6 +99,7 @@ impl Daemon {
             tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
         }
         let api = server::bind(&state.api_socket())?;
+        let home = Home::of(&state, &chronicle)?;
         let daemon = Arc::new(Daemon { state, machines, chronicle, shown: options.shown });
         for (listener, machine) in doors {
             // Not before the API has its socket, through which the host's `nix` comes to the guest.
@@ -108,15 +117,52 @@ impl Daemon {
                 }
             });
         }
-        let signals = tokio::spawn(end_on_signal(Arc::clone(&daemon), stop.clone())?);
+        let signals = tokio::spawn(end_on_signal(ends, Arc::clone(&daemon), stop.clone()));
         // Fails where no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-        let served = server::serve(api, Arc::clone(&daemon) as _, options.host, stop).await;
+        let served = Arc::clone(&daemon).serve(api, home, options.host, stop).await;
         signals.abort();
         daemon.shut_down().await;
-        // A daemon that is gone leaves no socket that looks alive; a stale one is replaced at the next start anyway.
-        let _ = std::fs::remove_file(daemon.state.api_socket());
+        served
+    }
+
+    /// Answers until `stop`, for as long as the state directory is there; then no socket is left that looks alive.
+    async fn serve(
+        self: Arc<Self>,
+        api: UnixListener,
+        mut home: Home,
+        host: HostFacts,
+        stop: CancellationToken,
+    ) -> Result<(), Report> {
+        let mut servers = JoinSet::new();
+        servers.spawn(server::serve(api, Arc::clone(&self) as _, host, stop.clone()));
+        let served = loop {
+            let loss = tokio::select! {
+                Some(served) = servers.join_next() => {
+                    break served.unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the API's server was lost: {e}"))));
+                }
+                loss = home.lost() => loss,
+            };
+            match loss {
+                Loss::Socket => {
+                    let api = server::bind(&self.state.api_socket())?;
+                    home.has_new_socket()
+                        .map_err(|e| Report::new(Kind::State, format!("the API's socket is gone: {e}")))?;
+                    tracing::warn!("the API's socket was deleted or replaced, and is made anew");
+                    // Who is connected already goes on.
+                    servers.spawn(server::serve(api, Arc::clone(&self) as _, host, stop.clone()));
+                }
+                Loss::Directory(report) => {
+                    tracing::error!("{report}");
+                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+                    self.shut_down().await;
+                    stop.cancel();
+                    break Err(report);
+                }
+            }
+        };
+        home.remove_socket();
         served
     }
 
@@ -185,22 +231,17 @@ fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
 }
 
 /// The first signal stops the guests as `stop` does; a second one pulls their plugs.
-fn end_on_signal(daemon: Arc<Daemon>, stop: CancellationToken) -> Result<impl Future<Output = ()>, Report> {
-    let cannot = |e| Report::new(Kind::Internal, format!("cannot wait for signals: {e}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    Ok(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        tracing::info!("stopping, as a signal asked");
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-        tokio::select! {
-            () = daemon.shut_down() => {}
-            () = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
-                tracing::warn!("a second signal: the guests are killed");
-                let machines = daemon.machines.values();
-                futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
-            }
+async fn end_on_signal(mut ends: Ends, daemon: Arc<Daemon>, stop: CancellationToken) {
+    ends.next().await;
+    tracing::info!("stopping, as a signal asked");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    tokio::select! {
+        () = daemon.shut_down() => {}
+        () = ends.next() => {
+            tracing::warn!("a second signal: the guests are killed");
+            let machines = daemon.machines.values();
+            futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
         }
-        stop.cancel();
-    })
+    }
+    stop.cancel();
 }

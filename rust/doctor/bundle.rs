@@ -2,38 +2,48 @@
 
 use super::{Finding, Subject, settings};
 use crate::{
-    error::Report,
+    error::{Kind, Report},
     guest::bundle::{Bundle, BundleError},
 };
+use std::time::Duration;
+use tokio::{task::spawn_blocking, time::timeout};
 
-/// The bundle's own verdict, or why there is none.
-fn open(subject: &Subject) -> Result<Result<Bundle, BundleError>, Finding> {
+/// How long the bundle's files may take to be read. A volume that does not answer takes for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The bundle's own verdict, or why there is none. Without one within [`PATIENCE`] it is `None`.
+async fn open(subject: &Subject) -> Result<Option<Result<Bundle, BundleError>>, Finding> {
     let settings = settings::needed(subject)?;
-    let can = subject.capabilities.as_ref();
+    let can = subject.backend.as_ref();
     let can = can.map_err(|_| Finding::not_applicable("nothing runs guests here: see the check backend"))?;
-    Ok(settings.bundle.as_deref().ok_or(BundleError::None).and_then(|dir| Bundle::open(dir, &can.archs)))
+    let Some(dir) = settings.bundle.clone() else { return Ok(Some(Err(BundleError::None))) };
+    let guests = can.guests.clone();
+    let opened = timeout(PATIENCE, spawn_blocking(move || Bundle::open(&dir, &guests))).await;
+    opened.ok().transpose().map_err(|lost| Report::new(Kind::Internal, lost.to_string()).into())
 }
 
 /// The machine's bundle, if it is fit for a boot.
-pub fn fit(subject: &Subject) -> Option<Bundle> {
-    open(subject).ok()?.ok()
+pub async fn fit(subject: &Subject) -> Option<Bundle> {
+    open(subject).await.ok()??.ok()
 }
 
 /// The check `bundle`.
 pub async fn bundle(subject: &Subject) -> Finding {
     let disk = subject.settings.as_ref().map_or(0, |settings| settings.disk_size);
-    open(subject).map_or_else(|finding| finding, |opened| judge_bundle(opened, disk))
+    match open(subject).await {
+        Ok(Some(opened)) => judge_bundle(opened, disk),
+        Ok(None) => Finding::failed(Kind::Bundle, format!("its files do not answer within {PATIENCE:?}"))
+            .hint("see that the volume on which they are answers, or use a bundle on another one"),
+        Err(finding) => finding,
+    }
 }
 
 fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
     match opened {
         Ok(bundle) if bundle.minimum_disk > disk => {
             let [needed, given] = [bundle.minimum_disk, disk].map(super::volumes::shown);
-            Finding::failed(
-                crate::error::Kind::Config,
-                format!("it needs a disk of {needed}, and disk-size is {given}"),
-            )
-            .hint(format!("set disk-size to {needed} or more"))
+            Finding::failed(Kind::Config, format!("it needs a disk of {needed}, and disk-size is {given}"))
+                .hint(format!("set disk-size to {needed} or more"))
         }
         Ok(bundle) => Finding::ok(format!("for {}, with all its files", bundle.arch)),
         // Told by the check of that name.
@@ -44,7 +54,11 @@ fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
 
 /// The check `kernel`.
 pub async fn kernel(subject: &Subject) -> Finding {
-    open(subject).map_or_else(|finding| finding, judge_kernel)
+    match open(subject).await {
+        Ok(Some(opened)) => judge_kernel(opened),
+        Ok(None) => Finding::not_applicable("the bundle does not answer: see the check bundle"),
+        Err(finding) => finding,
+    }
 }
 
 fn judge_kernel(opened: Result<Bundle, BundleError>) -> Finding {
@@ -58,7 +72,7 @@ fn judge_kernel(opened: Result<Bundle, BundleError>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::Outcome, error::Kind, spec::Arch};
+    use crate::{doctor::Outcome, spec::Arch};
 
     fn bundle() -> Bundle {
         Bundle {

@@ -1,8 +1,8 @@
 //! The list of checks, in the order in which they run: what others rely on comes first.
 
 use super::{
-    Check, bundle, daemon, guest, keys, network, nix_conf, port, service, settings, signature, ssh_config, state,
-    trial_build, trim, volumes,
+    Check, boots, bundle, daemon, guest, keys, network, nix_conf, port, service, settings, signature, ssh_config,
+    state, trial_build, trim, volumes,
 };
 
 macro_rules! check {
@@ -23,6 +23,7 @@ pub const ALL: &[Check] = &[
     check!("state-directory", "the state directory's permissions and owner", state::directory),
     check!("socket-paths", "the length of the paths of Unix sockets", state::socket_paths),
     check!("daemon", "who holds the state directory, whether it answers, and its version", daemon::check),
+    check!("boots", "how the last boots went, and why one failed", boots::check),
     check!("keys", "the machine's private keys: permissions, damage, and the halves that belong together", keys::keys),
     check!("known-hosts", "the pinned host key", keys::known_hosts),
     check!("bundle", "the guest bundle's manifest, files and processor", bundle::bundle),

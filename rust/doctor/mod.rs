@@ -9,6 +9,7 @@
 //! which only a Mac has. What applies here is data, never the name of a system: a program that is missing, a feature that the
 //! backend has not. Without `--fix` nothing is changed; a repair loses nothing, and says what it did.
 
+mod boots;
 mod bundle;
 mod checks;
 mod daemon;
@@ -35,7 +36,7 @@ mod volumes;
 pub use checks::ALL;
 pub use finding::{Finding, Outcome};
 pub use repair::Repair;
-pub use subject::Subject;
+pub use subject::{Eyes, Subject};
 
 use serde::Serialize;
 use std::pin::Pin;

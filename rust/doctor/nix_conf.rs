@@ -42,7 +42,7 @@ pub async fn check(subject: &Subject) -> Finding {
         setting,
         alias: host_alias(&subject.machine),
         connect: subject.dir().connect_program(),
-        system: bundle::fit(subject).map(|bundle| format!("{}-linux", bundle.arch)),
+        system: bundle::fit(subject).await.map(|bundle| format!("{}-linux", bundle.arch)),
         exists: |path| path.try_exists(),
     })
 }

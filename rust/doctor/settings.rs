@@ -1,10 +1,10 @@
 //! Settings, and what of them this computer can do.
 
-use super::{Finding, Subject};
+use super::{Eyes, Finding, Subject};
 use crate::{
+    api::capabilities::{BackendView, FeatureView},
     config::{MachineSettings, Size},
     error::{Kind, Report},
-    hypervisor::{Capabilities, Feature},
 };
 
 /// The check `settings`.
@@ -27,7 +27,7 @@ pub fn needed(subject: &Subject) -> Result<&MachineSettings, Finding> {
 /// The check `backend`.
 pub async fn backend(subject: &Subject) -> Finding {
     match needed(subject) {
-        Ok(settings) => judge_backend(&subject.capabilities, settings.share_store),
+        Ok(settings) => judge_backend(&subject.backend, settings.share_store, subject.eyes),
         Err(finding) => finding,
     }
 }
@@ -35,40 +35,53 @@ pub async fn backend(subject: &Subject) -> Finding {
 /// Without these no guest boots, whichever backend has them.
 const NEEDED: [&str; 3] = ["virtualization", "vsock", "helpers-end-with-us"];
 
-fn judge_backend(capabilities: &Result<Capabilities, Report>, share_store: bool) -> Finding {
-    let can = match capabilities {
+fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, eyes: Eyes) -> Finding {
+    let can = match backend {
         Ok(can) => can,
         Err(report) => return report.clone().into(),
     };
-    let is_needed = |feature: &&Feature| NEEDED.contains(&feature.name) || share_store && feature.name == "shares";
+    let is_needed =
+        |feature: &&FeatureView| NEEDED.contains(&feature.name.as_str()) || share_store && feature.name == "shares";
     let missing: Vec<_> = can.features.iter().filter(is_needed).filter(|feature| !feature.available).collect();
-    let guests: Vec<_> = can.archs.iter().map(|arch| arch.as_str()).collect();
+    let (whose, looked) = match eyes {
+        Eyes::Daemon => ("the running daemon", "the running daemon, which looks for programs along"),
+        Eyes::Command => {
+            ("this command", "this command, as no daemon runs: a daemon may have another search path than")
+        }
+    };
+    let looked = format!("this was found by {looked} {}", can.search_path);
+    let guests: Vec<_> = can.guests.iter().map(|arch| arch.as_str()).collect();
     if let Some(first) = missing.first() {
-        return missing.iter().fold(
-            Finding::failed(Kind::Host, format!("the backend {} lacks {}", can.backend, first.name)),
-            |finding, feature| finding.hint(format!("{}: {}", feature.name, feature.why)),
-        );
+        return missing
+            .iter()
+            .fold(
+                Finding::failed(Kind::Host, format!("the backend {} lacks {}", can.backend, first.name)),
+                |finding, feature| finding.hint(format!("{}: {}", feature.name, feature.why)),
+            )
+            .hint(looked);
     }
     if guests.is_empty() {
         return Finding::failed(Kind::Host, format!("the backend {} boots no guests here", can.backend))
-            .hint("see why: `darwin-vz-nix capabilities`");
+            .hint("see why: `darwin-vz-nix capabilities`; a daemon that runs finds what was installed since once it is started anew")
+            .hint(looked);
     }
-    Finding::ok(format!("{} with {}, for {} guests", can.backend, can.accelerator, guests.join(" and ")))
+    let guests = guests.join(" and ");
+    Finding::ok(format!("{} with {}, for {guests} guests, as found by {whose}", can.backend, can.accelerator))
 }
 
 /// The check `rosetta`.
 pub async fn rosetta(subject: &Subject) -> Finding {
     match needed(subject) {
-        Ok(settings) => judge_rosetta(settings.rosetta, &subject.capabilities),
+        Ok(settings) => judge_rosetta(settings.rosetta, &subject.backend),
         Err(finding) => finding,
     }
 }
 
-fn judge_rosetta(wanted: bool, capabilities: &Result<Capabilities, Report>) -> Finding {
+fn judge_rosetta(wanted: bool, backend: &Result<BackendView, Report>) -> Finding {
     if !wanted {
         return Finding::not_applicable("the machine does not use it");
     }
-    let Ok(can) = capabilities else {
+    let Ok(can) = backend else {
         return Finding::not_applicable("nothing runs guests here: see the check backend");
     };
     match can.features.iter().find(|feature| feature.name == "rosetta") {
@@ -83,24 +96,20 @@ fn judge_rosetta(wanted: bool, capabilities: &Result<Capabilities, Report>) -> F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::Outcome, hypervisor::Limits, spec::Arch};
+    use crate::{doctor::Outcome, spec::Arch};
 
-    fn can(features: &[(&'static str, bool)]) -> Result<Capabilities, Report> {
-        let feature = |(name, available): &(&'static str, bool)| Feature {
-            name,
+    fn can(features: &[(&str, bool)]) -> Result<BackendView, Report> {
+        let feature = |(name, available): &(&str, bool)| FeatureView {
+            name: (*name).to_owned(),
             available: *available,
             why: if *available { "it is installed".to_owned() } else { "it is missing; install it".to_owned() },
         };
-        Ok(Capabilities {
-            backend: "vz",
-            accelerator: "hvf",
-            archs: vec![Arch::Aarch64],
-            rosetta: false,
-            nested: false,
-            pause: true,
-            shares: true,
-            limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
+        Ok(BackendView {
+            backend: "vz".to_owned(),
+            accelerator: "hvf".to_owned(),
+            guests: vec![Arch::Aarch64],
             features: features.iter().map(feature).collect(),
+            search_path: "/a:/b".to_owned(),
         })
     }
 
@@ -108,12 +117,17 @@ mod tests {
     fn a_backend_needs_what_boots_a_guest_and_the_rest_is_no_fault() {
         let fine =
             can(&[("virtualization", true), ("vsock", true), ("shares", false), ("nested-virtualization", false)]);
-        assert_eq!(judge_backend(&fine, false), Finding::ok("vz with hvf, for aarch64 guests"));
-        let finding = judge_backend(&fine, true);
+        let found = "vz with hvf, for aarch64 guests, as found by";
+        assert_eq!(judge_backend(&fine, false, Eyes::Daemon), Finding::ok(format!("{found} the running daemon")));
+        assert_eq!(judge_backend(&fine, false, Eyes::Command), Finding::ok(format!("{found} this command")));
+        let finding = judge_backend(&fine, true, Eyes::Daemon);
         assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
-        assert_eq!(finding.hints, ["shares: it is missing; install it"]);
-        assert_eq!(judge_backend(&can(&[("vsock", false)]), false).evidence, "the backend vz lacks vsock");
-        let none = judge_backend(&Err(Report::new(Kind::Config, "built without it")), false);
+        assert_eq!(finding.hints[0], "shares: it is missing; install it");
+        assert_eq!(finding.hints[1], "this was found by the running daemon, which looks for programs along /a:/b");
+        let finding = judge_backend(&can(&[("vsock", false)]), false, Eyes::Command);
+        assert_eq!(finding.evidence, "the backend vz lacks vsock");
+        assert!(finding.hints[1].contains("this command, as no daemon runs"), "{finding:?}");
+        let none = judge_backend(&Err(Report::new(Kind::Config, "built without it")), false, Eyes::Command);
         assert_eq!((none.outcome, none.kind), (Outcome::Failed, Some(Kind::Config)));
     }
 

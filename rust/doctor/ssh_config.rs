@@ -46,7 +46,7 @@ pub async fn check(subject: &Subject) -> Finding {
         alias,
         config: Config::read(&said.stdout),
         listen: listening.unwrap_or(settings.listen),
-        user: super::bundle::fit(subject).map(|bundle| bundle.ssh_user),
+        user: super::bundle::fit(subject).await.map(|bundle| bundle.ssh_user),
         pinned: pinned_line(&subject.dir(), &subject.machine),
         exists: |path| path.try_exists(),
         read: |path| fs::read_to_string(path).ok(),

@@ -3,12 +3,12 @@
 use super::program::Program;
 use crate::{
     api::{
+        capabilities::BackendView,
         client::Client,
         types::{BootTimeline, DaemonStatus, MachineStatus},
     },
     config::MachineSettings,
     error::Report,
-    hypervisor::Capabilities,
     machine_dir::MachineDir,
     search_path,
     spec::MachineName,
@@ -27,7 +27,9 @@ pub struct Subject {
     /// The machine's settings, or what is wrong with them.
     pub settings: Result<MachineSettings, Report>,
     /// What runs its guests here, or why nothing does.
-    pub capabilities: Result<Capabilities, Report>,
+    pub backend: Result<BackendView, Report>,
+    /// Who found that out.
+    pub eyes: Eyes,
     /// The daemon of that state directory.
     pub client: Client,
     /// What it said, or why it did not.
@@ -42,6 +44,15 @@ pub struct Subject {
     pub user: u32,
     /// The running guest's last boot, or why there is none; `None` if nobody asked for deep checks.
     pub guest: Option<Result<BootTimeline, Report>>,
+}
+
+/// Who looked for the backend's programs: each has a search path of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eyes {
+    /// The daemon, which is going to use them.
+    Daemon,
+    /// This command.
+    Command,
 }
 
 /// Where a system keeps its programs, some of them not on everybody's `PATH`.
@@ -86,7 +97,8 @@ impl Subject {
             machine: "builder".parse().unwrap(),
             state_dir: state_dir.to_owned(),
             settings: Err(unknown()),
-            capabilities: Err(unknown()),
+            backend: Err(unknown()),
+            eyes: Eyes::Command,
             client: Client::new(state_dir),
             daemon: Err(unknown()),
             program: "/nonexistent".into(),

@@ -29,7 +29,7 @@ pub async fn check(subject: &Subject) -> Finding {
     let Some(nix) = subject.find("nix") else {
         return Finding::not_applicable("there is no nix on this computer to build with");
     };
-    let Some(bundle) = bundle::fit(subject) else {
+    let Some(bundle) = bundle::fit(subject).await else {
         return Finding::not_applicable("the bundle is wrong: see the check bundle");
     };
     let mut shell = match guest::shell(subject).await {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::types::StartRequest,
     error::{Kind, Report},
-    log_file,
+    guest::symptoms,
     spec::MachineName,
     supervisor::{Handle, Phase},
 };
@@ -46,9 +46,6 @@ const SETBACKS: u32 = 6;
 
 /// How long a guest is given to turn out to have ended, which explains a build that failed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Lines of the console that explain a guest that does not answer.
-const CONSOLE_LINES: usize = 3;
 
 /// Looks after the generations of one machine.
 pub struct Keeper {
@@ -230,8 +227,7 @@ impl Keeper {
         self.handle.start(StartRequest::default()).await?;
         let lease = self.handle.acquire().await?;
         self.workshop.examine(&lease, arch).await.map_err(|mut why| {
-            let lines = log_file::last_lines(&self.console, CONSOLE_LINES).unwrap_or_default();
-            why.message = format!("{}; the console said last: {}", why.message, lines.join(" / "));
+            why.message = format!("{}; {}", why.message, symptoms::told(&self.console));
             why
         })
     }

@@ -10,9 +10,11 @@
 
 use super::{
     agent::Agent,
+    boots::{Boots, Tried},
     bundle::{Bundle, BundleError},
     disk, payload,
     sharing::Sharing,
+    symptoms,
 };
 use crate::{
     api::types::{StartRequest, TimelinePhase},
@@ -20,16 +22,16 @@ use crate::{
     error::{Kind, Report},
     generations::Generations,
     hypervisor::{Capabilities, Guest, GuestStream, Verb},
-    log_file,
     machine_dir::MachineDir,
     spec::{Disk, MachineName, MachineSpec, Share},
     ssh::keys::Keys,
-    supervisor::{Preparation, Ready},
+    supervisor::{Became, Preparation, Ready},
 };
 use bytesize::ByteSize;
 use darwin_vz_agent::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, protocol::DataDisk};
 use std::{
     io::Cursor,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -51,8 +53,8 @@ const WARM_FOR: Duration = Duration::from_secs(10);
 /// Longest first line of an SSH server, in bytes (RFC 4253, section 4.2).
 const LONGEST_BANNER: u64 = 255;
 
-/// Lines of the console that explain a failed boot.
-const CONSOLE_LINES: usize = 3;
+/// How long a boot waits for the preparation of one that was cancelled before.
+const AFTER_ANOTHER: Duration = Duration::from_secs(10);
 
 /// How one machine's guest is made ready.
 pub struct Launch {
@@ -65,6 +67,9 @@ pub struct Launch {
     /// The token of the boot under way.
     token: Mutex<String>,
     warm: WarmConnection,
+    boots: Boots,
+    /// Held while files are prepared, also by a preparation that nobody waits for any more.
+    preparing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// An SSH connection that has shown its banner and waits for a client. Cheap to clone.
@@ -99,13 +104,19 @@ impl Launch {
         generations: Arc<Generations>,
         sharing: Option<Arc<Sharing>>,
     ) -> Launch {
-        let (token, warm) = Default::default();
-        Launch { name, settings, dir, capabilities, generations, sharing, token, warm }
+        let (token, warm, preparing) = Default::default();
+        let boots = Boots::of(&dir);
+        Launch { name, settings, dir, capabilities, generations, sharing, token, warm, boots, preparing }
     }
 
     /// The connection that confirmed the last boot.
     pub fn warm(&self) -> WarmConnection {
         self.warm.clone()
+    }
+
+    /// What is kept of the boots.
+    pub fn boots(&self) -> Boots {
+        self.boots.clone()
     }
 
     async fn prepare(&self, sizes: StartRequest) -> Result<MachineSpec, Report> {
@@ -116,12 +127,19 @@ impl Launch {
         settings.bundle = self.generations.for_boot();
         settings.cores = sizes.cores.unwrap_or(settings.cores);
         settings.memory = sizes.memory.unwrap_or(settings.memory);
+        let boots = self.boots.clone();
+        let tried = Tried { bundle: settings.bundle.clone(), cores: settings.cores, memory: settings.memory };
+        // Apart from the rest, which may hang at a file of the bundle: that is on record then.
+        spawn_blocking(move || boots.begin(tried)).await.map_err(lost)?;
+        let alone = timeout(AFTER_ANOTHER, Arc::clone(&self.preparing).lock_owned());
+        let alone = alone.await.map_err(|_| hangs(settings.bundle.as_deref()))?;
         let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
         let (sharing, disk_size) = (self.sharing.clone(), sizes.disk_size);
-        let work =
-            spawn_blocking(move || prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token));
-        work.await
-            .unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the preparation of a boot was lost: {e}"))))
+        let work = spawn_blocking(move || {
+            let _alone = alone;
+            prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token)
+        });
+        work.await.map_err(lost)?
     }
 
     async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
@@ -159,16 +177,28 @@ impl Launch {
     }
 
     async fn explain(&self, mut cause: Report) -> Report {
-        let console = self.dir.console_log();
-        let lines = spawn_blocking(move || log_file::last_lines(&console, CONSOLE_LINES)).await;
-        cause.message = match lines {
-            Ok(Ok(lines)) if !lines.is_empty() => {
-                format!("{}; the console said last: {}", cause.message, lines.join(" / "))
-            }
-            _ => format!("{}; nothing was seen on its console", cause.message),
-        };
-        cause.hint("see the whole console: darwin-vz-nix logs --console")
+        let (console, boot) = (self.dir.console_log(), self.boots.current());
+        if let Ok(told) = spawn_blocking(move || symptoms::told(&console)).await {
+            cause.message = format!("{}; {told}", cause.message);
+        }
+        let cause = cause.hint("see the whole console: darwin-vz-nix logs --console");
+        self.boots.explained(boot, &cause);
+        cause
     }
+}
+
+fn lost(error: tokio::task::JoinError) -> Report {
+    Report::new(Kind::Internal, format!("the preparation of a boot was lost: {error}"))
+}
+
+/// Why no boot can be prepared.
+fn hangs(bundle: Option<&Path>) -> Report {
+    let bundle = bundle.map_or_else(|| "its files".to_owned(), |dir| dir.display().to_string());
+    Report::new(
+        Kind::Host,
+        format!("the preparation of an earlier boot still waits for a file, most likely of {bundle}: its volume does not answer"),
+    )
+    .hint("see that the volume answers, or use a bundle on another one; then start the daemon anew: `darwin-vz-nix stop --daemon`")
 }
 
 impl Preparation for Launch {
@@ -180,6 +210,13 @@ impl Preparation for Launch {
     }
     fn explain(&self, cause: Report) -> Verb<'_, Report> {
         Box::pin(Launch::explain(self, cause))
+    }
+    fn hear(&self, became: Became) {
+        match became {
+            Became::Ready => self.boots.ready(),
+            Became::Failed(why) => self.boots.failed(&why),
+            Became::Ended(exit) => self.boots.ended(exit.to_string()),
+        }
     }
 }
 

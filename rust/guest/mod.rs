@@ -3,8 +3,10 @@
 //! `docs/guest-contract.md` is the contract that this module and every guest implement.
 
 pub mod agent;
+pub mod boots;
 pub mod bundle;
 pub mod disk;
 pub mod launch;
 pub mod payload;
 pub mod sharing;
+pub mod symptoms;

@@ -7,12 +7,13 @@ use crate::{
     spec::{Arch, MachineSpec},
 };
 use serde::Serialize;
-use std::{ffi::OsStr, fs, io, path::Path, pin::Pin, sync::Arc, task::Poll};
+use std::{ffi::OsStr, fmt, fs, io, path::Path, pin::Pin, sync::Arc, task::Poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
 
+pub mod advice;
 mod console;
 #[cfg(target_os = "linux")]
 pub mod qemu;
@@ -43,6 +44,17 @@ pub enum Exit {
     Killed,
     /// It panicked, was reset, or the hypervisor or one of its helpers failed: why, in a sentence.
     Crashed(String),
+}
+
+/// As the API spells it.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::PoweredOff => f.write_str("powered-off"),
+            Exit::Killed => f.write_str("killed"),
+            Exit::Crashed(why) => write!(f, "crashed: {why}"),
+        }
+    }
 }
 
 /// What a backend can do on this host.

@@ -7,7 +7,7 @@ use super::{
     boot::{self, Run},
     events::{Effect, Event, News},
     halt,
-    handle::{Lease, Preparation, Ready},
+    handle::{Became, Lease, Preparation, Ready},
     machine::{Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
     reports,
     snapshot::Snapshot,
@@ -274,11 +274,16 @@ impl Actor {
                 {
                     self.last_boot = Some(run.timeline(&ready));
                     self.agent.send_replace(Some(ready.agent));
+                    self.preparation.hear(Became::Ready);
                 }
                 self.feed(Event::News { epoch, news: News::Ready });
             }
             Done::News { epoch, news } => {
-                if matches!(news, News::Exited(_)) {
+                if let News::BootFailed(cause) = &news {
+                    self.preparation.hear(Became::Failed(cause.clone()));
+                }
+                if let News::Exited(exit) = &news {
+                    self.preparation.hear(Became::Ended(exit.clone()));
                     self.guest = None;
                     self.agent.send_replace(None);
                     self.cancel_run();
@@ -393,6 +398,7 @@ impl Actor {
 
     fn deny_explained(&mut self, epoch: u64, cause: Report) {
         tracing::warn!(machine = %self.name, boot = epoch, "{cause}");
+        self.preparation.hear(Became::Failed(cause.clone()));
         let waiters = std::mem::take(&mut self.waiters);
         if !self.run.as_ref().is_some_and(Run::had_guest) {
             return deny(waiters, &cause);

@@ -1,7 +1,7 @@
 //! One boot: the jobs that carry it out, the sizes it was asked for, and its timeline.
 //!
-//! The rule that holds here: every job ends as news of its epoch, also when what it calls panics; and a cancelled boot
-//! lets its preparation finish, so that two of them never write the same files.
+//! The rule that holds here: every job ends as news of its epoch, also when what it calls panics or hangs. A cancelled boot lets
+//! its preparation finish, unless that hangs at a file of a volume that does not answer.
 
 use super::{
     actor::Done,
@@ -28,6 +28,10 @@ const VERB_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the explanation of a failure may keep those who wait for the failure itself.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the preparation of a boot that was cancelled may go on before it is given up. It does more than look at files only
+/// where a data disk is made or a payload is appended, which takes a moment.
+pub(super) const OVERDUE: Duration = Duration::from_secs(5);
 
 /// How long a guest that does not get ready is given to turn out to have ended, which tells more.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
@@ -133,7 +137,15 @@ pub(super) async fn boot(
     cancel: CancellationToken,
 ) -> Done {
     let boot = async {
-        let spec = preparation.prepare(sizes).await?;
+        let overdue = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(OVERDUE).await;
+        };
+        let spec = tokio::select! {
+            biased;
+            spec = preparation.prepare(sizes) => spec?,
+            () = overdue => return Err(reports::hangs()),
+        };
         let (prepared, cores, memory) = (Instant::now(), spec.cores, spec.memory);
         if cancel.is_cancelled() {
             return Err(reports::cancelled());

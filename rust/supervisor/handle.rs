@@ -10,7 +10,7 @@ use crate::{
     api::types::{StartRequest, TimelinePhase},
     error::Report,
     guest::agent::Agent,
-    hypervisor::{Guest, Hypervisor, Verb},
+    hypervisor::{Exit, Guest, Hypervisor, Verb},
     spec::{MachineName, MachineSpec},
 };
 use std::{fmt, sync::Arc};
@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How one machine's guest is made ready, apart from the hypervisor.
 ///
-/// The supervisor never has two calls of `prepare` under way, and never drops one: a boot that is cancelled meanwhile
-/// waits for its end. A panic in any of these counts as its failure.
+/// The supervisor never waits for two calls of `prepare`. A boot that is cancelled meanwhile waits a while for its end
+/// ([`OVERDUE`](super::boot::OVERDUE)) and then drops it: the implementation sees to it that the next one does not touch the same files. A panic in any of these counts as its failure.
 pub trait Preparation: Send + Sync + 'static {
     /// Checks the bundle, makes the disk and the boot payload. Nothing is left behind on an error.
     fn prepare(&self, sizes: StartRequest) -> Verb<'_, Result<MachineSpec, Report>>;
@@ -29,6 +29,19 @@ pub trait Preparation: Send + Sync + 'static {
     /// Adds what is known beside the cause (the last lines of the console) to a boot's failure. Called only for boots
     /// that had a guest: before, the console still tells of another one.
     fn explain(&self, cause: Report) -> Verb<'_, Report>;
+    /// Hears what became of the boot that was prepared last. Must not block.
+    fn hear(&self, became: Became);
+}
+
+/// What becomes of a boot, for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// Its guest answers.
+    Ready,
+    /// It failed: why. May come twice, and is then told for the first reason; it may also come with a guest that is still there.
+    Failed(Report),
+    /// Its guest is gone.
+    Ended(Exit),
 }
 
 /// What is known of a guest that answers.

@@ -1,6 +1,6 @@
 //! A preparation that takes no time, for tests which are about something else.
 
-use super::{Preparation, Ready};
+use super::{Became, Preparation, Ready};
 use crate::{
     api::types::StartRequest,
     error::Report,
@@ -31,4 +31,5 @@ impl Preparation for InMemory {
     fn explain(&self, cause: Report) -> Verb<'_, Report> {
         Box::pin(future::ready(cause))
     }
+    fn hear(&self, _: Became) {}
 }

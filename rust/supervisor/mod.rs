@@ -37,7 +37,7 @@ mod virtual_time;
 #[cfg(test)]
 mod virtual_trouble;
 
-pub use handle::{Handle, Lease, Preparation, Ready, spawn};
+pub use handle::{Became, Handle, Lease, Preparation, Ready, spawn};
 #[cfg(test)]
 pub(crate) use in_memory::InMemory;
 pub use machine::Policy;

@@ -3,7 +3,7 @@
 use super::machine::{Going, STUCK_AFTER};
 use crate::{
     error::{Kind, Report},
-    hypervisor::Exit,
+    hypervisor::{Exit, advice},
 };
 use humantime::format_duration;
 use std::time::Duration;
@@ -84,12 +84,22 @@ pub(super) fn gone_early(exit: &Exit) -> Report {
         Exit::Killed => "the guest was killed before it was ready".to_owned(),
         Exit::Crashed(why) => format!("the guest ended before it was ready: {why}"),
     };
-    Report::new(Kind::Boot, how).hint(LOOK_AT_CONSOLE)
+    let report = Report::new(Kind::Boot, how).hint(LOOK_AT_CONSOLE);
+    match exit {
+        Exit::Crashed(why) if why.contains("ended with") || why.contains("was killed") => report.hint(advice::on(why)),
+        _ => report,
+    }
 }
 
 /// The answer of a boot that was cancelled. Nobody waits for it any more.
 pub(super) fn cancelled() -> Report {
     Report::new(Kind::Busy, "the boot was cancelled").hint("start it again: `darwin-vz-nix start`")
+}
+
+/// The answer of a boot that was cancelled and whose preparation does not end.
+pub(super) fn hangs() -> Report {
+    Report::new(Kind::Host, "the boot was cancelled while its preparation waited for a file which did not come")
+        .hint("see that the volume of the guest bundle answers: `darwin-vz-nix doctor bundle`")
 }
 
 /// A panic in a job.

@@ -162,7 +162,7 @@ impl Snapshot {
     pub fn wire_state(&self, now: Instant) -> types::State {
         let away = |at: Instant| ms(at.saturating_duration_since(now));
         match &self.phase {
-            Phase::Stopped { last } => types::State::Stopped { last_exit: last.as_ref().map(exit_text) },
+            Phase::Stopped { last } => types::State::Stopped { last_exit: last.as_ref().map(Exit::to_string) },
             Phase::Starting => types::State::Starting,
             Phase::Running { leases, idle_at, builds } => {
                 types::State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away), builds: *builds }
@@ -173,14 +173,6 @@ impl Snapshot {
                 types::State::Failed { cause: cause.clone(), attempts: *attempts, retry_in_ms: away(*retry_at) }
             }
         }
-    }
-}
-
-fn exit_text(exit: &Exit) -> String {
-    match exit {
-        Exit::PoweredOff => "powered-off".into(),
-        Exit::Killed => "killed".into(),
-        Exit::Crashed(why) => format!("crashed: {why}"),
     }
 }
 
@@ -216,6 +208,6 @@ mod tests {
             assert_eq!(wire["state"], phase.name(), "{wire}");
         }
         let ends = [Exit::PoweredOff, Exit::Killed, Exit::Crashed("why".into())];
-        assert_eq!(ends.each_ref().map(exit_text), ["powered-off", "killed", "crashed: why"]);
+        assert_eq!(ends.each_ref().map(Exit::to_string), ["powered-off", "killed", "crashed: why"]);
     }
 }

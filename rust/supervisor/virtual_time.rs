@@ -2,7 +2,7 @@
 //!
 //! This file is about demands, leases and idleness; `virtual_trouble` about everything that goes wrong.
 
-use super::{Handle, Phase, Policy, Preparation, Ready, spawn};
+use super::{Became, Handle, Phase, Policy, Preparation, Ready, spawn};
 use crate::{
     api::types::{StartRequest, State, TimelinePhase},
     error::{Kind, Report},
@@ -69,6 +69,7 @@ pub(super) struct Prepared {
     pub(super) prepares: AtomicUsize,
     pub(super) finished: AtomicUsize,
     pub(super) explained: AtomicUsize,
+    pub(super) heard: Mutex<Vec<Became>>,
 }
 
 impl Prepared {
@@ -125,6 +126,10 @@ impl Preparation for Prepared {
             }
             cause.hint("the console's last line: no init found")
         })
+    }
+
+    fn hear(&self, became: Became) {
+        self.heard.lock().unwrap().push(became);
     }
 }
 

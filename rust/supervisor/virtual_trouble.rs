@@ -1,7 +1,7 @@
 //! Everything that goes wrong with a guest, under a paused clock. The surroundings are those of `virtual_time`.
 
 use super::{
-    Phase, Policy,
+    Became, Phase, Policy,
     virtual_time::{MINUTE, POLICY, Rig, Way, breathe},
 };
 use crate::{
@@ -314,4 +314,59 @@ async fn times_too_long_to_count_are_for_ever() {
     drop(rig.machine.acquire().await.unwrap());
     sleep(365 * 24 * 60 * MINUTE).await;
     assert!(rig.phase().is_running());
+}
+
+/// As a file on a volume that does not answer has it.
+#[tokio::test(start_paused = true)]
+async fn a_preparation_that_hangs_holds_up_neither_a_stop_nor_the_daemons_end_nor_what_comes_after() {
+    let hangs = Way { prepare: Duration::MAX, ..Way::default() };
+    for shut_down in [false, true] {
+        let rig = Rig::new(Script::default(), hangs.clone(), POLICY);
+        let waiter = tokio::spawn({
+            let machine = rig.machine.clone();
+            async move { machine.acquire().await }
+        });
+        sleep(SECOND).await;
+        let asked = Instant::now();
+        match shut_down {
+            true => rig.machine.shut_down().await,
+            false => rig.machine.stop(false).await.unwrap(),
+        }
+        assert!(asked.elapsed() < 10 * SECOND, "{:?}", asked.elapsed());
+        assert_eq!(waiter.await.unwrap().unwrap_err().kind, Kind::Busy);
+        assert_eq!((rig.boots(), rig.phase()), (0, Phase::Stopped { last: None }));
+    }
+
+    let rig = Rig::new(Script::default(), hangs, POLICY);
+    let late = rig.machine.acquire().await.unwrap_err();
+    assert!(late.message.contains("had not started"), "{late}");
+    rig.until(Phase::is_at_rest).await;
+    *rig.prepared.way.lock().unwrap() = Way::default();
+    rig.machine.start(StartRequest::default()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_each_boot_is_told_to_its_preparation_once_it_is_known() {
+    let rig = Rig::healthy();
+    rig.machine.start(StartRequest::default()).await.unwrap();
+    rig.machine.stop(false).await.unwrap();
+    rig.machine.start(StartRequest::default()).await.unwrap();
+    rig.sim.guest().unwrap().end(Exit::Crashed("virtiofsd ended".into()));
+    rig.until(Phase::is_at_rest).await;
+    let crashed = Exit::Crashed("virtiofsd ended".into());
+    let expected = [Became::Ready, Became::Ended(Exit::PoweredOff), Became::Ready, Became::Ended(crashed)];
+    assert_eq!(*rig.prepared.heard.lock().unwrap(), expected);
+
+    for way in [
+        Way { prepare_error: Some("no bundle".into()), ..Way::default() },
+        Way { ready_error: Some("no root".into()), ..Way::default() },
+        Way { ready: None, ..Way::default() },
+    ] {
+        let rig = Rig::new(Script::default(), way, POLICY);
+        let told = rig.machine.acquire().await.unwrap_err();
+        rig.until(Phase::is_at_rest).await;
+        let heard = rig.prepared.heard.lock().unwrap().clone();
+        let Some(Became::Failed(why)) = heard.first() else { panic!("{heard:?}") };
+        assert_eq!(why.message, told.message);
+    }
 }

@@ -210,6 +210,7 @@ impl Arena {
                 "store",
                 "console.log",
                 "console.log.1",
+                "boots",
             ];
             if !(known.contains(&name.as_str()) || (name == "run" && !at_rest)) {
                 left.push(format!("file: {name}"));

@@ -1,6 +1,6 @@
 //! The program as its own daemon.
 
-use super::{common::Server, program, run};
+use super::{Launched as Daemon, common::Server, run};
 use darwin_vz_nix::machine_dir::StateDir;
 use std::{
     io::{Read, Write},
@@ -9,15 +9,6 @@ use std::{
     path::Path,
     time::Duration,
 };
-
-/// Ends the daemon, however the test ends.
-struct Daemon<'a>(&'a Path);
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let _ = program(self.0, &["stop", "--daemon"]).output();
-    }
-}
 
 /// A daemon needs a state directory of its own, and no port that others have.
 fn settings(dir: &Path) {

@@ -171,6 +171,8 @@ fn every_verb() {
 
     Options:
           --console    The guest's serial console instead of the daemon's log
+          --boot <N>   The console of a boot: 0 the last, -1 the one before, or a number of --boots
+          --boots      What became of the last boots, and why
           --build      What was said when the recipe was built last
       -f, --follow     Go on with what is written from now on
       -n, --lines <N>  Only the last lines [default: all; with --follow 10]

@@ -8,8 +8,12 @@ mod completions;
 mod daemon;
 mod doctor;
 mod help;
+#[cfg(target_os = "linux")]
+mod inheritance;
 mod json;
 mod settings;
+#[cfg(target_os = "linux")]
+mod signals;
 mod terminal;
 mod token;
 mod verbs;
@@ -34,6 +38,46 @@ pub fn program(dir: &Path, args: &[&str]) -> assert_cmd::Command {
         .timeout(std::time::Duration::from_secs(60))
         .args(args);
     command
+}
+
+/// The same as a plain command, for what goes on beside the test.
+pub fn plain(dir: &Path, args: &[&str]) -> std::process::Command {
+    let prepared = program(dir, args);
+    let mut command = std::process::Command::new(prepared.get_program());
+    command.args(prepared.get_args()).env_clear().current_dir(dir);
+    command.envs(prepared.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Ends the daemon of that state directory, however the test ends.
+pub struct Launched<'a>(pub &'a Path);
+
+impl Drop for Launched<'_> {
+    fn drop(&mut self) {
+        let _ = program(self.0, &["stop", "--daemon"]).output();
+    }
+}
+
+/// The process that answers as the daemon of that state directory.
+pub fn pid_of_the_daemon(dir: &Path) -> u32 {
+    let text = run(dir, &["status", "--json"]);
+    let json = text.strip_prefix("exit 0\n--- stdout\n").unwrap_or_else(|| panic!("{text}"));
+    serde_json::from_str::<serde_json::Value>(json).unwrap()["pid"].as_u64().unwrap().try_into().unwrap()
+}
+
+/// Sends a signal, by its name or number.
+pub fn send(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
+    assert!(sent.success(), "{signal}");
+}
+
+/// Waits until it is so.
+pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < give_up, "gave up waiting for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 /// The verbs that the help shows.

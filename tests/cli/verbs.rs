@@ -108,6 +108,57 @@ fn logs_of_a_daemon_that_has_ended() {
 }
 
 #[test]
+fn boots_are_told_with_why_they_failed_and_their_consoles_shown() {
+    let server = Server::new();
+    assert_snapshot!(run(server.path(), &["logs", "--boots"]), @r"
+    exit 0
+    --- stdout
+    BOOT  BACK  BEGUN                 READY AFTER  OUTCOME      CONSOLE
+    8     0     2023-11-14T22:14:20Z  2.34 s       powered-off  1000 B
+    7     -1    2023-11-14T22:13:20Z  -            failed       1000 B
+    boot 7, 2023-11-14T22:13:20Z: failed (/bundle, 8G of memory, cores: 4)
+      the kernel panicked; the console says why: VFS
+      hint: see the console
+    ");
+    std::fs::write(server.path().join("console-1.log"), "VFS: no root\n").unwrap();
+    let by_place = run(server.path(), &["logs", "--console", "--boot", "-1"]);
+    assert_snapshot!(by_place, @r"
+    exit 0
+    --- stdout
+    VFS: no root
+    --- stderr
+    boot 7, 2023-11-14T22:13:20Z: failed (/bundle, 8G of memory, cores: 4)
+      the kernel panicked; the console says why: VFS
+      hint: see the console
+    ");
+    assert_eq!(run(server.path(), &["logs", "--boot=-1"]), by_place);
+    std::fs::write(server.path().join("console7.log"), "VFS: no root\n").unwrap();
+    assert_eq!(run(server.path(), &["logs", "--boot", "7"]), by_place);
+    for wrong in
+        [&["--boot", "-1", "--build"][..], &["--boots", "--console"], &["--boots", "--follow"], &["--boot", "x"]]
+    {
+        assert!(run(server.path(), &[&["logs"], wrong].concat()).starts_with("exit 2\n"), "{wrong:?}");
+    }
+}
+
+/// The daemon may find what this command does not, and the other way round.
+#[test]
+fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it_was() {
+    let server = Server::new();
+    let found = run(server.path(), &["doctor", "backend"]);
+    assert!(found.contains("fake with none, for x86_64 guests, as found by the running daemon\n"), "{found}");
+    let alone = crate::common::private_dir();
+    let mut doctor = program(alone.path(), &["doctor", "backend"]);
+    doctor.env("PATH", "/nonexistent/bin");
+    let found = told(alone.path(), doctor);
+    assert!(found.starts_with("exit 5\n"), "{found}");
+    assert!(
+        found.contains("as no daemon runs: a daemon may have another search path than /nonexistent/bin"),
+        "{found}"
+    );
+}
+
+#[test]
 fn start_tells_the_boot_and_stop_stops() {
     let server = Server::new();
     assert_snapshot!(run(server.path(), &["start", "--cores", "1", "--memory", "1G"]), @r"

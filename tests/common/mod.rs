@@ -5,6 +5,8 @@
 
 use darwin_vz_nix::{
     api::{
+        boots::{BootList, BootOutcome, BootRecord},
+        capabilities::BackendView,
         control::{Change, Control, Conveyance},
         server,
         tcp::TokenFile,
@@ -17,7 +19,7 @@ use darwin_vz_nix::{
     config::{GIB, HostFacts},
     error::{Kind, Report},
     hypervisor::{GuestStream, Verb},
-    spec::MachineName,
+    spec::{Arch, MachineName},
 };
 use std::{
     io,
@@ -189,6 +191,30 @@ pub fn timeline() -> BootTimeline {
     }
 }
 
+/// One boot that went well and is over, and one before that failed.
+pub fn boots() -> Vec<BootRecord> {
+    let good = BootRecord {
+        number: 8,
+        begun_unix_ms: 1_700_000_060_000,
+        ready_unix_ms: Some(1_700_000_062_345),
+        ended_unix_ms: Some(1_700_000_120_000),
+        outcome: BootOutcome::Ended { exit: "powered-off".to_owned() },
+        bundle: Some("/bundle".into()),
+        cores: 4,
+        memory: 8 * GIB,
+        console_bytes: Some(1000),
+    };
+    let why = Report::new(Kind::Boot, "the kernel panicked; the console says why: VFS").hint("see the console");
+    let failed = BootRecord {
+        number: 7,
+        begun_unix_ms: 1_700_000_000_000,
+        ready_unix_ms: None,
+        outcome: BootOutcome::Failed { why },
+        ..good.clone()
+    };
+    vec![good, failed]
+}
+
 /// An event with that number.
 pub fn event(id: u64) -> Event {
     Event { id, unix_ms: 7, machine: "builder".parse().unwrap(), what: What::State { state: State::Starting } }
@@ -272,9 +298,25 @@ impl Control for Fake {
         self.dir.join("daemon.log")
     }
 
-    fn console_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {
+    fn console_log(&self, machine: &MachineName, boot: i64) -> Result<PathBuf, Report> {
         self.known(machine)?;
-        Ok(self.dir.join("console.log"))
+        Ok(self.dir.join(if boot == 0 { "console.log".to_owned() } else { format!("console{boot}.log") }))
+    }
+
+    fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
+        self.known(machine)?;
+        Ok(BootList { boots: boots() })
+    }
+
+    fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
+        self.known(machine)?;
+        Ok(BackendView {
+            backend: "fake".to_owned(),
+            accelerator: "none".to_owned(),
+            guests: vec![Arch::X86_64],
+            features: vec![],
+            search_path: "/fake/bin".to_owned(),
+        })
     }
 
     fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report> {

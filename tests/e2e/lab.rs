@@ -211,7 +211,12 @@ impl Lab {
 
     /// Ends the daemon as a service manager does.
     pub fn end_daemon(&mut self) {
-        kill(self.daemon_pid(), "TERM");
+        self.end_daemon_by("TERM");
+    }
+
+    /// Ends the daemon by this signal; it must do so cleanly.
+    pub fn end_daemon_by(&mut self, signal: &str) {
+        kill(self.daemon_pid(), signal);
         let ended = self.daemon.take().unwrap().wait().unwrap();
         assert!(ended.success(), "{ended}");
     }
@@ -275,6 +280,19 @@ impl Lab {
                 (name == program && line.contains(&run)).then_some(pid)
             })
             .collect()
+    }
+
+    /// Processes below the daemon that answers, by the names of their programs.
+    pub fn descendants(&self, named: impl Fn(&str) -> bool) -> Vec<u32> {
+        let status: Value = serde_json::from_str(&self.ok(&["status", "--json"])).unwrap();
+        let mut found = children_of(status["pid"].as_u64().unwrap().try_into().unwrap());
+        for index in 0.. {
+            let Some(parent) = found.get(index).copied() else { break };
+            found.extend(children_of(parent));
+        }
+        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        found.retain(|pid| named(name(pid).trim()));
+        found
     }
 
     pub fn qemu(&self) -> u32 {

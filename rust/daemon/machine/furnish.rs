@@ -60,6 +60,7 @@ mod tests {
             nix_environment: vec![],
             host: crate::config::HostFacts::gather(),
             shown: Default::default(),
+            hangs_up: true,
         };
         let script = connect_program(&options, &"builder".parse().unwrap());
         let exec = script.lines().last().unwrap();

@@ -11,7 +11,7 @@ use crate::{
     },
     machine_dir::StateDir,
     spec::{Arch, MachineSpec},
-    supervisor::{self, Lease, Policy, Preparation, Ready},
+    supervisor::{self, Became, Lease, Policy, Preparation, Ready},
 };
 use std::{
     collections::BTreeSet,
@@ -75,6 +75,8 @@ impl Preparation for Boots {
     fn explain(&self, cause: Report) -> Verb<'_, Report> {
         Box::pin(std::future::ready(cause))
     }
+
+    fn hear(&self, _: Became) {}
 }
 
 struct Shop(Arc<Way>);

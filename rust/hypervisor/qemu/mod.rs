@@ -11,9 +11,12 @@ mod features;
 mod probe;
 mod process;
 mod qmp;
+mod shield;
 mod vsock;
 
-use super::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb, cannot_nest, console};
+use super::{
+    Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, Limits, Verb, advice, cannot_nest, console,
+};
 use crate::{
     error::{Kind, Report},
     spec::{Arch, MachineSpec},
@@ -97,12 +100,22 @@ impl Qemu {
         let (shutdown, causes) = mpsc::unbounded_channel();
         let greeted = tokio::select! {
             greeted = timeout(PATIENCE, async { Qmp::greet(monitor.accept().await?.0, shutdown).await }) => greeted,
-            how = qemu.ended() => return Err(Report::new(Kind::Host, format!("QEMU did not start: {how}"))),
+            how = qemu.ended() => return Err(did_not_start(&how, &mut helpers).await),
         };
         let qmp = match greeted {
             Ok(Ok(qmp)) => qmp,
-            Ok(Err(e)) => return Err(cannot("speak with QEMU's monitor", e)),
-            Err(_) => return Err(Report::new(Kind::Host, format!("QEMU did not start within {PATIENCE:?}"))),
+            // A monitor that breaks off is QEMU on its way out, and its own words tell more.
+            Ok(Err(e)) => {
+                let how = match timeout(COURTESY, qemu.ended()).await {
+                    Ok(how) => how,
+                    Err(_) => qemu.said(&format!("does not speak with this program ({e})")),
+                };
+                return Err(did_not_start(&how, &mut helpers).await);
+            }
+            Err(_) => {
+                let how = qemu.said(&format!("said nothing to this program within {PATIENCE:?}"));
+                return Err(did_not_start(&how, &mut helpers).await);
+            }
         };
 
         let kill = CancellationToken::new();
@@ -114,6 +127,22 @@ impl Qemu {
         let dialler = Dialler::new(&spec.runtime_dir);
         Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, dialler, qmp, halts, kill, exit }))
     }
+}
+
+/// QEMU is not there: why, in its own words and those of every helper that failed.
+async fn did_not_start(how: &str, helpers: &mut [Process]) -> Report {
+    let how = with_failures(how.to_owned(), helpers).await;
+    Report::new(Kind::Host, format!("QEMU did not start: {how}")).hint(advice::on(&how))
+}
+
+/// How QEMU ended, and the helpers that have failed: they may be why.
+async fn with_failures(mut how: String, helpers: &mut [Process]) -> String {
+    for helper in helpers {
+        if let Some(failure) = helper.failed().await {
+            how = format!("{how}; {failure}");
+        }
+    }
+    how
 }
 
 impl Hypervisor for Qemu {
@@ -253,7 +282,10 @@ async fn first_to_end(
 ) -> Exit {
     tokio::select! {
         biased;
-        how = qemu.ended() => why(causes, how).await,
+        how = qemu.ended() => {
+            let how = with_failures(how, helpers).await;
+            why(causes, how).await
+        }
         how = first_end(helpers) => match timeout(COURTESY, qemu.ended()).await {
             Ok(qemu) => why(causes, format!("{how}; {qemu}")).await,
             Err(_) => Exit::Crashed(format!("{how}, without which the guest cannot run")),

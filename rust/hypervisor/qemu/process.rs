@@ -1,8 +1,11 @@
 //! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: it is started through
 //! `setpriv --pdeathsig`, which asks the kernel for that. What such a death misses, [`kill_orphans`] finds at the next boot.
 
-use super::probe::Programs;
-use crate::error::{Kind, Report};
+use super::{probe::Programs, shield::Shield};
+use crate::{
+    error::{Kind, Report},
+    hypervisor::advice,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::VecDeque,
@@ -14,22 +17,30 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdout, Command},
-    time::Instant,
+    task::JoinHandle,
+    time::{Instant, timeout},
 };
 
 /// How long a helper may take to open its socket.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Lines of its error output that are kept of each process.
+/// Lines of its error output that are kept of each process, and the longest of them in bytes.
 const KEPT_LINES: usize = 10;
+const LONGEST_LINE: u64 = 1024;
+
+/// How long the last words of a process that has ended may take to be read. They are in a pipe, which a child of the process
+/// may keep open.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A child of ours, killed when dropped.
 pub struct Process {
     name: String,
     child: Child,
     last_words: Arc<Mutex<VecDeque<String>>>,
+    /// Reads them; ends with them.
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -41,13 +52,17 @@ impl Process {
         // Its own group: an interrupt at the daemon's terminal is the daemon's to handle, guest by guest.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shield = Shield::raise();
+        let spawned = command.spawn();
+        drop(shield);
         let mut child =
-            command.spawn().map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
+            spawned.map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
         let last_words = Arc::default();
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(listen(name.to_owned(), BufReader::new(stderr), Arc::clone(&last_words)));
-        }
-        Ok(Process { name: name.to_owned(), child, last_words })
+        let listener = child
+            .stderr
+            .take()
+            .map(|stderr| tokio::spawn(listen(name.to_owned(), BufReader::new(stderr), Arc::clone(&last_words))));
+        Ok(Process { name: name.to_owned(), child, last_words, listener })
     }
 
     /// Its standard output, once.
@@ -58,15 +73,28 @@ impl Process {
     /// Resolves when it has ended, with a sentence that says how.
     pub async fn ended(&mut self) -> String {
         let status = self.child.wait().await;
-        // Its last words travel through a pipe, and a task of ours reads them.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Some(listener) = &mut self.listener {
+            let _ = timeout(LAST_WORDS, listener).await;
+            self.listener = None;
+        }
         let how = match status {
             Ok(status) => describe(status),
             Err(e) => format!("was lost: {e}"),
         };
+        self.said(&how)
+    }
+
+    /// How it has ended, if it has and did not end well.
+    pub async fn failed(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        if status.success() { None } else { Some(self.ended().await) }
+    }
+
+    /// A sentence of it, with what it said last.
+    pub fn said(&self, what: &str) -> String {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let words = words.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
-        format!("{} {how}{}{words}", self.name, if words.is_empty() { "" } else { ": " })
+        format!("{} {what}{}{words}", self.name, if words.is_empty() { "" } else { ": " })
     }
 
     /// Waits until it has made its socket.
@@ -78,10 +106,11 @@ impl Process {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
-                Ok(None) => format!("{} made no socket within {PATIENCE:?}", self.name),
+                Ok(None) => self.said(&format!("made no socket within {PATIENCE:?}")),
                 _ => self.ended().await,
             };
-            return Err(Report::new(Kind::Host, format!("cannot prepare the VM: {failure}")));
+            let report = Report::new(Kind::Host, format!("cannot prepare the VM: {failure}"));
+            return Err(report.hint(advice::on(&failure)));
         }
         Ok(())
     }
@@ -103,14 +132,15 @@ impl Process {
 
 async fn listen(name: String, mut stderr: impl AsyncBufReadExt + Unpin, last_words: Arc<Mutex<VecDeque<String>>>) {
     let mut line = Vec::new();
-    while stderr.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+    while (&mut stderr).take(LONGEST_LINE).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+        // It may repeat what a guest named.
+        let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
         tracing::debug!(program = name, "{text}");
         let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
         if words.len() == KEPT_LINES {
             words.pop_front();
         }
-        words.push_back(text);
+        words.extend(Some(text).filter(|text| !text.is_empty()));
         drop(words);
         line.clear();
     }
@@ -165,11 +195,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn last_words_are_heard_to_their_end_and_not_for_ever() {
+        let ended =
+            sh("for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo word $n >&2; done; echo >&2; exit 1").ended().await;
+        assert!(ended.contains("word 12") && ended.contains("word 4;") && !ended.contains("word 2;"), "{ended}");
+        // A child of its own keeps the pipe open.
+        assert_eq!(sh("sleep 60 & echo bye >&2").ended().await, "sh ended with exit code 0: bye");
+        let mut fine = sh("exit 0");
+        fine.ended().await;
+        assert_eq!(fine.failed().await, None);
+        let mut failed = sh("echo no >&2; exit 1");
+        failed.ended().await;
+        assert_eq!(failed.failed().await.unwrap(), "sh ended with exit code 1: no");
+    }
+
+    #[tokio::test]
+    async fn what_asks_the_daemon_to_end_does_nothing_to_its_processes() {
+        let blocked = |status: &str| {
+            let status = fs::read_to_string(status).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap()
+        };
+        let before = blocked("/proc/thread-self/status");
+        let mut process = sh("echo up; read never");
+        let mut out = BufReader::new(process.stdout().unwrap());
+        out.read_line(&mut String::new()).await.unwrap();
+        assert_eq!(blocked("/proc/thread-self/status"), before, "ours hears them");
+        let pid = process.child.id().unwrap();
+        let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+        for signal in ends {
+            assert_ne!(blocked(&format!("/proc/{pid}/status")) & 1 << (signal.as_raw() - 1), 0, "{signal:?}");
+        }
+        process.kill().await;
+        assert_eq!(process.ended().await, "sh was killed by signal 9");
+    }
+
+    #[tokio::test]
     async fn a_helper_that_dies_before_its_socket_is_an_error_at_once() {
         let tmp = tempfile::tempdir().unwrap();
         let socket = tmp.path().join("s");
         let error = sh("echo bad option >&2; exit 2").has_made(&socket).await.unwrap_err();
-        assert!(error.message.contains("bad option"), "{error}");
+        assert!(error.message.contains("bad option") && !error.hints.is_empty(), "{error:?}");
         sh(&format!("touch {}; sleep 9", socket.display())).has_made(&socket).await.unwrap();
     }
 
