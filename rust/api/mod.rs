@@ -30,8 +30,12 @@
 pub mod client;
 pub mod control;
 mod generations;
-mod loopback;
+mod given;
+mod headers;
 pub mod openapi;
+mod reception;
+mod refusal;
+mod seats;
 pub mod server;
 mod streams;
 mod tail;
