@@ -19,6 +19,7 @@ pub mod front_door;
 pub mod generations;
 pub mod guest;
 pub mod hypervisor;
+pub mod lobby;
 pub mod log_file;
 pub mod machine_dir;
 pub mod search_path;

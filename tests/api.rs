@@ -5,6 +5,8 @@
 mod common;
 #[path = "api/contract.rs"]
 mod contract;
+#[path = "api/headers.rs"]
+mod headers;
 #[path = "api/tcp.rs"]
 mod tcp;
 

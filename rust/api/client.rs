@@ -1,8 +1,11 @@
 //! The API's client: one connection for each call, over the daemon's Unix socket.
 
-use super::types::{
-    ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
-    Service, StartRequest, StopRequest, Trimmed, UPGRADE,
+use super::{
+    headers::lists,
+    types::{
+        ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
+        Service, StartRequest, StopRequest, Trimmed, UPGRADE,
+    },
 };
 use super::{boots::BootList, capabilities::BackendView};
 use crate::{
@@ -192,6 +195,9 @@ impl Client {
         let response = self.send(Method::GET, &path, Bytes::new(), Some(UPGRADE)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(strange(format!("it answered {} to a request for a stream", response.status())));
+        }
+        if !lists(response.headers(), header::UPGRADE, UPGRADE) {
+            return Err(strange("it changed to another protocol than was asked for".to_owned()));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| gone(&error))?;
         let parts = upgraded

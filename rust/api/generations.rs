@@ -2,8 +2,10 @@
 
 use super::{
     control::Change,
-    server::{Answer, Api, Given, Name, Params, Shared, machine, named, no_path, params},
-    streams::{LogParams, text},
+    given::{Given, Name, Params, machine, named, no_path, params},
+    refusal::Answer,
+    server::{Api, Shared},
+    streams::{LogParams, Seated, text},
     types::{Done, GenerationList, RollbackRequest},
 };
 use crate::{
@@ -65,7 +67,12 @@ fn done(api: &Api, name: &MachineName, change: Change) -> Answer<Json<Done>> {
 #[utoipa::path(get, path = "/v1/machines/{name}/build-log", params(("name" = MachineName, Path), LogParams), responses(
     (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
 ))]
-pub(super) async fn build_log(State(api): Shared, name: Name, query: Params<LogParams>) -> Answer<Response> {
+pub(super) async fn build_log(
+    State(api): Shared,
+    seat: Seated,
+    name: Name,
+    query: Params<LogParams>,
+) -> Answer<Response> {
     let file = api.control.build_log(&machine(name)?)?;
-    Ok(text(&api, file, &params(query)?))
+    text(&api, seat, file, &params(query)?)
 }

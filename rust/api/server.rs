@@ -4,10 +4,16 @@
 //! A client that goes away drops its request, and with it whatever the request was waiting for. So a handler that does one
 //! thing after another does them in a task of its own ([`to_its_end`]): what was begun is not left half done.
 
+pub use super::refusal::status_of;
 use super::{
     boots, capabilities,
     control::Control,
-    generations, loopback, openapi, streams,
+    generations,
+    given::{Given, Name, Params, machine, params},
+    openapi,
+    reception::{self, Bounds},
+    refusal::{Answer, Refusal},
+    seats, streams,
     tcp::{Guard, TokenFile},
     types::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
 };
@@ -18,14 +24,11 @@ use crate::{
 };
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{
-        DefaultBodyLimit, FromRequest, Path, Query, Request, State, rejection::PathRejection, rejection::QueryRejection,
-    },
-    http::{HeaderValue, StatusCode, header},
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -71,12 +74,13 @@ pub async fn serve(
     host: HostFacts,
     stop: CancellationToken,
 ) -> Result<(), Report> {
-    let server = axum::serve(listener, router(control, host, stop.clone()))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    until_stopped(server.into_future(), &stop).await
+    let routes = seats::seated(router(control, host, stop.clone()));
+    let server = reception::serve("the API's Unix socket", listener, routes, Bounds::UNIX, stop.clone());
+    until_stopped(server, &stop).await;
+    Ok(())
 }
 
-/// The same on loopback TCP, for whoever passes the guard of [`super::tcp`].
+/// The same on loopback TCP, for those who pass the guard of [`super::tcp`].
 pub async fn serve_tcp(
     listener: TcpListener,
     token: TokenFile,
@@ -86,19 +90,16 @@ pub async fn serve_tcp(
 ) -> Result<(), Report> {
     let failed = |error| Report::new(Kind::Internal, format!("the API's TCP socket has no address: {error}"));
     let guard = Guard::new(listener.local_addr().map_err(failed)?, token);
-    let routes = guard.over(router(control, host, stop.clone()));
-    let server = loopback::serve(listener, routes, loopback::Bounds::default(), stop.clone());
-    let served = async {
-        server.await;
-        Ok(())
-    };
-    until_stopped(served, &stop).await
+    let routes = guard.over(seats::seated(router(control, host, stop.clone())));
+    let server = reception::serve("the API's TCP socket", listener, routes, Bounds::TCP, stop.clone());
+    until_stopped(server, &stop).await;
+    Ok(())
 }
 
-async fn until_stopped(server: impl Future<Output = io::Result<()>>, stop: &CancellationToken) -> Result<(), Report> {
+async fn until_stopped(server: impl Future<Output = ()>, stop: &CancellationToken) {
     tokio::select! {
-        served = server => served.map_err(|error| Report::new(Kind::Internal, format!("the API's server failed: {error}"))),
-        () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+        () = server => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
     }
 }
 
@@ -109,14 +110,14 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
         .0
         .fallback(async |request: Request| {
             let what = format!("the API has nothing at {}", request.uri().path());
-            Refusal(
+            Refusal::new(
                 StatusCode::NOT_FOUND,
                 Report::new(Kind::NotFound, what).hint("see the API's reference; its paths begin with /v1/"),
             )
         })
         .method_not_allowed_fallback(async |request: Request| {
             let what = format!("{} does not take {}", request.uri().path(), request.method());
-            Refusal(
+            Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 Report::new(Kind::Config, what).hint("the header Allow names what it takes"),
             )
@@ -154,97 +155,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(openapi::document))
 }
 
-/// An error with the HTTP status it is sent under.
-pub(super) struct Refusal(pub(super) StatusCode, pub(super) Report);
-
-impl From<Report> for Refusal {
-    fn from(report: Report) -> Self {
-        Refusal(status_of(report.kind), report)
-    }
-}
-
-/// The status under which an error of that kind is sent.
-pub fn status_of(kind: Kind) -> StatusCode {
-    match kind {
-        Kind::Config | Kind::Bundle => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::Busy => StatusCode::CONFLICT,
-        Kind::Boot | Kind::Guest | Kind::Host | Kind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::State | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.0, Json(self.1)).into_response()
-    }
-}
-
-pub(super) type Answer<T> = Result<T, Refusal>;
-pub(super) type Params<T> = Result<Query<T>, QueryRejection>;
-
-pub(super) fn params<T>(query: Params<T>) -> Answer<T> {
-    let refused = |error: QueryRejection| {
-        Refusal(
-            StatusCode::BAD_REQUEST,
-            Report::new(Kind::Config, format!("the query cannot be read: {}", error.body_text())),
-        )
-    };
-    query.map(|Query(params)| params).map_err(refused)
-}
-
-/// A body in JSON; none is the default.
-pub(super) struct Given<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> {
-    type Rejection = Refusal;
-
-    async fn from_request(request: Request, state: &S) -> Answer<Given<T>> {
-        let kind = request.headers().get(header::CONTENT_TYPE).cloned();
-        let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|error| Refusal(error.status(), Report::new(Kind::Config, error.body_text())))?;
-        if bytes.is_empty() {
-            return Ok(Given(T::default()));
-        }
-        if let Some(kind) = kind.filter(|kind| !is_json(kind)) {
-            let report = Report::new(Kind::Config, format!("the body is said to be {kind:?}, and must be JSON"));
-            let report = report.hint("send the header Content-Type: application/json");
-            return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, report));
-        }
-        let refused = |error| Report::new(Kind::Config, format!("the body cannot be read: {error}"));
-        let given: Option<T> = serde_json::from_slice(&bytes).map_err(refused)?;
-        // Serde takes a list of values for an object, in the order of the fields, which nobody means.
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            return Err(
-                Report::new(Kind::Config, "the body cannot be read: it is a list, and must be an object").into()
-            );
-        }
-        Ok(Given(given.unwrap_or_default()))
-    }
-}
-
-fn is_json(kind: &HeaderValue) -> bool {
-    let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/json")
-}
-
-/// The part of a path that names a machine.
-pub(super) type Name = Result<Path<String>, PathRejection>;
-
-/// What cannot be read as a path names nothing.
-pub(super) fn no_path(error: &PathRejection) -> Refusal {
-    Report::new(Kind::NotFound, format!("the path cannot be read: {}", error.body_text())).into()
-}
-
-pub(super) fn machine(name: Name) -> Answer<MachineName> {
-    let Path(name) = name.map_err(|error| no_path(&error))?;
-    named(&name)
-}
-
-pub(super) fn named(name: &str) -> Answer<MachineName> {
-    Ok(name.parse().map_err(|why: String| Report::new(Kind::NotFound, why))?)
-}
-
 /// The daemon serves
 #[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Done, description = "It does.")))]
 async fn health() -> Json<Done> {
@@ -265,11 +175,13 @@ struct StatusParams {
 #[utoipa::path(get, path = "/v1/status", params(StatusParams), responses(
     (status = 200, body = DaemonStatus, description = "As of the answer."),
 ))]
-async fn status(State(api): Shared, query: Params<StatusParams>) -> Answer<Json<DaemonStatus>> {
+async fn status(State(api): Shared, seat: streams::Seated, query: Params<StatusParams>) -> Answer<Json<DaemonStatus>> {
     let StatusParams { after, timeout } = params(query)?;
-    if let Some(after) = after {
+    let mut generation = api.control.generation();
+    // What is newer already is answered at once, as any other request is.
+    if let Some(after) = after.filter(|after| *generation.borrow() <= *after) {
+        streams::watch(seat)?;
         let wait = timeout.map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT);
-        let mut generation = api.control.generation();
         tokio::select! {
             // Both an answer in time and the end of the time are answered with the status as it is then.
             _ = tokio::time::timeout(wait, generation.wait_for(|now| *now > after)) => {}

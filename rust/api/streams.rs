@@ -4,7 +4,11 @@
 //! that ends.
 
 use super::{
-    server::{Answer, Api, Name, Params, Refusal, Shared, machine, named, no_path, params},
+    given::{Name, Params, machine, named, no_path, params},
+    headers::asks_for_a_stream,
+    refusal::Answer,
+    seats::Seat,
+    server::{Api, Shared},
     tail::{Start, tail},
     types::{Event, Service, UPGRADE},
 };
@@ -13,6 +17,7 @@ use crate::{
     spec::MachineName,
 };
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header},
@@ -43,8 +48,8 @@ pub(super) struct LogParams {
 #[utoipa::path(get, path = "/v1/logs", params(LogParams), responses(
     (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
 ))]
-pub(super) async fn logs(State(api): Shared, query: Params<LogParams>) -> Answer<Response> {
-    Ok(text(&api, api.control.log_file(), &params(query)?))
+pub(super) async fn logs(State(api): Shared, seat: Seated, query: Params<LogParams>) -> Answer<Response> {
+    text(&api, seat, api.control.log_file(), &params(query)?)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -65,16 +70,32 @@ pub(super) struct ConsoleParams {
 #[utoipa::path(get, path = "/v1/machines/{name}/console", params(("name" = MachineName, Path), ConsoleParams), responses(
     (status = 200, body = String, content_type = "text/plain", description = "What the guest printed, or its end."),
 ))]
-pub(super) async fn console(State(api): Shared, name: Name, query: Params<ConsoleParams>) -> Answer<Response> {
+pub(super) async fn console(
+    State(api): Shared,
+    seat: Seated,
+    name: Name,
+    query: Params<ConsoleParams>,
+) -> Answer<Response> {
     let ConsoleParams { follow, lines, boot } = params(query)?;
     let file = api.control.console_log(&machine(name)?, boot)?;
-    Ok(text(&api, file, &LogParams { follow, lines }))
+    text(&api, seat, file, &LogParams { follow, lines })
 }
 
-pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
+/// The seat of the request's connection, if seats are counted.
+pub(super) type Seated = Option<Extension<Seat>>;
+
+/// Counts the connection among those whose answers go on and on.
+pub(super) fn watch(seat: Seated) -> Answer<()> {
+    seat.map_or(Ok(()), |Extension(seat)| seat.watch())
+}
+
+pub(super) fn text(api: &Api, seat: Seated, file: PathBuf, params: &LogParams) -> Answer<Response> {
+    if params.follow {
+        watch(seat)?;
+    }
     let start = params.lines.map_or(Start::Whole, |lines| Start::Lines(lines as usize));
     let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response()
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response())
 }
 
 /// What happens from now on, as server-sent events
@@ -83,7 +104,11 @@ pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
 #[utoipa::path(get, path = "/v1/events", responses(
     (status = 200, body = Event, content_type = "text/event-stream", description = "Until the daemon ends."),
 ))]
-pub(super) async fn events(State(api): Shared) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+pub(super) async fn events(
+    State(api): Shared,
+    seat: Seated,
+) -> Answer<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    watch(seat)?;
     let stream = stream::unfold(api.control.events(), async |mut events| {
         let item = match events.recv().await {
             Ok(event) => sse_event(&event),
@@ -92,7 +117,7 @@ pub(super) async fn events(State(api): Shared) -> Sse<impl Stream<Item = Result<
         };
         Some((Ok(item), events))
     });
-    Sse::new(stream.take_until(api.stop.clone().cancelled_owned())).keep_alive(KeepAlive::default())
+    Ok(Sse::new(stream.take_until(api.stop.clone().cancelled_owned())).keep_alive(KeepAlive::default()))
 }
 
 fn sse_event(event: &Event) -> sse::Event {
@@ -105,13 +130,14 @@ fn sse_event(event: &Event) -> sse::Event {
 
 /// A byte stream to a service of the guest, which is started where needed
 ///
-/// Takes the headers `Connection: upgrade` and `Upgrade: darwin-vz-stream`.
+/// Takes the headers `Connection: upgrade` and `Upgrade: darwin-vz-stream`, in HTTP/1.1, and no body.
 #[utoipa::path(get, path = "/v1/machines/{name}/connect/{service}",
     params(("name" = MachineName, Path), ("service" = Service, Path)), responses(
     (status = 101, description = "What follows is the stream."),
 ))]
 pub(super) async fn connect(
     State(api): Shared,
+    seat: Seated,
     path: Result<Path<(String, String)>, PathRejection>,
     mut request: Request,
 ) -> Answer<Response> {
@@ -125,12 +151,8 @@ pub(super) async fn connect(
             return Err(report.hint("the services are ssh and nix").into());
         }
     };
-    let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    if !asked.is_some_and(|token| token.eq_ignore_ascii_case(UPGRADE)) {
-        let report = Report::new(Kind::Config, "this is a byte stream, and the request did not ask for one");
-        let report = report.hint(format!("send the headers Connection: upgrade and Upgrade: {UPGRADE}"));
-        return Err(Refusal(StatusCode::UPGRADE_REQUIRED, report));
-    }
+    asks_for_a_stream(&request)?;
+    let joined = seat.map(|Extension(seat)| seat.join()).transpose()?;
     let upgrade = hyper::upgrade::on(&mut request);
     let passage = api.control.open(&name, service).await?;
     tokio::spawn(async move {
@@ -142,6 +164,7 @@ pub(super) async fn connect(
             // The client left between the lease and the stream; the lease goes with the passage.
             Err(error) => tracing::debug!(machine = %name, %error, "the client left before its stream began"),
         }
+        drop(joined);
     });
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),

@@ -9,7 +9,7 @@
 //! The rule that holds here: nothing of a request is looked at before it has passed all three. The token is what is in its file
 //! now, so that one which has become known is changed without a restart: `darwin-vz-nix token --rotate`.
 
-use super::server::Refusal;
+use super::refusal::{Answer, Refusal};
 use crate::{
     error::{Kind, Report},
     machine_dir::{write_atomic, write_new},
@@ -171,26 +171,30 @@ impl Guard {
         routes.layer(middleware::from_fn_with_state(self, stand))
     }
 
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
+    fn check(&self, request: &Request) -> Answer<()> {
         let headers = request.headers();
-        let refused = |what: String| Refusal(StatusCode::FORBIDDEN, Report::new(Kind::Host, what));
+        let refused = |status, what: &str, hint: String| {
+            // Its place is for others: who is refused has to come anew.
+            Err(Refusal::new(status, Report::new(Kind::Host, what).hint(hint)).closing())
+        };
         let hosts: Vec<&HeaderValue> = headers.get_all(header::HOST).iter().collect();
         let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         let meant = |name: &[u8]| self.0.names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name));
         if hosts.len() != 1 || !hosts.iter().all(|host| meant(host.as_bytes())) || !named.is_none_or(meant) {
-            let names = self.0.names.join(" or ");
-            let Refusal(status, report) = refused("the request is for another host than this".to_owned());
-            return Err(Refusal(status, report.hint(format!("the header Host must say {names}"))));
+            let hint = format!("the header Host must say {}", self.0.names.join(" or "));
+            return refused(StatusCode::FORBIDDEN, "the request is for another host than this", hint);
         }
         if headers.contains_key(header::ORIGIN) {
-            let Refusal(status, report) = refused("the request comes from a web page".to_owned());
-            return Err(Refusal(status, report.hint("leave the header Origin out; web pages are not let in")));
+            let hint = "leave the header Origin out; web pages are not let in".to_owned();
+            return refused(StatusCode::FORBIDDEN, "the request comes from a web page", hint);
         }
         if !bearer(headers).is_some_and(|given| self.0.token.admits(given)) {
-            let report = Report::new(Kind::Host, "the request lacks the token, or has a wrong one");
             let hint = "send the header Authorization: Bearer TOKEN, with what `darwin-vz-nix token` prints (the state \
                         directory's file api-token)";
-            return Err(Refusal(StatusCode::UNAUTHORIZED, report.hint(hint)));
+            let what = "the request lacks the token, or has a wrong one";
+            let refused = refused(StatusCode::UNAUTHORIZED, what, hint.to_owned());
+            return refused
+                .map_err(|refusal| refusal.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         Ok(())
     }
@@ -199,13 +203,7 @@ impl Guard {
 async fn stand(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.check(&request) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => {
-            let mut response = refusal.into_response();
-            if response.status() == StatusCode::UNAUTHORIZED {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            response
-        }
+        Err(refusal) => refusal.into_response(),
     }
 }
 

@@ -23,4 +23,5 @@ mod refusals;
 mod signals;
 mod state;
 mod store;
+mod strangers;
 mod vsock;
