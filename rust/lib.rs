@@ -21,6 +21,7 @@ pub mod guest;
 pub mod hypervisor;
 pub mod log_file;
 pub mod machine_dir;
+pub mod regular_file;
 pub mod search_path;
 pub mod spec;
 pub mod ssh;

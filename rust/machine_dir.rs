@@ -20,13 +20,13 @@
 
 mod files;
 
-pub(crate) use files::{private_dir, remove_all, unfinished};
+pub(crate) use files::{move_aside, private_dir, remove_all, unfinished};
 pub use files::{state_error, write_atomic, write_new};
 
 use crate::{
     api::types::DestroyRequest,
     error::{Kind, Report},
-    log_file,
+    log_file, regular_file,
     spec::{MacAddress, MachineName},
 };
 use std::{
@@ -93,13 +93,9 @@ impl StateDir {
     /// Takes the directory for this process, and removes what others that died have left unfinished in it.
     pub fn lock(&self) -> Result<StateLock, Report> {
         let path = self.root.join("lock");
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| state_error(&path, "cannot open", &e))?;
+        let mut file =
+            regular_file::open_as(&path, File::options().read(true).write(true).create(true).truncate(false))
+                .map_err(|e| state_error(&path, "cannot open", &e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -165,7 +161,7 @@ pub enum Holder {
 
 /// Looks who holds the lock. Makes nothing, and takes it for no longer than a look takes.
 pub fn lock_holder(state_dir: &Path) -> Holder {
-    let mut file = match File::open(state_dir.join("lock")) {
+    let mut file = match regular_file::open(&state_dir.join("lock")) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
         Err(e) => return Holder::Unknown(e.to_string()),
@@ -248,7 +244,7 @@ impl MachineDir {
     /// the host's network from boot to boot.
     pub fn mac_address(&self) -> Result<MacAddress, Report> {
         let path = self.root.join("mac");
-        if let Some(mac) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+        if let Some(mac) = regular_file::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
             return Ok(mac);
         }
         let mac = MacAddress::random();
@@ -267,9 +263,12 @@ impl MachineDir {
     pub fn store_state(&self) -> PathBuf {
         self.root.join("store")
     }
-    /// Makes [`MachineDir::store_state`] where it is missing.
+    /// Makes [`MachineDir::store_state`] where it is missing, or is no directory.
     pub fn make_store_state(&self) -> Result<PathBuf, Report> {
         let dir = self.store_state();
+        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            remove_all(&dir)?;
+        }
         private_dir(&dir)?;
         Ok(dir)
     }

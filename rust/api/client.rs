@@ -244,7 +244,8 @@ impl Client {
                 Report::new(Kind::State, format!("the path {socket} is too long for a Unix socket"))
                     .hint("name a state directory with a shorter path with --state-dir")
             }
-            _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}")),
+            _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}"))
+                .hint("see what is wrong with the state directory: `darwin-vz-nix doctor`"),
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{
 };
 use crate::{
     error::{Kind, Report},
+    machine_dir::state_error,
+    regular_file::{self, NotRegular},
     spec::MachineName,
 };
 use axum::{
@@ -57,6 +59,11 @@ pub(super) async fn console(State(api): Shared, name: Name, query: Params<LogPar
 }
 
 pub(super) fn text(api: &Api, file: PathBuf, params: &LogParams) -> Response {
+    if let Err(error) = regular_file::look(&file)
+        && NotRegular::behind(&error).is_some()
+    {
+        return Refusal::from(state_error(&file, "cannot read", &error)).into_response();
+    }
     let start = params.lines.map_or(Start::Whole, |lines| Start::Lines(lines as usize));
     let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response()
