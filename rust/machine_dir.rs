@@ -16,11 +16,16 @@
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
 //!
-//! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon.
+//! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon. Only
+//! regular files are opened (`regular_file`): what else stands in place of one is refused, or, where the file can be made
+//! anew, replaced. No other user decides where the directory is (`trust`), and its path means
+//! the same to every program that is given it (`naming`).
 
 mod files;
+pub(crate) mod naming;
+pub(crate) mod trust;
 
-pub(crate) use files::{move_aside, private_dir, remove_all, unfinished};
+pub(crate) use files::{UNFINISHED, move_aside, private_dir, remove_all, unfinished};
 pub use files::{state_error, write_atomic, write_new};
 
 use crate::{
@@ -40,7 +45,7 @@ use std::{
 pub const LONGEST_SOCKET_PATH: usize = 103;
 
 /// The longest socket name of a machine's run directory.
-const LONGEST_SOCKET_NAME: &str = "vsock_1024";
+const LONGEST_SOCKET_NAME: &str = "vhost-vsock";
 
 /// A state directory that exists, is ours and is closed to others.
 #[derive(Clone, Debug)]
@@ -55,9 +60,14 @@ pub struct StateLock {
 }
 
 impl StateDir {
-    /// Makes the directory if need be, and refuses one that others could read or that belongs to somebody else.
+    /// Makes the directory if need be. Refuses one that others could read or replace, that belongs to another user, or
+    /// whose path Nix or ssh would misread.
     pub fn open(root: &Path) -> Result<StateDir, Report> {
+        if !root.exists() {
+            naming::demand(root)?;
+        }
         private_dir(root)?;
+        trust::warn(root);
         Ok(StateDir { root: root.to_owned() })
     }
 
@@ -131,6 +141,7 @@ impl StateDir {
     /// A machine's directory, made if need be.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
+        naming::demand(&self.root)?;
         let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(Report::new(

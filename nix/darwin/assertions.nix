@@ -28,8 +28,8 @@ let
     memory = 1 * GiB;
   };
   most.disk = 64 * TiB;
-  # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vsock_1024 in this directory.
-  longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vsock_1024";
+  # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vhost-vsock in this directory.
+  longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vhost-vsock";
 
   api = builtins.match "(127\\.0\\.0\\.1|\\[::1]):([1-9][0-9]{0,4})" cfg.apiListen;
   apiPort = lib.toInt (builtins.elemAt api 1);

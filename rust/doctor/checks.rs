@@ -20,7 +20,11 @@ pub const ALL: &[Check] = &[
     check!("backend", "what runs the guest, and the helpers it needs", settings::backend),
     check!("rosetta", "Rosetta, where the machine uses it", settings::rosetta),
     check!("signature", "this program's signature and its entitlement to virtual machines", signature::check),
-    check!("state-directory", "the state directory's permissions and owner", state::directory),
+    check!(
+        "state-directory",
+        "the state directory: its path, its owner, who else could write or replace it",
+        state::directory
+    ),
     check!("socket-paths", "the length of the paths of Unix sockets", state::socket_paths),
     check!("daemon", "who holds the state directory, whether it answers, and its version", daemon::check),
     check!("keys", "the machine's private keys: permissions, damage, and the halves that belong together", keys::keys),

@@ -5,6 +5,7 @@
 //!        └── its maker died ──▶ swept by the next daemon
 //! ```
 
+use super::trust;
 use crate::{
     error::{Kind, Report},
     regular_file::NotRegular,
@@ -18,7 +19,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 /// How the names of files begin that are not whole yet.
-const UNFINISHED: &str = ".unfinished-";
+pub(crate) const UNFINISHED: &str = ".unfinished-";
 
 /// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written. A pipe, a
 /// link or the like in its place is replaced, a directory moved aside.
@@ -161,8 +162,10 @@ fn away(path: &Path) -> String {
     format!("mv {quoted} {quoted}.aside")
 }
 
-/// Makes a directory if need be, and refuses one that others could read or that belongs to somebody else.
+/// Makes a directory if need be, and refuses one that others could read, that belongs to another user, or to which
+/// another user decides what the path leads.
 pub(crate) fn private_dir(path: &Path) -> Result<(), Report> {
+    trust::demand(path)?;
     if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
         return Err(state_error(path, "cannot make the directory", &e));
     }
