@@ -18,10 +18,11 @@
 //!
 //! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon. Only
 //! regular files are opened (`regular_file`): what else stands in place of one is refused, or, where the file can be made
-//! anew, replaced. No other user decides where the directory is (`trust`), and its path means
+//! anew, replaced; [`inventory`] has all of them. No other user decides where the directory is (`trust`), and its path means
 //! the same to every program that is given it (`naming`).
 
 mod files;
+pub(crate) mod inventory;
 pub(crate) mod naming;
 pub(crate) mod trust;
 

@@ -185,6 +185,7 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
     let client = context.client();
     Ok(Subject {
         state_dir: context.state_dir(),
+        api_listen: context.config.api_listen(),
         capabilities: hypervisor.map(|hypervisor| hypervisor.capabilities().clone()),
         daemon: client.status().await,
         client,

@@ -13,6 +13,8 @@ mod metrics_tests;
 mod pulse;
 pub(crate) mod specimen;
 mod vigil;
+#[cfg(test)]
+mod wrong_files_tests;
 
 pub(crate) use chronicle::Chronicle;
 pub use chronicle::Visit;

@@ -3,7 +3,10 @@
 use super::{Finding, Subject, settings};
 use crate::{
     error::Report,
-    guest::bundle::{Bundle, BundleError},
+    guest::{
+        bundle::{Bundle, BundleError},
+        disk,
+    },
 };
 
 /// The bundle's own verdict, or why there is none.
@@ -21,7 +24,11 @@ pub fn fit(subject: &Subject) -> Option<Bundle> {
 
 /// The check `bundle`.
 pub async fn bundle(subject: &Subject) -> Finding {
-    let disk = subject.settings.as_ref().map_or(0, |settings| settings.disk_size);
+    // As a boot: an image that is larger than configured stays so, unless each boot begins with a new one.
+    let disk = subject.settings.as_ref().map_or(0, |settings| match settings.ephemeral {
+        true => settings.disk_size,
+        false => disk::size(&subject.dir().data_disk(), settings.disk_size),
+    });
     open(subject).map_or_else(|finding| finding, |opened| judge_bundle(opened, disk))
 }
 
@@ -31,7 +38,7 @@ fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
             let [needed, given] = [bundle.minimum_disk, disk].map(super::volumes::shown);
             Finding::failed(
                 crate::error::Kind::Config,
-                format!("it needs a disk of {needed}, and disk-size is {given}"),
+                format!("it needs a disk of {needed}, and there would be one of {given}: the setting disk-size"),
             )
             .hint(format!("set disk-size to {needed} or more"))
         }

@@ -4,19 +4,53 @@ use super::{Finding, Subject};
 use crate::{
     config::{MachineSettings, Size},
     error::{Kind, Report},
-    hypervisor::{Capabilities, Feature},
+    hypervisor::{Capabilities, Feature, Wish},
+    spec::Arch,
 };
 
 /// The check `settings`.
 pub async fn settings(subject: &Subject) -> Finding {
     match &subject.settings {
         Ok(settings) => {
+            if let Some(Err(report)) = subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&wish(settings))) {
+                return report.into();
+            }
             let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));
             let cores = if settings.cores == 1 { "1 core".to_owned() } else { format!("{} cores", settings.cores) };
             Finding::ok(format!("{cores}, {memory} of memory, a disk of {disk}"))
         }
         Err(report) => report.clone().into(),
     }
+}
+
+fn wish(settings: &MachineSettings) -> Wish {
+    Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested }
+}
+
+/// The check `nested`.
+pub async fn nested(subject: &Subject) -> Finding {
+    let settings = match needed(subject) {
+        Ok(settings) => settings,
+        Err(finding) => return finding,
+    };
+    // Of a bundle that is wrong another check tells; the host's own architecture is the likely one.
+    let arch = super::bundle::fit(subject).map(|bundle| bundle.arch).or(Arch::host());
+    judge_nested(settings, &subject.capabilities, arch)
+}
+
+fn judge_nested(
+    settings: &MachineSettings,
+    capabilities: &Result<Capabilities, Report>,
+    arch: Option<Arch>,
+) -> Finding {
+    if !settings.nested {
+        return Finding::not_applicable("the machine does not use it");
+    }
+    let (Ok(can), Some(arch)) = (capabilities, arch) else {
+        return Finding::not_applicable("nothing runs guests here: see the check backend");
+    };
+    can.admit_nesting(&wish(settings), arch)
+        .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines of their own"))
 }
 
 /// For checks that are about a setting: they have nothing to look at while the settings are wrong.
@@ -124,5 +158,19 @@ mod tests {
         let finding = judge_rosetta(true, &can(&[("rosetta", false)]));
         assert_eq!(finding.evidence, "the machine uses it, but it is missing; install it");
         assert_eq!(judge_rosetta(true, &can(&[])).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn virtual_machines_in_the_guest_are_judged_as_a_boot_does() {
+        let wanted = MachineSettings { nested: true, ..MachineSettings::sample() };
+        let judged = |settings: &MachineSettings, can| judge_nested(settings, &can, Arch::host());
+        assert_eq!(judged(&MachineSettings::sample(), can(&[])).outcome, Outcome::NotApplicable);
+        let finding = judged(&wanted, can(&[("nested-virtualization", false)]));
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
+        assert!(finding.hints[0].contains("set nested-virtualization to false"), "{finding:?}");
+        let nests = can(&[]).map(|can| Capabilities { nested: true, ..can });
+        assert_eq!(judged(&wanted, nests).outcome, Outcome::Ok);
+        let none = Err(Report::new(Kind::Config, "built without it"));
+        assert_eq!(judged(&wanted, none).outcome, Outcome::NotApplicable);
     }
 }

@@ -9,12 +9,13 @@ use crate::{
     config::MachineSettings,
     error::Report,
     hypervisor::Capabilities,
-    machine_dir::MachineDir,
+    machine_dir::{self, MachineDir},
     search_path,
     spec::MachineName,
 };
 use std::{
     ffi::{OsStr, OsString},
+    net::SocketAddr,
     path::PathBuf,
 };
 
@@ -26,6 +27,8 @@ pub struct Subject {
     pub state_dir: PathBuf,
     /// The machine's settings, or what is wrong with them.
     pub settings: Result<MachineSettings, Report>,
+    /// Where the API is to answer on TCP, too.
+    pub api_listen: Option<SocketAddr>,
     /// What runs its guests here, or why nothing does.
     pub capabilities: Result<Capabilities, Report>,
     /// The daemon of that state directory.
@@ -53,6 +56,11 @@ impl Subject {
     /// The machine's directory, which need not exist.
     pub fn dir(&self) -> MachineDir {
         MachineDir::of(&self.state_dir, &self.machine)
+    }
+
+    /// The file of the API's token, which need not exist.
+    pub fn dir_token(&self) -> PathBuf {
+        machine_dir::api_token(&self.state_dir)
     }
 
     /// A program that is part of the system, whatever else has its name: shells of Nix have stand-ins for some.
@@ -86,6 +94,7 @@ impl Subject {
             machine: "builder".parse().unwrap(),
             state_dir: state_dir.to_owned(),
             settings: Err(unknown()),
+            api_listen: None,
             capabilities: Err(unknown()),
             client: Client::new(state_dir),
             daemon: Err(unknown()),

@@ -37,6 +37,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// Reads the ledger, and changes nothing.
+    pub fn examine(root: PathBuf) -> Result<(), Report> {
+        Store { root }.read().map(drop)
+    }
+
     /// Reads the ledger, and sweeps what is not in it. Also says which generations have a bundle.
     pub fn open(root: PathBuf) -> Result<(Store, Ledger, BTreeSet<u32>), Report> {
         let store = Store { root };

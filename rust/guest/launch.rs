@@ -19,7 +19,7 @@ use crate::{
     config::MachineSettings,
     error::{Kind, Report},
     generations::Generations,
-    hypervisor::{Capabilities, Guest, GuestStream, Verb},
+    hypervisor::{Capabilities, Guest, GuestStream, Verb, Wish},
     log_file,
     machine_dir::MachineDir,
     spec::{Disk, MachineName, MachineSpec, Share},
@@ -207,6 +207,9 @@ fn prepare(
             .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
     }
     let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
+    let wish = Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested };
+    capabilities.admit_sizes(&wish)?;
+    capabilities.admit_nesting(&wish, bundle.arch)?;
     let keys = Keys::ensure(dir, &name)?;
     if settings.ephemeral {
         disk::discard(&dir.data_disk())?;

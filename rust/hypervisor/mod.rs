@@ -13,7 +13,8 @@ use tokio::{
     sync::watch,
 };
 
-mod console;
+mod admission;
+pub(crate) mod console;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod strangers;
 #[cfg(vz)]
 pub mod vz;
 
+pub use admission::Wish;
 pub use strangers::Strangers;
 
 /// A future of a verb: boxed, so that backends are chosen at run time.
