@@ -22,6 +22,7 @@ pub mod hypervisor;
 pub mod lobby;
 pub mod log_file;
 pub mod machine_dir;
+pub mod regular_file;
 pub mod search_path;
 pub mod spec;
 pub mod ssh;

@@ -1,7 +1,11 @@
 //! A log on disk that cannot fill it: at its limit the file becomes `NAME.1`, in place of the one before, and begins anew.
 //!
+//! What stands in a log's place and is no regular file is moved aside: a log that cannot be written must not keep a guest
+//! from its boot.
+//!
 //! What a guest writes is kept as it came. Whoever shows it to a person takes out what a terminal would act upon.
 
+use crate::{machine_dir::move_aside, regular_file};
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
@@ -52,7 +56,16 @@ impl Write for LogFile {
 
 /// Opens a log to append to it, without a limit, for its owner alone.
 pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    make_way(path)?;
+    regular_file::open_as(path, OpenOptions::new().append(true).create(true).mode(0o600))
+}
+
+/// Nothing is warned of: the log that would have it may be this one.
+fn make_way(path: &Path) -> io::Result<()> {
+    match regular_file::look(path) {
+        Err(error) if regular_file::NotRegular::behind(&error).is_some() => move_aside(path).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// The name of the older file.
@@ -63,6 +76,8 @@ pub fn older(path: &Path) -> PathBuf {
 }
 
 fn set_aside(path: &Path) -> io::Result<()> {
+    make_way(path)?;
+    make_way(&older(path))?;
     match fs::rename(path, older(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -71,7 +86,7 @@ fn set_aside(path: &Path) -> io::Result<()> {
 
 /// The last `count` lines that say something, control characters removed. Reads at most the last 16 KiB.
 pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<String>> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(16 << 10)))?;
     let mut bytes = Vec::new();

@@ -17,17 +17,23 @@
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
 //!
-//! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon.
+//! Files appear whole or not at all: [`write_atomic`]. What a crash left unfinished is removed by the next daemon. Only
+//! regular files are opened (`regular_file`): what else stands in place of one is refused, or, where the file can be made
+//! anew, replaced; [`inventory`] has all of them. No other user decides where the directory is (`trust`), and its path means
+//! the same to every program that is given it (`naming`).
 
 mod files;
+pub(crate) mod inventory;
+pub(crate) mod naming;
+pub(crate) mod trust;
 
-pub(crate) use files::{private_dir, remove_all, unfinished};
+pub(crate) use files::{UNFINISHED, move_aside, private_dir, remove_all, unfinished};
 pub use files::{state_error, write_atomic, write_new};
 
 use crate::{
     api::types::DestroyRequest,
     error::{Kind, Report},
-    log_file,
+    log_file, regular_file,
     spec::{MacAddress, MachineName},
 };
 use darwin_vz_agent::HostPorts;
@@ -54,9 +60,14 @@ pub struct StateLock {
 }
 
 impl StateDir {
-    /// Makes the directory if need be, and refuses one that others could read or that belongs to somebody else.
+    /// Makes the directory if need be. Refuses one that others could read or replace, that belongs to another user, or
+    /// whose path Nix or ssh would misread.
     pub fn open(root: &Path) -> Result<StateDir, Report> {
+        if !root.exists() {
+            naming::demand(root)?;
+        }
         private_dir(root)?;
+        trust::warn(root);
         Ok(StateDir { root: root.to_owned() })
     }
 
@@ -97,13 +108,9 @@ impl StateDir {
     /// Takes the directory for this process, and removes what others that died have left unfinished in it.
     pub fn lock(&self) -> Result<StateLock, Report> {
         let path = self.lock_file();
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| state_error(&path, "cannot open", &e))?;
+        let mut file =
+            regular_file::open_as(&path, File::options().read(true).write(true).create(true).truncate(false))
+                .map_err(|e| state_error(&path, "cannot open", &e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -139,6 +146,7 @@ impl StateDir {
     /// A machine's directory, made if need be.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
+        naming::demand(&self.root)?;
         let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(Report::new(
@@ -169,7 +177,7 @@ pub enum Holder {
 
 /// Looks who holds the lock. Makes nothing, and takes it for no longer than a look takes.
 pub fn lock_holder(state_dir: &Path) -> Holder {
-    let mut file = match File::open(state_dir.join("lock")) {
+    let mut file = match regular_file::open(&state_dir.join("lock")) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
         Err(e) => return Holder::Unknown(e.to_string()),
@@ -256,7 +264,7 @@ impl MachineDir {
     /// the host's network from boot to boot.
     pub fn mac_address(&self) -> Result<MacAddress, Report> {
         let path = self.root.join("mac");
-        if let Some(mac) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+        if let Some(mac) = regular_file::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
             return Ok(mac);
         }
         let mac = MacAddress::random();
@@ -275,9 +283,12 @@ impl MachineDir {
     pub fn store_state(&self) -> PathBuf {
         self.root.join("store")
     }
-    /// Makes [`MachineDir::store_state`] where it is missing.
+    /// Makes [`MachineDir::store_state`] where it is missing, or is no directory.
     pub fn make_store_state(&self) -> Result<PathBuf, Report> {
         let dir = self.store_state();
+        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            remove_all(&dir)?;
+        }
         private_dir(&dir)?;
         Ok(dir)
     }

@@ -170,13 +170,16 @@ fn every_guest_has_the_bundle_of_the_page() {
         let arm = Arch::Aarch64;
         let mut image = vec![0; 0x40];
         image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let mut erofs = vec![0; 4096];
+        erofs[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
+        (erofs[1024 + 0x0C], erofs[1024 + 0x24]) = (12, 1);
         let mut arm_manifest = manifest.clone();
         arm_manifest["arch"] = json!("aarch64");
         for (name, content) in [
             ("guest.json", arm_manifest.to_string().as_bytes()),
             (manifest["kernel"].as_str().unwrap(), &image),
-            (manifest["initrd"].as_str().unwrap(), b"cpio"),
-            (manifest["images"][0]["file"].as_str().unwrap(), b"image"),
+            (manifest["initrd"].as_str().unwrap(), &fs::read(built().join("initrd")).unwrap()),
+            (manifest["images"][0]["file"].as_str().unwrap(), &erofs),
         ] {
             fs::write(tmp.path().join(name), content).unwrap();
         }

@@ -1,7 +1,8 @@
-//! A guest bundle. The input is `guest.json` and, in a second part, the first bytes of its kernel; a third part makes
-//! `guest.json` longer than any.
+//! A guest bundle. The input is `guest.json` and, in further parts, the first bytes of its kernel, its initrd and its system
+//! image; a fifth part makes `guest.json` longer than any.
 //!
 //! * Every file that is named is a file inside the bundle, and there.
+//! * An initrd that is taken begins with a cpio archive and ends with one: the payload is found behind it.
 //! * What goes onto command lines and into ssh's configuration cannot bring anything along.
 //! * What is refused is told with a hint, and not at greater length than what was said.
 
@@ -22,14 +23,18 @@ use std::{
 
 fuzz_target!(|data: &[u8]| {
     let dir = directory();
-    let long = data.iter().filter(|byte| **byte == BETWEEN).count() > 1;
+    let long = data.iter().filter(|byte| **byte == BETWEEN).count() > 3;
     let mut manifest = part(data, 0).to_vec();
     if long {
         manifest.resize(manifest.len() + (2 << 20), b' ');
     }
     fs::write(dir.join("guest.json"), &manifest).expect("a manifest");
-    let kernel = part(data, 1);
-    fs::write(dir.join("Image"), if kernel.is_empty() { fit_for_both() } else { kernel.to_vec() }).expect("a kernel");
+    for (number, file, fit) in
+        [(1, "Image", fit_for_both as fn() -> Vec<u8>), (2, "initrd", archive), (3, "system.img", erofs)]
+    {
+        let given = part(data, number);
+        fs::write(dir.join(file), if given.is_empty() { fit() } else { given.to_vec() }).expect("a file");
+    }
     match Bundle::open(dir, &[Arch::X86_64, Arch::Aarch64]) {
         Ok(bundle) => {
             assert!(!long, "a manifest without end is read");
@@ -52,6 +57,9 @@ fn accepted(dir: &Path, bundle: &Bundle) {
         assert!(inside.components().all(|part| matches!(part, Component::Normal(_))), "{}", inside.display());
         assert!(fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0), "{}", inside.display());
     }
+    let initrd = fs::read(&bundle.initrd).expect("an initrd");
+    let rest = initrd.iter().rposition(|byte| *byte != 0).map_or(&[][..], |last| &initrd[..=last]);
+    assert!(rest.starts_with(b"070701") && rest.ends_with(b"TRAILER!!!"), "{:?}", String::from_utf8_lossy(rest));
     let user = &bundle.ssh_user;
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     assert!((1..=32).contains(&user.len()) && !user.starts_with('-') && user.chars().all(plain), "{user:?}");
@@ -64,7 +72,7 @@ fn directory() -> &'static Path {
     DIR.get_or_init(|| {
         let dir = scratch().join("bundle");
         fs::create_dir_all(dir.join("sub")).expect("a directory");
-        for file in ["outside", "bundle/initrd", "bundle/system.img", "bundle/sub/data.img"] {
+        for file in ["outside", "bundle/sub/data.img"] {
             fs::write(scratch().join(file), "x").expect("a file");
         }
         fs::write(dir.join("empty"), "").expect("a file");
@@ -78,4 +86,26 @@ fn fit_for_both() -> Vec<u8> {
     kernel[0x38..0x3c].copy_from_slice(b"ARM\x64");
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
     kernel
+}
+
+/// What the contract wants of an initrd: two entries, `init` and the archive's end.
+fn archive() -> Vec<u8> {
+    let mut archive = Vec::new();
+    for name in ["init", "TRAILER!!!"] {
+        archive.extend_from_slice(b"070701");
+        let fields = [1, 0o100_755, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() + 1, 0];
+        fields.iter().for_each(|field| archive.extend_from_slice(format!("{field:08X}").as_bytes()));
+        archive.extend_from_slice(name.as_bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+    archive
+}
+
+/// The beginning of a system image of one block.
+fn erofs() -> Vec<u8> {
+    let mut image = vec![0; 4096];
+    image[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
+    (image[1024 + 0x0C], image[1024 + 0x24]) = (12, 1);
+    image
 }

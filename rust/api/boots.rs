@@ -1,7 +1,11 @@
 //! The last boots of a machine: what is known of each, over the API, and the route that tells it. Their consoles come by
 //! [`super::streams`].
 
-use super::server::{Answer, Name, Shared, machine};
+use super::{
+    given::{Name, machine},
+    refusal::Answer,
+    server::Shared,
+};
 use crate::{
     error::{Kind, Report},
     spec::MachineName,

@@ -1,7 +1,11 @@
 //! What a machine's backend can do, as the daemon that runs it finds it: by its own search path, which may be another than that
 //! of whoever asks.
 
-use super::server::{Answer, Name, Shared, machine};
+use super::{
+    given::{Name, machine},
+    refusal::Answer,
+    server::Shared,
+};
 use crate::{
     hypervisor::{Capabilities, Feature},
     spec::{Arch, MachineName},

@@ -1,5 +1,6 @@
 //! The API's client: one connection for each call, over the daemon's Unix socket.
 
+use super::{boots::BootList, capabilities::BackendView};
 use super::{
     headers::lists,
     types::{
@@ -7,7 +8,6 @@ use super::{
         Service, StartRequest, StopRequest, Trimmed, UPGRADE,
     },
 };
-use super::{boots::BootList, capabilities::BackendView};
 use crate::{
     error::{Kind, Report},
     spec::MachineName,
@@ -279,7 +279,8 @@ impl Client {
                 Report::new(Kind::State, format!("the path {socket} is too long for a Unix socket"))
                     .hint("name a state directory with a shorter path with --state-dir")
             }
-            _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}")),
+            _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}"))
+                .hint("see what is wrong with the state directory: `darwin-vz-nix doctor`"),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::{HostFacts, check_start},
     error::{Kind, Report},
+    machine_dir::move_aside,
     spec::MachineName,
 };
 use axum::{
@@ -57,7 +58,12 @@ pub fn bind(path: &std::path::Path) -> Result<UnixListener, Report> {
             "check the state directory's permissions and the length of its path, or name another with --state-dir",
         )
     };
-    match fs::remove_file(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => move_aside(path).map(drop),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }

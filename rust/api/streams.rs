@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{
     error::{Kind, Report},
+    machine_dir::state_error,
+    regular_file::{self, NotRegular},
     spec::MachineName,
 };
 use axum::{
@@ -90,6 +92,11 @@ pub(super) fn watch(seat: Seated) -> Answer<()> {
 }
 
 pub(super) fn text(api: &Api, seat: Seated, file: PathBuf, params: &LogParams) -> Answer<Response> {
+    if let Err(error) = regular_file::look(&file)
+        && NotRegular::behind(&error).is_some()
+    {
+        return Err(state_error(&file, "cannot read", &error).into());
+    }
     if params.follow {
         watch(seat)?;
     }

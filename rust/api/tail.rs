@@ -3,6 +3,7 @@
 //! Following looks at the file four times a second, and only while somebody follows. It survives truncation (it goes on
 //! at the start) and rotation (it reads the old file to its end, then the new one from its start).
 
+use crate::regular_file;
 use futures_util::{Stream, stream};
 use std::{
     fs::File,
@@ -55,7 +56,7 @@ impl Tail {
 
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         if self.file.is_none() {
-            self.file = match File::open(&self.path) {
+            self.file = match regular_file::open(&self.path) {
                 Ok(mut file) => {
                     if let Start::Lines(lines) = self.start {
                         seek_to_last_lines(&mut file, lines)?;
@@ -179,5 +180,19 @@ mod tests {
         fs::write(&path, "5\n").unwrap();
         assert_eq!(stream.next().await.unwrap().unwrap(), b"4\n", "the old file's rest");
         assert_eq!(stream.next().await.unwrap().unwrap(), b"5\n", "then the new file");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_ends_at_once_followed_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for kind in regular_file::wrong::KINDS {
+            regular_file::wrong::make(kind, &path);
+            for follow in [false, true] {
+                let mut stream = pin!(tail(path.clone(), Start::Lines(3), follow));
+                let error = stream.next().await.unwrap().unwrap_err();
+                assert!(regular_file::NotRegular::behind(&error).is_some(), "{kind}: {error}");
+            }
+        }
     }
 }

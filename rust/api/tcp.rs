@@ -13,6 +13,7 @@ use super::refusal::{Answer, Refusal};
 use crate::{
     error::{Kind, Report},
     machine_dir::{write_atomic, write_new},
+    regular_file,
 };
 use axum::{
     Router,
@@ -23,7 +24,6 @@ use axum::{
 };
 use std::{
     fmt::Write,
-    fs,
     hint::black_box,
     io,
     net::SocketAddr,
@@ -55,7 +55,7 @@ impl Token {
             Report::new(Kind::State, format!("the API's token {} cannot be used: {why}", path.display()))
                 .hint("make a new one: `darwin-vz-nix token --rotate`")
         };
-        let text = fs::read_to_string(path).map_err(|error: io::Error| unusable(error.to_string()))?;
+        let text = regular_file::read_to_string(path).map_err(|error: io::Error| unusable(error.to_string()))?;
         let token = text.trim();
         if token.len() < BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(unusable(format!("it is no word of {BYTES} characters or more")));
@@ -105,7 +105,7 @@ impl Token {
 type Stamp = (u64, u64, u64, i64, i64);
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = fs::metadata(path)?;
+    let meta = regular_file::look(path)?;
     Ok((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
@@ -218,6 +218,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

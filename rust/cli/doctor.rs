@@ -190,14 +190,17 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         Err(_) => None,
     };
     let eyes = if by_the_daemon.is_some() { Eyes::Daemon } else { Eyes::Command };
+    let capabilities = hypervisor::for_this_host(backend, &context.search_path, accelerator)
+        .map(|hypervisor| hypervisor.capabilities().clone());
     let by_this_command = || {
-        let found = hypervisor::for_this_host(backend, &context.search_path, accelerator)?;
-        let (can, path) = (found.capabilities(), context.search_path.to_string_lossy());
-        Ok(BackendView::new(can, &can.features, path.into_owned()))
+        let can = capabilities.as_ref().map_err(Clone::clone)?;
+        Ok(BackendView::new(can, &can.features, context.search_path.to_string_lossy().into_owned()))
     };
     Ok(Subject {
         state_dir: context.state_dir(),
+        api_listen: context.config.api_listen(),
         backend: by_the_daemon.map_or_else(by_this_command, Ok),
+        capabilities,
         eyes,
         daemon,
         client,

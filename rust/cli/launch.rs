@@ -8,7 +8,7 @@ use crate::{
     api::client::Client,
     error::{Kind, Report},
     log_file,
-    machine_dir::StateDir,
+    machine_dir::{StateDir, state_error},
 };
 use std::{
     io::Read,
@@ -63,7 +63,8 @@ fn spawn(context: &Context) -> Result<Child, Report> {
     // A mistake in the settings is told here, by the command that was given them.
     let settings = context.settings()?;
     let failed = |error: std::io::Error| Report::new(Kind::Host, format!("the daemon cannot be started: {error}"));
-    let log = log_file::open(&StateDir::open(&settings.state_dir)?.daemon_log()).map_err(failed)?;
+    let log = StateDir::open(&settings.state_dir)?.daemon_log();
+    let log = log_file::open(&log).map_err(|error| state_error(&log, "cannot write", &error))?;
     Command::new(this_program()?)
         .args(context.flags())
         .args(["run", "--detached"])

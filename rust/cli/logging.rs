@@ -4,6 +4,7 @@ use super::{context::Context, output::colours};
 use crate::{
     error::{Kind, Report},
     log_file::LogFile,
+    machine_dir::state_error,
 };
 use std::{io, path::Path, sync::Mutex};
 use tracing_subscriber::{
@@ -44,10 +45,7 @@ pub fn for_a_client(context: &Context) -> Result<(), Report> {
 
 /// For the daemon: its file, and stderr in the foreground.
 pub fn for_the_daemon(context: &Context, log: &Path, foreground: bool) -> Result<(), Report> {
-    let file = LogFile::append(log, MAX_LOG).map_err(|error| {
-        Report::new(Kind::State, format!("the log {} cannot be written: {error}", log.display()))
-            .hint("check the permissions of the state directory, and that its disk is not full")
-    })?;
+    let file = LogFile::append(log, MAX_LOG).map_err(|error| state_error(log, "cannot write", &error))?;
     let stderr = foreground.then(|| {
         let layer = fmt::layer().with_writer(io::stderr).with_ansi(colours(&io::stderr()));
         layer.with_filter(filter_fn(|line| line.target() != END))

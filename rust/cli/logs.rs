@@ -9,7 +9,7 @@ use crate::{
     error::{Kind, Report},
     guest::boots as kept,
     log_file::ForTerminal,
-    machine_dir::StateDir,
+    machine_dir::{StateDir, state_error},
 };
 use clap::Args;
 use futures_util::StreamExt;
@@ -89,8 +89,7 @@ impl Logs {
         let mut stream = pin!(tail(file.clone(), lines.map_or(Start::Whole, Start::Lines), self.follow));
         let mut printer = Printer::new(stdout().is_terminal());
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk
-                .map_err(|error| Report::new(Kind::State, format!("{} cannot be read: {error}", file.display())))?;
+            let chunk = chunk.map_err(|error| state_error(&file, "cannot read", &error))?;
             output::print_bytes(&printer.form(chunk))?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::{
     layer::Complete,
     value::{GIB, Listen, MIB, MaybeListen, Size, TIB},
 };
-use crate::{api::types::StartRequest, error::Report, spec::MachineName};
+use crate::{api::types::StartRequest, error::Report, machine_dir::naming, spec::MachineName};
 use std::{collections::BTreeMap, fmt::Display};
 
 /// Smallest memory with which a guest comes up, in bytes.
@@ -20,6 +20,10 @@ pub const MAX_DISK: u64 = 64 * TIB;
 /// What a value must be besides readable, for the reference.
 pub fn range(key: Key) -> Option<String> {
     match key {
+        Key::StateDir => Some(format!(
+            "letters, digits and `{}` alone: Nix and ssh would misread others; of at most some 70 bytes",
+            naming::FINE
+        )),
         Key::Cores => Some("1 or more, as many as the host has at most".to_owned()),
         Key::Memory => Some(format!("`{}` or more, as much as the host has at most", Size(MIN_MEMORY))),
         Key::DiskSize => Some(format!("`{}` to `{}`; a disk can grow, not shrink", Size(MIN_DISK), Size(MAX_DISK))),

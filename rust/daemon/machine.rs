@@ -56,7 +56,7 @@ pub struct Machine {
     reach: Reach,
     warm: WarmConnection,
     chronicle: Arc<Chronicle>,
-    connect_program: String,
+    connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
     /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
     files: Arc<RwLock<()>>,
@@ -90,7 +90,7 @@ pub(crate) struct Parts {
     /// Where the preparation leaves the connection that confirmed a boot.
     pub(crate) warm: WarmConnection,
     /// The text of the direct door's program.
-    pub(crate) connect_program: String,
+    pub(crate) connect_program: Vec<u8>,
     /// What keeps the host awake while the guest is in use, if there is something.
     pub(crate) inhibitor: Option<Inhibitor>,
     /// What can boot beside the configured bundle.
@@ -116,7 +116,7 @@ impl Parts {
             hypervisor: Arc::new(sim),
             preparation: Arc::new(supervisor::InMemory::with(agent)),
             warm: WarmConnection::default(),
-            connect_program: String::new(),
+            connect_program: Vec::new(),
             inhibitor: None,
             generations: Arc::new(Generations::open(dir, settings, &[])?),
             boots: Boots::of(dir),

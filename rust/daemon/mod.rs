@@ -15,6 +15,8 @@ mod pulse;
 mod signals;
 pub(crate) mod specimen;
 mod vigil;
+#[cfg(test)]
+mod wrong_files_tests;
 
 pub(crate) use chronicle::Chronicle;
 pub use chronicle::Visit;

@@ -3,7 +3,10 @@
 use super::{Finding, Subject, settings};
 use crate::{
     error::{Kind, Report},
-    guest::bundle::{Bundle, BundleError},
+    guest::{
+        bundle::{Bundle, BundleError},
+        disk,
+    },
 };
 use std::time::Duration;
 use tokio::{task::spawn_blocking, time::timeout};
@@ -29,7 +32,11 @@ pub async fn fit(subject: &Subject) -> Option<Bundle> {
 
 /// The check `bundle`.
 pub async fn bundle(subject: &Subject) -> Finding {
-    let disk = subject.settings.as_ref().map_or(0, |settings| settings.disk_size);
+    // As a boot: an image that is larger than configured stays so, unless each boot begins with a new one.
+    let disk = subject.settings.as_ref().map_or(0, |settings| match settings.ephemeral {
+        true => settings.disk_size,
+        false => disk::size(&subject.dir().data_disk(), settings.disk_size),
+    });
     match open(subject).await {
         Ok(Some(opened)) => judge_bundle(opened, disk),
         Ok(None) => Finding::failed(Kind::Bundle, format!("its files do not answer within {PATIENCE:?}"))
@@ -42,8 +49,11 @@ fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
     match opened {
         Ok(bundle) if bundle.minimum_disk > disk => {
             let [needed, given] = [bundle.minimum_disk, disk].map(super::volumes::shown);
-            Finding::failed(Kind::Config, format!("it needs a disk of {needed}, and disk-size is {given}"))
-                .hint(format!("set disk-size to {needed} or more"))
+            Finding::failed(
+                Kind::Config,
+                format!("it needs a disk of {needed}, and there would be one of {given}: the setting disk-size"),
+            )
+            .hint(format!("set disk-size to {needed} or more"))
         }
         Ok(bundle) => Finding::ok(format!("for {}, with all its files", bundle.arch)),
         // Told by the check of that name.

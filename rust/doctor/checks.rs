@@ -2,7 +2,7 @@
 
 use super::{
     Check, boots, bundle, daemon, guest, keys, network, nix_conf, port, service, settings, signature, ssh_config,
-    state, trial_build, trim, volumes,
+    state, state_files, trial_build, trim, volumes,
 };
 
 macro_rules! check {
@@ -18,9 +18,15 @@ macro_rules! check {
 pub const ALL: &[Check] = &[
     check!("settings", "the machine's settings, against this computer", settings::settings),
     check!("backend", "what runs the guest, and the helpers it needs", settings::backend),
+    check!("nested", "virtual machines in the guest, where the machine is to run them", settings::nested),
     check!("rosetta", "Rosetta, where the machine uses it", settings::rosetta),
     check!("signature", "this program's signature and its entitlement to virtual machines", signature::check),
-    check!("state-directory", "the state directory's permissions and owner", state::directory),
+    check!(
+        "state-directory",
+        "the state directory: its path, its owner, who else could write or replace it",
+        state::directory
+    ),
+    check!("state-files", "the files in it: regular ones, which this user may read and write", state_files::check),
     check!("socket-paths", "the length of the paths of Unix sockets", state::socket_paths),
     check!("daemon", "who holds the state directory, whether it answers, and its version", daemon::check),
     check!("boots", "how the last boots went, and why one failed", boots::check),
@@ -29,6 +35,7 @@ pub const ALL: &[Check] = &[
     check!("bundle", "the guest bundle's manifest, files and processor", bundle::bundle),
     check!("kernel", "the form of the guest's kernel", bundle::kernel),
     check!("port", "the address where ssh clients reach the machine", port::check),
+    check!("api-port", "the address where the API answers on TCP, if it does", port::api),
     check!("service", "the job of launchd, or the units of systemd, that start the daemon", service::check),
     check!("ssh-config", "what root's ssh, and so Nix's daemon, knows of the machine", ssh_config::check),
     check!("nix-config", "whether Nix sends builds to the machine, and by a way that exists", nix_conf::check),

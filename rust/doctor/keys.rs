@@ -2,12 +2,13 @@
 
 use super::{Finding, Repair, Subject};
 use crate::{
-    error::Kind,
-    machine_dir::MachineDir,
+    error::{Kind, Report},
+    machine_dir::{MachineDir, state_error},
+    regular_file,
     spec::MachineName,
     ssh::keys::{known_hosts_line, public_half},
 };
-use std::{fs, io, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{io, os::unix::fs::PermissionsExt, path::PathBuf};
 
 #[derive(Clone, Debug)]
 struct Key {
@@ -18,7 +19,7 @@ struct Key {
 #[derive(Clone, Debug)]
 enum Found {
     Nothing,
-    Unreadable(String),
+    Unusable(Report),
     /// With its public half, or what is wrong with it.
     Key {
         mode: u32,
@@ -28,11 +29,14 @@ enum Found {
 
 impl Key {
     fn look(path: PathBuf) -> Key {
-        let read = || Ok::<_, io::Error>((fs::read_to_string(&path)?, fs::metadata(&path)?.permissions().mode()));
+        let read = || {
+            let mode = regular_file::look(&path)?.permissions().mode();
+            Ok::<_, io::Error>((regular_file::read_to_string(&path)?, mode))
+        };
         let found = match read() {
             Ok((text, mode)) => Found::Key { mode: mode & 0o7777, public: public_half(&text) },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
-            Err(error) => Found::Unreadable(error.to_string()),
+            Err(error) => Found::Unusable(state_error(&path, "cannot read", &error)),
         };
         Key { path, found }
     }
@@ -59,12 +63,18 @@ struct Facts {
 #[derive(Clone, Debug)]
 struct Derived {
     path: PathBuf,
-    text: Option<String>,
+    /// What it says, or why it cannot be read.
+    text: Result<String, String>,
 }
 
 impl Derived {
     fn look(path: PathBuf) -> Derived {
-        Derived { text: fs::read(&path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()), path }
+        let text = match regular_file::read(&path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err("is missing".to_owned()),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        Derived { path, text }
     }
 }
 
@@ -112,10 +122,7 @@ fn judge_keys(facts: &Facts) -> Finding {
     for key in [&facts.user, &facts.host] {
         let shown = key.path.display();
         match &key.found {
-            Found::Unreadable(why) => {
-                return Finding::failed(Kind::State, format!("{shown} cannot be read: {why}"))
-                    .hint("run this as the user whose daemon it is, or as root");
-            }
+            Found::Unusable(report) => return report.clone().into(),
             Found::Key { mode, .. } if mode & 0o077 != 0 => {
                 return Finding::failed(Kind::State, format!("{shown} can be read by other users (mode {mode:04o})"))
                     .hint(format!("close it: chmod 600 {shown}"))
@@ -153,16 +160,19 @@ fn judge_known_hosts(facts: &Facts) -> Finding {
 fn judge_derived(facts: &Facts, derived: &Derived, expected: Option<String>, source: &str) -> Option<Finding> {
     let expected = expected?;
     let text = match &derived.text {
-        Some(text) if *text == expected => return None,
+        Ok(text) if *text == expected => return None,
         text => text.as_deref(),
     };
     let shown = derived.path.display();
-    let Some(text) = text else {
-        return Some(
-            Finding::failed(Kind::State, format!("{shown} is missing"))
-                .hint("the next start of the daemon writes it")
-                .repair(facts.anew()),
-        );
+    let text = match text {
+        Ok(text) => text,
+        Err(why) => {
+            return Some(
+                Finding::failed(Kind::State, format!("{shown} {why}"))
+                    .hint("the next start of the daemon writes it")
+                    .repair(facts.anew()),
+            );
+        }
     };
     let what = if text.contains(expected.trim_end()) { "says more than" } else { "does not belong to" };
     Some(
@@ -190,6 +200,7 @@ fn foreign_line(text: &str, expected: &str) -> String {
 mod tests {
     use super::*;
     use crate::{doctor::Outcome, ssh::keys::Keys};
+    use std::fs;
 
     fn builder() -> MachineName {
         "builder".parse().unwrap()
@@ -259,5 +270,27 @@ mod tests {
         assert_eq!(judge_keys(&facts).outcome, Outcome::NotApplicable);
         assert_eq!(judge_known_hosts(&facts).outcome, Outcome::NotApplicable);
         assert_eq!(pinned_line(&MachineDir::at(tmp.path()), &builder()), None);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_told_at_once_and_what_is_derived_is_made_anew() {
+        use crate::regular_file::wrong;
+        for kind in wrong::KINDS {
+            let (finding, tmp) = fault(|dir| wrong::make(kind, &dir.known_hosts()), judge_known_hosts);
+            assert!(finding.evidence.contains("not a regular file"), "{kind}: {finding:?}");
+            wrong::assert_nothing_lost(kind, &tmp.path().join("known_hosts"));
+            let (finding, tmp) = fault(|dir| wrong::make(kind, &dir.user_public_key()), judge_keys);
+            assert!(finding.evidence.contains("not a regular file"), "{kind}: {finding:?}");
+            wrong::assert_nothing_lost(kind, &tmp.path().join("id_ed25519.pub"));
+            for key in [MachineDir::user_key, MachineDir::host_key] {
+                let tmp = tempfile::tempdir().unwrap();
+                let dir = MachineDir::at(tmp.path());
+                Keys::ensure(&dir, &builder()).unwrap();
+                wrong::make(kind, &key(&dir));
+                let finding = judge_keys(&Facts::gather(&dir, &builder()));
+                assert_eq!((finding.outcome, finding.repairs.len()), (Outcome::Failed, 0), "{kind}: {finding:?}");
+                assert!(finding.hints[0].starts_with("move it away"), "{kind}: {finding:?}");
+            }
+        }
     }
 }

@@ -28,6 +28,7 @@ mod shell;
 mod signature;
 mod ssh_config;
 mod state;
+mod state_files;
 mod subject;
 mod trial_build;
 mod trim;

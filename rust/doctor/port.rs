@@ -37,6 +37,19 @@ pub async fn check(subject: &Subject) -> Finding {
     judge(&Facts { configured, daemon, free, holder })
 }
 
+/// The check `api-port`.
+pub async fn api(subject: &Subject) -> Finding {
+    let Some(configured) = subject.api_listen else {
+        return Finding::not_applicable("the API answers on its Unix socket alone");
+    };
+    if subject.daemon.is_ok() {
+        return Finding::ok("the daemon runs, and listens where it was told to when it started");
+    }
+    let free = TcpListener::bind(configured).map(drop).map_err(|error| error.kind());
+    let holder = if free == Err(io::ErrorKind::AddrInUse) { holder(subject, configured.port()).await } else { None };
+    judge_as("api-listen", &Facts { configured, daemon: None, free, holder })
+}
+
 async fn holder(subject: &Subject, port: u16) -> Option<Holder> {
     if let Some(ss) = subject.find("ss") {
         let said = ss.args(["-H", "-ltnp", &format!("sport = :{port}")]).run().await.ok()?;
@@ -61,6 +74,11 @@ fn by_lsof(text: &str) -> Option<Holder> {
 }
 
 fn judge(facts: &Facts) -> Finding {
+    judge_as("listen", facts)
+}
+
+/// Of the address that this setting gives.
+fn judge_as(setting: &str, facts: &Facts) -> Finding {
     let address = facts.configured;
     if facts.configured.port() == 0 {
         return Finding::ok("whichever is free when the daemon starts");
@@ -77,22 +95,22 @@ fn judge(facts: &Facts) -> Finding {
         (None, Err(io::ErrorKind::AddrInUse)) => match &facts.holder {
             // The number of the process that starts all others, in which launchd and systemd hold sockets.
             Some(holder) if holder.pid == "1" => Finding::ok(format!("{} holds {address} for the daemon", holder.name)),
-            Some(holder) => taken(address, &format!("{}, process {},", holder.name, holder.pid)),
-            None => taken(address, "a program of another user")
+            Some(holder) => taken(setting, address, &format!("{}, process {},", holder.name, holder.pid)),
+            None => taken(setting, address, "a program of another user")
                 .hint("if launchd or systemd holds it for the daemon, all is well: run this as root to see"),
         },
         (None, Err(io::ErrorKind::PermissionDenied)) => {
             Finding::failed(Kind::Host, format!("this user may not listen on {address}"))
-                .hint("choose a port above 1023: the setting `listen`")
+                .hint(format!("choose a port above 1023: the setting `{setting}`"))
         }
         (None, Err(kind)) => Finding::failed(Kind::Host, format!("nobody can listen on {address}: {kind}"))
-            .hint("choose another address: the setting `listen`"),
+            .hint(format!("choose another address: the setting `{setting}`")),
     }
 }
 
-fn taken(address: SocketAddr, who: &str) -> Finding {
+fn taken(setting: &str, address: SocketAddr, who: &str) -> Finding {
     Finding::failed(Kind::Busy, format!("{who} has {address}"))
-        .hint("end it, or choose another port: the setting `listen`")
+        .hint(format!("end it, or choose another port: the setting `{setting}`"))
 }
 
 #[cfg(test)]
@@ -128,6 +146,20 @@ mod tests {
         assert_eq!(judged(None, Err(io::ErrorKind::AddrInUse), None).outcome, Outcome::Failed);
         assert_eq!(judged(None, Err(io::ErrorKind::PermissionDenied), None).kind, Some(Kind::Host));
         assert_eq!(judged(None, Err(io::ErrorKind::AddrNotAvailable), None).outcome, Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn the_apis_own_address_is_looked_at_where_there_is_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut subject = Subject::unknown(tmp.path());
+        assert_eq!(api(&subject).await.outcome, Outcome::NotApplicable);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        subject.api_listen = Some(taken.local_addr().unwrap());
+        let finding = api(&subject).await;
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Busy)));
+        assert!(finding.hints[0].contains("`api-listen`"), "{finding:?}");
+        drop(taken);
+        assert_eq!(api(&subject).await.outcome, Outcome::Ok);
     }
 
     #[test]

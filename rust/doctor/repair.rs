@@ -3,15 +3,15 @@
 
 use crate::{
     error::Report,
-    machine_dir::{MachineDir, state_error},
+    machine_dir::{MachineDir, move_aside, state_error},
+    regular_file,
     spec::MachineName,
     ssh::keys::Keys,
 };
 use std::{
     fs::{self, Permissions},
-    io,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 /// Something that can be repaired without a risk.
@@ -65,23 +65,10 @@ impl Repair {
     }
 }
 
-/// A hard link first: unlike a rename it never replaces what has the new name.
-fn move_aside(path: &Path) -> io::Result<PathBuf> {
-    let mut number = 1;
-    loop {
-        let aside = PathBuf::from(format!("{}.aside-{number}", path.display()));
-        match fs::hard_link(path, &aside) {
-            Ok(()) => return fs::remove_file(path).map(|()| aside),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// The files belong to whom the directory belongs to: root repairs a service's keys, too.
 fn make_keys(dir: &MachineDir, machine: &MachineName) -> Result<Vec<String>, Report> {
     let all = || [dir.user_key(), dir.user_public_key(), dir.host_key(), dir.known_hosts()];
-    let before = all().map(|path| fs::read(path).ok());
+    let before = all().map(|path| regular_file::read(&path).ok());
     Keys::ensure(dir, machine)?;
     let owner = fs::metadata(dir.root()).map_err(|error| state_error(dir.root(), "cannot read", &error))?;
     let mut done = Vec::new();
@@ -91,7 +78,7 @@ fn make_keys(dir: &MachineDir, machine: &MachineName) -> Result<Vec<String>, Rep
         if file.uid() != owner.uid() {
             std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
         }
-        if fs::read(&path).ok() != before {
+        if regular_file::read(&path).ok() != before {
             done.push(format!("wrote {}", path.display()));
         }
     }

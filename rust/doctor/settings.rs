@@ -5,18 +5,53 @@ use crate::{
     api::capabilities::{BackendView, FeatureView},
     config::{MachineSettings, Size},
     error::{Kind, Report},
+    hypervisor::{Capabilities, Wish},
+    spec::Arch,
 };
 
 /// The check `settings`.
 pub async fn settings(subject: &Subject) -> Finding {
     match &subject.settings {
         Ok(settings) => {
+            if let Some(Err(report)) = subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&wish(settings))) {
+                return report.into();
+            }
             let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));
             let cores = if settings.cores == 1 { "1 core".to_owned() } else { format!("{} cores", settings.cores) };
             Finding::ok(format!("{cores}, {memory} of memory, a disk of {disk}"))
         }
         Err(report) => report.clone().into(),
     }
+}
+
+fn wish(settings: &MachineSettings) -> Wish {
+    Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested }
+}
+
+/// The check `nested`.
+pub async fn nested(subject: &Subject) -> Finding {
+    let settings = match needed(subject) {
+        Ok(settings) => settings,
+        Err(finding) => return finding,
+    };
+    // Of a bundle that is wrong another check tells; the host's own architecture is the likely one.
+    let arch = super::bundle::fit(subject).await.map(|bundle| bundle.arch).or(Arch::host());
+    judge_nested(settings, &subject.capabilities, arch)
+}
+
+fn judge_nested(
+    settings: &MachineSettings,
+    capabilities: &Result<Capabilities, Report>,
+    arch: Option<Arch>,
+) -> Finding {
+    if !settings.nested {
+        return Finding::not_applicable("the machine does not use it");
+    }
+    let (Ok(can), Some(arch)) = (capabilities, arch) else {
+        return Finding::not_applicable("nothing runs guests here: see the check backend");
+    };
+    can.admit_nesting(&wish(settings), arch)
+        .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines of their own"))
 }
 
 /// For checks that are about a setting: they have nothing to look at while the settings are wrong.
@@ -96,7 +131,11 @@ fn judge_rosetta(wanted: bool, backend: &Result<BackendView, Report>) -> Finding
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::Outcome, spec::Arch};
+    use crate::{
+        doctor::Outcome,
+        hypervisor::{Feature, Limits},
+        spec::Arch,
+    };
 
     fn can(features: &[(&str, bool)]) -> Result<BackendView, Report> {
         let feature = |(name, available): &(&str, bool)| FeatureView {
@@ -138,5 +177,34 @@ mod tests {
         let finding = judge_rosetta(true, &can(&[("rosetta", false)]));
         assert_eq!(finding.evidence, "the machine uses it, but it is missing; install it");
         assert_eq!(judge_rosetta(true, &can(&[])).outcome, Outcome::Failed);
+    }
+
+    /// What the backend itself knows, with virtual machines in guests or without.
+    fn nesting(nested: bool) -> Result<Capabilities, Report> {
+        let why = if nested { "the processor has it" } else { "the processor has none" }.to_owned();
+        Ok(Capabilities {
+            backend: "vz",
+            accelerator: "hvf",
+            archs: vec![Arch::Aarch64],
+            rosetta: false,
+            nested,
+            pause: true,
+            shares: true,
+            limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
+            features: vec![Feature { name: "nested-virtualization", available: nested, why }],
+        })
+    }
+
+    #[test]
+    fn virtual_machines_in_the_guest_are_judged_as_a_boot_does() {
+        let wanted = MachineSettings { nested: true, ..MachineSettings::sample() };
+        let judged = |settings: &MachineSettings, can| judge_nested(settings, &can, Arch::host());
+        assert_eq!(judged(&MachineSettings::sample(), nesting(false)).outcome, Outcome::NotApplicable);
+        let finding = judged(&wanted, nesting(false));
+        assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
+        assert!(finding.hints[0].contains("set nested-virtualization to false"), "{finding:?}");
+        assert_eq!(judged(&wanted, nesting(true)).outcome, Outcome::Ok);
+        let none = Err(Report::new(Kind::Config, "built without it"));
+        assert_eq!(judged(&wanted, none).outcome, Outcome::NotApplicable);
     }
 }

@@ -1,7 +1,11 @@
-//! The state directory: who may come in, and whether sockets fit.
+//! The state directory: whether Nix and ssh can name it, who may come in, who could replace it, whether it can be written,
+//! and whether sockets fit. By the same rules as the daemon's own (`machine_dir`).
 
-use super::{Finding, Repair, Subject};
-use crate::{error::Kind, machine_dir::LONGEST_SOCKET_PATH};
+use super::{Finding, Outcome, Repair, Subject};
+use crate::{
+    error::{Kind, Report},
+    machine_dir::{LONGEST_SOCKET_PATH, UNFINISHED, naming, state_error, trust},
+};
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -39,9 +43,59 @@ impl Directory {
 
 /// The check `state-directory`.
 pub async fn directory(subject: &Subject) -> Finding {
-    let machines = subject.state_dir.join("machines");
-    let directories = [subject.state_dir.as_path(), &machines, subject.dir().root()].map(Directory::look);
-    judge(&directories, subject.user, subject.daemon.is_ok())
+    let root = subject.state_dir.as_path();
+    let (machines, machine) = (root.join("machines"), subject.dir());
+    let paths = [root, &machines, machine.root()];
+    let directories = paths.map(Directory::look);
+    let judged = judge(&directories, subject.user, subject.daemon.is_ok());
+    if judged.outcome == Outcome::Failed {
+        return judged;
+    }
+    // Root looks at a service's with that user's eyes.
+    let owner = directories.iter().find_map(|directory| match directory.found {
+        Found::Directory { owner, .. } => Some(owner),
+        _ => None,
+    });
+    let dangers = trust::dangers(machine.root(), owner.unwrap_or(subject.user));
+    let dangers = dangers.iter().map(|danger| (danger.forbids(), danger.told(root)));
+    let unwritable = || paths.iter().find_map(|path| can_write(path).err());
+    judge_way(judged, naming::demand(root).err(), dangers.collect(), unwritable)
+}
+
+/// What the daemon would refuse of its path, of the way to it, or of its volume; a warning; or what was found before.
+fn judge_way(
+    before: Finding,
+    unnamable: Option<Report>,
+    dangers: Vec<(bool, Report)>,
+    unwritable: impl FnOnce() -> Option<Report>,
+) -> Finding {
+    if let Some(report) = unnamable {
+        return report.into();
+    }
+    if let Some((_, report)) = dangers.iter().find(|(forbids, _)| *forbids) {
+        return report.clone().into();
+    }
+    if let Some(report) = unwritable() {
+        return report.into();
+    }
+    match dangers.into_iter().next() {
+        Some((_, report)) => report.hints.into_iter().fold(Finding::warning(report.message), Finding::hint),
+        None => before,
+    }
+}
+
+/// Tries to write there, or where the directory would be made: volumes, flags and rights have too many ways to forbid it to
+/// be foretold. What is made is gone at once, and has a name that the daemon sweeps.
+fn can_write(dir: &Path) -> Result<(), Report> {
+    let (place, what) = match dir.is_dir() {
+        true => (dir, "cannot write in"),
+        false => {
+            let there = dir.ancestors().find(|dir| dir.is_dir());
+            (there.unwrap_or(Path::new("/")), "cannot make the directory")
+        }
+    };
+    let tried = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(place);
+    tried.map(drop).map_err(|error| state_error(dir, what, &error))
 }
 
 fn judge(directories: &[Directory], user: u32, daemon_answers: bool) -> Finding {
@@ -157,5 +211,43 @@ mod tests {
     fn a_socket_must_fit() {
         assert_eq!(judge_socket(Path::new(&"x".repeat(LONGEST_SOCKET_PATH))).outcome, Outcome::Ok);
         assert_eq!(judge_socket(Path::new(&"x".repeat(LONGEST_SOCKET_PATH + 1))).outcome, Outcome::Failed);
+    }
+
+    /// `doctor` refuses what the daemon refuses.
+    #[tokio::test]
+    async fn the_path_and_the_way_to_it_are_judged_as_the_daemon_does() {
+        let tmp = tempfile::tempdir().unwrap();
+        let set_mode = |mode| fs::set_permissions(tmp.path().join("way"), fs::Permissions::from_mode(mode)).unwrap();
+        fs::create_dir(tmp.path().join("way")).unwrap();
+        for (name, mode, outcome) in [
+            ("s", 0o755, Outcome::Ok),
+            ("a b", 0o755, Outcome::Failed),
+            ("50%", 0o755, Outcome::Failed),
+            ("s", 0o777, Outcome::Failed),
+            ("s", 0o1777, Outcome::Ok),
+            ("s", 0o775, Outcome::Warning),
+        ] {
+            set_mode(mode);
+            let dir = tmp.path().join("way").join(name);
+            let finding = directory(&Subject::unknown(&dir)).await;
+            assert_eq!(finding.outcome, outcome, "{name} {mode:o}: {finding:?}");
+            assert!(!dir.exists(), "looking makes nothing");
+            let opened = crate::machine_dir::StateDir::open(&dir).map(drop);
+            assert_eq!(opened.is_err(), outcome == Outcome::Failed, "{name} {mode:o}: {opened:?}");
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_written_is_named() {
+        // Not even root can make a directory there.
+        for place in ["/proc/state", "/proc/self/fd/state"] {
+            let finding = directory(&Subject::unknown(Path::new(place))).await;
+            let told = format!("cannot make the directory {place}: ");
+            assert!(finding.outcome == Outcome::Failed && finding.evidence.starts_with(&told), "{finding:?}");
+            assert!(!finding.hints.is_empty(), "{finding:?}");
+            let refused = crate::machine_dir::StateDir::open(Path::new(place)).unwrap_err();
+            assert!(refused.message.starts_with(&told) && !refused.hints.is_empty(), "{refused:?}");
+        }
     }
 }

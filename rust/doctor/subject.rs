@@ -9,12 +9,14 @@ use crate::{
     },
     config::MachineSettings,
     error::Report,
-    machine_dir::MachineDir,
+    hypervisor::Capabilities,
+    machine_dir::{self, MachineDir},
     search_path,
     spec::MachineName,
 };
 use std::{
     ffi::{OsStr, OsString},
+    net::SocketAddr,
     path::PathBuf,
 };
 
@@ -26,6 +28,10 @@ pub struct Subject {
     pub state_dir: PathBuf,
     /// The machine's settings, or what is wrong with them.
     pub settings: Result<MachineSettings, Report>,
+    /// Where the API is to answer on TCP, too.
+    pub api_listen: Option<SocketAddr>,
+    /// What the backend can do on this computer, or why there is none: its limits, whichever programs are installed.
+    pub capabilities: Result<Capabilities, Report>,
     /// What runs its guests here, or why nothing does.
     pub backend: Result<BackendView, Report>,
     /// Who found that out.
@@ -66,6 +72,11 @@ impl Subject {
         MachineDir::of(&self.state_dir, &self.machine)
     }
 
+    /// The file of the API's token, which need not exist.
+    pub fn dir_token(&self) -> PathBuf {
+        machine_dir::api_token(&self.state_dir)
+    }
+
     /// A program that is part of the system, whatever else has its name: shells of Nix have stand-ins for some.
     pub fn find_in_system(&self, name: &str) -> Option<Program> {
         let [first, more @ ..] = SYSTEM;
@@ -97,6 +108,8 @@ impl Subject {
             machine: "builder".parse().unwrap(),
             state_dir: state_dir.to_owned(),
             settings: Err(unknown()),
+            api_listen: None,
+            capabilities: Err(unknown()),
             backend: Err(unknown()),
             eyes: Eyes::Command,
             client: Client::new(state_dir),

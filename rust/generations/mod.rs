@@ -92,6 +92,11 @@ pub(super) enum Task {
     Leave,
 }
 
+/// What a daemon would refuse of a machine's generations. Changes nothing.
+pub fn examine(dir: &MachineDir) -> Result<(), Report> {
+    Store::examine(dir.generations())
+}
+
 impl Generations {
     /// Reads what there is, and turns to what the recipe has. Makes nothing.
     pub fn open(dir: &MachineDir, settings: &MachineSettings, archs: &[Arch]) -> Result<Generations, Report> {

@@ -16,6 +16,7 @@ use super::ledger::Ledger;
 use crate::{
     error::{Kind, Report},
     machine_dir::{private_dir, remove_all, state_error, write_atomic},
+    regular_file,
 };
 use std::{
     collections::BTreeSet,
@@ -36,6 +37,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// Reads the ledger, and changes nothing.
+    pub fn examine(root: PathBuf) -> Result<(), Report> {
+        Store { root }.read().map(drop)
+    }
+
     /// Reads the ledger, and sweeps what is not in it. Also says which generations have a bundle.
     pub fn open(root: PathBuf) -> Result<(Store, Ledger, BTreeSet<u32>), Report> {
         let store = Store { root };
@@ -49,6 +55,8 @@ impl Store {
                     there.insert(number);
                 }
                 Err(_) if name == LEDGER || name == HOME || name.starts_with(BUILD_LOG) => {}
+                // What a user moved away because it was in the way.
+                Err(_) if name.contains(".aside") => {}
                 _ => remove_all(&entry)?,
             }
         }
@@ -57,7 +65,7 @@ impl Store {
 
     fn read(&self) -> Result<Ledger, Report> {
         let path = self.root.join(LEDGER);
-        let text = match fs::read(&path) {
+        let text = match regular_file::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ledger::default()),
             text => text.map_err(|e| state_error(&path, "cannot read", &e))?,
         };

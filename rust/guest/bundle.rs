@@ -1,13 +1,16 @@
-//! The guest bundle: a directory with `guest.json`. All that can be known before a boot is checked here, because a kernel
-//! that a hypervisor cannot start mostly hangs in silence.
+//! The guest bundle: a directory with `guest.json`. All that `docs/guest-contract.md` says of it, and that can be known before
+//! a boot, is checked here, because a kernel that a hypervisor cannot start mostly hangs in silence.
+
+mod contents;
 
 use crate::{
     error::{Kind, Report},
+    regular_file::open_through_links,
     spec::Arch,
 };
+use darwin_vz_agent::{NIX_PORT, SSH_PORT};
 use serde::Deserialize;
 use std::{
-    fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
 };
@@ -23,6 +26,9 @@ const MAX_CMDLINE: usize = 1920;
 
 /// Longest name of an account, as in Linux.
 const MAX_USER: usize = 32;
+
+/// What the system image is for; it is the first.
+const SYSTEM: &str = "system";
 
 /// The feature of guests that can build on the host's store.
 const HOST_STORE: &str = "host-store";
@@ -116,7 +122,7 @@ pub enum BundleError {
         /// What it is of.
         field: &'static str,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
     /// A file is named that leads out of the bundle.
     #[error("{dir}/guest.json names {name:?}, which is not a file of the bundle")]
@@ -180,7 +186,10 @@ struct Manifest {
     initrd: String,
     cmdline: String,
     images: Vec<ManifestImage>,
+    #[serde(default)]
+    toplevel: Option<String>,
     ssh: ManifestSsh,
+    nix: Option<ManifestNix>,
     agent: ManifestAgent,
     #[serde(default)]
     minimum_disk: u64,
@@ -192,12 +201,21 @@ struct Manifest {
 #[serde(rename_all = "camelCase")]
 struct ManifestImage {
     file: String,
+    role: String,
     read_only: bool,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ManifestSsh {
+    vsock_port: Option<u32>,
     user: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestNix {
+    vsock_port: u32,
 }
 
 #[derive(Deserialize)]
@@ -216,9 +234,9 @@ impl Bundle {
     pub fn open(dir: &Path, can: &[Arch]) -> Result<Bundle, BundleError> {
         let at = |error| BundleError::Missing { dir: dir.to_owned(), error };
         let mut text = Vec::new();
-        let file = File::open(dir.join("guest.json")).map_err(at)?;
+        let file = open_through_links(&dir.join("guest.json")).map_err(at)?;
         file.take(MAX_MANIFEST + 1).read_to_end(&mut text).map_err(at)?;
-        let unfit = |field, why| BundleError::Unfit { dir: dir.to_owned(), field, why };
+        let unfit = |field, why: &str| BundleError::Unfit { dir: dir.to_owned(), field, why: why.to_owned() };
         if text.len() as u64 > MAX_MANIFEST {
             return Err(unfit("length", "it is longer than 1 MiB"));
         }
@@ -234,11 +252,8 @@ impl Bundle {
         if manifest.agent.protocol != darwin_vz_agent::VERSION {
             return Err(BundleError::Agent { dir: dir.to_owned(), version: manifest.agent.protocol });
         }
-        if !is_account(&manifest.ssh.user) {
-            return Err(unfit("ssh user", "it is no name of an account"));
-        }
-        if manifest.cmdline.len() > MAX_CMDLINE || manifest.cmdline.contains(char::is_control) {
-            return Err(unfit("cmdline", "it is no line of at most 1,920 bytes"));
+        if let Some((field, why)) = manifest.trouble() {
+            return Err(unfit(field, &why));
         }
         let images = manifest
             .images
@@ -255,8 +270,44 @@ impl Bundle {
             minimum_disk: manifest.minimum_disk,
             host_store: manifest.features.iter().any(|feature| feature == HOST_STORE),
         };
-        check_kernel(&bundle.kernel, bundle.arch)?;
+        contents::check_initrd(&bundle.initrd)?;
+        bundle.images.first().map_or(Ok(()), |system| contents::check_system(&system.path))?;
+        contents::check_kernel(&bundle.kernel, bundle.arch)?;
         Ok(bundle)
+    }
+}
+
+impl Manifest {
+    /// The field with something that the contract does not allow, and what that is.
+    fn trouble(&self) -> Option<(&'static str, String)> {
+        if !is_account(&self.ssh.user) {
+            return Some(("ssh user", "it is no name of an account".to_owned()));
+        }
+        let nix = self.nix.as_ref().map(|nix| nix.vsock_port);
+        for (field, port, expected) in
+            [("ssh vsockPort", self.ssh.vsock_port, SSH_PORT), ("nix vsockPort", nix, NIX_PORT)]
+        {
+            match port {
+                Some(port) if port == expected => {}
+                Some(port) => return Some((field, format!("it is {port}, and the host connects to {expected}"))),
+                None => return Some((field, format!("it is missing, and the host connects to {expected}"))),
+            }
+        }
+        if self.cmdline.len() > MAX_CMDLINE || self.cmdline.contains(char::is_control) {
+            return Some(("cmdline", "it is no line of at most 1,920 bytes".to_owned()));
+        }
+        if self.cmdline.split_whitespace().any(|word| word.starts_with("console=")) {
+            return Some(("cmdline", "it names a console, which is the host's to name".to_owned()));
+        }
+        let systems: Vec<usize> = (0..self.images.len()).filter(|at| self.images[*at].role == SYSTEM).collect();
+        if systems != [0] {
+            return Some(("list of images", "one has the role system, and that is the first".to_owned()));
+        }
+        let is_path = |path: &String| path.starts_with("/nix/store/") && !path.contains(char::is_control);
+        if self.toplevel.as_ref().is_some_and(|path| !is_path(path)) {
+            return Some(("toplevel", "it is no path of a Nix store".to_owned()));
+        }
+        None
     }
 }
 
@@ -274,55 +325,12 @@ fn file_of(dir: &Path, name: &str) -> Result<PathBuf, BundleError> {
         return Err(BundleError::Escapes { dir: dir.to_owned(), name: name.to_owned() });
     }
     let path = dir.join(relative);
-    let problem = match File::open(&path).and_then(|f| f.metadata()) {
-        Ok(meta) if !meta.is_file() => io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"),
+    let problem = match open_through_links(&path).and_then(|f| f.metadata()) {
         Ok(meta) if meta.len() == 0 => io::Error::new(io::ErrorKind::UnexpectedEof, "it is empty"),
         Ok(_) => return Ok(path),
         Err(error) => error,
     };
     Err(BundleError::File { path, error: problem })
-}
-
-/// Offset of `ARM\x64` in an arm64 `Image` (Documentation/arch/arm64/booting.rst).
-const ARM64_MAGIC: usize = 0x38;
-/// Offset of `HdrS` in an x86 `bzImage` (Documentation/arch/x86/boot.rst).
-const X86_SETUP_MAGIC: usize = 0x202;
-/// Offset and values of `e_machine` in an ELF header.
-const ELF_MACHINE: usize = 18;
-const ELF_X86_64: [u8; 2] = [62, 0];
-
-fn check_kernel(path: &Path, arch: Arch) -> Result<(), BundleError> {
-    let mut head = Vec::with_capacity(1024);
-    File::open(path)
-        .and_then(|f| f.take(1024).read_to_end(&mut head))
-        .map_err(|error| BundleError::File { path: path.to_owned(), error })?;
-    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
-    let is_arm64_image = at(ARM64_MAGIC, b"ARM\x64");
-    let is_x86_elf = at(0, b"\x7fELF") && at(ELF_MACHINE, &ELF_X86_64);
-    let is_bzimage = at(X86_SETUP_MAGIC, b"HdrS");
-    let (fits, needed) = match arch {
-        Arch::Aarch64 => (is_arm64_image, "an uncompressed arm64 Image"),
-        Arch::X86_64 => (is_x86_elf || is_bzimage, "an x86_64 vmlinux or bzImage"),
-    };
-    if fits {
-        return Ok(());
-    }
-    let found = if is_arm64_image {
-        "an arm64 Image"
-    } else if is_x86_elf || is_bzimage {
-        "an x86 kernel"
-    } else if at(0, &[0x1f, 0x8b]) {
-        "compressed with gzip"
-    } else if at(0, b"MZ") && at(4, b"zimg") {
-        "a self-extracting EFI image (zboot)"
-    } else if at(0, &[0x28, 0xb5, 0x2f, 0xfd]) {
-        "compressed with zstd"
-    } else if at(0, b"\x7fELF") {
-        "an ELF file for another processor"
-    } else {
-        "in a form that is not known"
-    };
-    Err(BundleError::Kernel { path: path.to_owned(), arch, found, needed })
 }
 
 fn list(archs: &[Arch]) -> String {
@@ -332,5 +340,7 @@ fn list(archs: &[Arch]) -> String {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod specimen;
 #[cfg(test)]
 mod tests;

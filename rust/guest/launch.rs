@@ -21,7 +21,7 @@ use crate::{
     config::MachineSettings,
     error::{Kind, Report},
     generations::Generations,
-    hypervisor::{Capabilities, Guest, GuestStream, Verb},
+    hypervisor::{Capabilities, Guest, GuestStream, Verb, Wish},
     machine_dir::MachineDir,
     spec::{Disk, MachineName, MachineSpec, Share},
     ssh::keys::Keys,
@@ -32,7 +32,10 @@ use darwin_vz_agent::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, V
 use std::{
     io::Cursor,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -66,6 +69,8 @@ pub struct Launch {
     sharing: Option<Arc<Sharing>>,
     /// The token of the boot under way.
     token: Mutex<String>,
+    /// Its data disk was made anew on the host, so that what the guest finds is only an empty one.
+    rebuilt: AtomicBool,
     warm: WarmConnection,
     boots: Boots,
     /// Held while files are prepared, also by a preparation that nobody waits for any more.
@@ -104,9 +109,9 @@ impl Launch {
         generations: Arc<Generations>,
         sharing: Option<Arc<Sharing>>,
     ) -> Launch {
-        let (token, warm, preparing) = Default::default();
+        let (token, rebuilt, warm, preparing) = Default::default();
         let boots = Boots::of(&dir);
-        Launch { name, settings, dir, capabilities, generations, sharing, token, warm, boots, preparing }
+        Launch { name, settings, dir, capabilities, generations, sharing, token, rebuilt, warm, boots, preparing }
     }
 
     /// The connection that confirmed the last boot.
@@ -139,7 +144,9 @@ impl Launch {
             let _alone = alone;
             prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token)
         });
-        work.await.map_err(lost)?
+        let (spec, rebuilt) = work.await.map_err(lost)??;
+        self.rebuilt.store(rebuilt, Ordering::Relaxed);
+        Ok(spec)
     }
 
     async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
@@ -166,6 +173,7 @@ impl Launch {
         self.warm.put(greeted(stream).await?);
         phases.push(TimelinePhase { name: "ssh banner".into(), at_ms: ms(origin.elapsed()) });
         let data_disk = match readiness.data_disk {
+            DataDisk::Formatted if self.rebuilt.load(Ordering::Relaxed) => "rebuilt",
             DataDisk::Formatted => "formatted",
             DataDisk::Kept => "kept",
             DataDisk::Rebuilt => "rebuilt",
@@ -220,7 +228,8 @@ impl Preparation for Launch {
     }
 }
 
-/// All that happens on the host; the data disk gets the size that this start asks for, if it does. Blocks.
+/// All that happens on the host, and whether the data disk was made anew; it gets the size that this start asks for, if it does.
+/// Blocks.
 fn prepare(
     name: MachineName,
     settings: &MachineSettings,
@@ -229,17 +238,24 @@ fn prepare(
     capabilities: &Capabilities,
     sharing: Option<&Sharing>,
     token: String,
-) -> Result<MachineSpec, Report> {
+) -> Result<(MachineSpec, bool), Report> {
     if capabilities.archs.is_empty() {
         return Err(Report::new(Kind::Host, format!("no {} is installed, so no VM can start", capabilities.backend))
             .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
     }
     let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
+    let wish = Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested };
+    capabilities.admit_sizes(&wish)?;
+    capabilities.admit_nesting(&wish, bundle.arch)?;
     let keys = Keys::ensure(dir, &name)?;
     if settings.ephemeral {
         disk::discard(&dir.data_disk())?;
     }
-    let size = disk::ensure(&dir.data_disk(), settings.disk_size, disk_size, bundle.minimum_disk)?;
+    let disk::Image { size, rebuilt } =
+        disk::ensure(&dir.data_disk(), settings.disk_size, disk_size, bundle.minimum_disk)?;
+    if let Some(why) = &rebuilt {
+        tracing::warn!(machine = %name, "the data disk is made anew, and what was cached on it is gone: {why}");
+    }
     if disk_size.is_none() && size > settings.disk_size {
         let (has, configured) = (ByteSize(size).display().iec(), ByteSize(settings.disk_size).display().iec());
         tracing::info!(machine = %name, "the data disk is {has} already, more than the configured {configured}, and stays so");
@@ -269,7 +285,7 @@ fn prepare(
     let mut disks: Vec<_> =
         bundle.images.into_iter().map(|image| Disk { path: image.path, read_only: image.read_only }).collect();
     disks.push(Disk { path: dir.data_disk(), read_only: false });
-    Ok(MachineSpec {
+    let spec = MachineSpec {
         name,
         arch: bundle.arch,
         cores: settings.cores,
@@ -284,7 +300,8 @@ fn prepare(
         mac: dir.mac_address()?,
         runtime_dir,
         console_log: dir.console_log(),
-    })
+    };
+    Ok((spec, rebuilt.is_some()))
 }
 
 /// Why the guest cannot build on the host's store, as far as that is known before it boots.

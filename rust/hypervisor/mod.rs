@@ -13,8 +13,9 @@ use tokio::{
     sync::watch,
 };
 
+mod admission;
 pub mod advice;
-mod console;
+pub(crate) mod console;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod strangers;
 #[cfg(vz)]
 pub mod vz;
 
+pub use admission::Wish;
 pub use strangers::Strangers;
 
 /// A future of a verb: boxed, so that backends are chosen at run time.

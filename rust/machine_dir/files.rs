@@ -5,22 +5,32 @@
 //!        └── its maker died ──▶ swept by the next daemon
 //! ```
 
-use crate::error::{Kind, Report};
+use super::trust;
+use crate::{
+    error::{Kind, Report},
+    regular_file::NotRegular,
+};
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use tempfile::NamedTempFile;
 
 /// How the names of files begin that are not whole yet.
-const UNFINISHED: &str = ".unfinished-";
+pub(crate) const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written.
+/// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written. A pipe, a
+/// link or the like in its place is replaced, a directory moved aside.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Report> {
     let write = || -> io::Result<()> {
-        whole_file(path, contents, mode)?.persist(path)?;
+        let file = whole_file(path, contents, mode)?;
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            let aside = move_aside(path)?;
+            tracing::warn!("{} was a directory, which is {} now", path.display(), aside.display());
+        }
+        file.persist(path)?;
         Ok(())
     };
     write().map_err(|e| state_error(path, "cannot write", &e))
@@ -104,19 +114,58 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Moves a file or a directory out of the way, beside where it was; where it is now.
+pub(crate) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let is_dir = fs::symlink_metadata(path)?.is_dir();
+    for number in 1.. {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(format!(".aside-{number}"));
+        let aside = PathBuf::from(aside);
+        // A hard link never replaces what has the new name; a directory can have none, and replaces no file.
+        let moved = match is_dir {
+            true if fs::symlink_metadata(&aside).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+            true => fs::rename(path, &aside),
+            false => fs::hard_link(path, &aside).and_then(|()| fs::remove_file(path)),
+        };
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            moved => return moved.map(|()| aside),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
 /// Turns an I/O error in the state directory into a report that names the path.
 pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
     let report = Report::new(Kind::State, format!("{what} {}: {error}", path.display()));
+    if let Some(found) = NotRegular::behind(error) {
+        let report = report.hint(format!("move it away, for it does not belong there: {}", away(path)));
+        return match found {
+            NotRegular::Link => report.hint("to keep the state on another volume, name a directory there: --state-dir"),
+            _ => report,
+        };
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied => report.hint("run as the user who owns it, or choose another --state-dir"),
         io::ErrorKind::StorageFull => report.hint("free some space on that volume, or choose another --state-dir"),
         io::ErrorKind::ReadOnlyFilesystem => report.hint("choose a --state-dir on a volume that can be written"),
-        _ => report,
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
+            report.hint("move away what stands in the way there, or choose another --state-dir")
+        }
+        _ => report.hint("check that path and its volume, or choose another --state-dir"),
     }
 }
 
-/// Makes a directory if need be, and refuses one that others could read or that belongs to somebody else.
+/// The command that moves a path away, for a shell.
+fn away(path: &Path) -> String {
+    let quoted = format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    format!("mv {quoted} {quoted}.aside")
+}
+
+/// Makes a directory if need be, and refuses one that others could read, that belongs to another user, or to which
+/// another user decides what the path leads.
 pub(crate) fn private_dir(path: &Path) -> Result<(), Report> {
+    trust::demand(path)?;
     if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
         return Err(state_error(path, "cannot make the directory", &e));
     }

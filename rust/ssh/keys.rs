@@ -3,10 +3,11 @@
 use crate::{
     error::{Kind, Report},
     machine_dir::{MachineDir, state_error, write_atomic, write_new},
+    regular_file,
     spec::MachineName,
 };
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{io, os::unix::fs::PermissionsExt, path::Path};
 
 /// A machine's identities, in OpenSSH's text forms.
 #[derive(Clone, Debug)]
@@ -58,14 +59,14 @@ pub fn public_half(private: &str) -> Result<String, String> {
 
 /// Writes a derived file unless it already says so.
 fn keep(path: &Path, contents: &str) -> Result<(), Report> {
-    match fs::read(path) {
+    match regular_file::read(path) {
         Ok(old) if old == contents.as_bytes() => Ok(()),
         _ => write_atomic(path, contents.as_bytes(), 0o600),
     }
 }
 
 fn ensure_key(path: &Path) -> Result<PrivateKey, Report> {
-    let text = match fs::read_to_string(path) {
+    let text = match regular_file::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)
@@ -74,11 +75,12 @@ fn ensure_key(path: &Path) -> Result<PrivateKey, Report> {
             if write_new(path, private_text(&key)?.as_bytes(), 0o600)? {
                 return Ok(key);
             }
-            fs::read_to_string(path).map_err(|e| state_error(path, "cannot read the key", &e))?
+            regular_file::read_to_string(path).map_err(|e| state_error(path, "cannot read the key", &e))?
         }
         Err(e) => return Err(state_error(path, "cannot read the key", &e)),
     };
-    let mode = fs::metadata(path).map_err(|e| state_error(path, "cannot read", &e))?.permissions().mode() & 0o7777;
+    let mode =
+        regular_file::look(path).map_err(|e| state_error(path, "cannot read", &e))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(Report::new(
             Kind::State,
@@ -106,6 +108,7 @@ fn public_text(key: &PrivateKey) -> Result<String, Report> {
 mod tests {
     use super::*;
     use crate::machine_dir::StateDir;
+    use std::fs;
 
     fn machine() -> (tempfile::TempDir, MachineDir, MachineName) {
         let tmp = tempfile::tempdir().unwrap();

@@ -5,9 +5,10 @@
 use crate::{
     error::Report,
     machine_dir::{state_error, write_atomic},
+    regular_file,
 };
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ pub struct Journal {
 impl Journal {
     /// Opens it and reads its lines; a file that is not there has none.
     pub fn open(path: &Path) -> Result<(Journal, Vec<String>), Report> {
-        let bytes = match fs::read(path) {
+        let bytes = match regular_file::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(state_error(path, "cannot read", &e)),
@@ -42,7 +43,10 @@ impl Journal {
     pub fn append(&mut self, text: &str) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(File::options().append(true).create(true).mode(0o600).open(&self.path)?),
+            none => {
+                let how = &mut File::options();
+                none.insert(regular_file::open_as(&self.path, how.append(true).create(true).mode(0o600))?)
+            }
         };
         if let Err(e) = file.write_all(text.as_bytes()) {
             // A part of it may be there, and the next line must not begin in its middle.
@@ -70,6 +74,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn lines_are_kept_and_an_unfinished_one_is_cut_off() {

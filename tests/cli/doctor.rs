@@ -107,9 +107,8 @@ fn a_fault_is_told_in_text_and_json_and_repaired_when_asked() {
 fn a_repair_that_fails_is_told() {
     let (dir, machine) = furnished();
     fs::write(machine.known_hosts(), "foreign ssh-ed25519 AAAA\n").unwrap();
-    // A directory is no file to be linked, whoever asks.
-    fs::remove_file(machine.user_public_key()).unwrap();
-    fs::create_dir(machine.user_public_key()).unwrap();
+    // What is derived from the keys is written for both of them or not at all.
+    fs::write(machine.user_key(), "damage").unwrap();
     let text = run(dir.path(), &["doctor", "known-hosts", "--fix"]);
     assert!(text.starts_with("exit 9\n") && text.contains("hint: it could not be repaired: "), "{text}");
     assert!(machine.known_hosts().with_file_name("known_hosts.aside-1").exists(), "{text}");

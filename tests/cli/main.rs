@@ -14,6 +14,7 @@ mod json;
 mod settings;
 #[cfg(target_os = "linux")]
 mod signals;
+mod state;
 mod strangers;
 mod terminal;
 mod token;

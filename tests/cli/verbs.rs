@@ -362,10 +362,18 @@ fn nix_config_prints_its_sections() {
     let dir = crate::common::private_dir();
     let bundle = dir.path().join("guest");
     std::fs::create_dir(&bundle).unwrap();
-    let manifest = r#"{"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "", "images": [],
-        "ssh": {"user": "nixer"}, "agent": {"protocol": 1}}"#;
+    let manifest = r#"{"version": 1, "arch": "aarch64", "kernel": "Image", "initrd": "initrd", "cmdline": "",
+        "images": [{"file": "system.img", "role": "system", "readOnly": true}],
+        "ssh": {"vsockPort": 22, "user": "nixer"}, "nix": {"vsockPort": 24}, "agent": {"protocol": 1}}"#;
     std::fs::write(bundle.join("guest.json"), manifest).unwrap();
-    std::fs::write(bundle.join("initrd"), "cpio").unwrap();
+    let mut initrd = Vec::new();
+    cpio::NewcBuilder::new("init").write(&mut initrd, 0).finish().unwrap();
+    cpio::newc::trailer(&mut initrd).unwrap();
+    std::fs::write(bundle.join("initrd"), initrd).unwrap();
+    let mut system = vec![0; 4096];
+    system[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
+    (system[1024 + 0x0C], system[1024 + 0x24]) = (12, 1);
+    std::fs::write(bundle.join("system.img"), system).unwrap();
     let image = [&[0; 0x38][..], b"ARM\x64"].concat();
     std::fs::write(bundle.join("Image"), image).unwrap();
     std::fs::write(dir.path().join("config.toml"), "bundle = \"guest\"\ncores = 1\n").unwrap();

@@ -1,6 +1,6 @@
 //! Bad input: one clear error that says what, why and what to do, and nothing left behind.
 
-use crate::lab::{Lab, bundle_like};
+use crate::lab::{Lab, backend, bundle_like};
 use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
 
 /// The error of a `start` with these settings.
@@ -30,6 +30,23 @@ fn bundles_that_cannot_boot_are_refused_before_a_boot() {
         assert!(error.contains(expected), "{key}: {error}");
         assert!(!lab.machine().join("data.img").exists());
     }
+}
+
+/// `doctor` finds it before a boot is tried.
+#[test]
+fn virtual_machines_in_a_guest_that_can_have_none_are_refused_by_start_and_doctor() {
+    // Translated guests have none, wherever the test runs.
+    let accelerator = if backend() == "vz" { "" } else { "accelerator = \"tcg\"\n" };
+    let settings = format!("nested-virtualization = true\n{accelerator}");
+    let (error, lab) = start_error(&settings, 5);
+    assert!(
+        error.contains("a guest cannot run virtual machines here") && error.contains("nested-virtualization"),
+        "{error}"
+    );
+    assert!(!lab.machine().join("data.img").exists());
+    let output = lab.cli(&["doctor", "nested"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(5) && text.contains("a guest cannot run virtual machines here"), "{text}");
 }
 
 #[test]

@@ -54,6 +54,53 @@ fn a_damaged_disk_is_made_anew_and_a_larger_one_grows() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
 }
 
+/// Damage that can be seen from outside costs what was cached, and no boot.
+#[test]
+fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
+    let lab = Lab::running("");
+    lab.ok(&["start"]);
+    let disk = lab.machine().join("data.img");
+    let length = fs::metadata(&disk).unwrap().len();
+    let open = || fs::File::options().write(true).open(&disk).unwrap();
+    type Harm<'a> = (&'a str, &'a dyn Fn());
+    let harms: [Harm; 3] = [
+        ("it was cut off", &|| open().set_len(length / 4).unwrap()),
+        ("it is empty", &|| open().set_len(0).unwrap()),
+        ("it holds no ext4", &|| {
+            std::os::unix::fs::FileExt::write_all_at(&open(), &[0x5a; 64 * 1024], 0).unwrap();
+        }),
+    ];
+    for (boots, (why, harm)) in (2..).zip(harms) {
+        lab.ok(&["stop"]);
+        harm();
+        lab.ok(&["start"]);
+        assert_eq!((lab.status()["lastBoot"]["dataDisk"].as_str(), lab.boots()), (Some("rebuilt"), boots), "{why}");
+        let log = lab.ok(&["logs"]);
+        assert!(
+            log.contains(&format!("the data disk is made anew, and what was cached on it is gone: {why}")),
+            "{log}"
+        );
+        assert_eq!(fs::metadata(&disk).unwrap().len(), length, "{why}");
+    }
+    lab.ok(&["stop"]);
+    lab.ok(&["start"]);
+    assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept", "it is whole again");
+}
+
+/// All punctuation that a state directory's path may have, before QEMU and its helpers, ssh and Nix.
+#[test]
+fn a_state_directory_whose_path_is_taken_builds_through_both_doors() {
+    let tmp = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();
+    let mut lab = Lab::in_state(&tmp.path().join("~é._-+,:=@^!"), "");
+    lab.run_daemon();
+    for (door, name) in [(Door::Direct, "direct"), (Door::Ssh, "ssh")] {
+        let path = said(&lab.build(door, name, "echo built > $out").output().unwrap(), name);
+        assert_eq!(fs::read_to_string(lab.result(&path)).unwrap(), "built\n");
+    }
+    assert_eq!(lab.ssh("echo in"), "in\n");
+    lab.end_daemon();
+}
+
 #[test]
 fn destroy_leaves_nothing_or_the_keys() {
     let lab = Lab::running("");

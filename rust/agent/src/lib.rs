@@ -1,4 +1,4 @@
-//! What host and guest agree on: vsock ports, the boot payload and the agent protocol.
+//! What host and guest agree on: vsock ports, the boot payload, the agent protocol, and what a disk's first bytes mean.
 //!
 //! The guest dials the host on the agent's port ([`HostPorts`]) as soon as it is ready, keeps that one connection open, and dials again if it
 //! breaks. Both sides write JSON objects, one a line, at most [`protocol::MAX_LINE`] bytes with the newline. The guest's first
@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod protocol;
+pub mod superblock;
 
 /// Version of everything in this crate. Host and guest refuse a partner of another version.
 pub const VERSION: u32 = 1;

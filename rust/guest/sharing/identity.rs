@@ -4,12 +4,10 @@ use crate::{
     config::MachineSettings,
     error::{Kind, Report},
     machine_dir::write_atomic,
+    regular_file,
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Names the record of what guests of this machine were told. A guest's disk remembers the name, and forgets what it has from
 /// another record.
@@ -25,7 +23,7 @@ pub struct Identity {
 impl Identity {
     /// What the file says, if it is there and whole.
     pub fn read(file: &Path) -> Option<Identity> {
-        serde_json::from_slice(&fs::read(file).ok()?).ok()
+        serde_json::from_slice(&regular_file::read(file).ok()?).ok()
     }
 
     /// A new name.

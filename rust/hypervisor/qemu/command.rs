@@ -2,7 +2,11 @@
 
 use super::probe::Accelerator;
 use crate::spec::{Arch, MachineSpec};
-use std::{ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
+};
 
 /// The context id under which the host's helper knows the guest. It is private to the helper's process.
 pub const GUEST_CID: u32 = 3;
@@ -106,9 +110,11 @@ pub fn virtiofs(spec: &MachineSpec, index: usize) -> Vec<OsString> {
 
 /// `prefix` and a path, as the value of one QEMU option: a comma in the path is doubled.
 fn option(prefix: &str, path: &Path) -> OsString {
-    let mut value = OsString::from(prefix);
-    value.push(path.to_string_lossy().replace(',', ",,"));
-    value
+    let mut value = prefix.as_bytes().to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        value.extend_from_slice(if *byte == b',' { b",," } else { std::slice::from_ref(byte) });
+    }
+    OsString::from_vec(value)
 }
 
 #[derive(Default)]
@@ -164,6 +170,26 @@ mod tests {
         assert!(system < data, "{line}");
         assert!(line.contains("-append quiet console=ttyS0"), "{line}");
         assert!(line.contains("-accel tcg") && line.contains("-cpu max "), "{line}");
+    }
+
+    #[test]
+    fn a_path_that_is_no_utf_8_stays_itself() {
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"/b/\xff,y"));
+        assert_eq!(option("path=", path).as_bytes(), b"path=/b/\xff,,y");
+    }
+
+    /// What is refused because a socket's path would be too long is refused for the longest.
+    #[test]
+    fn no_socket_of_a_boot_has_a_longer_path_than_was_checked() {
+        let dir = crate::machine_dir::MachineDir::at(Path::new("/m"));
+        let run = dir.run_dir();
+        let sockets = Sockets(&run);
+        let ports = [darwin_vz_agent::AGENT_PORT, darwin_vz_agent::STORE_PORT];
+        let of_ports = ports.map(|port| sockets.vsock_port(port));
+        for socket in [sockets.vhost_vsock(), sockets.vsock(), sockets.qmp(), sockets.share(9)].iter().chain(&of_ports)
+        {
+            assert!(socket.as_os_str().len() <= dir.longest_socket().as_os_str().len(), "{}", socket.display());
+        }
     }
 
     #[test]

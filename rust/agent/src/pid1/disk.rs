@@ -5,11 +5,13 @@
 //! that nobody has mounted says exactly whether it was left clean. The rule: only a clean disk is mounted; every other is
 //! made anew.
 
-mod superblock;
 pub mod trouble;
 
 use super::{Outcome, children, console::say, mounts};
-use darwin_vz_agent::protocol::DataDisk;
+use darwin_vz_agent::{
+    protocol::DataDisk,
+    superblock::{self, HEAD, Verdict},
+};
 use rustix::{fs::OFlags, ioctl, mount::MountFlags};
 use std::{
     fs::{self, File},
@@ -18,13 +20,9 @@ use std::{
     thread,
     time::Duration,
 };
-use superblock::Verdict;
 
 /// Where the data disk is mounted.
 pub const DATA: &str = "/data";
-
-/// Bytes read from the start of a disk to judge it.
-const HEAD: usize = 64 * 1024;
 
 /// Growing is worth it from here: the size of one ext4 block group.
 const GROWTH: u64 = 128 << 20;
@@ -63,7 +61,8 @@ fn in_order(mut names: Vec<String>) -> Vec<String> {
 
 /// Which file system a read-only image holds.
 pub fn image_kind(device: &str) -> Outcome<&'static str> {
-    superblock::image_kind(&head(device)?)
+    superblock::image(&head(device)?)
+        .map(|image| image.kind)
         .ok_or_else(|| format!("the system image {device} holds neither ext4 nor erofs: the bundle is damaged"))
 }
 

@@ -1,4 +1,8 @@
-//! What the first bytes of a disk say about it.
+//! What the first bytes of a disk say about it. The guest's agent goes by it before it mounts a disk, and the host before it
+//! boots a guest with one.
+
+/// Bytes from the start of a disk that [`judge`] and [`image`] want.
+pub const HEAD: usize = 64 * 1024;
 
 /// Whether a data disk can be used as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +101,24 @@ pub fn judge(head: &[u8]) -> Verdict {
 }
 
 /// The file system of a system image.
-pub fn image_kind(head: &[u8]) -> Option<&'static str> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name, as `mount` has it.
+    pub kind: &'static str,
+    /// Its size; none if the numbers are impossible.
+    pub bytes: Option<u64>,
+}
+
+/// What a system image holds, by its first bytes; none if that is no file system which a guest can have as its system.
+pub fn image(head: &[u8]) -> Option<Image> {
     let sb = Superblock::of(head)?;
     if sb.is_ext4() {
-        Some("ext4")
+        Some(Image { kind: "ext4", bytes: sb.bytes() })
     } else if sb.u32(0) == EROFS_MAGIC {
-        Some("erofs")
+        // Blocks are of 512 bytes or more, and of a page at most.
+        let block = 1u64.checked_shl(u32::from(sb.0[0x0C])).filter(|size| (512..=65536).contains(size));
+        let bytes = block.map(|block| u64::from(sb.u32(0x24)) * block).filter(|bytes| *bytes > 0);
+        Some(Image { kind: "erofs", bytes })
     } else {
         None
     }
@@ -163,17 +179,20 @@ mod tests {
 
     #[test]
     fn images_are_known_by_their_magic() {
-        assert_eq!(image_kind(&clean()), Some("ext4"));
+        assert_eq!(image(&clean()), Some(Image { kind: "ext4", bytes: Some(1 << 30) }));
         let mut erofs = vec![0; 4096];
         erofs[AT..AT + 4].copy_from_slice(&EROFS_MAGIC.to_le_bytes());
-        assert_eq!(image_kind(&erofs), Some("erofs"));
-        assert_eq!(image_kind(&[0; 4096]), None);
+        assert_eq!(image(&erofs), Some(Image { kind: "erofs", bytes: None }));
+        erofs[AT + 0x0C] = 12;
+        erofs[AT + 0x24..AT + 0x28].copy_from_slice(&300u32.to_le_bytes());
+        assert_eq!(image(&erofs), Some(Image { kind: "erofs", bytes: Some(300 * 4096) }));
+        assert_eq!(image(&[0; 4096]), None);
     }
 
     proptest! {
         #[test]
         fn any_disk_is_judged(head in prop::collection::vec(any::<u8>(), 0..4096)) {
-            let _ = image_kind(&head);
+            let _ = image(&head);
             // Random bytes have no valid checksum and no magic: never used.
             let kept = matches!(judge(&head), Verdict::Clean { .. });
             prop_assert!(!kept);

@@ -1,0 +1,208 @@
+//! Opening what should be a regular file, and nothing else that may stand in its place.
+//!
+//! A pipe blocks a program that opens it, a device may act upon being opened, a link leads out of the directory that was
+//! looked at. So a path is looked at first, opened without waiting and without following a link, and looked at again.
+
+use rustix::fs::OFlags;
+use std::{
+    fmt,
+    fs::{self, File, FileType, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// What stands where a regular file should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRegular {
+    /// A directory.
+    Directory,
+    /// A symbolic link, wherever it leads.
+    Link,
+    /// A named pipe.
+    Pipe,
+    /// A Unix socket.
+    Socket,
+    /// A device, or whatever else a system has.
+    Device,
+}
+
+impl fmt::Display for NotRegular {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotRegular::Directory => "it is a directory, not a regular file",
+            NotRegular::Link => "it is a symbolic link, not a regular file",
+            NotRegular::Pipe => "it is a pipe, not a regular file",
+            NotRegular::Socket => "it is a socket, not a regular file",
+            NotRegular::Device => "it is a device, not a regular file",
+        })
+    }
+}
+
+impl std::error::Error for NotRegular {}
+
+impl From<NotRegular> for io::Error {
+    fn from(what: NotRegular) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, what)
+    }
+}
+
+impl NotRegular {
+    /// What a file of this type is, if it is no regular one.
+    pub fn of(kind: FileType) -> Option<NotRegular> {
+        match kind {
+            _ if kind.is_file() => None,
+            _ if kind.is_dir() => Some(NotRegular::Directory),
+            _ if kind.is_symlink() => Some(NotRegular::Link),
+            _ if kind.is_fifo() => Some(NotRegular::Pipe),
+            _ if kind.is_socket() => Some(NotRegular::Socket),
+            _ => Some(NotRegular::Device),
+        }
+    }
+
+    /// The same of an error of this module.
+    pub fn behind(error: &io::Error) -> Option<NotRegular> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+/// The path's own metadata; an error if no regular file is there.
+pub fn look(path: &Path) -> io::Result<Metadata> {
+    regular(fs::symlink_metadata(path)?)
+}
+
+/// Opens a file to read it.
+pub fn open(path: &Path) -> io::Result<File> {
+    open_as(path, OpenOptions::new().read(true))
+}
+
+/// Opens a file in this way.
+pub fn open_as(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+    match look(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    opened(how.custom_flags(flags(OFlags::NOFOLLOW)).open(path)?)
+}
+
+/// As [`open`], but follows links: a bundle in a Nix store may have some.
+pub fn open_through_links(path: &Path) -> io::Result<File> {
+    regular(fs::metadata(path)?)?;
+    opened(OpenOptions::new().read(true).custom_flags(flags(OFlags::empty())).open(path)?)
+}
+
+/// All that is in a file.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same, as text.
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn flags(more: OFlags) -> i32 {
+    // On a regular file NONBLOCK means nothing, so it may stay.
+    (OFlags::NONBLOCK | OFlags::NOCTTY | more).bits() as i32
+}
+
+fn opened(file: File) -> io::Result<File> {
+    regular(file.metadata()?)?;
+    Ok(file)
+}
+
+fn regular(meta: Metadata) -> io::Result<Metadata> {
+    match NotRegular::of(meta.file_type()) {
+        None => Ok(meta),
+        Some(what) => Err(what.into()),
+    }
+}
+
+/// Tests of what this program does where no regular file is.
+#[cfg(test)]
+pub(crate) mod wrong {
+    use super::NotRegular;
+    use std::{fs, os::unix::fs::symlink, os::unix::net::UnixListener, path::Path, process::Command};
+
+    /// Each wrong kind of file that a test can make, and a link that leads nowhere.
+    pub const KINDS: [&str; 7] = ["directory", "full directory", "link", "dangling link", "pipe", "socket", "device"];
+
+    /// Puts it there, in place of what is there.
+    pub fn make(kind: &str, path: &Path) {
+        crate::machine_dir::remove_all(path).unwrap();
+        let target = path.with_file_name("somewhere-else");
+        match kind {
+            "directory" => fs::create_dir(path).unwrap(),
+            "full directory" => {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("inside"), "kept").unwrap();
+            }
+            "link" => {
+                fs::write(&target, "untouched").unwrap();
+                symlink(&target, path).unwrap();
+            }
+            "dangling link" => symlink("/nonexistent/file", path).unwrap(),
+            "pipe" => {
+                let made = Command::new("mkfifo").arg(path).status().unwrap();
+                assert!(made.success());
+            }
+            // The file stays when the listener goes.
+            "socket" => drop(short(path, |path| UnixListener::bind(path).unwrap())),
+            // A link to one, where the test may not make one.
+            "device" => {
+                let made = Command::new("mknod").arg(path).args(["c", "1", "3"]).output().unwrap();
+                if !made.status.success() {
+                    symlink("/dev/null", path).unwrap();
+                }
+            }
+            other => panic!("no kind {other}"),
+        }
+    }
+
+    /// Sockets have short paths only; a test's directory may be deep.
+    fn short<T>(path: &Path, make: impl FnOnce(&Path) -> T) -> T {
+        let tmp = tempfile::tempdir().unwrap();
+        let there = tmp.path().join("s");
+        let made = make(&there);
+        fs::rename(there, path).unwrap();
+        made
+    }
+
+    /// What a link led to is as it was, and so is what was in a directory, wherever that is now.
+    pub fn assert_nothing_lost(kind: &str, path: &Path) {
+        if kind == "link" {
+            assert_eq!(fs::read_to_string(path.with_file_name("somewhere-else")).unwrap(), "untouched", "{path:?}");
+        }
+        if kind == "full directory" {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+            let mut kept = beside.filter(|other| other.file_name().unwrap().to_str().unwrap().starts_with(name));
+            assert!(kept.any(|dir| dir.join("inside").exists()), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened_and_nothing_blocks() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("f");
+        for kind in KINDS {
+            make(kind, &path);
+            for error in [super::open(&path).unwrap_err(), super::read(&path).unwrap_err()] {
+                assert!(NotRegular::behind(&error).is_some(), "{kind}: {error}");
+            }
+            let append = super::open_as(&path, fs::File::options().append(true).create(true)).unwrap_err();
+            assert!(NotRegular::behind(&append).is_some(), "{kind}: {append}");
+            assert_nothing_lost(kind, &path);
+        }
+        make("link", &path);
+        assert_eq!(super::open_through_links(&path).unwrap().metadata().unwrap().len(), 9);
+        make("pipe", &path);
+        assert!(super::open_through_links(&path).is_err());
+        crate::machine_dir::remove_all(&path).unwrap();
+        assert_eq!(super::open(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
+}
