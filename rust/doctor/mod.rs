@@ -26,6 +26,7 @@ mod settings;
 mod shell;
 mod signature;
 mod ssh_config;
+mod ssh_spoilers;
 mod state;
 mod subject;
 mod trial_build;

@@ -10,6 +10,7 @@ mod doctor;
 mod help;
 mod json;
 mod settings;
+mod ssh_block;
 mod terminal;
 mod token;
 mod verbs;

@@ -19,5 +19,6 @@ mod inputs;
 mod lab;
 mod pause;
 mod refusals;
+mod ssh_config;
 mod state;
 mod store;
