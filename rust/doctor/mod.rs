@@ -16,6 +16,7 @@ mod finding;
 mod guest;
 mod keys;
 mod launchd;
+mod machines;
 mod network;
 mod nix_conf;
 mod port;
