@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod foreign;
 mod generations;
+mod guides;
 mod idle;
 mod inputs;
 mod lab;
