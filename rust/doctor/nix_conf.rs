@@ -195,7 +195,8 @@ fn judge_one(facts: &Facts, machine: &Machine, door: &Door) -> Finding {
             return failed(format!("Nix speaks {} there, and the direct door is for ssh-ng://", machine.address));
         }
         if program.to_string_lossy().contains(|c: char| c.is_ascii_whitespace()) {
-            return failed(format!("Nix cannot run {shown}: it takes what follows a blank for an argument"));
+            let evidence = format!("Nix cannot run {shown}: it takes what follows a blank for an argument");
+            return Finding::failed(Kind::Config, evidence).hint("have the state directory at a path without blanks");
         }
         // A program that may not be looked at may be there.
         if !(facts.exists)(program).unwrap_or(true) {

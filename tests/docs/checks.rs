@@ -155,7 +155,8 @@ impl Pages {
         for path in self.pages.keys().filter(|path| path.starts_with(below)) {
             let text = fs::read_to_string(self.root.join(path)).unwrap();
             for (number, line) in (1..).zip(text.lines()) {
-                let Some(cell) = line.trim_end_matches([' ', '|']).rsplit(" | ").next().filter(|_| line.starts_with('|'))
+                let Some(cell) =
+                    line.trim_end_matches([' ', '|']).rsplit(" | ").next().filter(|_| line.starts_with('|'))
                 else {
                     continue;
                 };
@@ -168,14 +169,18 @@ impl Pages {
                         given => given,
                     };
                     if default != given {
-                        wrong.push(format!("{}:{number}: {option} is {default} by default, not {given}", path.display()));
+                        wrong.push(format!(
+                            "{}:{number}: {option} is {default} by default, not {given}",
+                            path.display()
+                        ));
                     }
                 }
             }
             // What comes with nested virtualization needs no line of its own.
             for feature in ["kvm", "nixos-test"] {
                 let by_hand = text.split(['.', '|']).map(|sentence| sentence.replace('\n', " ")).find(|sentence| {
-                    sentence.contains(&format!("`{feature}`")) && (sentence.contains("you add") || sentence.contains("you want"))
+                    sentence.contains(&format!("`{feature}`"))
+                        && (sentence.contains("you add") || sentence.contains("you want"))
                 });
                 let comes = default("supportedFeatures").is_some_and(|features| features.contains(feature));
                 if let Some(sentence) = by_hand.filter(|_| comes) {
