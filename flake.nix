@@ -106,9 +106,7 @@
         }
       );
 
-      templates.default = {
-        path = ./nix/template;
-        description = "A Mac with a Linux builder: nix-darwin and darwin-vz-nix, and nothing else";
-      };
+      # Those of nix/templates, which can be had without this flake's inputs.
+      inherit ((import ./nix/templates/flake.nix).outputs { }) templates;
     };
 }

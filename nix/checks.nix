@@ -56,7 +56,7 @@ in
   ]);
   template = evaluated "template" (
     (
-      ((import ./template/flake.nix).outputs {
+      ((import ./templates/mac/flake.nix).outputs {
         inherit nix-darwin;
         darwin-vz-nix = self;
       }).darwinConfigurations.mac.extendModules

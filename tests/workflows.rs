@@ -85,6 +85,94 @@ fn every_workflow_is_whole() {
     assert!(seen > 0);
 }
 
+/// `.ci/flake-lock` in a clone, with a Nix that locks at what `$PINS` says and a `gh` that writes down what it is asked.
+struct LockJob(tempfile::TempDir);
+
+impl LockJob {
+    fn new() -> LockJob {
+        let job = LockJob(tempfile::tempdir().unwrap());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/flake-lock");
+        job.program("nix", "echo \"nix $*\" >>\"$LOG\"; case $* in *'flake update'*) echo \"$PINS\" >flake.lock ;; *'flake check'*) [ \"$PINS\" != broken ] ;; esac");
+        job.program(
+            "gh",
+            "echo \"gh $*\" >>\"$LOG\"; case $* in 'pr list'*) [ ! -e \"$LOG.pr\" ] || echo 7 ;; 'pr create'*) : >\"$LOG.pr\" ;; esac",
+        );
+        job.shell("git init --quiet --bare remote.git && git clone --quiet remote.git clone 2>&1 && cd clone && git config user.name a && git config user.email a@b && mkdir .ci && cp \"$SCRIPT\" .ci/ && touch flake.nix && git add -A && git commit --quiet -m first && git push --quiet origin HEAD:main", &script);
+        job
+    }
+
+    fn program(&self, name: &str, body: &str) {
+        let bin = self.0.path().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join(name), format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let path = format!("{}:{}", self.0.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.args(["-euc", script]).current_dir(&self.0).env("PATH", path).env("LOG", self.0.path().join("log"));
+        command.env("HOME", self.0.path()).env("GIT_CONFIG_NOSYSTEM", "1");
+        command
+    }
+
+    fn shell(&self, script: &str, ours: &Path) {
+        let output = self.command(script).env("SCRIPT", ours).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A run of the job from what is on the main branch: whether it succeeded, and what it asked of `gh`.
+    fn run(&self, pins: &str) -> (bool, Vec<String>) {
+        let log = self.0.path().join("log");
+        std::fs::write(&log, "").unwrap();
+        let fresh = "cd clone && git fetch --quiet && git checkout --quiet --detach origin/main && git clean -qfdx && .ci/flake-lock";
+        let output = self.command(fresh).env("PINS", pins).output().unwrap();
+        let asked = std::fs::read_to_string(log).unwrap();
+        (output.status.success(), asked.lines().filter(|line| line.starts_with("gh ")).map(str::to_owned).collect())
+    }
+
+    /// The lock file of a branch of the remote.
+    fn lock_of(&self, branch: &str) -> Option<String> {
+        let output = self.command(&format!("git -C remote.git show {branch}:flake.lock")).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+#[test]
+fn the_lock_is_made_refreshed_and_offered_only_if_all_outputs_evaluate() {
+    let job = LockJob::new();
+    let (succeeded, asked) = job.run("broken");
+    assert!(!succeeded && asked.is_empty() && job.lock_of("flake-lock").is_none(), "{asked:?}");
+
+    let (succeeded, asked) = job.run("pins of monday");
+    assert!(succeeded && asked.iter().any(|line| line.starts_with("gh pr create")), "{asked:?}");
+    assert!(asked.iter().any(|line| line == "gh workflow run ci.yml --ref flake-lock"), "{asked:?}");
+    assert_eq!(job.lock_of("flake-lock").as_deref(), Some("pins of monday\n"));
+    assert_eq!(job.lock_of("main"), None, "nothing lands without a review");
+
+    let (succeeded, asked) = job.run("pins of tuesday");
+    assert!(succeeded && !asked.iter().any(|line| line.starts_with("gh pr create")), "one request waits: {asked:?}");
+    assert_eq!(job.lock_of("flake-lock").as_deref(), Some("pins of tuesday\n"));
+
+    job.shell("git -C remote.git update-ref refs/heads/main refs/heads/flake-lock", Path::new(""));
+    let (succeeded, asked) = job.run("pins of tuesday");
+    assert!(succeeded && asked.is_empty(), "nothing has changed: {asked:?}");
+}
+
+#[test]
+fn the_job_for_the_lock_runs_by_itself_and_may_open_a_pull_request() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows/flake-lock.yml");
+    let workflow = &YamlLoader::load_from_str(&std::fs::read_to_string(path).unwrap()).unwrap()[0];
+    assert!(workflow["on"]["schedule"][0]["cron"].as_str().is_some());
+    assert!(!workflow["on"]["workflow_dispatch"].is_badvalue(), "the first lock is made by hand");
+    for right in ["contents", "pull-requests", "actions"] {
+        assert_eq!(workflow["permissions"][right].as_str(), Some("write"), "{right}");
+    }
+    // What it starts on its branch can be started.
+    let ci = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows/ci.yml")).unwrap();
+    assert!(!YamlLoader::load_from_str(&ci).unwrap()[0]["on"]["workflow_dispatch"].is_badvalue());
+}
+
 #[test]
 fn faults_are_found() {
     let good = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows/ci.yml")).unwrap();

@@ -26,12 +26,17 @@ let
   least = {
     disk = 1 * GiB;
     memory = 1 * GiB;
+    port = 1024;
   };
   most.disk = 64 * TiB;
   # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vsock_2147484672 in this directory.
   longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vsock_2147484672";
 
-  api = builtins.match "(127\\.0\\.0\\.1|\\[::1]):([1-9][0-9]{0,4})" cfg.apiListen;
+  api =
+    if cfg.apiListen == null then
+      null
+    else
+      builtins.match "(127\\.0\\.0\\.1|\\[::1]):([1-9][0-9]{0,4})" cfg.apiListen;
   apiPort = lib.toInt (builtins.elemAt api 1);
 
   others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
@@ -81,16 +86,26 @@ in
       message = "services.darwin-vz.memory is ${toString cfg.memory}, in MiB. A guest that builds needs ${toString least.memory} or more.";
     }
     {
-      assertion = cfg.port != 0;
-      message = "services.darwin-vz.port is 0. Give the number of a free port, such as 31122.";
+      assertion = cfg.port >= least.port;
+      message = "services.darwin-vz.port is ${toString cfg.port}${
+        lib.optionalString (cfg.port == 22) ", where this Mac's own ssh server listens"
+      }. Give the number of a free port from ${toString least.port} up, such as 31122: those below are for the system's services.";
     }
     {
       assertion = cfg.apiListen == null || (api != null && apiPort <= 65535);
       message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\". Give a loopback address and a port, such as \"127.0.0.1:31180\" or \"[::1]:31180\".";
     }
     {
-      assertion = cfg.apiListen != "127.0.0.1:${toString cfg.port}";
-      message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\", where ssh reaches the guest (services.darwin-vz.port). Give another port, such as 31180.";
+      assertion = api == null || apiPort >= least.port;
+      message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\". Give a port from ${toString least.port} up, such as 31180: the service's user may not listen on those below.";
+    }
+    {
+      assertion = api == null || apiPort != cfg.port;
+      message = "services.darwin-vz.apiListen is \"${toString cfg.apiListen}\", with the port where ssh reaches the guest (services.darwin-vz.port). Give another port, such as 31180.";
+    }
+    {
+      assertion = config.nix.enable -> config.nix.distributedBuilds;
+      message = "nix.distributedBuilds is false: Nix would send no build to services.darwin-vz. Remove that line, or set services.darwin-vz.enable = false.";
     }
     {
       assertion = cfg.door == "direct" -> cfg.protocol == "ssh-ng";

@@ -1,4 +1,4 @@
-# What Nix and ssh are told of the machine.
+# What Nix is told of the machine.
 {
   config,
   lib,
@@ -8,6 +8,7 @@
 let
   cfg = config.services.darwin-vz;
   names = import ./names.nix { inherit cfg; };
+  inherit (import ./yielding.nix { inherit lib; }) yielding;
   direct = cfg.door == "direct";
 
   # What Nix runs, as root, for the direct door. The program keeps a script of the same name in its state directory, which the
@@ -67,27 +68,15 @@ in
 
   config.services.darwin-vz = { inherit connectProgram; };
 
-  config.environment.etc = lib.mkIf cfg.enable {
-    "ssh/ssh_config.d/100-darwin-vz-nix.conf".text = ''
-      Host ${names.alias}
-        HostName 127.0.0.1
-        Port ${toString cfg.port}
-        User builder
-        IdentityFile ${if cfg.allowUserSsh then names.userKey else "${names.machineDir}/id_ed25519"}
-        IdentitiesOnly yes
-        UserKnownHostsFile ${names.knownHosts}
-        GlobalKnownHostsFile /dev/null
-        HostKeyAlias ${names.alias}
-        StrictHostKeyChecking yes
-    '';
-
-    # Nix reads this file unless it is told otherwise: `builders = @/etc/nix/machines` is its default.
-    "nix/machines" = lib.mkIf (!config.nix.enable) { text = line + "\n"; };
+  # Nix reads this file unless it is told otherwise: `builders = @/etc/nix/machines` is its default.
+  config.environment.etc."nix/machines" = lib.mkIf (cfg.enable && !config.nix.enable) {
+    text = line + "\n";
   };
 
   config.nix = lib.mkIf (cfg.enable && config.nix.enable) {
-    distributedBuilds = true;
+    # assertions.nix says what is wrong with another value.
+    distributedBuilds = yielding true;
     buildMachines = [ machine ];
-    settings.builders-use-substitutes = true;
+    settings.builders-use-substitutes = yielding true;
   };
 }

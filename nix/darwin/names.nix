@@ -29,6 +29,12 @@ rec {
   service = "darwin-vz";
   label = "org.nixos.${service}";
   plist = "/Library/LaunchDaemons/${label}.plist";
+  # Files of ours in /etc.
+  sshConfig = "ssh/ssh_config.d/100-darwin-vz-nix.conf";
+  configFile = "darwin-vz-nix/config.toml";
+  newsyslog = "newsyslog.d/darwin-vz-nix.conf";
+  # The longest that a connection waits for a guest: two boots of 180 s and the stop of the guest before (rust/ssh/block.rs).
+  patienceSeconds = 390;
   # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
   graceSeconds = 60;
 }

@@ -9,16 +9,27 @@ let
   inherit (lib) literalExpression mkOption types;
   cfg = config.services.darwin-vz;
 
-  # Reading `nix.*` while `nix.enable` is off is an error of nix-darwin's.
-  daemonVariable = name: if config.nix.enable then config.nix.envVars.${name} or null else null;
+  # What the Mac's own Nix is told, in either spelling: programs take both, and prefer lower case. Reading `nix.*` while
+  # `nix.enable` is off is an error of nix-darwin's.
+  daemonVariable =
+    name:
+    let
+      variables = if config.nix.enable then config.nix.envVars else { };
+      given = lib.filter (value: value != null && value != "") [
+        (variables.${name} or null)
+        (variables.${lib.toUpper name} or null)
+      ];
+    in
+    if given == [ ] then null else builtins.head given;
   proxy =
     name: description:
     mkOption {
       inherit description;
-      type = types.nullOr types.str;
+      # A line of a file in the guest.
+      type = types.nullOr (types.strMatching "[^[:cntrl:]]*");
       default = daemonVariable name;
-      defaultText = literalExpression "config.nix.envVars.${name} or null";
-      example = "http://proxy.example.org:3128";
+      defaultText = literalExpression "config.nix.envVars.${name} or config.nix.envVars.${lib.toUpper name} or null";
+      example = if name == "no_proxy" then "localhost,.example.org" else "http://proxy.example.org:3128";
     };
 in
 {
@@ -95,7 +106,9 @@ in
     port = mkOption {
       type = types.port;
       default = 31122;
-      description = "TCP port on 127.0.0.1 where ssh reaches the guest. launchd listens on it, also while nothing runs.";
+      description = ''
+        TCP port on 127.0.0.1 where ssh reaches the guest, 1024 or higher. launchd listens on it, also while nothing runs.
+      '';
     };
 
     apiListen = mkOption {
@@ -104,8 +117,8 @@ in
       example = "127.0.0.1:31180";
       description = ''
         Where the HTTP API answers on TCP, for metrics and the like: a loopback address and a port, as `127.0.0.1:31180` or
-        `[::1]:31180`. Whoever asks must have the token, which only the service's user and root can read:
-        `sudo darwin-vz-nix token`. The service is started by its first use, or with the Mac where
+        `[::1]:31180`, 1024 or higher and another port than {option}`services.darwin-vz.port`. Whoever asks must have the
+        token, which only the service's user and root can read: `sudo darwin-vz-nix token`. The service is started by its first use, or with the Mac where
         {option}`services.darwin-vz.onDemand` is off; until then nobody answers there.
       '';
     };
@@ -275,6 +288,8 @@ in
     proxy = {
       http = proxy "http_proxy" "Proxy for the guest's downloads over HTTP.";
       https = proxy "https_proxy" "Proxy for the guest's downloads over HTTPS.";
+      ftp = proxy "ftp_proxy" "Proxy for the guest's downloads over FTP.";
+      all = proxy "all_proxy" "Proxy for downloads over any protocol that has none of its own here.";
       exceptions = proxy "no_proxy" "Hosts, separated by commas, that the guest reaches without a proxy.";
     };
 

@@ -11,6 +11,7 @@
 let
   cfg = config.services.darwin-vz;
   names = import ./names.nix { inherit cfg; };
+  inherit (import ./yielding.nix { inherit lib; }) yielding;
 in
 {
   config = lib.mkMerge [
@@ -36,14 +37,14 @@ in
             SockType = "stream";
           };
           ExitTimeOut = names.graceSeconds;
-          ProcessType = "Interactive"; # no throttling of processor and disk: a build waits for it
-          StandardOutPath = names.log;
-          StandardErrorPath = names.log;
+          ProcessType = yielding "Interactive"; # no throttling of processor and disk: a build waits for it
+          StandardOutPath = yielding names.log;
+          StandardErrorPath = yielding names.log;
         };
       };
 
       # 3 older logs of 1 MiB. They are not compressed: the daemon writes to the renamed one until it is started again.
-      environment.etc."newsyslog.d/darwin-vz-nix.conf".text = ''
+      environment.etc.${names.newsyslog}.text = yielding ''
         # logfilename ${"\t"}[owner:group] ${"\t"}mode count size when flags
         ${names.log} ${"\t"}${cfg.user}:${cfg.group} ${"\t"}600 3 1024 * N
       '';
@@ -51,13 +52,13 @@ in
       users.users.${cfg.user} = {
         inherit (cfg) uid gid;
         home = "/var/empty"; # nix-darwin refuses to change it, ever
-        isHidden = true;
-        shell = "/usr/bin/false";
-        description = "darwin-vz-nix Linux builder";
+        isHidden = yielding true;
+        shell = yielding "/usr/bin/false";
+        description = yielding "darwin-vz-nix Linux builder";
       };
       users.groups.${cfg.group} = {
         inherit (cfg) gid;
-        description = "darwin-vz-nix Linux builder";
+        description = yielding "darwin-vz-nix Linux builder";
       };
     })
     (lib.mkIf (cfg.enable && !cfg.onDemand) {
@@ -74,7 +75,7 @@ in
           ];
           RunAtLoad = true;
           KeepAlive.SuccessfulExit = false;
-          ThrottleInterval = 60;
+          ThrottleInterval = yielding 60;
         };
       };
     })

@@ -9,6 +9,7 @@
 let
   cfg = config.services.darwin-vz;
   names = import ./names.nix { inherit cfg; };
+  inherit (import ./yielding.nix { inherit lib; }) yielding;
 
   toml = lib.concatMapStrings (line: line + "\n");
   # JSON's strings and numbers are TOML's, too.
@@ -37,7 +38,7 @@ let
         services.darwin-vz-guest = {
           inherit (cfg) certificates;
           certificateFiles = lib.filter carried cfg.certificateFiles;
-          environment = cfg.guestEnvironment;
+          environment = lib.mapAttrs (_: yielding) cfg.guestEnvironment;
         };
       }
     ];
@@ -51,6 +52,10 @@ let
   ];
   isUsualBundle = file: lib.hasInfix "-nss-cacert-" "${file}";
   left = lib.filter (file: !carried file && !isUsualBundle file) cfg.certificateFiles;
+  isOfThisMac =
+    name:
+    builtins.match "([a-zA-Z0-9]+://)?([^/@]*@)?(localhost|127\\.[0-9.]+|\\[::1])([:/].*)?"
+      cfg.guestEnvironment.${name} != null;
   # Rosetta has to be registered in the guest, which the base guest does not do.
   wantsNixOS = cfg.extraNixOSConfig != null || (cfg.rosetta && cfg.guestBundle == null);
   # How to build the guest, not the guest: the Mac's system holds the .drv files, which evaluation has made anyhow, and
@@ -81,9 +86,12 @@ in
 
   config.services.darwin-vz = {
     inherit recipe;
-    guestEnvironment = lib.filterAttrs (_: value: value != null) {
+    # In lower case: what downloads in a guest (curl, git, and those which have both spellings) knows that one.
+    guestEnvironment = lib.filterAttrs (_: value: value != null && value != "") {
       http_proxy = cfg.proxy.http;
       https_proxy = cfg.proxy.https;
+      ftp_proxy = cfg.proxy.ftp;
+      all_proxy = cfg.proxy.all;
       no_proxy = cfg.proxy.exceptions;
     };
     configFile = pkgs.writeText "darwin-vz-nix.toml" (
@@ -121,13 +129,18 @@ in
       }, "
       + "because it can only have files of this configuration. Add the text to services.darwin-vz.certificates instead."
     )
+    ++ map (
+      name:
+      "services.darwin-vz: ${name} for the guest is ${cfg.guestEnvironment.${name}}, an address of this Mac alone: in the guest it is "
+      + "the guest's own. Have the proxy listen on an address that other computers reach, and name that in services.darwin-vz.proxy."
+    ) (lib.filter isOfThisMac (lib.attrNames (removeAttrs cfg.guestEnvironment [ "no_proxy" ])))
     ++ lib.optional (asksNix && !admitted) (
       "services.darwin-vz: the service's user asks Nix for paths of this Mac's store, and nix.settings.allowed-users "
       + "does not admit it. Add \"${cfg.user}\"."
     )
   );
 
-  config.environment.etc."darwin-vz-nix/config.toml" = lib.mkIf cfg.enable {
+  config.environment.etc.${names.configFile} = lib.mkIf cfg.enable {
     source = cfg.configFile;
   };
 }

@@ -11,12 +11,18 @@ use crate::{
     guest::bundle::Bundle,
     machine_dir::StateDir,
     spec::{Arch, MachineName},
-    ssh::keys::{Keys, host_alias},
+    ssh::{
+        block::{Block, patience},
+        keys::{Keys, host_alias},
+    },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Flags of `nix-config`.
 #[derive(Debug, Args)]
@@ -112,6 +118,8 @@ pub struct Builder {
     pub cores: u32,
     /// Address and port of the ssh door.
     pub listen: String,
+    /// How long a connection may wait for the guest.
+    pub patience: Duration,
     /// The store address of the direct door.
     pub direct_address: String,
     /// The private key with which the guest is entered.
@@ -130,7 +138,7 @@ impl Builder {
     /// A line of Nix's `machines` file: address, systems, ssh key, jobs, speed, features, mandatory features, host key.
     pub fn line(&self, door: Door, host_key: &str) -> String {
         let (systems, jobs) = (self.systems(), self.cores);
-        let features = if self.nested { "benchmark,big-parallel,kvm" } else { "benchmark,big-parallel" };
+        let features = if self.nested { "benchmark,big-parallel,kvm,nixos-test" } else { "benchmark,big-parallel" };
         match door {
             Door::Direct => {
                 format!("{} {systems} - {jobs} 1 {features} - -", self.direct_address)
@@ -145,17 +153,16 @@ impl Builder {
 
     /// A block of ssh's configuration.
     pub fn ssh_block(&self) -> String {
-        let (host, port) = self.listen.rsplit_once(':').unwrap_or((&self.listen, "22"));
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let alias = host_alias(&self.machine);
         let path = |path: &Path| quoted(path.as_os_str()).to_string_lossy().into_owned();
-        format!(
-            "Host {alias}\n  HostName {host}\n  Port {port}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
-             UserKnownHostsFile {}\n  HostKeyAlias {alias}\n  StrictHostKeyChecking yes\n",
-            self.guest.user,
-            path(&self.user_key),
-            path(&self.known_hosts),
-        )
+        Block {
+            alias: &host_alias(&self.machine),
+            listen: &self.listen,
+            user: &self.guest.user,
+            key: &path(&self.user_key),
+            known_hosts: &path(&self.known_hosts),
+            patience: self.patience,
+        }
+        .text()
     }
 }
 
@@ -183,6 +190,7 @@ impl NixConfig {
             nested: settings.nested,
             cores: settings.cores,
             listen: listening.unwrap_or_else(|| settings.listen.to_string()),
+            patience: patience(settings),
             direct_address: dir.direct_address(),
             user_key: dir.user_key(),
             known_hosts: dir.known_hosts(),
@@ -223,6 +231,7 @@ mod tests {
             nested: false,
             cores: 4,
             listen: "[::1]:31123".to_owned(),
+            patience: Duration::from_secs(390),
             direct_address: "ssh-ng://localhost?remote-program=/state%20dir/connect".into(),
             user_key: "/state/id_ed25519".into(),
             known_hosts: "/state/known_hosts".into(),
@@ -233,17 +242,21 @@ mod tests {
     fn lines_and_blocks() {
         assert_snapshot!(builder().line(Door::Direct, "ssh-ed25519 AAAA"), @"ssh-ng://localhost?remote-program=/state%20dir/connect aarch64-linux,x86_64-linux - 4 1 benchmark,big-parallel - -");
         assert_snapshot!(builder().line(Door::Ssh, "ssh-ed25519 AAAA"), @"ssh-ng://builder@darwin-vz-ci aarch64-linux,x86_64-linux /state/id_ed25519 4 1 benchmark,big-parallel - c3NoLWVkMjU1MTkgQUFBQQ==");
-        assert_snapshot!(builder().ssh_block(), @r#"
+        let block = builder().ssh_block();
+        assert_snapshot!(block.lines().take(9).collect::<Vec<_>>().join("\n"), @r#"
         Host darwin-vz-ci
           HostName ::1
           Port 31123
           User builder
           IdentityFile "/state/id_ed25519"
-          IdentitiesOnly yes
           UserKnownHostsFile "/state/known_hosts"
           HostKeyAlias darwin-vz-ci
-          StrictHostKeyChecking yes
+          BindAddress ::1
+          ConnectTimeout 390
         "#);
+        for line in ["IdentitiesOnly yes", "StrictHostKeyChecking yes"] {
+            assert!(block.lines().any(|found| found.trim() == line), "{block}");
+        }
         let x86 = Builder { guest: Guest { arch: Arch::X86_64, ..builder().guest }, ..builder() };
         assert_eq!(x86.systems(), "x86_64-linux");
     }

@@ -1,13 +1,16 @@
 //! What the nix-darwin module writes, read by this program. The snapshots of tests/nix are what the module writes; a check there
 //! keeps them true. So neither side can change its words alone.
 
-use super::args::{Cli, Verb};
+use super::{
+    args::{Cli, Verb},
+    nix_config::{Builder, Door, Guest},
+};
 use crate::{
     activation::{self, Inherited},
     config::{Config, File, GIB, HostFacts, Settings, Sources},
-    machine_dir::StateDir,
+    machine_dir::{MachineDir, StateDir},
     spec::Arch,
-    ssh::keys::host_alias,
+    ssh::{block::patience, keys::host_alias},
 };
 use clap::Parser;
 use serde_json::Value;
@@ -115,6 +118,74 @@ fn ssh_is_told_the_names_and_files_that_the_program_has() {
             says(format!("IdentityFile {}", key.display()));
         }
     }
+}
+
+/// What the program itself would say of a machine with these settings.
+fn builder(settings: &Settings) -> Builder {
+    let (machine, own) = settings.machines.iter().next().unwrap();
+    let dir = MachineDir::of(&settings.state_dir, machine);
+    Builder {
+        machine: machine.clone(),
+        guest: Guest { arch: Arch::Aarch64, user: "builder".to_owned() },
+        rosetta: own.rosetta,
+        nested: own.nested,
+        cores: own.cores,
+        listen: own.listen.to_string(),
+        patience: patience(own),
+        direct_address: dir.direct_address(),
+        user_key: dir.user_key(),
+        known_hosts: dir.known_hosts(),
+    }
+}
+
+#[test]
+fn ssh_is_told_the_same_by_module_and_program() {
+    // Where root cannot look is elsewhere; the program quotes its paths.
+    let elsewhere = |line: &&str| !["IdentityFile", "UserKnownHostsFile"].contains(&line.split(' ').next().unwrap());
+    for (name, value) in enabled() {
+        let module = text(&value["etc"]["ssh/ssh_config.d/100-darwin-vz-nix.conf"]);
+        let program = builder(&settings(&value)).ssh_block();
+        let options = |block: &str| -> Vec<String> {
+            let lines = block.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            lines.filter(elsewhere).map(str::to_owned).collect()
+        };
+        assert_eq!(options(&module), options(&program), "{name}");
+    }
+}
+
+#[test]
+fn nix_is_told_the_same_by_module_and_program() {
+    let mut seen = 0;
+    for (name, value) in enabled() {
+        // It says itself what Nix is told.
+        if name == "everything" {
+            continue;
+        }
+        let strings = |list: &Value| {
+            let strings: Vec<_> = list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect();
+            strings.join(",")
+        };
+        // As in a line of /etc/nix/machines: systems, key, jobs, speed, features.
+        let module: Vec<String> = match &value["nix"] {
+            Value::Object(nix) => {
+                let machine = &nix["buildMachines"][0];
+                let key = machine["sshKey"].as_str().unwrap_or("-").to_owned();
+                let [jobs, speed] = ["maxJobs", "speedFactor"].map(|number| machine[number].to_string());
+                vec![strings(&machine["systems"]), key, jobs, speed, strings(&machine["supportedFeatures"])]
+            }
+            _ => {
+                let lines = text(&value["etc"]["nix/machines"]);
+                let ours = lines.lines().find(|line| line.contains("darwin-vz")).unwrap();
+                ours.split_whitespace().skip(1).take(5).map(str::to_owned).collect()
+            }
+        };
+        let door = if value["connectProgram"].as_array().unwrap().is_empty() { Door::Ssh } else { Door::Direct };
+        let line = builder(&settings(&value)).line(door, "ssh-ed25519 AAAA");
+        let program: Vec<_> = line.split_whitespace().skip(1).take(5).map(str::to_owned).collect();
+        assert_eq!(module, program, "{name}");
+        seen += 1;
+    }
+    assert!(seen > 10);
 }
 
 #[test]

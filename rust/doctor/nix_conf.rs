@@ -1,6 +1,11 @@
 //! What this computer's Nix was told of the machine: the setting `builders`, and the files it names.
 
-use super::{Finding, Subject, bundle, program::Program};
+use super::{
+    Finding, Outcome, Subject, bundle,
+    keys::pinned_line,
+    machines::{self, Machine, Reading, Unreadable},
+    program::Program,
+};
 use crate::{error::Kind, ssh::keys::host_alias};
 use std::{
     fs, io,
@@ -11,15 +16,21 @@ use std::{
 const CONNECT: &str = "darwin-vz-nix-connect";
 
 struct Facts {
-    /// The setting, with files in the place of their names.
-    lines: Vec<String>,
+    /// The builders, as far as Nix can read them, in each of its ways.
+    readings: [Result<Vec<Machine>, Unreadable>; 2],
     /// The setting as it was given.
     setting: String,
+    /// Nix asks builders at all.
+    asks: bool,
+    /// This computer's own system, for which a builder builds that names none.
+    own_system: String,
     alias: String,
     /// The direct door's program in the machine's directory.
     connect: PathBuf,
     /// Nix's name for the guest's kind, if the bundle tells.
     system: Option<String>,
+    /// The line of `known_hosts` with the guest's host key, if it has one.
+    pinned: Option<String>,
     /// Whether a file is there.
     exists: fn(&Path) -> io::Result<bool>,
 }
@@ -38,11 +49,14 @@ pub async fn check(subject: &Subject) -> Finding {
     };
     let setting = read_setting(&text, "builders").unwrap_or_default();
     judge(&Facts {
-        lines: machines(&setting, |path| fs::read_to_string(path)),
+        readings: read_both(&setting, &|path: &Path| fs::read_to_string(path)),
         setting,
+        asks: read_setting(&text, "build-hook").is_none_or(|hook| !hook.is_empty()),
+        own_system: read_setting(&text, "system").unwrap_or_default(),
         alias: host_alias(&subject.machine),
         connect: subject.dir().connect_program(),
         system: bundle::fit(subject).await.map(|bundle| format!("{}-linux", bundle.arch)),
+        pinned: pinned_line(&subject.dir(), &subject.machine),
         exists: |path| path.try_exists(),
     })
 }
@@ -71,19 +85,6 @@ fn read_setting(text: &str, name: &str) -> Option<String> {
     Some(std::iter::once(first.as_str()).chain(rest).collect::<Vec<_>>().join("\n"))
 }
 
-/// Lines of builders: separated by newlines or semicolons, `@FILE` for those of a file. A file that is missing has none.
-fn machines(setting: &str, read: impl Fn(&Path) -> io::Result<String>) -> Vec<String> {
-    let mut lines = Vec::new();
-    for item in setting.split(['\n', ';']).map(str::trim) {
-        match item.strip_prefix('@') {
-            Some(path) => lines.extend(read(Path::new(path)).unwrap_or_default().lines().map(str::to_owned)),
-            None => lines.push(item.to_owned()),
-        }
-    }
-    let uncommented = lines.iter().map(|line| line.split('#').next().unwrap_or_default().trim());
-    uncommented.filter(|line| !line.is_empty()).map(str::to_owned).collect()
-}
-
 /// How a builder's line leads to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Door {
@@ -91,9 +92,8 @@ enum Door {
     Ssh,
 }
 
-/// The door that a line means, if it means this machine at all.
-fn door(line: &str, alias: &str, connect: &Path) -> Option<Door> {
-    let address = line.split_whitespace().next()?;
+/// The door that a builder means, if it means this machine at all.
+fn door(address: &str, alias: &str, connect: &Path) -> Option<Door> {
     if let Some((_, program)) = address.split_once("remote-program=") {
         let program = PathBuf::from(unescaped(program.split('&').next()?));
         let name = program.file_name()?.to_str()?;
@@ -127,32 +127,101 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&unescaped).into_owned()
 }
 
+const TAKE: &str = "take the line that `darwin-vz-nix nix-config` prints";
+
+fn read_both(setting: &str, file: &impl Fn(&Path) -> io::Result<String>) -> [Result<Vec<Machine>, Unreadable>; 2] {
+    [Reading::Trimmed, Reading::Split].map(|reading| machines::read(setting, reading, file))
+}
+
 fn judge(facts: &Facts) -> Finding {
-    let found = facts.lines.iter().find_map(|line| Some((line, door(line, &facts.alias, &facts.connect)?)));
-    let Some((line, door)) = found else {
+    let [first, second] = facts.readings.each_ref().map(|machines| judge_list(facts, machines));
+    if first.outcome == second.outcome {
+        return first;
+    }
+    let good = |finding: &Finding| matches!(finding.outcome, Outcome::Ok | Outcome::NotApplicable);
+    let worse = if second.outcome == Outcome::Failed || good(&first) { second } else { first };
+    worse
+        .hint("versions of Nix read this list in two ways: give each builder and each @FILE a line that begins with it")
+}
+
+fn judge_list(facts: &Facts, machines: &Result<Vec<Machine>, Unreadable>) -> Finding {
+    let machines = match machines {
+        Ok(machines) => machines,
+        Err(Unreadable::File { path, why }) if why.kind() == io::ErrorKind::PermissionDenied => {
+            return Finding::not_applicable(format!("{} is not for this user to read", path.display()))
+                .hint("run this as root, as Nix's daemon does");
+        }
+        Err(why) => {
+            return Finding::failed(
+                Kind::Config,
+                format!("Nix cannot read its list of builders, and asks none: {why}"),
+            )
+            .hint(format!("mend what the setting builders says: {}", short(&facts.setting)));
+        }
+    };
+    let ours =
+        machines.iter().filter_map(|machine| Some((machine, door(&machine.address, &facts.alias, &facts.connect)?)));
+    let mut findings: Vec<_> = ours.map(|(machine, door)| judge_one(facts, machine, &door)).collect();
+    if findings.is_empty() {
         let setting = if facts.setting.is_empty() { "empty" } else { &facts.setting };
         return Finding::warning(format!("Nix sends no build to the machine (builders is {})", short(setting)))
             .hint("`darwin-vz-nix nix-config` prints what it needs, or enable the nix-darwin module");
-    };
-    let systems = line.split_whitespace().nth(1).unwrap_or("-");
-    if let Some(system) = &facts.system
-        && !systems.split(',').any(|known| known == system)
-    {
-        return Finding::failed(
-            Kind::Config,
-            format!("Nix sends it builds for {systems}, and the guest builds for {system}"),
-        )
-        .hint("take the line that `darwin-vz-nix nix-config` prints");
     }
-    match door {
-        // A program that may not be looked at may be there.
-        Door::Direct(program) if !(facts.exists)(&program).unwrap_or(true) => {
-            let evidence = format!("Nix is to run {}, which is missing", program.display());
-            Finding::failed(Kind::Config, evidence).hint("take the line that `darwin-vz-nix nix-config` prints")
+    if !facts.asks {
+        return Finding::failed(Kind::Config, "Nix asks no builder: its setting build-hook is empty")
+            .hint("remove build-hook from nix.conf");
+    }
+    // Nix takes the first that it can use.
+    let best = |wanted| findings.iter().position(|finding| finding.outcome == wanted);
+    let index = best(Outcome::Ok).or(best(Outcome::Warning)).unwrap_or(0);
+    findings.swap_remove(index)
+}
+
+/// One line that means the machine, as Nix takes it for a build without wishes.
+fn judge_one(facts: &Facts, machine: &Machine, door: &Door) -> Finding {
+    let failed = |evidence: String| Finding::failed(Kind::Config, evidence).hint(TAKE);
+    let own = std::slice::from_ref(&facts.own_system);
+    let systems = if machine.systems.is_empty() { own } else { &machine.systems };
+    let shown = systems.join(",");
+    if let Some(system) = facts.system.as_ref().filter(|system| !systems.contains(system)) {
+        return failed(format!("Nix sends it builds for {shown}, and the guest builds for {system}"));
+    }
+    if machine.jobs == 0 {
+        return failed("Nix may have it do 0 builds at a time: builds for it wait for ever".to_owned());
+    }
+    if let Door::Direct(program) = door {
+        let shown = program.display();
+        if !machine.address.starts_with("ssh-ng://") {
+            return failed(format!("Nix speaks {} there, and the direct door is for ssh-ng://", machine.address));
         }
-        Door::Direct(_) => Finding::ok(format!("Nix sends builds for {systems} through the direct door")),
-        Door::Ssh => Finding::ok(format!("Nix sends builds for {systems} through ssh")),
+        if program.to_string_lossy().contains(|c: char| c.is_ascii_whitespace()) {
+            let evidence = format!("Nix cannot run {shown}: it takes what follows a blank for an argument");
+            return Finding::failed(Kind::Config, evidence).hint("have the state directory at a path without blanks");
+        }
+        // A program that may not be looked at may be there.
+        if !(facts.exists)(program).unwrap_or(true) {
+            return failed(format!("Nix is to run {shown}, which is missing"));
+        }
     }
+    if *door == Door::Ssh {
+        let key = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        let pinned = facts.pinned.as_deref().and_then(|line| line.split_once(' ')).map(|(_, public)| key(public));
+        if let (Some(pinned), Some(told)) = (pinned, &machine.host_key)
+            && key(told) != pinned
+        {
+            return failed("Nix wants another host key than the guest has".to_owned());
+        }
+        if let Some(file) = machine.ssh_key.as_ref().filter(|file| !(facts.exists)(file).unwrap_or(true)) {
+            return failed(format!("Nix is to log in with {}, which is missing", file.display()));
+        }
+    }
+    if !machine.mandatory.is_empty() {
+        let features = machine.mandatory.join(",");
+        return Finding::warning(format!("Nix sends it only builds that ask for {features}, and refuses others"))
+            .hint("for all builds, have - as the seventh field of its line");
+    }
+    let way = if *door == Door::Ssh { "ssh" } else { "the direct door" };
+    Finding::ok(format!("Nix sends builds for {shown} through {way}"))
 }
 
 fn short(text: &str) -> String {
@@ -163,10 +232,10 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Outcome;
 
-    const DIRECT: &str = "ssh-ng://localhost?remote-program=/s%20t/machines/builder/darwin-vz-nix-connect x86_64-linux - 4 1 benchmark - -";
-    const SSH: &str = "ssh-ng://builder@darwin-vz-builder aarch64-linux /s/id_ed25519 4 1 big-parallel - c3No";
+    const DIRECT: &str = "ssh-ng://localhost?remote-program=/s%25t/machines/builder/darwin-vz-nix-connect x86_64-linux - 4 1 benchmark - -";
+    const SSH: &str =
+        "ssh-ng://builder@darwin-vz-builder aarch64-linux /s/id_ed25519 4 1 big-parallel - c3NoLWVkMjU1MTkgQUFBQQ==";
 
     fn judged(setting: &str, files: &[(&str, &str)]) -> Finding {
         let read = |path: &Path| {
@@ -174,10 +243,13 @@ mod tests {
             found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
         };
         judge(&Facts {
-            lines: machines(setting, read),
+            readings: read_both(setting, &read),
             setting: setting.to_owned(),
+            asks: true,
+            own_system: "x86_64-linux".to_owned(),
+            pinned: Some("darwin-vz-builder ssh-ed25519 AAAA\n".to_owned()),
             alias: "darwin-vz-builder".to_owned(),
-            connect: "/s t/machines/builder/darwin-vz-nix-connect".into(),
+            connect: "/s%t/machines/builder/darwin-vz-nix-connect".into(),
             system: Some(if setting.contains("aarch64") { "aarch64-linux" } else { "x86_64-linux" }.to_owned()),
             exists: |path| Ok(!path.starts_with("/gone")),
         })
@@ -221,6 +293,69 @@ mod tests {
         assert!(finding.evidence.contains("which is missing"), "{finding:?}");
         let foreign = DIRECT.replace("x86_64-linux", "i686-linux");
         assert!(judged(&foreign, &[]).evidence.contains("the guest builds for x86_64-linux"));
+    }
+
+    #[test]
+    fn a_line_that_nix_does_not_use_is_no_way_in() {
+        let failed = Outcome::Failed;
+        for (from, to, outcome, said) in [
+            ("- 4 1", "- 0 1", failed, "0 builds at a time"),
+            ("benchmark - -", "- kvm,benchmark -", Outcome::Warning, "only builds that ask for kvm,benchmark"),
+            ("ssh-ng://", "ssh://", failed, "Nix speaks ssh://"),
+            ("s%25t", "s%20t", failed, "what follows a blank"),
+            ("s%25t", "s%09t", failed, "what follows a blank"),
+            ("- 4 1", "- four 1", failed, "Nix cannot read its list of builders, and asks none"),
+            (" - 4", " - -", Outcome::Ok, "through the direct door"),
+            ("x86_64-linux", "-", Outcome::Ok, "builds for x86_64-linux"),
+        ] {
+            let line = DIRECT.replace(from, to);
+            assert_ne!(line, DIRECT, "{from}");
+            let connect = if to.contains("t") && to.contains('%') {
+                to.replace("%20", " ").replace("%09", "\t")
+            } else {
+                "s%t".to_owned()
+            };
+            let facts = Facts {
+                readings: read_both(&line, &|_: &Path| Err(io::ErrorKind::NotFound.into())),
+                setting: line.clone(),
+                asks: true,
+                own_system: "x86_64-linux".to_owned(),
+                alias: "darwin-vz-builder".to_owned(),
+                connect: format!("/{connect}/machines/builder/darwin-vz-nix-connect").into(),
+                system: Some("x86_64-linux".to_owned()),
+                pinned: None,
+                exists: |_| Ok(true),
+            };
+            let finding = judge(&facts);
+            assert_eq!(finding.outcome, outcome, "{line}: {finding:?}");
+            assert!(finding.evidence.contains(said), "{line}: {finding:?}");
+        }
+        for (from, to, said) in [
+            ("c3NoLWVkMjU1MTkgQUFBQQ==", "c3NoLWVkMjU1MTkgQkJCQg==", "another host key"),
+            ("/s/id_ed25519", "/gone/id_ed25519", "/gone/id_ed25519, which is missing"),
+        ] {
+            let finding = judged(&SSH.replace(from, to), &[]);
+            assert!(finding.outcome == failed && finding.evidence.contains(said), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_lines_the_one_counts_that_nix_can_use() {
+        let useless = DIRECT.replace("- 4 1", "- 0 1");
+        assert_eq!(judged(&format!("{useless} ; {DIRECT}"), &[]).outcome, Outcome::Ok);
+        assert_eq!(judged(&format!("{useless} ; {useless}"), &[]).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn files_in_files_lead_to_the_machine_or_nowhere() {
+        let files = [("/etc/nix/machines", "@/etc/nix/more"), ("/etc/nix/more", DIRECT), ("/l", "@/l")];
+        assert_eq!(judged("@/etc/nix/machines", &files).outcome, Outcome::Ok);
+        assert_eq!(judged("@ /etc/nix/more", &files).outcome, Outcome::Ok);
+        let parting = judged("@/none ; @/etc/nix/more", &files);
+        assert_eq!((parting.outcome, parting.hints.len()), (Outcome::Warning, 2), "{parting:?}");
+        assert_eq!(judged(&format!("{DIRECT} ; "), &files).outcome, Outcome::Failed);
+        let circle = judged("@/l", &files);
+        assert!(circle.outcome == Outcome::Failed && circle.evidence.contains("back to itself"), "{circle:?}");
     }
 
     #[test]

@@ -1,8 +1,14 @@
 //! What root's ssh knows of the machine: Nix's daemon is root, and takes the ssh door by that.
 
-use super::{Finding, Subject, keys::pinned_line, program::Program, settings};
+use super::{
+    Finding, Subject,
+    keys::pinned_line,
+    program::Program,
+    settings,
+    ssh_spoilers::{self, Spoiled, Wanted},
+};
 use crate::{error::Kind, ssh::keys::host_alias};
-use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::Path, time::Duration};
 
 /// Read by every user's ssh; all that root's reads, unless root has a file of its own.
 const SYSTEM: &str = "/etc/ssh/ssh_config";
@@ -13,6 +19,8 @@ struct Facts {
     config: Config,
     /// Where the machine is reached.
     listen: SocketAddr,
+    /// How long a guest may take to come up.
+    boot: Duration,
     /// The guest's user, if the bundle tells.
     user: Option<String>,
     /// The line that must be in `known_hosts`.
@@ -46,6 +54,7 @@ pub async fn check(subject: &Subject) -> Finding {
         alias,
         config: Config::read(&said.stdout),
         listen: listening.unwrap_or(settings.listen),
+        boot: settings.boot_timeout,
         user: super::bundle::fit(subject).await.map(|bundle| bundle.ssh_user),
         pinned: pinned_line(&subject.dir(), &subject.machine),
         exists: |path| path.try_exists(),
@@ -62,10 +71,11 @@ fn ask(ssh: Program, user: u32, alias: &str) -> Program {
 
 /// What `ssh -G` prints: a setting on each line, some of them often.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Config(BTreeMap<String, Vec<String>>);
+pub struct Config(BTreeMap<String, Vec<String>>);
 
 impl Config {
-    fn read(text: &str) -> Config {
+    /// Reads it.
+    pub fn read(text: &str) -> Config {
         let mut config = Config::default();
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
             config.0.entry(key.to_owned()).or_default().push(value.to_owned());
@@ -73,11 +83,13 @@ impl Config {
         config
     }
 
-    fn first(&self, key: &str) -> &str {
+    /// The first value of an option, or nothing.
+    pub fn first(&self, key: &str) -> &str {
         self.all(key).first().map_or("", String::as_str)
     }
 
-    fn all(&self, key: &str) -> &[String] {
+    /// All values of an option.
+    pub fn all(&self, key: &str) -> &[String] {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 }
@@ -113,16 +125,29 @@ fn judge(facts: &Facts) -> Finding {
             faults.push(format!("{files} has another host key, or none"));
         }
     }
-    let strict = config.first("stricthostkeychecking");
+    let mut risks = Vec::new();
+    let wanted = Wanted { address: facts.listen.ip(), boot: facts.boot, exists: facts.exists };
+    for spoiled in ssh_spoilers::find(config, &wanted) {
+        match spoiled {
+            Spoiled::Broken(why) => faults.push(why),
+            Spoiled::Risky(why) => risks.push(why),
+        }
+    }
+    if !["true", "yes"].contains(&config.first("stricthostkeychecking")) {
+        risks.insert(0, "does not insist on its host key".to_owned());
+    }
     match faults.first() {
         Some(fault) => {
             let more = if faults.len() > 1 { format!("; {}", faults[1..].join("; ")) } else { String::new() };
             Finding::failed(Kind::Config, format!("ssh knows {alias}, but {fault}{more}"))
                 .hint("take what `darwin-vz-nix nix-config --door ssh` prints, or activate the nix-darwin module anew")
+                .hint(format!(
+                    "if another block has it, ssh must read that one after the machine's; see `ssh -G {alias}`"
+                ))
         }
-        None if !["true", "yes"].contains(&strict) => {
-            Finding::warning(format!("ssh reaches {alias} at {reached}, but does not insist on its host key"))
-                .hint("set StrictHostKeyChecking to yes, as `darwin-vz-nix nix-config --only ssh` has it")
+        None if !risks.is_empty() => {
+            Finding::warning(format!("ssh reaches {alias} at {reached}, but {}", risks.join("; ")))
+                .hint("have ssh read the block that `darwin-vz-nix nix-config --door ssh` prints before any `Host *`")
         }
         None => Finding::ok(format!("ssh reaches {alias} at {reached}, with its key and host key")),
     }
@@ -146,6 +171,7 @@ mod tests {
             alias: "darwin-vz-builder".to_owned(),
             config: Config::read(config),
             listen: "127.0.0.1:31122".parse().unwrap(),
+            boot: Duration::from_secs(180),
             user: Some("builder".to_owned()),
             pinned: Some("darwin-vz-builder ssh-ed25519 AAAA\n".to_owned()),
             exists: |path| Ok(path == Path::new("/var/lib/x y/id_ed25519")),
@@ -174,6 +200,11 @@ mod tests {
             let finding = judge(&facts(&KNOWN.replace(from, to)));
             assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)));
             assert!(finding.evidence.contains(expected), "{expected}: {finding:?}");
+        }
+        for spoiler in ["requesttty force", "connecttimeout 10", "proxyjump bastion"] {
+            let finding = judge(&facts(&format!("{KNOWN}{spoiler}\n")));
+            assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)), "{spoiler}");
+            assert!(finding.evidence.contains(spoiler.split(' ').next().unwrap()), "{finding:?}");
         }
         let lax = judge(&facts(&KNOWN.replace("checking true", "checking accept-new")));
         assert_eq!(lax.outcome, Outcome::Warning);

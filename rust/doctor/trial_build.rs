@@ -80,9 +80,7 @@ fn derivation(system: &str, now: SystemTime) -> String {
 fn judge(facts: &Facts) -> Finding {
     let hint = "see the guest's side: `darwin-vz-nix logs`, `darwin-vz-nix logs --console`";
     if !facts.nix.succeeded() {
-        let errors: Vec<_> =
-            facts.nix.stderr.lines().map(str::trim).filter(|line| line.starts_with("error:")).collect();
-        let why = errors.last().map_or_else(|| facts.nix.complaint(), |error| (*error).to_owned());
+        let why = last_error(&facts.nix.stderr).unwrap_or_else(|| facts.nix.complaint());
         return Finding::failed(Kind::Guest, format!("Nix could not build: {why}")).hint(hint);
     }
     let result = facts.result.as_deref().map(str::trim).unwrap_or_default();
@@ -98,6 +96,31 @@ fn judge(facts: &Facts) -> Finding {
         .hint("this computer's Nix builds for that system itself, or has another builder for it"),
         None => Finding::failed(Kind::Guest, format!("the result says {result:?}")).hint(hint),
     }
+}
+
+/// What Nix says last that it could not do, with the lines that belong to it: it may stand below an `error:` alone. Before it,
+/// what came of the builder, if Nix could not use that.
+fn last_error(stderr: &str) -> Option<String> {
+    let stderr = without_colours(stderr);
+    let lines: Vec<_> = stderr.lines().map(str::trim).collect();
+    let at = lines.iter().rposition(|line| line.starts_with("error:"))?;
+    let rest = lines[at + 1..].iter().skip_while(|line| lines[at] == "error:" && line.is_empty());
+    let rest = rest.take_while(|line| !line.is_empty());
+    let error = std::iter::once(&lines[at]).chain(rest).copied().collect::<Vec<_>>().join(" ");
+    let builder = lines.iter().rev().find(|line| line.starts_with("cannot build on "));
+    let text = builder.map_or_else(|| error.clone(), |builder| format!("{builder}; {error}"));
+    Some(if text.chars().count() > MOST { text.chars().take(MOST).chain(['…']).collect() } else { text })
+}
+
+/// Letters of an error that are shown.
+const MOST: usize = 600;
+
+/// Without the sequences that a terminal takes for colours.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let ended = |part: &str| part.find(|c: char| c.is_ascii_alphabetic()).map(|end| part[end + 1..].to_owned());
+    parts.fold(first, |text, part| text + &ended(part).unwrap_or_default())
 }
 
 /// A store for one build, removed with all that Nix made read-only in it.
@@ -168,6 +191,26 @@ mod tests {
         let finding = judge(&facts(1, stderr, None));
         assert_eq!(finding.evidence, "Nix could not build: error: Cannot build. Reason: required system");
         assert!(judge(&facts(1, "", None)).evidence.contains("exit code 1"));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_words_wherever_nix_puts_them() {
+        for (stderr, expected) in [
+            (
+                "error:\n       Unable to start any build;\n       remote machines lack a feature.\n\n       For more run 'man'\n",
+                "error: Unable to start any build; remote machines lack a feature.",
+            ),
+            ("error:\n\n  it is below a gap\n", "error: it is below a gap"),
+            ("\x1b[31;1merror:\x1b[0m\n  \x1b[35;1mred\x1b[0m words\n", "error: red words"),
+            (
+                "cannot build on 'ssh-ng://x': error: no way\nerror: gave up\n",
+                "cannot build on 'ssh-ng://x': error: no way; error: gave up",
+            ),
+            ("error:\n       … while reading\n\n       error: unexpected EOF\n", "error: unexpected EOF"),
+        ] {
+            assert_eq!(judge(&facts(1, stderr, None)).evidence, format!("Nix could not build: {expected}"));
+        }
+        assert!(last_error(&format!("error: {}", "x".repeat(5000))).unwrap().len() < 700);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod builders;
 #[path = "../common/mod.rs"]
 mod common;
 mod completions;
@@ -14,6 +15,7 @@ mod json;
 mod settings;
 #[cfg(target_os = "linux")]
 mod signals;
+mod ssh_block;
 mod state;
 mod strangers;
 mod terminal;

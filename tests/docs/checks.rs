@@ -139,6 +139,75 @@ impl Pages {
     }
 }
 
+/// Numbers that tables of another builder's options give for the module's defaults, `` `cores` (4) `` in the last column, where
+/// the module has another, and sentences that give a feature to another option than the module does.
+impl Pages {
+    /// See above. `known` is the reference of the options.
+    pub fn wrong_defaults(&self, below: &str, known: &Path) -> Vec<String> {
+        let reference = fs::read_to_string(self.root.join(known)).unwrap();
+        let default = |option: &str| -> Option<String> {
+            let section = reference.split("\n## ").find(|section| section.lines().next() == Some(option))?;
+            let line = section.lines().find_map(|line| line.strip_prefix("* default: "))?;
+            Some(line.trim_matches('`').trim_matches('"').to_owned())
+        };
+        let mut wrong = Vec::new();
+        let mut seen = 0;
+        for path in self.pages.keys().filter(|path| path.starts_with(below)) {
+            let text = fs::read_to_string(self.root.join(path)).unwrap();
+            for (number, line) in (1..).zip(text.lines()) {
+                let Some(cell) =
+                    line.trim_end_matches([' ', '|']).rsplit(" | ").next().filter(|_| line.starts_with('|'))
+                else {
+                    continue;
+                };
+                for (option, given) in defaults_given(cell) {
+                    let Some(default) = default(&option) else { continue };
+                    seen += 1;
+                    let given = match given.as_str() {
+                        "on" => "true",
+                        "off" => "false",
+                        given => given,
+                    };
+                    if default != given {
+                        wrong.push(format!(
+                            "{}:{number}: {option} is {default} by default, not {given}",
+                            path.display()
+                        ));
+                    }
+                }
+            }
+            // What comes with nested virtualization needs no line of its own.
+            for feature in ["kvm", "nixos-test"] {
+                let by_hand = text.split(['.', '|']).map(|sentence| sentence.replace('\n', " ")).find(|sentence| {
+                    sentence.contains(&format!("`{feature}`"))
+                        && (sentence.contains("you add") || sentence.contains("you want"))
+                });
+                let comes = default("supportedFeatures").is_some_and(|features| features.contains(feature));
+                if let Some(sentence) = by_hand.filter(|_| comes) {
+                    wrong.push(format!("{}: {feature} comes by itself:{sentence}", path.display()));
+                }
+            }
+        }
+        if seen == 0 {
+            wrong.push(format!("no default is given below {below}: the check has shrunk"));
+        }
+        wrong
+    }
+}
+
+/// `` `name` (value …) `` in a cell.
+fn defaults_given(cell: &str) -> Vec<(String, String)> {
+    let mut given = Vec::new();
+    for piece in cell.split("` (").collect::<Vec<_>>().windows(2) {
+        let option = piece[0].rsplit('`').next().unwrap_or_default();
+        let value = piece[1].split([')', ' ', ';', ',']).next().unwrap_or_default();
+        if option.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            given.push((option.to_owned(), value.to_owned()));
+        }
+    }
+    given
+}
+
 /// What a relative link means; `None` leads above the root.
 fn joined(page: &Path, link: &str) -> Option<PathBuf> {
     let mut path = page.parent()?.to_owned();

@@ -46,6 +46,45 @@ fn every_option_that_is_shown_exists() {
 }
 
 #[test]
+fn what_is_said_of_defaults_is_so() {
+    let reference = Path::new("docs/module-options.md");
+    none(pages().wrong_defaults("docs/migrating", reference));
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("docs")).unwrap();
+    let options = "# Options\n\n## port\n\n* type: integer\n* default: `31122`\n\n## onDemand\n\n* default: `true`\n\n## supportedFeatures\n\n* default: `[ \"kvm\" ]`\n";
+    fs::write(dir.path().join("docs/options.md"), options).unwrap();
+    for (page, wrong) in [
+        ("| `a` (1) | `port` (31122) |\n| `b` | `onDemand` (on), `port` (31122; a number) |\n", 0),
+        ("| `port` (1) | `port` (31122) |\n", 0),
+        ("| `a` | `port` (31222) |\n", 1),
+        ("| `a` | `port` (31122), `onDemand` (off) |\n", 1),
+        ("| `a` | `port` (31122) |\n\n`kvm`\nif you add it.\n", 1),
+        ("", 1),
+    ] {
+        fs::write(dir.path().join("docs/from.md"), page).unwrap();
+        let found = Pages::read(dir.path(), REPOSITORY).wrong_defaults("docs/from.md", Path::new("docs/options.md"));
+        assert_eq!(found.len(), wrong, "{page}: {found:?}");
+    }
+}
+
+/// `--rebuild` builds here, and asks no builder: as a proof that there is one, it shows nothing.
+#[test]
+fn no_build_that_is_shown_for_a_guest_is_a_rebuild() {
+    let mut seen = 0;
+    for (path, page) in pages().iter() {
+        let blocks = page.blocks.iter().map(|(_, line, code)| (*line, code.as_str()));
+        for (line, code) in blocks.chain(page.spans.iter().map(|(line, code)| (*line, code.as_str()))) {
+            for build in code.split("nix build").skip(1) {
+                seen += 1;
+                let guests = build.contains("-linux") || build.contains("--builders");
+                assert!(!(guests && build.contains("--rebuild")), "{}:{line}: {code}", path.display());
+            }
+        }
+    }
+    assert!(seen > 8, "there are {seen}: the test has shrunk");
+}
+
+#[test]
 fn every_file_of_settings_that_is_shown_can_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");

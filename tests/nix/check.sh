@@ -148,6 +148,23 @@ readme() {
 }
 readme
 
+part "the template, with nothing to fetch but the repository"
+# A copy, as git would have it; and no way to any input.
+mkdir "$work/repository"
+git ls-files --cached --others --exclude-standard flake.nix nix | xargs cp --parents -t "$work/repository"
+init() {
+  mkdir -p "$work/$1" && (cd "$work/$1" && env HOME="$work" https_proxy=http://127.0.0.1:1 http_proxy=http://127.0.0.1:1 \
+    "$DVN_TEST_NIX/nix" --extra-experimental-features 'nix-command flakes' --option flake-registry '' --option connect-timeout 1 \
+    --option download-attempts 1 flake init -t "path:$work/repository$2") &>"$work/out"
+}
+init mac '?dir=nix/templates' || bad "the template cannot be had: $(cat "$work/out")"
+diff -r nix/templates/mac "$work/mac" || bad "the template arrives as something else"
+# Otherwise this would show nothing.
+if init control '' && [ ! -e flake.lock ]; then bad "the flake itself needs no input: the test has one at hand"; fi
+# The command is shown where it is needed, with the place that exists.
+grep -rhoE "flake init -t [^ \`]+" README.md docs | sort -u >"$work/out"
+[ "$(cat "$work/out")" = "flake init -t 'github:darwin-vz-nix/darwin-vz-nix?dir=nix/templates'" ] || bad "the pages show: $(cat "$work/out")"
+
 if [ -n "${DVN_NIXPKGS:-}" ] || [ -n "${DVN_NIX_DARWIN:-}" ]; then
   : "${DVN_NIXPKGS:?is to be set, too}" "${DVN_NIX_DARWIN:?is to be set, too}"
   update=''

@@ -75,6 +75,25 @@ in
       modules = with' { port = 0; };
       says = "services.darwin-vz.port is 0";
     };
+    port-of-this-macs-sshd = {
+      modules = with' { port = 22; };
+      says = "where this Mac's own ssh server listens";
+    };
+    port-of-the-system = {
+      modules = with' { port = 1023; };
+      says = "a free port from 1024 up";
+    };
+    api-port-of-the-system = {
+      modules = with' { apiListen = "[::1]:80"; };
+      says = "Give a port from 1024 up";
+    };
+    api-with-the-port-of-ssh = {
+      modules = with' {
+        port = 31180;
+        apiListen = "[::1]:31180";
+      };
+      says = "with the port where ssh reaches the guest";
+    };
     api-for-other-computers = {
       modules = with' { apiListen = "0.0.0.0:31180"; };
       says = "Give a loopback address and a port";
@@ -90,6 +109,10 @@ in
     api-where-ssh-is = {
       modules = with' { apiListen = "127.0.0.1:31122"; };
       says = "where ssh reaches the guest";
+    };
+    no-distributed-builds = {
+      modules = plain [ { nix.distributedBuilds = false; } ];
+      says = "nix.distributedBuilds is false";
     };
     legacy-protocol-at-the-direct-door = {
       modules = with' { protocol = "ssh"; };
@@ -117,7 +140,97 @@ in
       modules = with' { workingDirectory = "/var/lib/../db"; };
       says = "without . and ..";
     };
-  };
+  }
+  # What the module sets elsewhere and a user sets, too: never the module system's own words, which name files of the module's.
+  //
+    builtins.mapAttrs
+      (name: case: {
+        modules = (if name == "start-that-is-for-once" then with' { onDemand = false; } else with' { }) ++ [
+          case.module
+        ];
+        inherit (case) says;
+      })
+      {
+        another-user-number = {
+          module.users.users._darwin-vz.uid = 4000;
+          says = "Set services.darwin-vz.uid instead";
+        };
+        another-group-of-the-user = {
+          module.users.users._darwin-vz.gid = 20;
+          says = "Set services.darwin-vz.gid instead";
+        };
+        another-group-number = {
+          module.users.groups._darwin-vz.gid = 4000;
+          says = "Set services.darwin-vz.gid instead";
+        };
+        another-home = {
+          module.users.users._darwin-vz.home = "/Users/builder";
+          says = "Set services.darwin-vz.workingDirectory instead";
+        };
+        another-command = {
+          module.launchd.daemons.darwin-vz.command = "/bin/true";
+          says = "Set services.darwin-vz.package instead";
+        };
+        another-user-of-the-job = {
+          module.launchd.daemons.darwin-vz.serviceConfig.UserName = "root";
+          says = "Set services.darwin-vz.user instead";
+        };
+        another-group-of-the-job = {
+          module.launchd.daemons.darwin-vz.serviceConfig.GroupName = "wheel";
+          says = "Set services.darwin-vz.group instead";
+        };
+        another-directory-of-the-job = {
+          module.launchd.daemons.darwin-vz.serviceConfig.WorkingDirectory = "/";
+          says = "Set services.darwin-vz.workingDirectory instead";
+        };
+        job-that-runs-at-load = {
+          module.launchd.daemons.darwin-vz.serviceConfig.RunAtLoad = true;
+          says = "Set services.darwin-vz.onDemand instead";
+        };
+        job-with-another-label = {
+          module.launchd.daemons.darwin-vz.serviceConfig.Label = "com.example.builder";
+          says = "serviceConfig.Label is set, and services.darwin-vz sets it, too";
+        };
+        job-that-is-killed-early = {
+          module.launchd.daemons.darwin-vz.serviceConfig.ExitTimeOut = 5;
+          says = "serviceConfig.ExitTimeOut is set, and services.darwin-vz sets it, too";
+        };
+        job-whose-files-all-may-read = {
+          module.launchd.daemons.darwin-vz.serviceConfig.Umask = 18;
+          says = "serviceConfig.Umask is set, and services.darwin-vz sets it, too";
+        };
+        job-with-another-home = {
+          module.launchd.daemons.darwin-vz.serviceConfig.EnvironmentVariables.HOME = "/";
+          says = "EnvironmentVariables.HOME is set, and services.darwin-vz sets it, too";
+        };
+        job-with-another-port = {
+          module.launchd.daemons.darwin-vz.serviceConfig.Sockets.Listeners.SockServiceName = "31200";
+          says = "Set services.darwin-vz.port instead";
+        };
+        job-for-other-computers = {
+          module.launchd.daemons.darwin-vz.serviceConfig.Sockets.Listeners.SockNodeName = "0.0.0.0";
+          says = "SockNodeName is set, and services.darwin-vz sets it, too";
+        };
+        start-that-is-for-once = {
+          module.launchd.daemons.darwin-vz-start.serviceConfig.RunAtLoad = false;
+          says = "Set services.darwin-vz.onDemand instead";
+        };
+        another-file-of-settings = {
+          module.environment.etc."darwin-vz-nix/config.toml".source = ./refused.nix;
+          says = "Set options of services.darwin-vz instead";
+        };
+        another-file-for-ssh = {
+          module.environment.etc."ssh/ssh_config.d/100-darwin-vz-nix.conf".source = ./refused.nix;
+          says = "Put hosts of your own into another file";
+        };
+        another-file-of-machines = {
+          module = {
+            nix.enable = false;
+            environment.etc."nix/machines".source = ./refused.nix;
+          };
+          says = "Give builders of your own as its text";
+        };
+      };
 
   throws = {
     misspelt-option = {
@@ -131,6 +244,10 @@ in
     no-cores = {
       modules = with' { cores = 0; };
       says = "services.darwin-vz.cores'";
+    };
+    proxy-of-two-lines = {
+      modules = with' { proxy.http = "http://a\nb=c"; };
+      says = "services.darwin-vz.proxy.http'";
     };
     port-out-of-range = {
       modules = with' { port = 70000; };

@@ -135,4 +135,78 @@ in
       services.darwin-vz.proxy.exceptions = "localhost,example";
     }
   ];
+  # Both spellings count, the lower one first, and nothing is as good as not there.
+  behind-a-proxy-in-capitals.modules = [
+    enabled
+    {
+      nix.envVars = {
+        HTTP_PROXY = "http://upper.example:3128";
+        HTTPS_PROXY = "http://upper.example:3128";
+        https_proxy = "http://lower.example:3128";
+        ftp_proxy = "";
+        FTP_PROXY = "http://ftp.example:3128";
+        ALL_PROXY = "socks5h://all.example:1080";
+        NO_PROXY = "localhost,.example";
+      };
+    }
+  ];
+  behind-a-proxy-on-the-mac.modules = [
+    enabled
+    {
+      nix.envVars = {
+        all_proxy = "http://user@127.0.0.1:3128";
+        no_proxy = "localhost";
+      };
+      services.darwin-vz.proxy.https = "http://localhost.example:3128";
+      services.darwin-vz.proxy.http = "";
+    }
+  ];
+
+  # What the module sets outside of its own options and a user may want otherwise.
+  own-choices.modules = [
+    enabled
+    {
+      nix.settings.builders-use-substitutes = false;
+      launchd.daemons.darwin-vz.serviceConfig = {
+        ProcessType = "Background";
+        StandardOutPath = "/var/log/builder.log";
+        StandardErrorPath = "/var/log/builder.log";
+        EnvironmentVariables.RUST_BACKTRACE = "1";
+      };
+      users.users._darwin-vz = {
+        description = "Builder";
+        isHidden = false;
+        shell = "/bin/sh";
+      };
+      users.groups._darwin-vz.description = "Builders";
+      environment.etc."newsyslog.d/darwin-vz-nix.conf".text = "# rotated elsewhere";
+    }
+    (
+      { lib, ... }:
+      {
+        environment.etc."ssh/ssh_config.d/100-darwin-vz-nix.conf".text = lib.mkAfter "# more";
+      }
+    )
+  ];
+  # A default of another module's does not switch the builder off.
+  others-defaults.modules = [
+    enabled
+    (
+      { lib, ... }:
+      {
+        nix.distributedBuilds = lib.mkDefault false;
+        nix.settings.builders-use-substitutes = lib.mkDefault false;
+      }
+    )
+  ];
+  own-machines-beside-ours.modules = [
+    enabled
+    { nix.enable = false; }
+    (
+      { lib, ... }:
+      {
+        environment.etc."nix/machines".text = lib.mkAfter "ssh://other i686-linux";
+      }
+    )
+  ];
 }

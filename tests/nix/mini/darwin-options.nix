@@ -26,13 +26,18 @@ in
     assertions = opt (t.listOf t.raw) [ ];
     warnings = opt (t.listOf t.str) [ ];
     environment.etc = opt (t.attrsOf (
-      t.submodule {
-        options = {
-          enable = opt t.bool true;
-          text = nullOr t.lines;
-          source = nullOr t.path;
-        };
-      }
+      t.submodule (
+        { config, ... }:
+        {
+          options = {
+            enable = opt t.bool true;
+            text = nullOr t.lines;
+            source = nullOr t.path;
+          };
+          # As there: of a text a file is made.
+          config.source = lib.mkIf (config.text != null) (lib.mkDefault (pkgs.writeText "etc" config.text));
+        }
+      )
     )) { };
     environment.systemPackages = opt (t.listOf t.package) [ ];
     security.pki.certificateFiles = opt (t.listOf t.path) [ ];

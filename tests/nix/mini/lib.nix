@@ -536,6 +536,11 @@ let
         ) s
       ) > 1;
     toInt = builtins.fromJSON;
+    toUpper =
+      let
+        letters = text: filter (c: isString c && c != "") (builtins.split "" text);
+      in
+      replaceStrings (letters "abcdefghijklmnopqrstuvwxyz") (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
     concatStrings = concatStringsSep "";
     range = first: last: genList (n: first + n) (last - first + 1);
     splitString = sep: s: filter isString (builtins.split (replaceStrings [ "." ] [ "\\." ] sep) s);
