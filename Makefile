@@ -12,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks clean
+.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,7 +22,7 @@ demo: setup ## watch a build start a VM, run in it, and the VM stop
 	guests $(firstword $(GUESTS))
 	tests/tools/demo.sh
 
-test: checks ## everything but the benchmarks
+test: tests-setup ## everything but the benchmarks
 	@source tests/tools/env.sh
 	guests $(GUESTS)
 	with_swift
@@ -114,8 +114,11 @@ guest: setup ## the test guests' bundles; prints their paths
 setup: ## install what the others need
 	@tests/tools/setup.sh
 
-checks: ## the same for tests and linters: Swift, too
+checks: ## the same for linters: Swift, too
 	@tests/tools/setup.sh checks
+
+tests-setup: ## the same for tests: old and new versions of Nix, too
+	@tests/tools/setup.sh tests
 
 clean: ## what was built in this tree; the cache stays
 	@cargo clean --quiet
