@@ -72,7 +72,7 @@ fn build(lab: &Lab, nix: &mut Command, name: &str, input: &str) -> (Output, Stri
     (output, text)
 }
 
-/// Everything that a client does at a door: asks whether somebody answers, builds, copies both ways, looks at paths.
+/// Everything that a client does at a door: asks whether the machine answers, builds, copies both ways, looks at paths.
 fn use_door(lab: &Lab, client: &Client, door: Door) {
     let (suite, address) = (client.suite, address(lab, door));
     let name = |what: &str| format!("{suite}-{}-{what}", door.name());
@@ -80,31 +80,37 @@ fn use_door(lab: &Lab, client: &Client, door: Door) {
 
     nix(&["store", client.info(), "--store", &address]);
 
-    // As a builder, named by the setting and by a file.
+    // As a builder, which the setting names.
     let input = add(lab, &name("input"));
     let (output, text) = build(lab, &mut lab.nix("nix-build", door), &name("build"), &input);
     assert_eq!(text, format!("{}\n", name("input")));
     let log = stderr(&output);
     assert!(log.contains(&format!("built {}", name("build"))) && log.contains("on 'ssh-ng://"), "{log}");
-    let machines = lab.dir.path().join(name("machines"));
-    fs::write(&machines, lab.ok(&["nix-config", "--only", "builders", "--door", door.name()])).unwrap();
-    let mut by_file = lab.nix("nix-build", door);
-    by_file.arg("--builders").arg(format!("@{}", machines.display()));
-    assert_eq!(build(lab, &mut by_file, &name("by-file"), &input).1, text);
 
     // As a store: to it, in it, from it.
     let copied = add(lab, &name("copied"));
     nix(&["copy", "--to", &address, &copied]);
-    assert_eq!(lab.ssh(&format!("cat {copied}")), format!("{}\n", name("copied")));
     let mut there = lab.nix("nix-build", door);
-    there.args(["--store", &address, "--no-out-link", "-E", &derivation(&name("there"), "echo there >$out")]);
+    let script = format!("cat {copied} >$out");
+    there.args(["--store", &address, "--no-out-link", "-E", &derivation(&name("there"), &script)]);
     let there = run(&mut there, &name("there"));
     assert!(!lab.result(&there).exists(), "built in the guest's store, {there} is in the host's already");
     assert_eq!(nix(&["path-info", "--store", &address, &copied, &there]).lines().count(), 2);
-    let unknown = lab.nix("nix", door).args(["path-info", "--store", &address, &absent()]).output().unwrap();
-    assert!(!unknown.status.success() && stderr(&unknown).contains("is not valid"), "{}", stderr(&unknown));
     nix(&["copy", "--no-check-sigs", "--from", &address, &there]);
-    assert_eq!(fs::read_to_string(lab.result(&there)).unwrap(), "there\n");
+    assert_eq!(fs::read_to_string(lab.result(&there)).unwrap(), format!("{}\n", name("copied")));
+}
+
+/// What does not depend on the door: a builder that a file names, and a question about a path that the guest has not.
+fn use_file(lab: &Lab, client: &Client) {
+    let door = Door::Direct;
+    let machines = lab.dir.path().join("machines");
+    fs::write(&machines, lab.ok(&["nix-config", "--only", "builders"])).unwrap();
+    let mut nix = lab.nix("nix-build", door);
+    nix.arg("--builders").arg(format!("@{}", machines.display()));
+    let name = format!("{}-by-file", client.suite);
+    assert_eq!(build(lab, &mut nix, &name, &add(lab, &format!("{name}-input"))).1, format!("{name}-input\n"));
+    let unknown = lab.nix("nix", door).args(["path-info", "--store", &address(lab, door), &absent()]).output().unwrap();
+    assert!(!unknown.status.success() && stderr(&unknown).contains("is not valid"), "{}", stderr(&unknown));
 }
 
 /// A path that no store has.
@@ -129,6 +135,7 @@ fn every_version_of_nix_asks_builds_and_copies_through_both_doors() {
         for door in [Door::Direct, Door::Ssh] {
             use_door(&lab, client, door);
         }
+        use_file(&lab, client);
         consult_doctor(&lab);
     }
     assert_eq!(lab.boots(), 1);
