@@ -52,7 +52,8 @@ pub async fn check(subject: &Subject) -> Finding {
     };
     let begun = SystemTime::now();
     let nix = nix
-        .args(["build", "--extra-experimental-features", "nix-command", "--impure", "--no-link", "--print-out-paths"])
+        // Not --print-out-paths, which came with 2.9.
+        .args(["build", "--extra-experimental-features", "nix-command", "--impure", "--no-link", "--json"])
         .args(["--store", &format!("local?root={}", store.path().display())])
         .args(["--max-jobs", "0", "--builders", &builders])
         .args(["--option", "substitute", "false", "--option", "builders-use-substitutes", "false"])
@@ -61,11 +62,17 @@ pub async fn check(subject: &Subject) -> Finding {
     match nix.run().await {
         Ok(nix) => {
             let took = begun.elapsed().unwrap_or_default();
-            let result = store.read(nix.stdout.trim());
+            let result = output(&nix.stdout).and_then(|path| store.read(&path));
             judge(&Facts { nix, result, guest_boot, took })
         }
         Err(why) => failed(why),
     }
+}
+
+/// The path in what `nix build --json` prints of one derivation.
+fn output(json: &str) -> Option<String> {
+    let built: serde_json::Value = serde_json::from_str(json).ok()?;
+    Some(built[0]["outputs"]["out"].as_str()?.to_owned())
 }
 
 /// Another one each time, or an old result would do.
@@ -182,6 +189,18 @@ mod tests {
         assert_eq!((elsewhere.outcome, elsewhere.kind), (Outcome::Failed, Some(Kind::Config)));
         for result in [None, Some(""), Some("odd")] {
             assert_eq!(judge(&facts(0, "", result)).outcome, Outcome::Failed, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn the_output_is_found_in_what_every_version_of_nix_prints() {
+        let old = r#"[{"drvPath":"/nix/store/abc-x.drv","outputs":{"out":"/nix/store/abc-x"}}]"#;
+        let new = r#"[{"drvPath":"/nix/store/abc-x.drv","outputs":{"out":"/nix/store/abc-x"},"startTime":1796033532,"stopTime":1796033532}]"#;
+        for json in [old, new] {
+            assert_eq!(output(&format!("{json}\n")).as_deref(), Some("/nix/store/abc-x"));
+        }
+        for nothing in ["", "[]", "[{}]", "null"] {
+            assert_eq!(output(nothing), None, "{nothing:?}");
         }
     }
 

@@ -12,6 +12,10 @@
 set -euo pipefail
 export LC_ALL=C
 umask 022
+# shellcheck source=tests/tools/lib.sh
+. "$(dirname "$0")/../tools/lib.sh"
+# shellcheck source=tests/tools/debian.sh
+. "$(dirname "$0")/../tools/debian.sh"
 
 kernel_suite=bookworm # QEMU 7.2 crashes with newer kernels under TCG
 user_suite=trixie     # bookworm's Nix is too old for local-overlay-store
@@ -21,11 +25,9 @@ unwanted='^(adduser|base-passwd|bzip2|curl|debconf|debianutils|gcc-.*-base|init-
 
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
-cache=${DVN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/darwin-vz-nix}
 say() { echo "guest: $*" >&2; }
-die() { say "$*"; exit 1; }
 
-arch='' agent='' out='' update=
+arguments=("$@") arch='' agent='' out='' update=
 while [ $# -gt 0 ]; do
   case $1 in
     --arch) arch=${2:?} && shift 2 ;;
@@ -46,83 +48,33 @@ for tool in apt-get debugfs dpkg-deb gzip lz4 mke2fs readelf sha256sum xz zstd; 
 done
 PATH=$PATH:/usr/sbin:/sbin
 
-mkdir -p "$cache"/{debs,guests,packages}
-cache=$(cd "$cache" && pwd)
+mkdir -p "$DVN_CACHE"/{debs,guests,packages}
+cache=$(cd "$DVN_CACHE" && pwd)
 work=$(mktemp -d "$cache/guests/.building.XXXXXX")
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 
-# --- packages: resolved and fetched with a private apt, from the mirror this machine uses itself --------------------------
+# --- packages --------------------------------------------------------------------------------------------------------------
 
-mirror() { # the first Debian archive of this machine that is not the security archive
-  { { cat /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } |
-      awk '/^#/ {next} /^URIs:/ {uri=$2} /^Suites:/ && !/security/ {print uri}'
-    { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null || true; } |
-      sed -n 's/^deb[[:space:]]\+\(\[[^]]*\][[:space:]]*\)\?\([^[:space:]]\+\)[[:space:]]\+\([^[:space:]]\+\).*/\2 \3/p' |
-      awk '$2 !~ /security/ {print $1}'
-  } | awk '/debian/ {print; exit}'
-}
+debian_state=$work/apt debian_arch=$deb
 
-private_apt() { # private_apt SUITE COMMAND...
-  local suite=$1 root=$work/apt-$1
-  shift
-  if [ ! -d "$root" ]; then
-    local archive
-    archive=$(mirror)
-    [ -n "$archive" ] || die "no Debian archive among this machine's apt sources (/etc/apt/sources.list, sources.list.d)"
-    mkdir -p "$root"/{lists/partial,archives/partial,etc}
-    : >"$root/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main" >"$root/etc/sources.list"
-    private_apt "$suite" apt-get update
-  fi
-  local program=$1
-  shift
-  "$program" -qq -o Dir::Etc::sourcelist="$root/etc/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-    -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
-    -o Dir::State="$root" -o Dir::State::lists="$root/lists" -o Dir::State::status="$root/status" \
-    -o Dir::Cache="$root" -o Dir::Cache::archives="$root/archives" -o Acquire::Languages=none \
-    -o APT::Architecture=$deb -o APT::Architectures=$deb -o APT::Sandbox::User="$(id -un)" \
-    -o APT::Install-Recommends=false "$@"
-}
-
+# shellcheck disable=SC2317  # called by debian_list
 resolve() { # prints "SUITE FILE.deb", one a line
-  local image
-  image=$(private_apt $kernel_suite apt-cache show $kernel_package | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n1)
+  local image suite file
+  debian_index "$kernel_suite"
+  image=$(debian_apt "$kernel_suite" apt-cache show "$kernel_package" | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n1)
   [ -n "$image" ] || die "$kernel_package of $kernel_suite names no kernel"
-  private_apt $kernel_suite apt-get --print-uris download "$image" | awk -v s=$kernel_suite '{print s, $2}'
+  debian_apt "$kernel_suite" apt-get --print-uris download "$image" | awk -v s="$kernel_suite" '{print s, $2}'
   # shellcheck disable=SC2086 # a list of words
-  private_apt $user_suite apt-get --print-uris install $user_packages | awk '{print $2}' |
-    while IFS=_ read -r name rest; do
-      [[ $name =~ $unwanted ]] || echo "$user_suite ${name}_$rest"
-    done
-}
-
-fetch() { # fetch PACKAGE-LIST: what is not in the cache yet
-  local suite file dir=$work/fetched
-  local -A wanted=()
-  while read -r suite file; do
-    [ -e "$cache/debs/$file" ] && continue
-    local name=${file%%_*} version=${file#*_}
-    version=${version%_*}
-    wanted[$suite]+=" $name=${version//%3a/:}"
-  done <"$1"
-  mkdir -p "$dir"
-  for suite in "${!wanted[@]}"; do
-    say "fetching $(wc -w <<<"${wanted[$suite]}") packages of $suite"
-    # shellcheck disable=SC2086 # a list of words
-    (cd "$dir" && private_apt "$suite" apt-get download ${wanted[$suite]})
+  debian_closure $user_suite $user_packages | while read -r suite file; do
+    [[ ${file%%_*} =~ $unwanted ]] || echo "$suite $file"
   done
-  find "$dir" -name '*.deb' -exec mv -t "$cache/debs" {} +
 }
 
-# The package list belongs to this script's text, so that a change of it resolves anew.
-list=$cache/packages/$arch-$(sha256sum <"$here/build.sh" | cut -c1-16)
-[ -z "$update" ] || rm -f "$list"
-if [ ! -e "$list" ]; then
-  say "resolving packages"
-  resolve >"$work/list"
-  [ "$(wc -l <"$work/list")" -gt 20 ] || die "apt resolved too few packages"
-  mv "$work/list" "$list"
-fi
+# The package list belongs to the scripts' text, so that a change of them resolves anew.
+list=$cache/packages/$arch-$(cat "$here/build.sh" "$here/../tools/debian.sh" | sha256sum | cut -c1-16)
+found=
+[ ! -e "$list" ] || [ -n "$update" ] || found=1
+debian_list ${update:+--anew} "$list" resolve
 
 # --- agent and key ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +93,12 @@ finish() {
 }
 [ ! -e "$bundle/guest.json" ] || finish
 
-fetch "$list"
+if ! debian_fetch "$list" "$cache/debs"; then
+  [ -n "$found" ] || die "packages cannot be had (apt says why above)"
+  say "Debian has other versions by now"
+  rm -r "$work"
+  exec "$0" "${arguments[@]}" --update
+fi
 
 # --- unpack ----------------------------------------------------------------------------------------------------------------
 

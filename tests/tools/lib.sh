@@ -9,9 +9,11 @@ case $DVN_CACHE in
   *) echo "DVN_CACHE is '$DVN_CACHE', but must be an absolute path" >&2; exit 1 ;;
 esac
 
-# What setup.sh makes, by the versions of the scripts that make it: toolset/KEY/{bin,nix} and checkset/KEY/{bin,swift}.
-toolset() { in_cache toolset setup.sh debian-prefix.sh; }
-checkset() { in_cache checkset setup.sh debian-prefix.sh swift-prefix.sh; }
+# What setup.sh makes, by the versions of the scripts that make it: toolset/KEY/{bin,nix}, checkset/KEY/{bin,swift} and
+# clientset/KEY/SUITE.
+toolset() { in_cache toolset setup.sh debian.sh debian-prefix.sh; }
+checkset() { in_cache checkset setup.sh debian.sh debian-prefix.sh swift-prefix.sh; }
+clientset() { in_cache clientset setup.sh debian.sh debian-prefix.sh; }
 in_cache() (
   cd "$(dirname "${BASH_SOURCE[0]}")" || exit
   echo "$DVN_CACHE/$1/$(cat "${@:2}" | sha256sum | cut -c1-12)"
