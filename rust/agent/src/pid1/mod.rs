@@ -127,6 +127,7 @@ fn run() -> Outcome<()> {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|e| format!("TCP port {port}: {e}"))?;
         serve("tcp-ssh", move || listener.accept().map(|(client, _)| client.into()), ssh);
     }
+    power::wait_for_button();
     phases.mark("ready");
 
     let requests = requests::Requests { builders, shares, store };
