@@ -244,9 +244,8 @@ sandbox = true
 sandbox-paths = /bin=/usr/libexec/sandbox-bin
 # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
 fsync-metadata = false
-# Collect garbage during builds when the disk runs full.
-min-free = 536870912
-max-free = 2147483648
+# Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+min-free = 268435456
 CONF
 echo "Debian test guest of darwin-vz-nix" >"$root/etc/issue"
 

@@ -15,8 +15,9 @@ use super::{
     NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children,
     console::{Phases, say},
     disk,
+    garbage::Collector,
     host_store::{self, HostStore, layers},
-    mounts, nix, payload, power, requests, serve, shares, shutdown, ssh, vsock_port,
+    mounts, nix, payload, power, requests, serve, shares, shutdown, ssh, vsock_port, with_room,
 };
 use darwin_vz_agent::{
     GuestConfig,
@@ -99,13 +100,15 @@ pub fn serve_host() -> Outcome<()> {
     }
     phases.mark("store");
 
-    let sshd = ssh::Pool::start()?;
+    let sshd = ssh::Pool::start(store.as_ref().map(|_| host_store::NIX_SETTINGS))?;
     sshd.wait_for_banner(SERVICES)?;
     phases.mark("sshd");
     nix::wait_until_it_answers(SERVICES)?;
     phases.mark("nix-daemon");
-    serve("ssh", vsock_port(SSH_PORT)?, move || sshd.connect());
-    serve("nix", vsock_port(NIX_PORT)?, nix::connect);
+    let builders = accounts::build_users();
+    let garbage = Collector::start(builders.clone());
+    serve("ssh", vsock_port(SSH_PORT)?, with_room(Arc::clone(&garbage), move || sshd.connect()));
+    serve("nix", vsock_port(NIX_PORT)?, with_room(garbage, nix::connect));
     power::wait_for_button();
     phases.mark("ready");
     channel::run(
@@ -113,7 +116,7 @@ pub fn serve_host() -> Outcome<()> {
         &config.token,
         &phases,
         handover.data_disk,
-        &Arc::new(requests::Requests { builders: accounts::build_users(), shares, store }),
+        &Arc::new(requests::Requests { builders, shares, store }),
     )
 }
 
