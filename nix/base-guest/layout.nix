@@ -113,6 +113,8 @@ lib.listToAttrs (
     fsync-metadata = false
     # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
     min-free = 268435456
+    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    max-silent-time = 7200
   '';
   # The agent gives these to nix-daemon.
   "/etc/nix/environment" = text "0644" (

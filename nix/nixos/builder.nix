@@ -42,6 +42,8 @@ in
     fsync-metadata = false;
     # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
     min-free = lib.mkDefault 268435456;
+    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    max-silent-time = lib.mkDefault 7200;
   };
   systemd.services.nix-daemon = {
     inherit (cfg) environment;

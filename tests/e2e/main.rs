@@ -18,6 +18,7 @@ mod generations;
 mod idle;
 mod inputs;
 mod lab;
+mod limits;
 mod pause;
 mod refusals;
 mod signals;

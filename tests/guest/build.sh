@@ -246,6 +246,8 @@ sandbox-paths = /bin=/usr/libexec/sandbox-bin
 fsync-metadata = false
 # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
 min-free = 268435456
+# A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+max-silent-time = 7200
 CONF
 echo "Debian test guest of darwin-vz-nix" >"$root/etc/issue"
 
