@@ -1,8 +1,8 @@
 //! The list of checks, in the order in which they run: what others rely on comes first.
 
 use super::{
-    Check, boots, bundle, daemon, data_disk, guest, keys, network, nix_conf, port, service, settings, signature, ssh_config,
-    state, state_files, trial_build, trim, volumes,
+    Check, boots, bundle, daemon, data_disk, guest, keys, network, nix_conf, port, service, settings, signature,
+    ssh_config, state, state_files, trial_build, trim, volumes,
 };
 
 macro_rules! check {

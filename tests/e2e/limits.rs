@@ -54,41 +54,30 @@ fn the_guests_limit_counts_through_both_doors_and_the_clients_do_not() {
     let (bundle, conf) = impatient(dir.path());
     assert!(conf.lines().any(|line| line == "max-silent-time = 7200"), "{conf}");
     let mut lab = Lab::running(&format!("bundle = {bundle:?}"));
-    for door in [Door::Direct, Door::Ssh] {
-        let named = |what: &str| format!("{what}-{door:?}");
-        let hangs = lab.build(door, &named("hangs"), "sleep 600; echo >$out").output().unwrap();
+    for (door, protocol) in [(Door::Direct, "ssh-ng"), (Door::Ssh, "ssh-ng"), (Door::Ssh, "ssh")] {
+        let build = |what: &str, script: &str| {
+            let mut nix = lab.build(door, &format!("{what}-{door:?}-{protocol}"), script);
+            let config = nix.get_envs().find(|(key, _)| *key == "NIX_CONFIG").unwrap().1.unwrap().to_owned();
+            nix.env("NIX_CONFIG", config.to_str().unwrap().replace("ssh-ng://", &format!("{protocol}://")));
+            nix
+        };
+        let hangs = build("hangs", "sleep 600; echo >$out").output().unwrap();
         let said = stderr(&hangs);
         assert!(
             !hangs.status.success() && said.contains(&format!("timed out after {LIMIT} seconds of silence")),
             "{said}"
         );
 
-        let mut patient = lab.build(door, &named("silent"), &format!("sleep {SILENCE}; echo >$out"));
-        let output = patient.args(["--timeout", "2", "--max-silent-time", "2"]).output().unwrap();
-        assert!(output.status.success(), "a client's limits do not reach the guest: {}", stderr(&output));
+        let mut patient = build("silent", &format!("sleep {SILENCE}; echo with $NIX_BUILD_CORES cores; echo >$out"));
+        let limits = ["--timeout", "2", "--max-silent-time", "2", "--cores", "7"];
+        let output = patient.args(limits).output().unwrap();
+        let said = stderr(&output);
+        assert!(output.status.success() && said.contains("with 1 cores"), "nothing of it reaches the guest: {said}");
 
-        let mut cores = lab.build(door, &named("cores"), "echo with $NIX_BUILD_CORES cores; echo >$out");
-        let output = cores.args(["--cores", "7"]).output().unwrap();
-        assert!(stderr(&output).contains("with 1 cores"), "nor does its number of cores: {}", stderr(&output));
-
-        let failed = lab.build(door, &named("fails"), "echo left >file; exit 1").arg("--keep-failed").output().unwrap();
+        let failed = build("fails", "echo left >file; exit 1").arg("--keep-failed").output().unwrap();
         assert!(!failed.status.success(), "{}", stderr(&failed));
         assert_eq!(lab.ssh("ls /tmp"), "", "nothing is kept in the guest: {}", stderr(&failed));
     }
-
-    // The legacy protocol passes both limits on, and a client without one takes the guest's away.
-    let legacy = |name: &str, script: &str| {
-        let mut nix = lab.build(Door::Ssh, name, script);
-        let config = nix.get_envs().find(|(key, _)| *key == "NIX_CONFIG").unwrap().1.unwrap().to_owned();
-        nix.env("NIX_CONFIG", config.to_str().unwrap().replace("ssh-ng://", "ssh://"));
-        nix
-    };
-    let ended = legacy("legacy-limit", "sleep 60; echo >$out").args(["--max-silent-time", "2"]).output().unwrap();
-    let said = stderr(&ended);
-    assert!(!ended.status.success() && said.contains("timed out after 2 seconds of silence"), "{said}");
-    let silence = format!("sleep {}; echo >$out", LIMIT + 5);
-    let patient = legacy("legacy-patience", &silence).output().unwrap();
-    assert!(patient.status.success(), "{}", stderr(&patient));
 
     // What is built in the guest itself keeps its directory.
     let fails = derivation("kept", "echo left >file; exit 1");

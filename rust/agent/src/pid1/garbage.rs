@@ -49,9 +49,10 @@ const LOOK: Duration = Duration::from_secs(2);
 /// the collection does.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// When a collection that failed is tried again, and one after which space was still short though nothing was written since.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
-const AFTER_SUCCESS: Duration = Duration::from_secs(600);
+/// When there is another round though nothing was written since the last: what was needed then may not be needed any more. A
+/// connection is about to need space, so it is worth a look sooner.
+const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN_FOR_A_CONNECTION: Duration = Duration::from_secs(5);
 
 /// The collector of this guest.
 pub struct Collector {
@@ -73,8 +74,7 @@ struct State {
 struct Round {
     /// Bytes that were free then.
     free: u64,
-    /// When there is another one, even if nothing was written meanwhile.
-    again: Instant,
+    ended: Instant,
 }
 
 impl Collector {
@@ -94,7 +94,7 @@ impl Collector {
     /// Has a connection wait while garbage is collected, where that is due.
     pub fn make_room(&self) {
         let mut state = self.lock();
-        if !self.is_due(&state) {
+        if !self.is_due(&state, AGAIN_FOR_A_CONNECTION) {
             return;
         }
         let rounds = state.rounds;
@@ -107,15 +107,14 @@ impl Collector {
         let state = self.lock();
         let (mut state, _) =
             self.changed.wait_timeout_while(state, LOOK, |state| !state.wanted).unwrap_or_else(PoisonError::into_inner);
-        state.wanted = false;
-        let due = self.is_due(&state);
+        let again = if std::mem::take(&mut state.wanted) { AGAIN_FOR_A_CONNECTION } else { AGAIN };
+        let due = self.is_due(&state, again);
         drop(state);
         let collected = due.then(collect);
         let mut state = self.lock();
         if let Some(collected) = collected {
-            let wait = if collected.is_ok() { AFTER_SUCCESS } else { AFTER_FAILURE };
             let free = free_space().map_or(0, |(_, free)| free);
-            state.last = Some(Round { free, again: Instant::now() + wait });
+            state.last = Some(Round { free, ended: Instant::now() });
             match collected {
                 Ok(deleted) => say(format_args!("garbage: {deleted} store paths deleted, {free} bytes are free")),
                 Err(why) => say(format_args!("garbage: not collected, {free} bytes are free: {why}")),
@@ -125,10 +124,9 @@ impl Collector {
         self.changed.notify_all();
     }
 
-    fn is_due(&self, state: &State) -> bool {
+    fn is_due(&self, state: &State, again: Duration) -> bool {
         let Some((total, free)) = free_space() else { return false };
-        is_short(total, free, state.last, Instant::now())
-            && (is_urgent(total, free) || figures::builds(&self.builders) == 0)
+        is_short(total, free, state.last, again) && (is_urgent(total, free) || figures::builds(&self.builders) == 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,11 +140,11 @@ fn free_space() -> Option<(u64, u64)> {
     Some((disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
 }
 
-/// Whether a collection is due. What is short after a round is in use, so another one is of use only when something was written
-/// since, or after a while.
-fn is_short(total: u64, free: u64, last: Option<Round>, now: Instant) -> bool {
+/// Whether a collection is due. What is short after a round was needed then, so another one is of use only when something was
+/// written since, or after a while.
+fn is_short(total: u64, free: u64, last: Option<Round>, again: Duration) -> bool {
     free < (total / SHORT).min(PLENTY)
-        && last.is_none_or(|last| now >= last.again || free < last.free.saturating_sub(last.free / 32))
+        && last.is_none_or(|last| last.ended.elapsed() >= again || free < last.free.saturating_sub(last.free / 32))
 }
 
 /// Whether a build that runs may find no space.
@@ -205,8 +203,8 @@ mod tests {
 
     #[test]
     fn half_of_a_small_disk_and_a_part_of_a_large_one_are_kept_free() {
-        let (now, gib) = (Instant::now(), 1 << 30);
-        let short = |total: u64, free: u64| is_short(total * gib, free * gib, None, now);
+        let gib = 1 << 30;
+        let short = |total: u64, free: u64| is_short(total * gib, free * gib, None, AGAIN);
         assert!(short(4, 1) && !short(4, 2));
         assert!(short(200, 19) && !short(200, 20));
         let urgent = |total: u64, free: u64| is_urgent(total << 20, free << 20);
@@ -215,14 +213,11 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_full_of_what_is_needed_is_not_looked_through_again_and_again() {
-        let (now, mib) = (Instant::now(), 1 << 20);
-        let short = |free: u64, now| {
-            let last = Round { free: 100 * mib, again: now + AFTER_SUCCESS };
-            is_short(4096 * mib, free * mib, Some(last), now)
-        };
-        assert!(!short(100, now) && !short(98, now) && short(90, now));
-        let last = Round { free: 100 * mib, again: now };
-        assert!(is_short(4096 * mib, 100 * mib, Some(last), now));
+        let mib = 1 << 20;
+        let last = Round { free: 100 * mib, ended: Instant::now() };
+        let short = |free: u64, again| is_short(4096 * mib, free * mib, Some(last), again);
+        assert!(!short(100, AGAIN) && !short(98, AGAIN) && short(90, AGAIN));
+        assert!(short(100, Duration::ZERO));
     }
 
     #[test]
