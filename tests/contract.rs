@@ -249,6 +249,31 @@ fn the_nixos_guest_has_what_the_page_puts_inside() {
     assert_eq!(daemon["http_proxy"], "http://proxy.example:3128");
 }
 
+/// A file in Nix's own form.
+fn settings(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+}
+
+#[test]
+fn the_nix_of_every_guest_is_configured_as_the_page_says() {
+    let page = Page::read();
+    let row = page.row("Inside the guest", "what", "`nix.conf`");
+    let [feature, limit, free, none] = quoted(&row).try_into().unwrap();
+    let script = fs::read_to_string(project("tests/guest/build.sh")).unwrap();
+    let debian = script.split("nix.conf\" <<'CONF'\n").nth(1).unwrap().split("\nCONF\n").next().unwrap();
+    let evaluated = evaluated();
+    let base = evaluated["base"]["layout"]["/etc/nix/nix.conf"]["text"].as_str().unwrap();
+    let nixos = evaluated["nixos"]["nixSettings"].as_object().unwrap();
+    let nixos = nixos.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+    for (guest, settings) in [("debian", settings(debian)), ("base", settings(base)), ("nixos", nixos)] {
+        assert!(settings["experimental-features"].contains(&feature), "{guest}");
+        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        assert!(number(&limit) >= 3600 && number(&free) > 0, "{guest}: {settings:?}");
+        assert!(!settings.contains_key(&none), "{guest}");
+    }
+}
+
 #[test]
 fn the_debian_guest_has_the_initrd_of_the_page() {
     let row = Page::read().row("Inside the guest", "what", "initrd");

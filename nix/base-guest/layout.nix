@@ -111,9 +111,10 @@ lib.listToAttrs (
     sandbox-paths = /bin/sh=${busyboxShell}/bin/busybox
     # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
     fsync-metadata = false
-    # Collect garbage during builds when the disk runs full.
-    min-free = 1073741824
-    max-free = 4294967296
+    # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+    min-free = 268435456
+    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    max-silent-time = 7200
   '';
   # The agent gives these to nix-daemon.
   "/etc/nix/environment" = text "0644" (

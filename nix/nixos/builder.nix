@@ -40,9 +40,10 @@ in
     sandbox = true;
     # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
     fsync-metadata = false;
-    # Collect garbage during builds when the disk runs full.
-    min-free = lib.mkDefault 1073741824;
-    max-free = lib.mkDefault 4294967296;
+    # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+    min-free = lib.mkDefault 268435456;
+    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    max-silent-time = lib.mkDefault 7200;
   };
   systemd.services.nix-daemon = {
     inherit (cfg) environment;

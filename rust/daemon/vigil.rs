@@ -86,7 +86,7 @@ impl Vigil {
     async fn follow_the_clock(&self, need: &mut Need) {
         loop {
             if let Some(agent) = self.handle.agent() {
-                self.clock.put_right(self.handle.snapshot().boots, &agent).await;
+                self.clock.follow(self.handle.snapshot().boots, &agent).await;
             }
             match timeout(LOOK, need.becomes(|need| need != State::InUse)).await {
                 Err(_) => {}

@@ -1,8 +1,8 @@
 //! The list of checks, in the order in which they run: what others rely on comes first.
 
 use super::{
-    Check, boots, bundle, daemon, guest, keys, network, nix_conf, port, service, settings, signature, ssh_config,
-    state, state_files, trial_build, trim, volumes,
+    Check, boots, bundle, daemon, data_disk, guest, keys, network, nix_conf, port, service, settings, signature,
+    ssh_config, state, state_files, trial_build, trim, volumes,
 };
 
 macro_rules! check {
@@ -44,6 +44,7 @@ pub const ALL: &[Check] = &[
     check!("guest", "a guest that boots and answers", guest::boots, deep),
     check!("clock", "the guest's clock, against this computer's", guest::clock, deep),
     check!("network", "name service and downloads in the guest, also behind a VPN", network::check, deep),
+    check!("data-disk", "free space of the guest's data disk, after its garbage was collected", data_disk::check, deep),
     check!("trim", "whether space that the guest frees comes back to this computer", trim::check, deep),
     check!("build", "a trivial build by this computer's Nix, through the direct door", trial_build::check, deep),
 ];

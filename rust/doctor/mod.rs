@@ -13,6 +13,7 @@ mod boots;
 mod bundle;
 mod checks;
 mod daemon;
+mod data_disk;
 mod finding;
 mod guest;
 mod keys;

@@ -338,11 +338,8 @@ impl Actor {
             }
             Effect::RequestStop => {
                 if let Some(guest) = self.guest.clone() {
-                    let name = self.name.clone();
-                    self.jobs.spawn(async move {
-                        boot::bounded("the power button", &name, async { guest.request_stop().await }).await;
-                        Done::Nothing
-                    });
+                    let agent = self.agent.borrow().clone();
+                    self.jobs.spawn(halt::request_stop(self.name.clone(), guest, agent));
                 }
             }
             Effect::Pause => {

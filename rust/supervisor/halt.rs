@@ -1,10 +1,16 @@
-//! The jobs that make a guest stand still and go on.
+//! The jobs that make a guest stand still and go on, and the one that has it power off.
 //!
-//! The rule that holds here: each ends as one piece of news, within a bounded time, that tells for certain whether the guest
-//! runs. Where the hypervisor leaves that open, the guest counts as lost.
+//! The rule that holds here: a job about a pause ends as one piece of news, within a bounded time, that tells for certain whether
+//! the guest runs. Where the hypervisor leaves that open, the guest counts as lost.
 
-use super::{actor::Done, boot::guarded, events::News, reports};
+use super::{
+    actor::Done,
+    boot::{bounded, guarded},
+    events::News,
+    reports,
+};
 use crate::{error::Report, guest::agent::Agent, hypervisor::Guest, spec::MachineName};
+use darwin_vz_agent::protocol::Ask;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -13,6 +19,25 @@ pub(super) const HALT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the clock of a guest that goes on may keep those who wait for it.
 const CLOCK_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the agent may take to say that it shuts down. The power button does not wait for it.
+const AGREES_WITHIN: Duration = Duration::from_secs(5);
+
+/// Has the guest power off: its agent is asked, and the power button is pressed. One of the two is enough. A guest that has
+/// only just begun to run may not hear its button yet, and one whose agent hangs may hear nothing else.
+pub(super) async fn request_stop(name: MachineName, guest: Arc<dyn Guest>, agent: Option<Agent>) -> Done {
+    let asked = async {
+        let Some(agent) = agent else { return };
+        // The guest's end may come before the answer.
+        match timeout(AGREES_WITHIN, agent.ask(Ask::ShutDown)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(report)) => tracing::debug!(machine = %name, "the agent did not agree to shut down: {report}"),
+            Err(_) => tracing::debug!(machine = %name, "the agent did not agree to shut down within {AGREES_WITHIN:?}"),
+        }
+    };
+    tokio::join!(asked, bounded("the power button", &name, async { guest.request_stop().await }));
+    Done::Nothing
+}
 
 /// Makes the guest stand still.
 pub(super) async fn pause(guest: Arc<dyn Guest>, epoch: u64) -> Done {

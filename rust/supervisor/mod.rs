@@ -33,6 +33,8 @@ mod tally;
 #[cfg(test)]
 mod virtual_pause;
 #[cfg(test)]
+mod virtual_stop;
+#[cfg(test)]
 mod virtual_time;
 #[cfg(test)]
 mod virtual_trouble;

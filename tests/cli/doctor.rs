@@ -28,7 +28,9 @@ fn what_is_fine_is_said_to_be_so_and_nothing_is_made() {
     let text = run(dir.path(), &["doctor"]);
     assert!(text.contains("\nok       daemon           none runs; a build or `start` starts one\n"), "{text}");
     assert!(
-        text.contains("\nnot run, as they need a running guest: guest, clock, network, trim, build; add --deep\n"),
+        text.contains(
+            "\nnot run, as they need a running guest: guest, clock, network, data-disk, trim, build; add --deep\n"
+        ),
         "{text}"
     );
     assert!(text.contains("\nfailed   bundle           no guest bundle is configured"), "{text}");

@@ -1,6 +1,9 @@
 //! A build starts the VM by itself, runs in it, and the VM stops when idle.
 
+mod at_ready;
+
 use crate::lab::{Door, Lab, said, stderr};
+use std::time::{Duration, Instant};
 
 const WHERE: &str = "read id </proc/sys/kernel/random/boot_id; echo boot $id; echo boot $id > $out";
 
@@ -99,4 +102,17 @@ fn killing_qemu_in_a_build_fails_it_and_the_next_one_needs_no_command() {
     said(&lab.build(Door::Direct, "next", WHERE).output().unwrap(), "the next build");
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "rebuilt", "an unclean disk is not booted into");
     assert_eq!(lab.boots(), 2);
+}
+
+#[test]
+fn a_stop_right_after_the_boot_waits_for_no_grace() {
+    let lab = Lab::running("stop-grace = \"10m\"");
+    for boot in 0..4 {
+        lab.ok(&["start"]);
+        assert_eq!(lab.status()["lastBoot"]["dataDisk"], if boot == 0 { "formatted" } else { "kept" });
+        let asked = Instant::now();
+        lab.ok(&["stop"]);
+        assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+        assert_eq!(lab.status()["lastExit"], "powered-off");
+    }
 }

@@ -1,11 +1,11 @@
 //! The ways into a guest: ssh and direct, alone and in crowds.
 
-use crate::lab::{Door, Lab, kill, said, stderr, wait};
+use crate::lab::{Door, Lab, derivation, kill, said, stderr, wait};
 use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 fn connect(lab: &Lab) -> TcpStream {
@@ -130,4 +130,20 @@ fn a_guest_that_dies_ends_its_connections_with_an_error() {
     assert!(!session.wait().unwrap().success());
     assert!(began.elapsed() < Duration::from_secs(20), "the client was told at once, not by a timeout");
     lab.await_state("stopped");
+}
+
+#[test]
+fn a_clock_that_the_guest_has_changed_is_right_for_the_next_connection() {
+    let lab = Lab::running("");
+    // Root in the guest, as the daemon of its Nix is, for whom a trusted user names a program.
+    lab.ssh("printf '#!/bin/sh\\ndate -s 2020-02-02\\n' >/tmp/change && chmod 755 /tmp/change");
+    for door in [Door::Direct, Door::Ssh] {
+        let build = derivation(&format!("before-{door:?}"), "echo >$out");
+        lab.ssh(&format!("nix-build --no-out-link --option post-build-hook /tmp/change -E '{build}'"));
+        let built =
+            said(&lab.build(door, &format!("the-date-{door:?}"), "date +%s >$out").output().unwrap(), "a build");
+        let there: u64 = fs::read_to_string(lab.result(&built)).unwrap().trim().parse().unwrap();
+        let here = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!(there.abs_diff(here) < 60, "{there} there and {here} here");
+    }
 }

@@ -342,6 +342,14 @@ impl Lab {
         line.strip_prefix("builders =").map_or(line.clone(), |rest| rest.trim().to_owned())
     }
 
+    /// A Nix command on the guest's own store, through a door: what it builds stays there.
+    pub fn nix_in_guest(&self, door: Door, verb: &str) -> Command {
+        let mut nix = self.nix("nix", door);
+        let line = self.builders(door);
+        nix.args([verb, "--store", line.split_whitespace().next().unwrap(), "--eval-store", "auto"]);
+        nix
+    }
+
     /// A build of one derivation, whose script runs in `/bin/sh` and writes `$out`. What it prints comes on stderr.
     pub fn build(&self, door: Door, name: &str, script: &str) -> Command {
         let mut nix = self.nix("nix", door);

@@ -20,6 +20,7 @@ mod guides;
 mod idle;
 mod inputs;
 mod lab;
+mod limits;
 mod pause;
 mod refusals;
 mod signals;

@@ -2,6 +2,7 @@
 
 mod collection;
 mod hostile;
+mod space;
 mod trouble;
 
 use crate::{

@@ -201,9 +201,10 @@ sandbox = true
 sandbox-paths = /bin=/usr/libexec/sandbox-bin
 # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
 fsync-metadata = false
-# Collect garbage during builds when the disk runs full.
-min-free = 536870912
-max-free = 2147483648
+# Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+min-free = 268435456
+# A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+max-silent-time = 7200
 CONF
 echo "Debian test guest of darwin-vz-nix" >"$root/etc/issue"
 

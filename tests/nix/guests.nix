@@ -101,6 +101,7 @@ in
       "fsync-metadata"
       "max-free"
       "max-jobs"
+      "max-silent-time"
       "min-free"
       "sandbox"
       "trusted-users"

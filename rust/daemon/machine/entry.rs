@@ -58,7 +58,7 @@ impl Machine {
             let _files = self.files.read().await;
             self.handle.acquire().await.map_err(Entry::Refused)?
         };
-        // The host may have slept since somebody used the guest, and what looks at dates comes first through this door.
+        // The host may have slept since, or the guest changed its clock, and what looks at dates comes first through this door.
         self.clock.put_right(self.handle.snapshot().boots, lease.agent()).await;
         let hold = match &self.sharing {
             Some(sharing) => match sharing.enter(lease.agent()).await {

@@ -13,7 +13,7 @@
 //! record of the host's, or is used without the share now, is rid of such paths before nix-daemon starts; and where the share
 //! fails, the guest leaves it for good and goes on with its own layers.
 
-mod database;
+pub mod database;
 pub mod layers;
 
 use super::{Outcome, accounts::BuildUsers, background, console::say, figures, nix, serve, shares, vsock};
@@ -46,8 +46,12 @@ const SOCKET: &str = "/run/darwin-vz/host-store.sock";
 /// What Nix runs when it has deleted behind the overlay's back.
 const REMOUNT: &str = "/run/darwin-vz/remount-store";
 
-/// For a PID 1 that starts nix-daemon itself: a line `NIX_REMOTE=…`, where the host's store is in use.
+/// For a PID 1 that starts nix-daemon itself: lines `NIX_REMOTE=…` and `NIX_CONFIG=…`, where the host's store is in use.
 const ENVIRONMENT: &str = "/run/darwin-vz/nix-daemon.env";
+
+/// The settings of Nix beside it: its own collection would ask the gate about every path that the host has. The agent
+/// collects (`garbage`).
+pub const NIX_SETTINGS: &str = "min-free = 0";
 
 /// On the data disk: the host's record whose paths the database may hold.
 const RECORD: &str = "/data/nix/host-store";
@@ -120,7 +124,7 @@ impl HostStore {
         let write = || -> io::Result<()> {
             fs::create_dir_all(HOME)?;
             fs::set_permissions(HOME, fs::Permissions::from_mode(0o700))?;
-            fs::write(ENVIRONMENT, format!("NIX_REMOTE={}\n", self.address()))?;
+            fs::write(ENVIRONMENT, format!("NIX_REMOTE={}\nNIX_CONFIG={NIX_SETTINGS}\n", self.address()))?;
             let mut hook = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(REMOUNT)?;
             hook.write_all(b"#!/bin/sh\nexec mount -t overlay -o remount overlay /nix/store\n")
         };
@@ -201,6 +205,11 @@ impl HostStore {
         *done = true;
         Ok(())
     }
+}
+
+/// The settings of Nix for a guest that the host offers its store to.
+pub fn settings_beside(config: &GuestConfig) -> Option<&'static str> {
+    config.store_record.is_some().then_some(NIX_SETTINGS)
 }
 
 /// Brings the database in line with the store that is mounted now. Call it before nix-daemon has clients.

@@ -19,6 +19,7 @@ mod cmdline;
 mod console;
 mod disk;
 mod figures;
+mod garbage;
 mod host_store;
 mod modules;
 mod mounts;
@@ -36,6 +37,7 @@ mod vsock;
 
 use console::{Phases, say};
 use darwin_vz_agent::{NIX_PORT, SSH_PORT};
+use garbage::Collector;
 use host_store::HostStore;
 use std::{
     io,
@@ -98,7 +100,7 @@ fn run() -> Outcome<()> {
     let payload = boot::stage_one(&phases)?;
     boot::stage_two(&payload.config)?;
 
-    let sshd = ssh::Pool::start()?;
+    let sshd = ssh::Pool::start(host_store::settings_beside(&payload.config))?;
     let host_name = payload.config.host_name.clone();
     background("network", move || net::client::run("eth0", &host_name));
     power::watch();
@@ -120,13 +122,15 @@ fn run() -> Outcome<()> {
     phases.mark("sshd");
     nix::wait_until_it_answers(SERVICES)?;
     phases.mark("nix-daemon");
-    let ssh = move || sshd.connect();
+    let garbage = Collector::start(builders.clone());
+    let ssh = with_room(Arc::clone(&garbage), move || sshd.connect());
     serve("ssh", vsock_port(SSH_PORT)?, ssh.clone());
-    serve("nix", vsock_port(NIX_PORT)?, nix::connect);
+    serve("nix", vsock_port(NIX_PORT)?, with_room(garbage, nix::connect));
     if let Some(port) = cmdline::read().tcp_ssh {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|e| format!("TCP port {port}: {e}"))?;
         serve("tcp-ssh", move || listener.accept().map(|(client, _)| client.into()), ssh);
     }
+    power::wait_for_button();
     phases.mark("ready");
 
     let requests = requests::Requests { builders, shares, store };
@@ -137,6 +141,17 @@ fn run() -> Outcome<()> {
 fn vsock_port(port: u32) -> Outcome<impl Fn() -> io::Result<OwnedFd> + Send + 'static> {
     let listener = vsock::listen(port, BACKLOG).map_err(|e| format!("vsock port {port} cannot be opened: {e}"))?;
     Ok(move || Ok(vsock::accept(&listener)?))
+}
+
+/// A service that begins with room on the data disk, as far as there is garbage.
+fn with_room<S>(
+    garbage: Arc<Collector>,
+    service: impl Fn() -> io::Result<S> + Clone,
+) -> impl Fn() -> io::Result<S> + Clone {
+    move || {
+        garbage.make_room();
+        service()
+    }
 }
 
 /// Joins every connection that `accept` gives with one that `service` gives.

@@ -2,7 +2,7 @@
 //!
 //! One connection is kept open ahead: the daemon's process for it has opened the store's database by the time a client comes.
 
-use super::{Outcome, accounts::BuildUsers, children, console::say, figures, shutdown};
+use super::{Outcome, accounts::BuildUsers, children, console::say, figures, host_store::NIX_SETTINGS, shutdown};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process},
@@ -173,7 +173,7 @@ fn keep_running() {
             .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
             .envs(variables(&fs::read_to_string(ENVIRONMENT).unwrap_or_default()));
         if let Some(store) = STORE.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
-            daemon.env("NIX_REMOTE", store);
+            daemon.env("NIX_REMOTE", store).env("NIX_CONFIG", NIX_SETTINGS);
         }
         let end = match children::spawn(&mut daemon) {
             Ok(child) => children::describe(child.wait()),

@@ -1,15 +1,24 @@
-//! The power button: every input device that can send `KEY_POWER`.
+//! The power button: every input device that can send `KEY_POWER`, also one that appears after the watch has begun.
 //!
-//! The kernel loses presses that come before anybody has opened the device, so it is opened before Ready is sent.
+//! The kernel loses presses that come before a program has opened the device. So [`watch`] is called before Ready, and
+//! [`wait_for_button`] right before it: a driver of another PID 1's may still be on its way.
 
-use super::{console::say, shutdown};
+use super::{console::say, mounts, shutdown};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags, open},
+    fs::{Mode, OFlags, inotify, open},
     io,
     ioctl::{self, opcode},
 };
-use std::{fs, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
+};
 
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
@@ -18,38 +27,133 @@ const KEY_BITS: usize = 96;
 /// `struct input_event` of 64-bit systems: time, type, code, value.
 const EVENT: usize = 24;
 
+/// Where the kernel, and udev where there is one, puts input devices.
+const DEVICES: &str = "/dev/input";
+
+/// How long Ready waits for a button. A guest without the driver of one pays this at each boot.
+const DRIVERS: Duration = Duration::from_secs(2);
+
+/// Whether a button is watched.
+static WATCHED: Mutex<bool> = Mutex::new(false);
+static CHANGED: Condvar = Condvar::new();
+
 /// Starts to watch. Call it before Ready.
 pub fn watch() {
-    let buttons = buttons();
-    if buttons.is_empty() {
-        say("no power button: only the host's shut-down request stops this guest cleanly");
-        return;
-    }
+    let mut buttons = Buttons::default();
+    let news = match directory_news() {
+        Ok(news) => Some(news),
+        Err(e) => {
+            say(format_args!("a power button that appears later will not be noticed: {DEVICES}: {e}"));
+            None
+        }
+    };
+    // After the watch of the directory has begun, so that no device falls between the two.
+    buttons.look(Path::new(DEVICES));
     super::background("power", move || {
         loop {
-            let mut polled: Vec<_> = buttons.iter().map(|button| PollFd::new(button, PollFlags::IN)).collect();
-            if io::retry_on_intr(|| poll(&mut polled, None)).is_err() {
-                return;
-            }
-            for (button, polled) in buttons.iter().zip(&polled) {
-                let mut events = [0; EVENT * 16];
-                if polled.revents().is_empty() {
-                    continue;
+            match buttons.wait(news.as_ref()) {
+                Ok(News::Pressed) => {
+                    say("power button");
+                    shutdown::power_off()
                 }
-                match io::read(button, &mut events) {
-                    Ok(n) if pressed(&events[..n]) => {
-                        say("power button");
-                        shutdown::power_off()
-                    }
-                    Ok(_) => {}
-                    Err(e) => {
-                        say(format_args!("power button: {e}"));
-                        return;
-                    }
-                }
+                Ok(News::Devices) => buttons.look(Path::new(DEVICES)),
+                Err(e) => return say(format_args!("the power button is not watched any more: {e}")),
             }
         }
     });
+}
+
+/// Waits until a button is watched, but not for long: a guest without one is stopped by the host's request alone.
+pub fn wait_for_button() {
+    let watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = CHANGED.wait_timeout_while(watched, DRIVERS, |watched| !*watched);
+    if !*waited.unwrap_or_else(PoisonError::into_inner).0 {
+        say("no power button: only the host's shut-down request stops this guest cleanly");
+    }
+}
+
+/// A descriptor that can be read when devices have come or changed their mode.
+fn directory_news() -> Result<OwnedFd, String> {
+    mounts::directory(DEVICES, 0o755, (0, 0))?; // the kernel makes it with the first device
+    let watch = || {
+        let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&news, DEVICES, inotify::WatchFlags::CREATE | inotify::WatchFlags::ATTRIB)?;
+        Ok(news)
+    };
+    watch().map_err(|e: io::Errno| e.to_string())
+}
+
+/// What ended a wait.
+enum News {
+    /// The power key was pressed.
+    Pressed,
+    /// There may be other devices than before.
+    Devices,
+}
+
+/// The devices that are open.
+#[derive(Default)]
+struct Buttons {
+    open: BTreeMap<OsString, OwnedFd>,
+    /// Devices that have no power key.
+    others: BTreeSet<OsString>,
+}
+
+impl Buttons {
+    /// Opens what is new.
+    fn look(&mut self, dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let known = self.open.contains_key(&name) || self.others.contains(&name);
+            if known || !name.to_string_lossy().starts_with("event") {
+                continue;
+            }
+            // One that cannot be opened yet is tried again when its mode has changed.
+            let Ok(device) = open(entry.path(), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+            else {
+                continue;
+            };
+            if can_power_off(&device) {
+                self.open.insert(name, device);
+                *WATCHED.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                CHANGED.notify_all();
+            } else {
+                self.others.insert(name);
+            }
+        }
+    }
+
+    /// Waits until something has happened. A device that cannot be read any more is gone, and let go.
+    fn wait(&mut self, news: Option<&OwnedFd>) -> io::Result<News> {
+        loop {
+            let descriptors = self.open.values().chain(news);
+            let mut polled: Vec<_> = descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+            io::retry_on_intr(|| poll(&mut polled, None))?;
+            let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+            let (mut heard, mut gone) = (false, Vec::new());
+            for ((name, button), _) in self.open.iter().zip(&ready).filter(|(_, ready)| **ready) {
+                let mut events = [0; EVENT * 16];
+                match io::read(button, &mut events) {
+                    Ok(n) if n > 0 => heard |= pressed(&events[..n]),
+                    Err(io::Errno::AGAIN | io::Errno::INTR) => {}
+                    Ok(_) | Err(_) => gone.push(name.clone()),
+                }
+            }
+            for name in gone {
+                self.open.remove(&name);
+            }
+            if heard {
+                return Ok(News::Pressed);
+            }
+            if let (Some(news), Some(true)) = (news, ready.last().filter(|_| news.is_some())) {
+                let mut events = [0; 4096];
+                while io::read(news, &mut events).is_ok_and(|n| n > 0) {}
+                // A name may come back with another device behind it.
+                self.others.clear();
+                return Ok(News::Devices);
+            }
+        }
+    }
 }
 
 /// Whether a read from an input device holds a press of the power key.
@@ -65,19 +169,12 @@ fn has_key(bits: &[u8], key: u16) -> bool {
     bits.get(usize::from(key / 8)).is_some_and(|byte| byte >> (key % 8) & 1 == 1)
 }
 
-fn buttons() -> Vec<OwnedFd> {
+fn can_power_off(device: &OwnedFd) -> bool {
     const EVIOCGBIT_KEYS: ioctl::Opcode = opcode::read::<[u8; KEY_BITS]>(b'E', 0x20 + EV_KEY as u8);
-    let devices = fs::read_dir("/dev/input").into_iter().flatten().flatten();
-    devices
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("event"))
-        .filter_map(|entry| open(entry.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok())
-        .filter(|device| {
-            // SAFETY: EVIOCGBIT writes at most as many bytes as its opcode names, the size of this array; all bytes are
-            // valid values, and the kernel writes at least the map's whole words, the rest of what it leaves is cut off below.
-            let bits = unsafe { ioctl::ioctl(device, KeyBits::<EVIOCGBIT_KEYS>([0; KEY_BITS])) };
-            bits.is_ok_and(|bits| has_key(&bits, KEY_POWER))
-        })
-        .collect()
+    // SAFETY: EVIOCGBIT writes at most as many bytes as its opcode names, the size of this array; all bytes are
+    // valid values, and the kernel writes at least the map's whole words, the rest of what it leaves is cut off below.
+    let bits = unsafe { ioctl::ioctl(device, KeyBits::<EVIOCGBIT_KEYS>([0; KEY_BITS])) };
+    bits.is_ok_and(|bits| has_key(&bits, KEY_POWER))
 }
 
 /// Like [`ioctl::Getter`], but zeroed: the kernel may fill only a part.
@@ -115,6 +212,34 @@ mod tests {
         assert!(!pressed(&event(1, 115, 1)), "another key");
         assert!(!pressed(&event(4, 116, 1)), "another type");
         assert!(!pressed(&event(1, 116, 1)[..23]), "half an event");
+    }
+
+    #[test]
+    fn a_press_is_heard_from_any_device_though_another_has_gone() {
+        // What is read from a device that was removed is an error, as it is from a directory.
+        let gone: OwnedFd = fs::File::open("/").unwrap().into();
+        let (ended, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let (button, press) = std::io::pipe().unwrap();
+        let open = [("event0", gone), ("event1", ended.into()), ("event2", button.into())];
+        let mut buttons =
+            Buttons { open: open.map(|(name, device)| (name.into(), device)).into(), others: BTreeSet::new() };
+        io::write(&press, &[event(1, 115, 1), event(1, 116, 1)].concat()).unwrap();
+        assert!(matches!(buttons.wait(None), Ok(News::Pressed)));
+        let left: Vec<_> = buttons.open.keys().collect();
+        assert_eq!(left, ["event2"], "the others are let go");
+    }
+
+    #[test]
+    fn a_device_that_appears_is_looked_at_and_one_without_the_key_is_remembered() {
+        let dir = std::env::temp_dir().join(format!("dvn-input-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let mut buttons = Buttons::default();
+        fs::write(dir.join("event7"), "").unwrap();
+        fs::write(dir.join("mouse0"), "").unwrap();
+        buttons.look(&dir);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((buttons.open.len(), buttons.others), (0, [OsString::from("event7")].into()));
     }
 
     #[test]

@@ -3,18 +3,21 @@
 //! ```text
 //! initrd ROOT DIRECTORY   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data, its DIRECTORY at ROOT/data/nix ─
 //!                         its fate, beside the payload ─ host's store ─ end
-//! service                 payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ Ready to the host ─ serve requests
+//! service                 payload ─ shares ─ sshd (warm) ─ nix-daemon, which PID 1 runs ─ power button ─ Ready to the host ─
+//!                         serve requests
 //! ```
 //!
-//! The rule: what PID 1 does is not done here. Processes, mounts of the system, the network, the power button and the way down
-//! are its own; asked to shut down, the agent asks it.
+//! The rule: what PID 1 does is not done here. Processes, mounts of the system, the network and the way down are its own. The power
+//! button is watched here, too, because PID 1's own watch may begin after Ready; at a press, as when asked to shut down, the
+//! agent asks PID 1 to power off.
 
 use super::{
     NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children,
     console::{Phases, say},
     disk,
+    garbage::Collector,
     host_store::{self, HostStore, layers},
-    mounts, nix, payload, requests, serve, shares, shutdown, ssh, vsock_port,
+    mounts, nix, payload, power, requests, serve, shares, shutdown, ssh, vsock_port, with_room,
 };
 use darwin_vz_agent::{
     GuestConfig,
@@ -76,6 +79,7 @@ pub fn serve_host() -> Outcome<()> {
     shutdown::leave_it_to_pid_1();
     disk::trouble::watch();
     background("reaper", children::reap);
+    power::watch();
     let file = format!("{}/config.json", payload::HOME);
     let json = fs::read(&file).map_err(|e| format!("{file}: {e}"))?;
     let config = GuestConfig::parse(&json)?;
@@ -96,20 +100,23 @@ pub fn serve_host() -> Outcome<()> {
     }
     phases.mark("store");
 
-    let sshd = ssh::Pool::start()?;
+    let sshd = ssh::Pool::start(store.as_ref().map(|_| host_store::NIX_SETTINGS))?;
     sshd.wait_for_banner(SERVICES)?;
     phases.mark("sshd");
     nix::wait_until_it_answers(SERVICES)?;
     phases.mark("nix-daemon");
-    serve("ssh", vsock_port(SSH_PORT)?, move || sshd.connect());
-    serve("nix", vsock_port(NIX_PORT)?, nix::connect);
+    let builders = accounts::build_users();
+    let garbage = Collector::start(builders.clone());
+    serve("ssh", vsock_port(SSH_PORT)?, with_room(Arc::clone(&garbage), move || sshd.connect()));
+    serve("nix", vsock_port(NIX_PORT)?, with_room(garbage, nix::connect));
+    power::wait_for_button();
     phases.mark("ready");
     channel::run(
         config.host_ports.agent,
         &config.token,
         &phases,
         handover.data_disk,
-        &Arc::new(requests::Requests { builders: accounts::build_users(), shares, store }),
+        &Arc::new(requests::Requests { builders, shares, store }),
     )
 }
 

@@ -28,6 +28,13 @@ const ASKED: Duration = Duration::from_millis(500);
 /// How long they may take to end when killed.
 const KILLED: Duration = Duration::from_secs(2);
 
+/// At this signal systemd as PID 1 powers off: its SIGRTMIN+4. The first real-time signal is glibc's 34 for systemd; in this
+/// program it may be another one.
+const SIGNAL_TO_POWER_OFF: i32 = 34 + 4;
+
+/// How long PID 1 may take after that signal to end this process.
+const PID_1: Duration = Duration::from_secs(10);
+
 /// Whether the guest is on its way down.
 pub fn begun() -> bool {
     BEGUN.load(Ordering::Acquire)
@@ -40,11 +47,8 @@ pub fn power_off() -> ! {
     }
     say(format_args!("power-off {}", since_kernel()));
     if OF_PID_1.load(Ordering::Acquire) {
-        match children::run(Command::new("systemctl").arg("poweroff")) {
-            // It ends us, like everybody else.
-            Ok(()) => park(),
-            Err(why) => say(format_args!("{why}; powering off without it")),
-        }
+        ask_pid_1();
+        say("PID 1 does not power off: powering off without it");
     }
     nix::let_go();
     if !children::end_all(Signal::TERM, ASKED) {
@@ -55,6 +59,20 @@ pub fn power_off() -> ! {
     let why = reboot(RebootCommand::PowerOff);
     say(format_args!("power off: {why:?}"));
     park()
+}
+
+/// Has PID 1 end everything, this process included. Returns if it does not.
+fn ask_pid_1() {
+    match children::run(Command::new("systemctl").arg("poweroff")) {
+        Ok(()) => park(),
+        // It also fails where PID 1 is on its way down already: it has seen the same press of the button.
+        Err(why) => say(format_args!("{why}; PID 1 gets the signal that means the same to it")),
+    }
+    // SAFETY: kill(2) takes two integers and touches no memory; rustix knows no real-time signals.
+    let sent = unsafe { libc::kill(1, SIGNAL_TO_POWER_OFF) };
+    if sent == 0 {
+        thread::sleep(PID_1);
+    }
 }
 
 /// Powers off as if the power had failed: nothing is written any more, and the data disk is not clean. Never returns.

@@ -85,9 +85,10 @@ struct State {
 }
 
 impl Pool {
-    /// Writes the configuration and starts the first.
-    pub fn start() -> Outcome<Arc<Pool>> {
-        configure().map_err(|e| format!("sshd cannot be configured: {e}"))?;
+    /// Writes the configuration and starts the first. Logins have these settings of Nix, which their Nix passes on to nix-daemon:
+    /// it takes over all that they are told in nix.conf, too.
+    pub fn start(nix_settings: Option<&str>) -> Outcome<Arc<Pool>> {
+        configure(nix_settings).map_err(|e| format!("sshd cannot be configured: {e}"))?;
         let taken = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| format!("sshd: eventfd: {e}"))?;
         let state = Mutex::new(State { warm: VecDeque::new(), used: false, banner: None });
         let pool = Arc::new(Pool { state, changed: Condvar::new(), taken });
@@ -178,9 +179,10 @@ impl Pool {
 }
 
 /// Keys and configuration where sshd looks for them.
-fn configure() -> io::Result<()> {
+fn configure(nix_settings: Option<&str>) -> io::Result<()> {
     fs::create_dir_all("/run/sshd")?; // sshd's empty directory
-    fs::write(CONFIG, SSHD_CONFIG)?;
+    let variable = nix_settings.map(|settings| format!("SetEnv \"NIX_CONFIG={settings}\"\n")).unwrap_or_default();
+    fs::write(CONFIG, format!("{SSHD_CONFIG}{variable}"))?;
     // sshd reads it as the user who logs in, who cannot enter the payload's directory.
     fs::copy(format!("{}/authorized_keys", payload::HOME), AUTHORIZED_KEYS)?;
     fs::set_permissions(AUTHORIZED_KEYS, fs::Permissions::from_mode(0o644))

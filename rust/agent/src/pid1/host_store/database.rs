@@ -1,4 +1,4 @@
-//! Nix's database of the guest, and what it must forget. Nix itself changes it.
+//! Nix's database of the guest: what it knows, and what it must forget. Nix itself reads and changes it.
 //!
 //! The store that Nix is told of here is the upper layer alone: nothing asks the gate, looks into a lower layer, or leaves a
 //! whiteout; what is deleted is deleted where it was written.
@@ -40,11 +40,51 @@ pub fn forget(paths: &[String]) -> Outcome<()> {
 
 /// Makes everything invalid that is not among these names of the guest's own layers, and all that refers to it.
 pub fn forget_all_but(own: &BTreeSet<String>) -> Outcome<()> {
+    let known = known()?;
+    let foreign = known.iter().filter(|path| path.strip_prefix(PREFIX).is_some_and(|name| !own.contains(name)));
+    forget(&foreign.cloned().collect::<Vec<_>>())
+}
+
+/// All that is valid, wherever its files are.
+pub fn known() -> Outcome<BTreeSet<String>> {
     let mut nix = tool("/usr/bin/nix");
     nix.args(["--extra-experimental-features", "nix-command", "path-info", "--all", "--store", STORE]);
-    let known = children::ask(&mut nix, "")?;
-    let foreign = known.lines().filter(|path| path.strip_prefix(PREFIX).is_some_and(|name| !own.contains(name)));
-    forget(&foreign.map(str::to_owned).collect::<Vec<_>>())
+    Ok(set(&children::ask(&mut nix, "")?))
+}
+
+/// What no collection may delete: permanent roots, what processes use, and what Nix's own processes hold. Some may be invalid yet.
+pub fn roots() -> Outcome<BTreeSet<String>> {
+    Ok(targets(&nix_store(&["--gc", "--print-roots"], "")?))
+}
+
+/// These valid paths and all that they refer to.
+pub fn closure(paths: &[String]) -> Outcome<BTreeSet<String>> {
+    query("--requisites", paths).map(|all| set(&all))
+}
+
+/// These paths, valid or not, and all that refers to them.
+pub fn referrers(paths: &[String]) -> Outcome<Vec<String>> {
+    query("--referrers-closure", paths).map(|all| all.lines().map(str::to_owned).collect())
+}
+
+/// Deletes these paths, which must be dead, with all that refers to them. Nix stops with an error at the first that is alive.
+pub fn delete(paths: &[String]) -> Outcome<()> {
+    // Or a derivation would live on with its result, which is alive for another reason.
+    let keep = ["--option", "keep-derivations", "false", "--option", "keep-outputs", "false"];
+    nix_store(&[&["--delete", "--stdin"], &keep[..]].concat(), &lines(paths)).map(drop)
+}
+
+fn query(what: &str, paths: &[String]) -> Outcome<String> {
+    if paths.is_empty() { Ok(String::new()) } else { nix_store(&["--query", what, "--stdin"], &lines(paths)) }
+}
+
+/// The paths of a list of roots, `WHERE -> PATH` on each line.
+fn targets(roots: &str) -> BTreeSet<String> {
+    roots.lines().filter_map(|line| line.rsplit_once(" -> ")).map(|(_, path)| path.to_owned()).collect()
+}
+
+fn set(lines: &str) -> BTreeSet<String> {
+    lines.lines().map(str::to_owned).collect()
 }
 
 fn nix_store(args: &[&str], input: &str) -> Outcome<String> {
@@ -62,7 +102,7 @@ fn lines(paths: &[String]) -> String {
 }
 
 /// Whether it is a hash and a name, directly in the store.
-fn is_store_path(path: &str) -> bool {
+pub fn is_store_path(path: &str) -> bool {
     let Some((hash, name)) = path.strip_prefix(PREFIX).and_then(|name| name.split_once('-')) else { return false };
     hash.len() == 32
         && hash.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
@@ -73,6 +113,14 @@ fn is_store_path(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_is_what_the_arrow_points_at() {
+        let hash = "ab3li50xq0nl4q5lxdyinb8w8y13my9s";
+        let roots = format!("/tmp/a -> b -> /nix/store/{hash}-x\n{{temp:12}} -> /nix/store/{hash}-y\nno root\n");
+        let found: Vec<_> = targets(&roots).into_iter().collect();
+        assert_eq!(found, ["x", "y"].map(|name| format!("/nix/store/{hash}-{name}")));
+    }
 
     #[test]
     fn only_store_paths_reach_nix() {

@@ -11,7 +11,7 @@ use rustix::{
     mount::{MountFlags, UnmountFlags},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::Path,
@@ -59,6 +59,11 @@ pub fn unmount() -> Outcome<()> {
 pub fn has_lower(dir: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     lower_layers(&mounts).is_some_and(|lower| lower.split(':').any(|layer| layer.ends_with(dir)))
+}
+
+/// Whether the store is an overlay, and not simply the upper layer.
+pub fn is_overlay() -> bool {
+    lower_layers(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()).is_some()
 }
 
 /// The option `lowerdir` of what is mounted last at the store.
@@ -116,6 +121,14 @@ pub fn own_names() -> Outcome<BTreeSet<String>> {
         }
     }
     Ok(names)
+}
+
+/// Paths of the store, valid or not, that the upper layer has files of, and when each was made, in seconds since 1970.
+pub fn upper_paths() -> Outcome<BTreeMap<String, i64>> {
+    let entries = entries(UPPER)?.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_char_device()));
+    let named = entries.filter_map(|entry| Some((format!("{STORE}/{}", entry.file_name().to_str()?), entry)));
+    // One that is gone by now is of no interest.
+    Ok(named.filter_map(|(path, entry)| Some((path, entry.metadata().ok()?.ctime()))).collect())
 }
 
 fn entries(dir: &str) -> Outcome<impl Iterator<Item = fs::DirEntry>> {

@@ -1,0 +1,94 @@
+//! The first moment of a guest that is ready: each way of asking it to power off works by itself, so none of the host's is in vain.
+//! Below the supervisor, which would ask in all ways and again.
+
+use crate::lab::{Lab, PATIENCE};
+use darwin_vz_agent::protocol::Ask;
+use darwin_vz_nix::{
+    config::{Config, File, HostFacts, MachineSettings, Sources},
+    generations::Generations,
+    guest::launch::Launch,
+    hypervisor::{self, Exit, Guest},
+    machine_dir::{MachineDir, StateDir},
+    spec::MachineName,
+    supervisor::{Preparation, Ready},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// Each way, so often.
+const BOOTS: usize = 2;
+
+/// What a guest may take to end its processes and leave its disk clean, translated and beside other tests.
+const POWERS_OFF_WITHIN: Duration = Duration::from_secs(60);
+
+/// A machine without a daemon.
+struct Bare {
+    lab: Lab,
+    name: MachineName,
+    settings: MachineSettings,
+    dir: MachineDir,
+}
+
+impl Bare {
+    fn new() -> Bare {
+        let lab = Lab::new("");
+        let sources = Sources {
+            flags: vec![],
+            env: vec![],
+            file: File::read(&lab.dir.path().join("config.toml"), true, None).unwrap(),
+            machine: None,
+            cwd: lab.dir.path().to_owned(),
+            home: None,
+            default_state_dir: lab.state(),
+        };
+        let settings = Config::load(sources).unwrap().settings(&HostFacts::gather()).unwrap();
+        let (name, settings) = settings.machines.into_iter().next().unwrap();
+        let dir = StateDir::open(&lab.state()).unwrap().make_machine(&name).unwrap();
+        Bare { lab, name, settings, dir }
+    }
+
+    async fn boot(&self) -> (Arc<dyn Guest>, Ready) {
+        let path = self.lab.path.as_ref();
+        let hypervisor =
+            hypervisor::for_this_host(self.settings.backend, path, self.settings.accelerator.as_deref()).unwrap();
+        let capabilities = hypervisor.capabilities().clone();
+        let generations = Generations::open(&self.dir, &self.settings, &capabilities.archs).unwrap();
+        let launch = Launch::new(
+            self.name.clone(),
+            self.settings.clone(),
+            self.dir.clone(),
+            capabilities,
+            Arc::new(generations),
+            None,
+        );
+        let launch: &dyn Preparation = &launch;
+        let guest = hypervisor.boot(launch.prepare(Default::default()).await.unwrap()).await.unwrap();
+        let ready = timeout(PATIENCE, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
+        (guest, ready)
+    }
+}
+
+async fn powers_off(bare: &Bare, how: &str, guest: Arc<dyn Guest>) {
+    let exit = timeout(POWERS_OFF_WITHIN, guest.exited()).await;
+    let console = || std::fs::read_to_string(bare.dir.console_log()).unwrap_or_default();
+    assert_eq!(exit.ok(), Some(Exit::PoweredOff), "{how} alone: {}", console());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_press_of_the_button_and_one_word_to_the_agent_are_heard() {
+    let bare = Bare::new();
+    let mut disks = Vec::new();
+    for _ in 0..BOOTS {
+        let (guest, ready) = bare.boot().await;
+        guest.request_stop().await.unwrap();
+        powers_off(&bare, "the button", guest).await;
+        disks.push(ready.data_disk);
+
+        let (guest, ready) = bare.boot().await;
+        // The guest may be off before its answer has come.
+        let _ = ready.agent.ask(Ask::ShutDown).await;
+        powers_off(&bare, "the agent", guest).await;
+        disks.push(ready.data_disk);
+    }
+    assert_eq!(disks, ["formatted", "kept", "kept", "kept"]);
+}
