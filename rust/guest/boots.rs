@@ -14,6 +14,7 @@ use crate::{
     error::{Kind, Report},
     log_file,
     machine_dir::{self, MachineDir, write_atomic},
+    regular_file::{self, NotRegular},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -217,7 +218,7 @@ fn read(dir: &MachineDir) -> Vec<BootRecord> {
     let mut records: Vec<_> = numbers(dir).into_iter().rev().filter_map(|number| stored(dir, number)).collect();
     for record in &mut records {
         let console = console_of(dir, record.number, newest);
-        record.console_bytes = fs::metadata(console).ok().map(|meta| meta.len()).filter(|length| *length > 0);
+        record.console_bytes = regular_file::look(&console).ok().map(|meta| meta.len()).filter(|length| *length > 0);
     }
     records
 }
@@ -264,7 +265,7 @@ fn numbers(dir: &MachineDir) -> BTreeSet<u64> {
 
 /// A record that cannot be read is none.
 fn stored(dir: &MachineDir, number: u64) -> Option<BootRecord> {
-    let record: BootRecord = serde_json::from_slice(&fs::read(path(dir, number)).ok()?).ok()?;
+    let record: BootRecord = serde_json::from_slice(&regular_file::read(&path(dir, number)).ok()?).ok()?;
     Some(BootRecord { number, ..record })
 }
 
@@ -275,8 +276,13 @@ fn write(dir: &MachineDir, record: &BootRecord) {
     }
 }
 
+/// What is no regular file is no console, and stays where it is.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    unless_missing(fs::rename(from, to))
+    match regular_file::look(from) {
+        Ok(_) => unless_missing(fs::rename(from, to)),
+        Err(error) if NotRegular::behind(&error).is_some() => Ok(()),
+        Err(error) => unless_missing(Err(error)),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -217,7 +217,7 @@ mod tests {
             u64::from_str_radix(&mask, 16).unwrap()
         };
         let before = blocked("/proc/thread-self/status");
-        let mut process = sh("echo up; read never");
+        let mut process = sh("echo up; exec sleep 60");
         let mut out = BufReader::new(process.stdout().unwrap());
         out.read_line(&mut String::new()).await.unwrap();
         assert_eq!(blocked("/proc/thread-self/status"), before, "ours hears them");
