@@ -8,7 +8,8 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
@@ -27,6 +28,10 @@ const SCHEMA: &str = "/nix/var/nix/db/schema";
 
 /// How long the making of a database is waited for. A Nix that keeps no such file costs this much of a boot, once.
 const MAKING: Duration = Duration::from_secs(5);
+
+/// Each side of Nix's worker protocol begins with its own.
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const DAEMON_MAGIC: u64 = 0x6478_696f;
 
 /// How long a client waits for a daemon that is starting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,6 +122,24 @@ pub fn wait_until_it_answers(patience: Duration) -> Outcome<()> {
     Ok(())
 }
 
+/// Waits until a process of the daemon answers: where another PID 1 holds the socket, it accepts before there is a daemon.
+pub fn wait_until_it_greets(patience: Duration) -> Outcome<()> {
+    let greeted = dial(patience).and_then(|daemon| greeted(daemon, patience));
+    greeted.map_err(|e| format!("nix-daemon accepts connections and does not answer: {e}"))
+}
+
+/// The first words of Nix's worker protocol.
+fn greeted(mut daemon: UnixStream, patience: Duration) -> io::Result<()> {
+    daemon.set_read_timeout(Some(patience))?;
+    daemon.write_all(&CLIENT_MAGIC.to_le_bytes())?;
+    let mut answer = [0; 8];
+    daemon.read_exact(&mut answer)?;
+    if u64::from_le_bytes(answer) == DAEMON_MAGIC {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks another protocol"))
+}
+
 /// A connection for a client.
 pub fn connect() -> io::Result<UnixStream> {
     let connection = match replace_warm(None).filter(is_open) {
@@ -191,6 +214,21 @@ fn keep_running() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_only_accepts_does_not_answer() {
+        let short = Duration::from_millis(50);
+        let talk = |answer: &[u8]| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(answer).unwrap();
+            greeted(ours, short)
+        };
+        assert!(talk(&DAEMON_MAGIC.to_le_bytes()).is_ok());
+        assert!(talk(&CLIENT_MAGIC.to_le_bytes()).is_err() && talk(b"").is_err());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert!(greeted(ours, short).is_err(), "it says nothing");
+        drop(theirs);
+    }
 
     #[test]
     fn variables_are_lines_with_a_name_and_a_value() {

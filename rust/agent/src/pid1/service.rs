@@ -104,6 +104,7 @@ pub fn serve_host() -> Outcome<()> {
     sshd.wait_for_banner(SERVICES)?;
     phases.mark("sshd");
     nix::wait_until_it_answers(SERVICES)?;
+    nix::wait_until_it_greets(SERVICES)?;
     phases.mark("nix-daemon");
     let builders = accounts::build_users();
     let garbage = Collector::start(builders.clone());
