@@ -169,7 +169,12 @@ impl Place {
         self.lobby.0.changed.notify_waiters();
     }
 
-    /// Whether it has not.
+    /// Whether it has sent nothing yet.
+    pub fn is_silent(&self) -> bool {
+        self.lobby.lock().silent.contains_key(&self.number)
+    }
+
+    /// Whether it has not shown who it is.
     pub fn is_stranger(&self) -> bool {
         !self.known.load(Relaxed)
     }

@@ -1,12 +1,13 @@
 //! The front door under crowds: real TCP, the real supervisor, and a guest in memory that echoes.
 
-use super::{PLACES, serve_within};
+use super::door::{Bounds, serve_within};
 use crate::{
     api::types::{StartRequest, State},
     config::MachineSettings,
     daemon::{Chronicle, Machine, Parts},
     guest::agent::Agent,
     hypervisor::sim::{Script, Sim},
+    lobby::Room,
     machine_dir::StateDir,
 };
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
@@ -18,20 +19,20 @@ use tokio::{
 };
 
 /// Longest wait for anything here.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Door {
+pub(super) struct Door {
     _tmp: tempfile::TempDir,
     machine: Arc<Machine>,
-    address: SocketAddr,
-    sim: Sim,
+    pub(super) address: SocketAddr,
+    pub(super) sim: Sim,
 }
 
-async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
-    bounded_door(script, idle_timeout, PLACES).await
+pub(super) async fn door(script: Script, idle_timeout: Option<Duration>) -> Door {
+    bounded_door(script, idle_timeout, Bounds::default()).await
 }
 
-async fn bounded_door(script: Script, idle_timeout: Option<Duration>, places: usize) -> Door {
+pub(super) async fn bounded_door(script: Script, idle_timeout: Option<Duration>, bounds: Bounds) -> Door {
     let tmp = tempfile::tempdir().unwrap();
     let name: crate::spec::MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
@@ -41,19 +42,19 @@ async fn bounded_door(script: Script, idle_timeout: Option<Duration>, places: us
     let sim = Sim::new(script);
     let parts = Parts::in_memory(sim.clone(), Agent::detached(), &dir, &settings).unwrap();
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
-    tokio::spawn(serve_within(places, listener, Arc::clone(&machine)));
+    tokio::spawn(serve_within(bounds, listener, Arc::clone(&machine)));
     Door { _tmp: tmp, machine, address, sim }
 }
 
 impl Door {
-    fn leases(&self) -> u32 {
+    pub(super) fn leases(&self) -> u32 {
         match self.machine.status().state {
             State::Running { leases, .. } => leases,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn until_unused(&self) {
+    pub(super) async fn until_unused(&self) {
         let unused = async {
             while self.leases() > 0 {
                 sleep(Duration::from_millis(5)).await;
@@ -170,7 +171,9 @@ async fn a_guest_that_nobody_speaks_to_stops_though_a_connection_is_open() {
 
 #[tokio::test]
 async fn beyond_its_places_a_client_waits_until_one_is_free() {
-    let door = bounded_door(Script::default(), None, 2).await;
+    let bounds = Bounds::default();
+    let room = Room { strangers: 2, all: 2, ..bounds.room };
+    let door = bounded_door(Script::default(), None, Bounds { room, ..bounds }).await;
     let mut crowd = vec![];
     for _ in 0..3 {
         let mut stream = TcpStream::connect(door.address).await.unwrap();

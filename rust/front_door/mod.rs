@@ -7,25 +7,18 @@
 mod carry;
 #[cfg(test)]
 mod crowd;
+mod dialogue;
+mod door;
+#[cfg(test)]
+mod strangers;
+mod turns;
 
 pub use carry::{Carried, carry};
+pub use door::serve_ssh;
 
-use crate::{
-    api::types::Service,
-    daemon::{Machine, Visit},
-    guest::sharing::Hold,
-    hypervisor::GuestStream,
-    supervisor::Lease,
-};
+use crate::{daemon::Visit, guest::sharing::Hold, hypervisor::GuestStream, supervisor::Lease};
 use std::{future::pending, sync::Arc, time::Duration};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
-
-/// How long to wait when the process has no descriptors left for a further connection.
-const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Looks at a connection in one time of allowed silence, and the shortest time between two.
 const LOOKS: u32 = 4;
@@ -79,61 +72,6 @@ async fn doze_in_silence(lease: &mut Lease, carried: &Carried, silence: Option<D
                 (before, silent_for) = (now, Duration::ZERO);
                 lease.wake();
             }
-        }
-    }
-}
-
-/// Connections that one SSH door serves at once; further ones wait in the socket's queue. Every user of this computer can
-/// connect, and nobody knows who it is before the guest's sshd does.
-const PLACES: usize = 512;
-
-/// Lets ssh clients in, for as long as the program runs.
-pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
-    serve_within(PLACES, listener, machine).await;
-}
-
-async fn serve_within(connections: usize, listener: TcpListener, machine: Arc<Machine>) {
-    let places = Arc::new(Semaphore::new(connections));
-    let mut told = false;
-    loop {
-        match places.available_permits() {
-            0 if !told => {
-                tracing::warn!(machine = %machine.name(), connections, "more clients than are let in at once; they wait");
-                told = true;
-            }
-            free if free > connections / 2 => told = false,
-            _ => {}
-        }
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let machine = Arc::clone(&machine);
-                tokio::spawn(async move {
-                    let_in(client, machine).await;
-                    drop(place);
-                });
-            }
-            Err(e) => {
-                tracing::warn!(machine = %machine.name(), "cannot accept a connection: {e}");
-                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
-            }
-        }
-    }
-}
-
-async fn let_in(mut client: TcpStream, machine: Arc<Machine>) {
-    // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
-    let _ = client.set_nodelay(true);
-    match machine.open(Service::Ssh).await {
-        Ok(passage) => {
-            if let Err(e) = passage.carry(client).await {
-                tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
-            }
-        }
-        Err(report) => {
-            tracing::warn!(machine = %machine.name(), "a connection was refused: {report}");
-            // A server may send lines before its banner (RFC 4253, section 4.2); `ssh -v` shows them.
-            let _ = client.write_all(format!("darwin-vz-nix: {report}\r\n").as_bytes()).await;
         }
     }
 }

@@ -21,4 +21,5 @@ mod pause;
 mod refusals;
 mod state;
 mod store;
+mod strangers;
 mod vsock;
