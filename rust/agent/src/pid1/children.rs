@@ -44,8 +44,8 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 }
 
 /// Starts a program whose end nobody asks for.
-pub fn spawn_detached(command: &mut Command) -> io::Result<()> {
-    start(&mut family(), command).map(drop)
+pub fn spawn_detached(command: &mut Command) -> io::Result<Pid> {
+    start(&mut family(), command)
 }
 
 fn start(family: &mut Family, command: &mut Command) -> io::Result<Pid> {

@@ -144,7 +144,7 @@ fn serve<A, S, O>(name: &'static str, accept: A, service: S)
 where
     A: Fn() -> io::Result<OwnedFd> + Send + 'static,
     S: Fn() -> io::Result<O> + Clone + Send + 'static,
-    O: Into<OwnedFd>,
+    O: Into<relay::Server>,
 {
     background(name, move || {
         loop {

@@ -9,12 +9,19 @@
 //! the thread sleep.
 
 use rustix::{
-    event::epoll::{self, EventData, EventFlags},
+    event::{
+        Timespec,
+        epoll::{self, EventData, EventFlags},
+    },
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{self, Errno},
     net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
 };
-use std::mem::MaybeUninit;
+use std::{
+    mem::MaybeUninit,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 /// Bytes in flight each way.
 const BUFFER: usize = 64 * 1024;
@@ -22,13 +29,38 @@ const BUFFER: usize = 64 * 1024;
 /// Buffers moved one way before the other has its turn.
 const TURN: usize = 16;
 
-/// Moves bytes between the two until both ways have ended. An error ends the connection like a close.
-pub fn join(a: OwnedFd, b: OwnedFd) {
-    // What is left to say is said by closing both.
-    let _ = relay(a.as_fd(), b.as_fd());
+/// One end of a connection to a service of this guest.
+pub struct Server {
+    pub socket: OwnedFd,
+    pub trial: Option<Trial>,
 }
 
-fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<()> {
+impl From<OwnedFd> for Server {
+    fn from(socket: OwnedFd) -> Self {
+        Server { socket, trial: None }
+    }
+}
+
+impl From<UnixStream> for Server {
+    fn from(socket: UnixStream) -> Self {
+        OwnedFd::from(socket).into()
+    }
+}
+
+/// What a connection must have come to when this time is over, or it is closed.
+pub struct Trial {
+    pub time: Duration,
+    pub passed: Box<dyn FnOnce() -> bool + Send>,
+}
+
+/// Moves bytes between the two until both ways have ended. An error ends the connection like a close.
+pub fn join(client: OwnedFd, server: Server) {
+    // What is left to say is said by closing both.
+    let _ = relay(client.as_fd(), server.socket.as_fd(), server.trial);
+}
+
+fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>, trial: Option<Trial>) -> io::Result<()> {
+    let mut trial = trial.map(|trial| (Instant::now() + trial.time, trial.passed));
     let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
     epoll::add(&watch, a, EventData::new_u64(0), interest)?;
@@ -46,11 +78,18 @@ fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<()> {
         if in_vain || ways.iter().all(|way| way.done) {
             return Ok(());
         }
+        let left = trial.as_ref().map(|(end, _)| end.saturating_duration_since(Instant::now()));
+        if let Some((_, passed)) = trial.take_if(|_| left == Some(Duration::ZERO))
+            && !passed()
+        {
+            return Ok(());
+        }
         if more {
             continue;
         }
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 2];
-        let events = match epoll::wait(&watch, &mut events, None) {
+        let timeout = trial.is_some().then_some(left).flatten().and_then(|left| Timespec::try_from(left).ok());
+        let events = match epoll::wait(&watch, &mut events, timeout.as_ref()) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
@@ -191,6 +230,32 @@ mod tests {
         drop(client);
         relay.join().unwrap();
         drop(server);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_pass_its_trial_is_closed_and_one_that_does_goes_on() {
+        for passes in [false, true] {
+            let (mut client, a) = UnixStream::pair().unwrap();
+            let (server, b) = UnixStream::pair().unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let (asked, tried) = std::sync::mpsc::channel();
+            let passed = Box::new(move || {
+                asked.send(()).unwrap();
+                passes
+            });
+            let trial = Trial { time: Duration::from_millis(50), passed };
+            let relay = thread::spawn(move || join(a.into(), Server { socket: b.into(), trial: Some(trial) }));
+            tried.recv().unwrap();
+            if passes {
+                client.write_all(b"on").unwrap();
+                drop(client);
+                assert_eq!(rest(&server), b"on");
+            } else {
+                assert_eq!((rest(&server), rest(&client)), (vec![], vec![]));
+            }
+            relay.join().unwrap();
+        }
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! with its banner in its socket; a connection takes one, and another is started in its place. The first banner is also what
 //! Ready waits for: sshd with its keys and configuration works then.
 
-use super::{Outcome, children, console::say, payload, shutdown};
+mod login;
+
+use super::{Outcome, children, console::say, payload, relay, shutdown};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     fd::OwnedFd,
     net::{RecvFlags, recv},
+    process::Pid,
 };
 use std::{
     collections::VecDeque,
@@ -30,8 +33,7 @@ const BACK_OFF: [Duration; 4] =
 const CONFIG: &str = "/run/sshd_config";
 const AUTHORIZED_KEYS: &str = "/run/authorized_keys";
 
-/// Only the host reaches this sshd, over vsock, so a login may take as long as it likes: the time would begin when sshd starts, and
-/// one that waits ahead must not end.
+/// The time for a login would begin when sshd starts, and one that waits ahead must not end: [`login`] sees to it instead.
 /// Only `builder` logs in, only with the keys of the payload.
 const SSHD_CONFIG: &str = "\
 HostKey /darwin-vz/ssh_host_ed25519_key
@@ -54,6 +56,18 @@ LogLevel ERROR
 Subsystem sftp internal-sftp
 ";
 
+/// An sshd for one connection. It ends when its socket is closed.
+struct Sshd {
+    socket: UnixStream,
+    pid: Pid,
+}
+
+impl From<Sshd> for relay::Server {
+    fn from(Sshd { socket, pid }: Sshd) -> Self {
+        relay::Server { socket: socket.into(), trial: Some(login::trial(pid)) }
+    }
+}
+
 /// The sshds that wait.
 pub struct Pool {
     state: Mutex<State>,
@@ -63,7 +77,7 @@ pub struct Pool {
 }
 
 struct State {
-    warm: VecDeque<UnixStream>,
+    warm: VecDeque<Sshd>,
     /// A connection has come.
     used: bool,
     /// What became of the first.
@@ -83,15 +97,15 @@ impl Pool {
     }
 
     /// A connection to an sshd, one that waits if there is one.
-    pub fn connect(&self) -> io::Result<UnixStream> {
+    pub fn connect(&self) -> io::Result<relay::Server> {
         self.lock().used = true;
-        while let Some(socket) = self.lock().warm.pop_front() {
+        while let Some(sshd) = self.lock().warm.pop_front() {
             let _ = rustix::io::write(&self.taken, &1u64.to_ne_bytes());
-            if !has_hung_up(&socket) {
-                return Ok(socket);
+            if !has_hung_up(&sshd.socket) {
+                return Ok(sshd.into());
             }
         }
-        spawn()
+        Ok(spawn()?.into())
     }
 
     /// Waits until the first has sent its banner.
@@ -118,7 +132,7 @@ impl Pool {
             };
             for _ in 0..missing {
                 match spawn() {
-                    Ok(socket) => self.add(socket),
+                    Ok(sshd) => self.add(sshd),
                     Err(e) => {
                         say(format_args!("sshd cannot be started: {e}"));
                         failures += 1;
@@ -135,11 +149,11 @@ impl Pool {
         }
     }
 
-    fn add(&self, socket: UnixStream) {
+    fn add(&self, sshd: Sshd) {
         // Only the first is looked at: it delays nobody, as the guest is not ready yet.
-        let first = self.lock().banner.is_none().then(|| banner(&socket));
+        let first = self.lock().banner.is_none().then(|| banner(&sshd.socket));
         let mut state = self.lock();
-        state.warm.push_back(socket);
+        state.warm.push_back(sshd);
         if first.is_some() {
             state.banner = first;
             self.changed.notify_all();
@@ -148,7 +162,8 @@ impl Pool {
 
     /// Sleeps until one was taken or has died; the number of the dead, who are removed.
     fn sleep(&self) -> usize {
-        let watched: Vec<UnixStream> = self.lock().warm.iter().filter_map(|socket| socket.try_clone().ok()).collect();
+        let watched: Vec<UnixStream> =
+            self.lock().warm.iter().filter_map(|sshd| sshd.socket.try_clone().ok()).collect();
         let mut polled = vec![PollFd::new(&self.taken, PollFlags::IN)];
         polled.extend(watched.iter().map(|socket| PollFd::new(socket, PollFlags::empty())));
         let _ = poll(&mut polled, None);
@@ -157,7 +172,7 @@ impl Pool {
         }
         let mut state = self.lock();
         let before = state.warm.len();
-        state.warm.retain(|socket| !has_hung_up(socket));
+        state.warm.retain(|sshd| !has_hung_up(&sshd.socket));
         before - state.warm.len()
     }
 }
@@ -171,14 +186,14 @@ fn configure() -> io::Result<()> {
     fs::set_permissions(AUTHORIZED_KEYS, fs::Permissions::from_mode(0o644))
 }
 
-/// Starts an sshd for one connection. It ends when its socket is closed.
-fn spawn() -> io::Result<UnixStream> {
+/// Starts an sshd for one connection.
+fn spawn() -> io::Result<Sshd> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let mut sshd = Command::new("/usr/sbin/sshd");
     sshd.args(["-i", "-e", "-f", CONFIG]).stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs));
-    children::spawn_detached(&mut sshd)?;
-    Ok(ours)
+    let pid = children::spawn_detached(&mut sshd)?;
+    Ok(Sshd { socket: ours, pid })
 }
 
 /// Waits for the banner and leaves it where it is.
