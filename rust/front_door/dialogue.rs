@@ -3,6 +3,7 @@
 //! A handshake is a dialogue. One that cannot go through it gets a few answers at most, whatever it sends; one that can, and
 //! logs in, gets more. How many bytes that takes depends on keys and algorithms, so they are not counted.
 
+use super::turns::Turn;
 use crate::lobby::Place;
 use std::{
     io,
@@ -10,10 +11,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Answers of the guest after which a client is no stranger. An sshd gives two to a client that sends nothing sensible (its
 /// banner, its algorithms), two more to one that has agreed on keys, and each step of a login and of a session is one.
@@ -26,14 +24,14 @@ pub(super) struct Dialogue<S> {
     /// The client has said something since the guest's last answer.
     heard: bool,
     answers: u32,
-    /// Held until the guest has said something.
-    opening: Option<oneshot::Sender<()>>,
+    /// To get to the guest: until it has said something.
+    turn: Option<Turn>,
 }
 
 impl<S> Dialogue<S> {
-    /// Of the client that has this place. `opening` is dropped at the guest's first word.
-    pub(super) fn new(client: S, place: Arc<Place>, opening: oneshot::Sender<()>) -> Self {
-        Dialogue { client, place, heard: false, answers: 0, opening: Some(opening) }
+    /// Of the client that has this place. Its turn ends at the guest's first word.
+    pub(super) fn new(client: S, place: Arc<Place>, turn: Turn) -> Self {
+        Dialogue { client, place, heard: false, answers: 0, turn: Some(turn) }
     }
 
     fn client_spoke(&mut self) {
@@ -44,7 +42,7 @@ impl<S> Dialogue<S> {
     }
 
     fn guest_spoke(&mut self) {
-        self.opening = None;
+        self.turn = None;
         if self.heard {
             self.heard = false;
             self.answers += 1;
@@ -87,20 +85,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Dialogue<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lobby::{Lobby, Room};
+    use crate::{
+        front_door::turns::{Client, Limits, Turns},
+        lobby::{Lobby, Room},
+    };
+    use futures_util::FutureExt;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-    async fn watched(opening: oneshot::Sender<()>) -> (DuplexStream, Dialogue<DuplexStream>, Arc<Place>) {
+    async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Place>, Turns) {
         let place = Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO }).enter().await;
+        let turns = Turns::new(Limits { all: 1, silent: 1 });
+        let turn = turns.wait(Client::Silent).await;
         let (client, ours) = duplex(1 << 20);
         let place = Arc::new(place);
-        (client, Dialogue::new(ours, Arc::clone(&place), opening), place)
+        (client, Dialogue::new(ours, Arc::clone(&place), turn), place, turns)
     }
 
     #[tokio::test]
     async fn answers_make_a_client_known_and_bytes_do_not() {
-        let (mut client, mut door, place) = watched(oneshot::channel().0).await;
+        let (mut client, mut door, place, _turns) = watched().await;
         door.write_all(&[0; 100_000]).await.unwrap();
         for _ in 0..100 {
             client.write_all(&[0; 1000]).await.unwrap();
@@ -119,13 +123,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guests_first_word_ends_the_opening() {
-        let (opening, mut opened) = oneshot::channel();
-        let (mut client, mut door, _place) = watched(opening).await;
+    async fn the_guests_first_word_ends_the_turn() {
+        let (mut client, mut door, _place, turns) = watched().await;
         client.write_all(b"banner").await.unwrap();
         door.read_exact(&mut [0; 6]).await.unwrap();
-        assert!(matches!(opened.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        assert!(turns.wait(Client::Speaking).now_or_never().is_none());
         door.write_all(b"banner").await.unwrap();
-        assert!(matches!(opened.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(turns.wait(Client::Speaking).now_or_never().is_some());
     }
 }

@@ -17,7 +17,6 @@ use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::oneshot,
     task::yield_now,
     time::{sleep, timeout},
 };
@@ -28,12 +27,8 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How long a client is waited for that says nothing at once. Clients of SSH do.
 const FIRST_WORDS: Duration = Duration::from_millis(250);
 
-/// How long the guest may take for its first word before the next client has its turn. Its servers take a second, if it is not
-/// busy.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
-
 /// Clients at once for which the guest starts a server.
-const TURNS: Limits = Limits { all: 16, silent: 2 };
+const TURNS: Limits = Limits { all: 8, silent: 2 };
 
 /// What a door takes upon itself.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +40,10 @@ pub(super) struct Bounds {
 }
 
 impl Default for Bounds {
-    /// 256 sshds fit into a guest of 1 GiB; a login takes some seconds while all of them start.
+    /// An sshd takes 3 MB until somebody has logged in, so that 200 fit into a guest of 1 GiB, and leave it some room; and so many
+    /// builds that start at once are strangers for a moment.
     fn default() -> Self {
-        let room = Room { strangers: 256, all: 512, stay: Duration::from_secs(10) };
+        let room = Room { strangers: 200, all: 512, stay: Duration::from_secs(10) };
         Bounds { room, login: Duration::from_secs(120) }
     }
 }
@@ -100,7 +96,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
     };
     match opened {
         Ok(passage) => {
-            let client = Dialogue::new(client, Arc::clone(place), until_the_first_answer(turn));
+            let client = Dialogue::new(client, Arc::clone(place), turn);
             tokio::select! {
                 carried = passage.carry(client) => if let Err(e) = carried {
                     tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
@@ -129,17 +125,6 @@ async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Turn {
     }
     let client = if place.is_silent() { Client::Silent } else { Client::Speaking };
     turns.wait(client).await
-}
-
-/// Keeps the turn until the guest says something, for which what is returned is dropped, or takes too long.
-fn until_the_first_answer(turn: Turn) -> oneshot::Sender<()> {
-    let (answered, answer) = oneshot::channel();
-    tokio::spawn(async move {
-        // An error says that the other end was dropped, as it is meant to be.
-        let _ = timeout(FIRST_ANSWER, answer).await;
-        drop(turn);
-    });
-    answered
 }
 
 /// Waits until the client has sent something, which stays where it is, or has ended.

@@ -60,7 +60,7 @@ fn owner_gets_in(lab: &Lab, among: &str) {
 
 #[test]
 fn a_crowd_without_a_key_keeps_nobody_out_and_throws_no_session_out() {
-    let lab = Lab::running("cores = 2\nlog-level = \"debug\"");
+    let lab = Lab::running("cores = 2");
     let crowd = Crowd::of(600, "", lab.port);
     owner_gets_in(&lab, "a silent crowd, from before the boot on");
     assert_eq!(lab.boots(), 1);
