@@ -4,8 +4,8 @@ GUESTS ?= $(shell uname -m) $(filter-out $(shell uname -m),x86_64 aarch64)
 
 # End-to-end tests of what only the backend qemu does: it looks for helper programs, ends those which an earlier daemon
 # left, and boots guests of another architecture. Virtualization does none of it. Nor can its stand-in pause a guest with
-# connections again and again: it has QEMU do so, with what decision 0015 says of that.
-ABOUT_QEMU := pause:: missing_programs_name_their_packages \
+# connections again and again: it has QEMU do so, with what decision 0015 says of that. What PID 1 a guest has is nothing to it.
+ABOUT_QEMU := pause:: systemd:: missing_programs_name_their_packages \
   an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off \
   one_boot_takes_thousands_of_connections_through_both_doors
 
@@ -16,7 +16,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
+.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-nixos check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,8 @@ demo: setup ## watch a build start a VM, run in it, and the VM stop
 test: tests-setup ## everything but the benchmarks
 	@source tests/tools/env.sh
 	guests $(GUESTS)
+	DVN_TEST_BUNDLE_systemd=$$(tests/guest/variants.sh systemd)
+	export DVN_TEST_BUNDLE_systemd
 	with_swift
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)
@@ -85,12 +87,23 @@ check-nix: checks ## the Nix half: files, module, what it writes, its reference
 	@source tests/tools/env.sh
 	tests/nix/check.sh
 
-check-guests: setup ## boot the test guest in the shapes of the other guests
+check-nixos: checks ## the NixOS guest as a whole, with DVN_NIXPKGS=… (docs/nix-checks.md)
+	@source tests/tools/env.sh
+	tests/nix/nixos.sh
+
+check-guests: setup ## boot the test guest in the shapes of the other guests; BOOTS=50: one of them over and over
 	@source tests/tools/env.sh
 	guests $(shell uname -m)
+	DVN_TEST_BUNDLE_systemd=$$(tests/guest/variants.sh systemd)
+	export DVN_TEST_BUNDLE_systemd
+	if [ -n "$(BOOTS)" ]; then
+	  export DVN_TEST_BOOTS="$(BOOTS)" DVN_TEST_CONSOLES="$$PWD/target/consoles"
+	  rm -rf "$$DVN_TEST_CONSOLES"
+	  exec cargo test --locked --test e2e -- --nocapture systemd::every_stop
+	fi
 	check() { DVN_TEST_BUNDLE=$$(tests/guest/variants.sh $$1) cargo test --locked --test e2e -- --test-threads 2 "$${@:2}"; }
 	check service demand:: doors:: store::trouble
-	check systemd demand::
+	check systemd demand:: doors:: store::trouble
 	check packed demand:: doors:: store::trouble
 
 fmt: checks ## format the code, Rust and Nix

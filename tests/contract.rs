@@ -243,6 +243,19 @@ fn the_nixos_guest_has_what_the_page_puts_inside() {
     assert!(agent["serviceConfig"]["ExecStart"].as_str().unwrap().ends_with("/bin/darwin-vz-agent service"));
     assert_eq!(nixos["users"]["builder"], json!({"hashedPassword": "*", "isNormalUser": true, "uid": 1000}));
     assert_eq!(nixos["powerKey"], "poweroff");
+    // The way down: after all services, before the mounts that it is about go.
+    let clean = &nixos["services"]["darwin-vz-leave-clean"];
+    assert_eq!((&clean["wantedBy"], &clean["before"][0]), (&json!(["sysinit.target"]), &json!("sysinit.target")));
+    let mounts = clean["unitConfig"]["RequiresMountsFor"].as_str().unwrap();
+    for path in quoted(&from_disk).iter().filter(|path| path.starts_with('/')) {
+        assert!(mounts.split(' ').any(|mount| mount == path), "{path} may be unmounted before: {mounts}");
+    }
+    assert!(lines(&clean["preStop"]).contains("mount -o remount,ro /data"), "{clean}");
+    // The image knows what is in it.
+    assert!(disks.contains("cp -R $root/nix/.image/nix-db $data/var/nix/db"), "{disks}");
+    assert!(lines(&nixos["database"]).contains("--directory=$PWD nix-db"), "{nixos}");
+    // Nothing listens on the network.
+    assert_eq!(nixos["resolved"], json!({"LLMNR": false, "MulticastDNS": false}));
     // The agent's sshd is the only one, and what it lets in becomes no root.
     assert!((&nixos["sshd"], &nixos["sudo"]) == (&json!(false), &json!(false)));
     let daemon = &nixos["services"]["nix-daemon"]["environment"];
@@ -318,6 +331,7 @@ fn assert_drivers(guest: &str, modules: &[String]) {
         ("disks", "virtio_blk"),
         ("vsock", "vmw_vsock_virtio_transport"),
         ("network", "virtio_net"),
+        ("power button", "evdev"),
         ("shares", "virtiofs"),
     ] {
         assert!(rows.iter().any(|row| row[0] == device), "the host adds no {device}");

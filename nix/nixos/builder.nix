@@ -37,9 +37,9 @@ in
       "builder"
     ];
     max-jobs = lib.mkDefault "auto";
-    sandbox = true;
+    sandbox = lib.mkDefault true;
     # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
-    fsync-metadata = false;
+    fsync-metadata = lib.mkDefault false;
     # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
     min-free = lib.mkDefault 268435456;
     # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.

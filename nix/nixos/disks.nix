@@ -9,7 +9,8 @@
 #   /nix/var, /tmp   directories of the data disk
 #
 # One service of the initrd does it all, in order: what it mounts depends on what the agent found. Nix's database on the data
-# disk knows the image's paths. With another image it would be wrong, so the directory is made anew then.
+# disk knows the image's paths: it begins as a copy of the image's own. With another image it would be wrong, so the directory is
+# made anew then. What leaves the disk clean is in shutdown.nix.
 {
   config,
   lib,
@@ -18,6 +19,12 @@
 }:
 let
   inherit (config.services.darwin-vz-guest) agent;
+  # Units of the initrd that look into the system's store.
+  readers = [
+    "initrd-fs.target"
+    "initrd-find-nixos-closure.service"
+  ]
+  ++ lib.optional config.system.etc.overlay.enable "initrd-find-etc.service";
 in
 {
   fileSystems."/" = {
@@ -29,7 +36,6 @@ in
     ];
   };
 
-  boot.initrd.includeDefaultModules = false;
   boot.initrd.kernelModules = [
     "virtio_pci"
     "virtio_console" # hvc0, where a boot that fails says why
@@ -41,7 +47,11 @@ in
     "erofs"
     "ext4"
     "overlay"
-  ];
+    # The power button must be there before the agent says Ready, so its drivers do not wait for udev.
+    "button"
+    "evdev"
+  ]
+  ++ lib.optional pkgs.stdenv.hostPlatform.isAarch64 "gpio_keys";
 
   boot.initrd.systemd = {
     storePaths = [ "${agent}/bin/darwin-vz-agent" ];
@@ -49,14 +59,8 @@ in
     services.darwin-vz-disks = {
       description = "Boot payload, image and data disk";
       # NixOS looks for its system in /sysroot/nix/store as soon as /sysroot itself is mounted.
-      requiredBy = [
-        "initrd-fs.target"
-        "initrd-find-nixos-closure.service"
-      ];
-      before = [
-        "initrd-fs.target"
-        "initrd-find-nixos-closure.service"
-      ];
+      requiredBy = readers;
+      before = readers;
       after = [
         "sysroot.mount"
         "systemd-modules-load.service"
@@ -85,7 +89,8 @@ in
         data=$root/data/nix
         if [ "$(cat $data/system 2>/dev/null)" != "$system" ]; then
           rm -rf $data/*
-          mkdir -p $data/store $data/var $data/work
+          mkdir -p $data/store $data/var/nix $data/work
+          cp -R $root/nix/.image/nix-db $data/var/nix/db
           chown 0:30000 $data/store
           chmod 1775 $data/store
           echo "$system" >$data/system
@@ -103,27 +108,5 @@ in
         mount --bind $root/data/tmp $root/tmp
       '';
     };
-  };
-
-  # Once for each image: what is in it, told to Nix's database on the data disk.
-  systemd.services.darwin-vz-register = {
-    description = "Nix's database of the image";
-    requiredBy = [ "nix-daemon.service" ];
-    before = [
-      "nix-daemon.service"
-      "nix-daemon.socket"
-    ];
-    unitConfig = {
-      DefaultDependencies = false;
-      RequiresMountsFor = "/nix/store /nix/var";
-      ConditionPathExists = "!/nix/var/nix/db/darwin-vz-registered";
-    };
-    serviceConfig.Type = "oneshot";
-    script = ''
-      ${lib.getExe' config.nix.package "nix-store"} --load-db </nix/.image/nix-path-registration
-      mkdir -p /nix/var/nix/gcroots
-      ln -sfn /run/booted-system /nix/var/nix/gcroots/booted-system
-      touch /nix/var/nix/db/darwin-vz-registered
-    '';
   };
 }

@@ -1,6 +1,7 @@
 # The bundle of this system: docs/guest-contract.md, "Bundle".
 {
   config,
+  lib,
   pkgs,
   ...
 }:
@@ -24,17 +25,23 @@ in
   system.build.guestBundle =
     pkgs.runCommand "darwin-vz-nixos-guest"
       {
-        nativeBuildInputs = [ pkgs.erofs-utils ];
+        nativeBuildInputs = [
+          pkgs.erofs-utils
+          config.nix.package # of the guest's version, which its database must suit
+          (lib.getBin pkgs.sqlite)
+        ];
         closure = pkgs.closureInfo { rootPaths = [ toplevel ]; };
         manifest = builtins.toJSON manifest;
         passAsFile = [ "manifest" ];
       }
       ''
         mkdir $out
-        cp $closure/registration nix-path-registration
+        sh ${./database.sh} $closure/registration nix-db
+        # Not the time of this build, so that the image can be made again.
+        sqlite3 nix-db/db.sqlite 'UPDATE ValidPaths SET registrationTime = 1'
         sed 's|^/nix/store/||' $closure/store-paths >names
         tar --create --sort=name --mtime=@1 --owner=0 --group=0 --numeric-owner --format=pax \
-          --directory=/nix/store --files-from=$PWD/names --directory=$PWD nix-path-registration >system.tar
+          --directory=/nix/store --files-from=$PWD/names --directory=$PWD nix-db >system.tar
         mkfs.erofs --quiet -zlz4hc -T1 -U clear --tar=f $out/system.erofs system.tar
         cp ${kernel}/${target} $out/${target}
         cp ${config.system.build.initialRamdisk}/${config.system.boot.loader.initrdFile} $out/initrd

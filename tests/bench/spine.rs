@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../e2e/bare.rs"]
+#[allow(dead_code)]
 mod bare;
 mod figures;
 #[path = "../e2e/inputs.rs"]
@@ -13,6 +15,7 @@ mod inputs;
 #[path = "../e2e/lab.rs"]
 #[allow(dead_code)]
 mod lab;
+mod pass;
 mod store;
 
 use figures::{Figure, Series};
@@ -37,9 +40,9 @@ const REST: Duration = Duration::from_secs(20);
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [verb, socket, port] = arguments.as_slice()
-        && verb == bare::PASS
+        && verb == pass::PASS
     {
-        return bare::pass_descriptor(Path::new(socket), port.parse().unwrap());
+        return pass::pass_descriptor(Path::new(socket), port.parse().unwrap());
     }
     let rounds = arguments.iter().position(|a| a == "--rounds").map_or(7, |at| arguments[at + 1].parse().unwrap());
 
@@ -131,7 +134,7 @@ fn throughput(lab: &Lab, rounds: usize) -> Figure {
     fs::write(&config, lab.ok(&["nix-config", "--only", "ssh"])).unwrap();
     let me = std::env::current_exe().unwrap();
     let proxy =
-        format!("ProxyCommand={} {} {} 22", me.display(), bare::PASS, lab.machine().join("run/vsock").display());
+        format!("ProxyCommand={} {} {} 22", me.display(), pass::PASS, lab.machine().join("run/vsock").display());
     let take = |options: &[&str]| {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(&config).args(options).args(["darwin-vz-builder", &format!("head -c {BULK} /dev/zero")]);
@@ -214,9 +217,4 @@ fn status(lab: &Lab, rounds: usize) -> Figure {
 
 fn progress(what: &str, round: usize, rounds: usize) {
     eprintln!("{what}: {} of {rounds}", round + 1);
-}
-
-/// Waits until a port answers; for the reference.
-pub(crate) fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
-    wait(what, is_so);
 }

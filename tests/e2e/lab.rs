@@ -419,9 +419,14 @@ pub fn bundle() -> PathBuf {
 
 /// A copy of the bundle whose manifest `change` has edited; files are links.
 pub fn bundle_like(dir: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
+    changed(&bundle(), dir, change)
+}
+
+/// The same of another bundle.
+pub fn changed(bundle: &Path, dir: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
     let copy = dir.join("bundle");
     fs::create_dir(&copy).unwrap();
-    for file in fs::read_dir(bundle()).unwrap().flatten() {
+    for file in fs::read_dir(bundle).unwrap().flatten() {
         std::os::unix::fs::symlink(file.path(), copy.join(file.file_name())).unwrap();
     }
     let manifest = copy.join("guest.json");

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod activation;
+#[allow(dead_code, reason = "benchmarks use the rest")]
+mod bare;
 mod clients;
 mod demand;
 mod doctor;
@@ -28,4 +30,5 @@ mod ssh_config;
 mod state;
 mod store;
 mod strangers;
+mod systemd;
 mod vsock;

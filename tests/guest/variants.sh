@@ -3,7 +3,7 @@
 #
 #   variants.sh service   PID 1 is another program (here a shell); the agent is called as `initrd` and `service`, as in NixOS. The
 #                         initrd mounts what the NixOS guest's does: by the same text, out of tests/nix/guests.json
-#   variants.sh systemd   the same with Debian's systemd as PID 1 of the initrd, and the NixOS guest's own unit
+#   variants.sh systemd   PID 1 is Debian's systemd, with the NixOS guest's own units and scripts (systemd.sh)
 #   variants.sh packed    its programs are a Nix store path, packed by nix/base-guest/pack.py with the base guest's own layout
 #
 # Prints the bundle's directory. Each is made from the bundle of build.sh for this machine's architecture and cached beside it.
@@ -13,17 +13,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 variant=${1:-}
-# Of systemd's dependencies, what an initrd has from busybox or does not run.
-not_loaded='^(perl.*|adduser|passwd|login.*|debconf|dmsetup|libdevmapper.*|dbus.*|libdbus.*|systemd-timesyncd|sensible-utils|init-system-helpers|tzdata|libsemanage.*|libsepol.*|debianutils|dash|bash|readline-common|coreutils|grep|sed|tar|gzip|findutils|logsave|util-linux.*|libkmod.*|kmod|netbase|ntp.*|libdb5.*|libgdbm.*)$'
 die() { echo "variants: $*" >&2; exit 1; }
 
 nixos=$repo/tests/nix/guests.json
-key=$(cat "$0" "$DVN_TEST_BUNDLE"/{guest.json,initrd} "$repo"/nix/base-guest/* "$repo/tests/nix/mini/lib.nix" "$nixos" | sha256sum | cut -c1-24)
+key=$(cat "$here"/{variants,systemd}.sh "$DVN_TEST_BUNDLE"/{guest.json,initrd} "$repo"/nix/base-guest/* "$repo/nix/nixos/database.sh" \
+  "$repo/tests/nix/mini/lib.nix" "$nixos" | sha256sum | cut -c1-24)
 bundle=$DVN_CACHE/guests/$variant-$key
 if [ -e "$bundle/guest.json" ]; then echo "$bundle"; exit; fi
 work=$(mktemp -d "$DVN_CACHE/guests/.variant.XXXXXX")
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 new=$work/bundle
+# shellcheck source=tests/guest/systemd.sh
+. "$here/systemd.sh"
 mkdir "$new"
 cp "$DVN_TEST_BUNDLE"/* "$new"
 chmod u+w "$new"/*
@@ -37,8 +38,8 @@ take() {
   done
 }
 
-# What `service` and `systemd` have in common: agent, the script of the NixOS guest's initrd, and what is PID 1 of the system.
-another_pid_1() {
+# The agent, out of the test guest's initrd, to $work/agent; busybox, out of its image.
+extract_agent() {
   local agent=$work/agent
   take /usr/bin/busybox
   mkdir -p "$work/initrd"
@@ -56,11 +57,16 @@ while True:
     at = start + size + -size % 4
 PY
   chmod 755 "$agent"
-  cp "$agent" "$work/initrd/agent"
+}
+
+# The agent, the script of the NixOS guest's initrd, and what is PID 1 of the system.
+another_pid_1() {
+  extract_agent
+  cp "$work/agent" "$work/initrd/agent"
   # The agent is elsewhere, and Debian's image, which has no /nix/.image, is the root already.
   jq -r '.nixos.initrd.services["darwin-vz-disks"].script[]' "$nixos" |
     sed -e 's|^/nix/store/[^ ]*/darwin-vz-agent initrd |/agent initrd |' \
-      -e 's|^mount -t erofs -o ro /dev/vda |mount -t tmpfs image |' >"$work/initrd/disks"
+      -e 's|^mount -t erofs -o ro /dev/vda \(.*\)|mount -t tmpfs image \1; mkdir \1/nix-db|' >"$work/initrd/disks"
   [ "$(grep -cE '^(/agent initrd|mount -t tmpfs image) ' "$work/initrd/disks")" = 2 ] || die "the NixOS guest's initrd has another script"
   jq '.cmdline += " init=/nix/store/00000000000000000000000000000000-nixos/init"' "$new/guest.json" >"$work/guest.json"
   cp "$work/guest.json" "$new/guest.json"
@@ -101,6 +107,13 @@ done &
 while :; do /run/agent service; $b sleep 1; done &
 while :; do wait; $b sleep 1 & wait $!; done
 SYSTEM
+}
+
+# belongs_to_root DIRECTORY IMAGE: files of an image belong to root, whoever made it from that directory
+belongs_to_root() {
+  [ "$(id -u)" != 0 ] || return 0
+  find "$1" -mindepth 1 -printf 'set_inode_field "/%P" uid 0\nset_inode_field "/%P" gid 0\n' >"$work/owners"
+  debugfs -w -f "$work/owners" "$2" >/dev/null 2>"$work/debugfs.log" || die "$(tail -n1 "$work/debugfs.log")"
 }
 
 # A second archive: what it has replaces what the first has.
@@ -166,89 +179,6 @@ $b mount --move /proc /sysroot/proc
 exec $b switch_root /sysroot /run/busybox sh /run/system
 INIT
   chmod 755 "$work/initrd/init"
-  append
-}
-
-systemd() {
-  local debian root=$work/initrd units=$work/initrd/etc/systemd/system applet
-  another_pid_1
-  debian=$("$repo/tests/tools/debian-prefix.sh" --without './usr/share/*' --without './usr/lib/*/gconv*' --skip "$not_loaded" \
-    initrd-systemd trixie systemd e2fsprogs | tail -n 1)/root
-  cp -a "$debian/usr" "$root/"
-  for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$root/$directory"; done
-  rm -r "$root"/usr/lib/systemd/system/*.wants
-  # Under another name this one is a part of initrd-parse-etc.service.
-  find "$root/usr/lib/systemd/system-generators" -mindepth 1 ! -name systemd-fstab-generator -delete
-  cp "$work/taken/busybox" "$root/usr/bin/"
-  for applet in cat chmod chown cp echo grep insmod mkdir poweroff rm sh sleep; do ln -s busybox "$root/usr/bin/$applet"; done
-  ln -s /usr/lib/systemd/systemd "$root/init"
-  mkdir -p "$units" "$root"/{proc,sys,dev,run,tmp,var,sysroot,image,memory}
-  printf '[Manager]\nLogTarget=console\nLogColor=no\nDefaultTimeoutStartSec=120\n' >"$root/etc/systemd/system.conf"
-  : >"$root/etc/initrd-release"
-  ln -s /usr/lib/systemd/system/initrd.target "$units/default.target"
-  # unit NAME WANTED-BY…: a unit from stdin
-  unit() {
-    local name=$1 by
-    shift
-    { echo '[Unit]'; echo 'DefaultDependencies=no'; cat; } >"$units/$name"
-    for by; do mkdir -p "$units/$by.requires" && ln -s "../$name" "$units/$by.requires/$name"; done
-  }
-  # There is no udev, so nothing that systemd mounts is a device. As in NixOS the root is in memory.
-  unit systemd-modules-load.service <<'UNIT'
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh -e /load
-UNIT
-  cat >"$root/load" <<'LOAD'
-while read -r module; do insmod "/mods/$module" 2>/dev/null || true; done </mods/list
-while ! [ -b /dev/vdb ]; do sleep 0.05; done
-mount -t ext4 -o ro /dev/vda /image
-mount -t tmpfs tmpfs /memory
-mkdir -p /memory/root/etc /memory/work
-: >/memory/root/etc/os-release # systemd switches to no root without
-cp /agent /system /pid1 /bin/busybox /run/
-mkdir -p /run/bin
-printf '#!/run/busybox sh\nexec /run/busybox kill -USR1 1\n' >/run/bin/systemctl
-chmod 755 /run/bin/systemctl
-LOAD
-  unit sysroot.mount initrd-root-fs.target <<'UNIT'
-Requires=systemd-modules-load.service
-After=systemd-modules-load.service
-Before=initrd-root-fs.target
-[Mount]
-What=overlay
-Where=/sysroot
-Type=overlay
-Options=lowerdir=/image,upperdir=/memory/root,workdir=/memory/work
-UNIT
-  unit sysroot-run.mount initrd-fs.target <<'UNIT'
-Before=initrd-fs.target
-[Mount]
-What=/run
-Where=/sysroot/run
-Options=rbind
-UNIT
-  # As NixOS has it, whose script looks for the system in that store.
-  unit initrd-find-nixos-closure.service initrd.target <<'UNIT'
-RequiresMountsFor=/sysroot/nix/store
-Before=initrd.target shutdown.target
-Conflicts=shutdown.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh -c 'grep -q " /sysroot/nix/store overlay " /proc/mounts || { echo "FAILED: no store to find a system in" >/dev/console; poweroff -f; }'
-UNIT
-  mkdir "$units/initrd-switch-root.service.d"
-  printf '[Service]\nExecStart=\nExecStart=systemctl --no-block switch-root /sysroot /run/pid1\n' >"$units/initrd-switch-root.service.d/init.conf"
-  jq -r '.nixos.initrd.services["darwin-vz-disks"] |
-    ("After", "Before", "Requires") as $key | "\($key)=\(.[$key | ascii_downcase] | join(" "))"' "$nixos" >"$work/unit"
-  jq -r '.nixos.initrd.services["darwin-vz-disks"] | "[Service]", (.serviceConfig | to_entries[] | "\(.key)=\(.value)"),
-    "ExecStart=/bin/sh -e /disks"' "$nixos" >>"$work/unit"
-  # shellcheck disable=SC2046  # words
-  unit darwin-vz-disks.service $(jq -r '.nixos.initrd.services["darwin-vz-disks"].requiredBy[]' "$nixos") <"$work/unit"
-  printf '#!/run/busybox sh\n. /run/system\n' >"$root/pid1"
-  chmod 755 "$root/pid1"
   append
 }
 

@@ -4,32 +4,12 @@
   nixpkgs ? null,
 }:
 let
-  real = nixpkgs != null;
-  lib = if real then import (nixpkgs + "/lib") else import ./mini/lib.nix;
-  system = "aarch64-linux";
-  further = {
-    services.darwin-vz-guest.environment.http_proxy = "http://proxy.example:3128";
-  };
+  guest = import ./guest.nix { inherit nixpkgs; };
+  inherit (guest) lib;
   inherit
-    (
-      if real then
-        import ../../nix/nixos/system.nix {
-          inherit nixpkgs;
-          modules = [
-            { nixpkgs.hostPlatform = system; }
-            further
-          ];
-        }
-      else
-        lib.evalModules {
-          specialArgs.pkgs = import ./mini/pkgs.nix { inherit system; };
-          modules = [
-            ./mini/nixos-options.nix
-            ../../nix/nixos/guest.nix
-            further
-          ];
-        }
-    )
+    (guest.evaluate [
+      { services.darwin-vz-guest.environment.http_proxy = "http://proxy.example:3128"; }
+    ])
     config
     ;
 
@@ -41,6 +21,7 @@ let
     only [
       "after"
       "before"
+      "conflicts"
       "environment"
       "path"
       "requiredBy"
@@ -53,6 +34,7 @@ let
     // {
       path = map toString (unit.path or [ ]);
       script = lines (unit.script or "");
+      preStop = lines (unit.preStop or "");
     };
 in
 {
@@ -90,10 +72,13 @@ in
     services = builtins.mapAttrs (_: service) (
       only [
         "darwin-vz-agent"
-        "darwin-vz-register"
+        "darwin-vz-leave-clean"
         "darwin-vz-rosetta"
         "nix-daemon"
       ] config.systemd.services
+    );
+    database = builtins.filter (line: builtins.match ".*nix-db.*" line != null) (
+      lines config.system.build.guestBundle.buildCommand
     );
     root = only [ "device" "fsType" "options" ] config.fileSystems."/";
     nixSettings = only [
@@ -126,6 +111,13 @@ in
             "sshd"
           ] config.users.users
         );
+    networks = builtins.mapAttrs (
+      _:
+      only [
+        "matchConfig"
+        "networkConfig"
+      ]
+    ) (only [ "10-downloads" ] config.systemd.network.networks);
     tmpfiles = config.systemd.tmpfiles.rules;
     kernelParameters = config.boot.kernelParams;
     kernelModules = config.boot.kernelModules;
@@ -133,5 +125,10 @@ in
     sshd = config.services.openssh.enable;
     sudo = config.security.sudo.enable;
     firewall = config.networking.firewall.enable;
+    resolved = config.services.resolved.settings.Resolve;
+    dbus = "${config.services.dbus.dbusPackage}";
+    switches = config.system.switch.enable;
+    suForwardsX = config.security.pam.services.su.forwardXAuth;
+    shutdownRamfs = config.systemd.shutdownRamfs.enable;
   };
 }

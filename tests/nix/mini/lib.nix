@@ -479,6 +479,12 @@ let
     concatLines = xs: concatMapStrings (x: x + "\n") xs;
     concatMap = builtins.concatMap;
     mapAttrsToList = f: a: map (n: f n a.${n}) (attrNames a);
+    mapAttrsRecursive =
+      f:
+      let
+        at = path: mapAttrs (n: v: if isAttrs v then at (path ++ [ n ]) v else f (path ++ [ n ]) v);
+      in
+      at [ ];
     filterAttrs =
       p: a:
       listToAttrs (

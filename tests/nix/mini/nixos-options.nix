@@ -28,6 +28,7 @@ in
         "boot.kernel.sysctl"
         "fileSystems"
         "nix.settings"
+        "services.resolved.settings.Resolve"
         "system.build"
         "systemd.network.networks"
         "systemd.services"
@@ -73,10 +74,12 @@ in
           "programs.less.enable"
           "programs.nano.enable"
           "security.enableWrappers"
+          "security.pam.services.su.forwardXAuth"
           "security.pki.certificateFiles"
           "security.pki.certificates"
           "security.polkit.enable"
           "security.sudo.enable"
+          "services.dbus.dbusPackage"
           "services.fstrim.enable"
           "services.logind.settings.Login.HandlePowerKey"
           "services.logrotate.enable"
@@ -88,14 +91,17 @@ in
           "services.udisks2.enable"
           "system.boot.loader.initrdFile"
           "system.disableInstallerTools"
+          "system.etc.overlay.enable"
           "system.fsPackages"
           "system.nssModules"
           "system.stateVersion"
+          "system.switch.enable"
           "system.tools.nixos-version.enable"
           "systemd.coredump.enable"
           "systemd.network.wait-online.enable"
           "systemd.oomd.enable"
           "systemd.package"
+          "systemd.shutdownRamfs.enable"
           "systemd.tmpfiles.rules"
           "systemd.tpm2.enable"
           "users.allowNoPasswordLogin"
@@ -113,5 +119,6 @@ in
     system.build.toplevel = pkgs.nixos-system-unnamed;
     system.build.initialRamdisk = pkgs.initrd;
     system.boot.loader.initrdFile = "initrd";
+    system.etc.overlay.enable = lib.mkDefault false;
   };
 }

@@ -36,6 +36,7 @@ builtins.listToAttrs (
       "nixos-system-unnamed"
       "openssh"
       "procps"
+      "sqlite"
       "systemd"
       "util-linux"
     ]
@@ -47,14 +48,15 @@ builtins.listToAttrs (
   busybox-sandbox-shell = drv "busybox" { };
   package = drv "darwin-vz-nix" { };
   nix = drv "nix" { };
+  dbus.override = arguments: drv "dbus" { inherit arguments; };
   cacert = drv "nss-cacert-3" { };
   # What a guest is made of.
   path = ./pkgs.nix;
   linuxPackages.kernel = drv "linux" { target = "Image"; };
   closureInfo = _: drv "closure-info" { };
   runCommand =
-    name: attributes: _:
-    drv name { inherit attributes; };
+    name: attributes: buildCommand:
+    drv name { inherit attributes buildCommand; };
   # Our own packages, by the names that they give themselves.
   callPackage =
     file: _:

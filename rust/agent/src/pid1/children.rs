@@ -123,22 +123,27 @@ pub fn describe(status: WaitStatus) -> String {
 pub fn reap() {
     loop {
         // Sleeps until some child has ended, and leaves it to be reaped under the lock.
-        let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        let mut family = family();
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let Some(slot) = family.awaited.get_mut(&pid.as_raw_nonzero().get()) {
-                *slot = Some(status);
-            }
+        turn(|| waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).map(drop));
+    }
+}
+
+/// Reaps what has ended, once `ask_kernel` returns; if that knows no child, sleeps until one starts.
+fn turn(ask_kernel: impl FnOnce() -> rustix::io::Result<()>) {
+    // Counted before the kernel is asked: a child that starts between its answer and our lock is none that the answer was about.
+    let births = family().births;
+    let ended = ask_kernel();
+    let mut family = family();
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if let Some(slot) = family.awaited.get_mut(&pid.as_raw_nonzero().get()) {
+            *slot = Some(status);
         }
-        CHANGED.notify_all();
-        if matches!(ended, Err(Errno::CHILD)) {
-            let births = family.births;
-            family.childless = true;
-            CHANGED.notify_all();
-            while family.births == births {
-                family = CHANGED.wait(family).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
+    }
+    if ended == Err(Errno::CHILD) && family.births == births {
+        family.childless = true;
+    }
+    CHANGED.notify_all();
+    while family.childless && family.births == births {
+        family = CHANGED.wait(family).unwrap_or_else(PoisonError::into_inner);
     }
 }
 
@@ -154,4 +159,27 @@ pub fn end_all(signal: Signal, patience: Duration) -> bool {
         family = CHANGED.wait_timeout(family, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::mpsc, thread};
+
+    #[test]
+    fn a_child_that_starts_right_after_the_kernel_knew_of_none_is_reaped() {
+        let (started, child) = mpsc::channel();
+        thread::spawn(move || {
+            turn(|| {
+                started.send(spawn(&mut Command::new("true")).unwrap()).unwrap();
+                Err(Errno::CHILD)
+            });
+            reap();
+        });
+        let child = child.recv().unwrap();
+        let (ended, status) = mpsc::channel();
+        thread::spawn(move || ended.send(child.wait()));
+        let status = status.recv_timeout(Duration::from_secs(60)).expect("its end is never noticed");
+        assert_eq!(status.exit_status(), Some(0));
+    }
 }
