@@ -19,7 +19,7 @@ mod pass;
 mod store;
 
 use figures::{Figure, Series};
-use lab::{Door, Lab, PATIENCE, derivation, said, wait};
+use lab::{Door, Lab, PATIENCE, derivation, said};
 use std::{
     fs,
     io::Read,
