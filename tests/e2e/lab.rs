@@ -30,6 +30,8 @@ pub struct Lab {
     pub path: String,
     /// Further lines of every Nix command's configuration.
     pub nix_settings: String,
+    /// Where the host's Nix is; nothing is the one of `DVN_TEST_NIX`.
+    pub nix_programs: PathBuf,
     state: PathBuf,
     daemon: Option<Child>,
     host_nix: Option<Child>,
@@ -61,6 +63,7 @@ impl Lab {
             port: free_port(),
             path: std::env::var("PATH").unwrap(),
             nix_settings: String::new(),
+            nix_programs: PathBuf::new(),
             daemon: None,
             host_nix: None,
         };
@@ -284,7 +287,9 @@ impl Lab {
 
     /// A Nix command on this lab's own store.
     pub fn host_nix(&self, program: &str) -> Command {
-        let mut nix = self.command(handed("DVN_TEST_NIX").join(program));
+        let programs = &self.nix_programs;
+        let programs = if programs.as_os_str().is_empty() { &handed("DVN_TEST_NIX") } else { programs };
+        let mut nix = self.command(programs.join(program));
         nix.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("host").display()));
         nix.env("NIX_CONFIG", &self.nix_settings);
         nix
@@ -359,7 +364,7 @@ pub enum Door {
 }
 
 impl Door {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Door::Direct => "direct",
             Door::Ssh => "ssh",

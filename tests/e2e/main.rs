@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod activation;
+mod clients;
 mod demand;
 mod doctor;
 mod doors;

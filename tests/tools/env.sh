@@ -14,6 +14,10 @@ export PATH
 DVN_TEST_NIX=$(toolset)/nix
 export DVN_TEST_NIX
 
+# The same of older and newer versions, each in a directory named after its suite of Debian. There after `setup.sh tests`.
+DVN_TEST_NIX_CLIENTS=$(clientset)
+export DVN_TEST_NIX_CLIENTS
+
 # with_swift: from now on cargo builds the backend `vz` too, for the stand-in of tests/virtualization-standin. What users run
 # on Linux is built without: it would be tens of megabytes of no use to them.
 with_swift() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Debian machine with Rust ready to build and demonstrate this project, and with the argument `checks` to test it,
-# too. Idempotent; well under a second when nothing is to do. Installs system packages only where a command is missing; everything else goes below
+# Makes a Debian machine with Rust ready to build and demonstrate this project, with the argument `checks` to check it,
+# and with `tests` to test it, too. Idempotent; well under a second when nothing is to do. Installs system packages only where a command is missing; everything else goes below
 # $DVN_CACHE (see lib.sh). Two runs at once wait for each other.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,6 +11,7 @@ vhost_device_vsock=0.3.0   # vsock for QEMU without a kernel module on the host
 nixfmt_rs=0.4.0            # these two for `make check-nix`
 deadnix=1.3.1
 suite=trixie               # bookworm's Nix (2.8) and virtiofsd (of QEMU 7.2, in C) are too old
+clients=(bookworm trixie sid)   # whose Nix is tried against the doors; sid's moves, see tests/e2e/clients.rs
 
 # 1. System packages, by a command or file that each brings.
 declare -A package=(
@@ -29,7 +30,7 @@ for thing in "${!package[@]}"; do
   esac
 done
 # A module and no command, for tests/tools/schemathesis.sh.
-[ "${1:-}" != checks ] || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+[ $# = 0 ] || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 install_packages() {
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
   local as_root=()
@@ -67,7 +68,7 @@ if [ $((${#targets[@]} + ${#components[@]})) != 0 ]; then
   [ ${#components[@]} = 0 ] || rustup --quiet component add "${components[@]}"
 fi
 
-# 3. Programs below the cache, in two sets: what running the program takes, and what checking it takes besides.
+# 3. Programs below the cache, in sets: what running the program takes, what checking it takes besides, and what its tests do.
 
 # make_set NAME: makes the set of that name unless it is there, elsewhere first, and renamed into place when complete.
 make_set() {
@@ -105,37 +106,45 @@ from_crates() {
   ln -s "$made/bin/$3" "$work/bin/"
 }
 
+# Parts of Nix's closure that evaluating and building never use.
+unused='^(perl|libperl|libdbd|libdbi|libwww|debconf|dpkg|tar$|bzip2|curl$|xz-utils|gcc-[0-9]*-base|openssl-provider|libdb5'
+unused+='|init-|mawk|libpam|login|passwd|uidmap|libcrypt|ucf|base-files|netbase|libacl|libattr1|libselinux|libkeyutils)'
+
+# nix_programs ROOT DIRECTORY: what runs the Nix below ROOT as if alone on the machine.
+nix_programs() {
+  local program
+  mkdir -p "$2"
+  for program in "$1"/usr/bin/nix*; do
+    cat >"$2/$(basename "$program")" <<WRAPPER
+#!/bin/sh
+# Nix of Debian as if alone on the machine: no configuration, caches or builders but those asked for. A local build may
+# use /bin/sh. Old versions look for the program that reaches builders in the system.
+export NIX_CONF_DIR=/var/empty NIX_USER_CONF_FILES= NIX_CACHE_HOME="\${NIX_CACHE_HOME:-$DVN_CACHE/nix-cache}"
+export NIX_CONFIG="experimental-features = nix-command flakes
+substituters =
+builders =
+build-hook = $1/usr/libexec/nix/build-remote
+flake-registry =
+build-users-group =
+sandbox = false
+sandbox-paths = /bin/sh=$1/usr/bin/bash-static
+\${NIX_CONFIG:-}"
+exec "$program" "\$@"
+WRAPPER
+    chmod 755 "$2/$(basename "$program")"
+  done
+}
+
 complete_toolset() {
   [ -x "$1/bin/vhost-device-vsock" ] && [ -x "$1/bin/virtiofsd" ] && "$1/nix/nix" --version
 }
 fill_toolset() {
   from_crates vhost-device-vsock "$vhost_device_vsock" vhost-device-vsock
-  # Parts of Nix's closure that evaluating and building never use.
-  local unused='^(perl|libperl|libdbd|libdbi|libwww|debconf|dpkg|tar$|bzip2|curl$|xz-utils|gcc-14-base|openssl-provider|libdb5'
-  unused+='|init-|mawk|libpam|login|passwd|uidmap|libcrypt|ucf|base-files|netbase|libacl|libattr1|libselinux|libkeyutils)'
-  local prefix program
+  local prefix
   prefix=$(./debian-prefix.sh --skip "$unused" --program usr/bin/nix --program usr/libexec/virtiofsd \
     tools "$suite" nix-bin virtiofsd)
   ln -s "$prefix/root/usr/libexec/virtiofsd" "$work/bin/"
-  mkdir "$work/nix"
-  for program in "$prefix"/root/usr/bin/nix*; do
-    cat >"$work/nix/$(basename "$program")" <<WRAPPER
-#!/bin/sh
-# Nix of Debian $suite as if alone on the machine: no configuration, caches or builders but those asked for. A local
-# build may use /bin/sh.
-export NIX_CONF_DIR=/var/empty NIX_USER_CONF_FILES= NIX_CACHE_HOME="\${NIX_CACHE_HOME:-$DVN_CACHE/nix-cache}"
-export NIX_CONFIG="experimental-features = nix-command flakes
-substituters =
-builders =
-flake-registry =
-build-users-group =
-sandbox = false
-sandbox-paths = /bin/sh=$prefix/root/usr/bin/bash-static
-\${NIX_CONFIG:-}"
-exec "$prefix/root/usr/bin/$(basename "$program")" "\$@"
-WRAPPER
-    chmod 755 "$work/nix/$(basename "$program")"
-  done
+  nix_programs "$prefix/root" "$work/nix"
 }
 
 complete_checkset() {
@@ -149,5 +158,23 @@ fill_checkset() {
   ln -s "$(dirname "$swiftc")" "$work/swift"
 }
 
+# Nix as hosts have it, old and new, by the suite of Debian that it is from.
+complete_clientset() {
+  local old
+  for old in "${clients[@]}"; do "$1/$old/nix" --version || return; done
+}
+fill_clientset() {
+  local from prefix
+  for from in "${clients[@]}"; do
+    prefix=$(./debian-prefix.sh --skip "$unused" --program usr/bin/nix "nix-$from" "$from" nix-bin bash-static)
+    nix_programs "$prefix/root" "$work/$from"
+  done
+}
+
 make_set toolset
-if [ "${1:-}" = checks ]; then make_set checkset; fi
+case ${1:-} in
+  '') ;;
+  checks) make_set checkset ;;
+  tests) make_set checkset; make_set clientset ;;
+  *) die "unknown argument $1" ;;
+esac
