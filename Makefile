@@ -31,7 +31,7 @@ test: tests-setup ## everything but the benchmarks
 	with_swift
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)
-	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=4641 DVN_TEST_SEED=1795290949
+	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=37000 DVN_TEST_SEED=1795290949
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
 	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU) $(NOT_OF_BACKENDS))
@@ -46,10 +46,11 @@ bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.jso
 fuzz: setup ## what strangers may send, led by what it reaches: SECONDS=60, TARGET=name, SEED=…
 	@SEED="$(SEED)" tests/tools/fuzz.sh "$(or $(SECONDS),60)" $(TARGET)
 
-chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=name
+chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=name, ARENAS=2
 	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
-	DVN_CHAOS_FAULTS="$(or $(FAULTS),200)" DVN_CHAOS_SEED="$(SEED)" DVN_CHAOS_ONLY="$(ONLY)" cargo test --locked --test chaos -- --nocapture
+	export DVN_CHAOS_FAULTS="$(or $(FAULTS),200)" DVN_CHAOS_SEED="$(SEED)" DVN_CHAOS_ONLY="$(ONLY)" DVN_CHAOS_ARENAS="$(or $(ARENAS),2)"
+	cargo test --locked --test chaos -- --nocapture
 
 lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS, rustdoc, shellcheck, Apple's names
 	@source tests/tools/env.sh

@@ -1,10 +1,11 @@
 //! One lab on a file system of its own, and a round of chaos in it.
 
 use crate::{
+    aftermath::Aftermath,
     faults::Fault,
     inputs::add_text,
-    lab::{Door, Lab, PATIENCE, derivation, said, stderr},
-    outcome::{Outcome, Table},
+    lab::{Door, Lab, PATIENCE, derivation, free_port, said, stderr},
+    outcome::Outcome,
 };
 use rand::{RngExt, rngs::StdRng};
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 /// Settings of the lab's machine: everything that takes time takes little.
-pub const SETTINGS: &str = "idle-timeout = \"6s\"\nhang-timeout = \"6s\"\nboot-timeout = \"60s\"\nstop-grace = \"5s\"\ncores = 2\ndisk-size = \"1G\"";
+const SETTINGS: &str = "idle-timeout = \"6s\"\nhang-timeout = \"6s\"\nboot-timeout = \"60s\"\nstop-grace = \"5s\"\ncores = 2\ndisk-size = \"1G\"";
 
 /// Size of the file system with the state, in MiB: more than a full data disk takes, and small enough to be filled itself.
 const STATE_MIB: u32 = 1600;
@@ -31,6 +32,8 @@ const BUILDS: usize = 3;
 pub struct Arena {
     pub lab: Lab,
     pub rounds: usize,
+    /// Where the API answers on TCP.
+    pub api_port: u16,
     /// Store paths of builds that ended well, and what they must hold.
     finished: BTreeMap<String, String>,
     state: Option<Mount>,
@@ -53,6 +56,10 @@ impl Drop for Mount {
     }
 }
 
+fn settings(api_port: u16) -> String {
+    format!("{SETTINGS}\napi-listen = \"127.0.0.1:{api_port}\"")
+}
+
 struct Build {
     content: String,
     run: JoinHandle<Output>,
@@ -63,13 +70,33 @@ impl Arena {
     pub fn new() -> Arena {
         let mut lab = Lab::new("");
         lab.run_host_nix();
-        lab.configure_sharing(SETTINGS);
+        let api_port = free_port();
+        lab.configure_sharing(&settings(api_port));
         fs::create_dir(lab.state()).unwrap();
         fs::create_dir(lab.dir.path().join("roots")).unwrap();
         // Only root can mount: for others the state is on a disk that cannot be filled.
         let state = Mount::new(&lab.state());
         lab.run_daemon();
-        Arena { lab, rounds: 0, finished: BTreeMap::new(), state }
+        Arena { lab, rounds: 0, api_port, finished: BTreeMap::new(), state }
+    }
+
+    /// Starts the daemon again, with the usual settings but for one, and what is said in its place.
+    pub fn restart_daemon(&mut self, but: Option<(&str, &str)>) {
+        self.lab.configure_sharing(&self.settings(but));
+        self.lab.end_daemon();
+        self.lab.run_daemon();
+    }
+
+    /// The same without the host's store, which takes the guest's answers before a connection gets to it.
+    pub fn restart_daemon_without_the_store(&mut self, but: Option<(&str, &str)>) {
+        self.lab.configure(&self.settings(but));
+        self.lab.end_daemon();
+        self.lab.run_daemon();
+    }
+
+    fn settings(&self, but: Option<(&str, &str)>) -> String {
+        let usual = settings(self.api_port);
+        but.map_or(usual.clone(), |(one, other)| usual.replace(one, other))
     }
 
     /// Where the state is on a file system that may be filled.
@@ -80,15 +107,23 @@ impl Arena {
     /// One fault, and everything after it.
     pub fn round(&mut self, fault: Fault, random: &mut StdRng) -> Outcome {
         self.rounds += 1;
-        let round = Instant::now();
+        let mut outcome = Outcome::default();
+        let mut part = Instant::now();
+        let mut parted = |what| {
+            let took = part.elapsed();
+            part = Instant::now();
+            (what, took)
+        };
         // From before the guest is there, over its boot, to the middle of the builds, which come sooner where it is.
         let longest = if self.lab.is("running") { 3000 } else { 7000 };
-        let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, random)).collect();
+        let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, door(random), random)).collect();
         sleep(Duration::from_millis(random.random_range(0..longest)));
-        let mut outcome = Outcome::default();
-        if let Err(why) = fault.inflict(self, random) {
+        outcome.took.push(parted("before"));
+        let aftermath = fault.inflict(self, random).unwrap_or_else(|why| {
             outcome.absent = Some(why);
-        }
+            Aftermath::None
+        });
+        outcome.took.push(parted("fault"));
         for build in builds {
             let output = build.run.join().unwrap();
             if output.status.success() {
@@ -98,22 +133,32 @@ impl Arena {
                 outcome.failed += 1;
             }
         }
-        let began = Instant::now();
-        self.sit_out_the_back_off();
-        let next = self.build(BUILDS, random);
-        let output = next.run.join().unwrap();
-        outcome.next = Some(if output.status.success() {
-            self.finished.insert(said(&output, "the next build").trim().to_owned(), next.content);
-            Ok(began.elapsed())
-        } else {
-            let said = stderr(&output);
-            let first = said.lines().find(|line| line.contains("error")).or(said.lines().last());
-            Err(first.unwrap_or("it said nothing").to_owned())
-        });
+        outcome.took.push(parted("builds"));
+        outcome.next = Some(self.next(&aftermath, random));
+        outcome.took.push(parted("next"));
+        aftermath.end(self);
         outcome.left = self.settled();
         outcome.lost = self.lost();
-        outcome.took = round.elapsed();
+        outcome.took.push(parted("looking"));
         outcome
+    }
+
+    /// The next build, which must succeed: how long it took, and why it failed.
+    fn next(&mut self, aftermath: &Aftermath, random: &mut StdRng) -> Result<Duration, String> {
+        let began = Instant::now();
+        self.sit_out_the_back_off();
+        // The door on which a crowd waits.
+        let door = if let Aftermath::Crowd(_) = aftermath { Door::Ssh } else { door(random) };
+        let next = self.build(BUILDS, door, random);
+        let output = next.run.join().unwrap();
+        if !output.status.success() {
+            let said = stderr(&output);
+            let first = said.lines().find(|line| line.contains("error")).or(said.lines().last());
+            return Err(first.unwrap_or("it said nothing").to_owned());
+        }
+        self.finished.insert(said(&output, "the next build").trim().to_owned(), next.content);
+        aftermath.look(self)?;
+        Ok(began.elapsed())
     }
 
     /// Boots that failed in a row, as with a full disk, make the daemon refuse connections for some seconds. Who builds then
@@ -125,18 +170,17 @@ impl Arena {
     }
 
     /// The last look, at a machine at rest.
-    pub fn end(mut self, table: &mut Table) {
+    pub fn end(mut self) -> Outcome {
         self.lab.await_state("stopped");
         let outcome = Outcome { left: self.settled(), lost: self.lost(), ..Outcome::default() };
-        table.add("(at rest)", &outcome);
         self.lab.end_daemon();
+        outcome
     }
 
-    /// Starts a build of its own content and length, through one of the doors, with an input that is on the host alone. Its
+    /// Starts a build of its own content and length, with an input that is on the host alone. Its
     /// output is kept from the host's garbage collector from the moment in which it is there.
-    fn build(&self, n: usize, random: &mut StdRng) -> Build {
+    fn build(&self, n: usize, door: Door, random: &mut StdRng) -> Build {
         let content = format!("{} {n} {}", self.rounds, random.random::<u64>());
-        let door = if random.random() { Door::Direct } else { Door::Ssh };
         let pause = if n == BUILDS { 0 } else { random.random_range(0..3) };
         let name = format!("round{}-{n}", self.rounds);
         let input = add_text(&self.lab, &format!("{name}-input"), &content);
@@ -244,6 +288,10 @@ impl Arena {
         };
         fs::read_dir("/proc").unwrap().flatten().filter_map(line).collect()
     }
+}
+
+fn door(random: &mut StdRng) -> Door {
+    if random.random() { Door::Direct } else { Door::Ssh }
 }
 
 /// A command that cannot hang the suite.

@@ -1,7 +1,8 @@
 //! The faults: what goes wrong, and how it is brought about.
 
 use crate::{
-    arena::{Arena, SETTINGS},
+    aftermath::{Aftermath, Crowd},
+    arena::Arena,
     lab::{Door, Lab, derivation, kill, said, wait},
 };
 use rand::{RngExt, rngs::StdRng};
@@ -25,6 +26,7 @@ pub enum Fault {
     KernelPanic,
     GuestFrozen,
     GuestStalled,
+    GuestStalledUntilClientsGiveUp,
     VsockDeviceWedged,
     VsockDeviceStalled,
     VirtiofsdKilled,
@@ -39,6 +41,7 @@ pub enum Fault {
     GuestClockJumps,
     SlowReader,
     FiveHundredConnections,
+    SilentCrowdOfAnotherUser,
     ClientKilled,
     Stopped,
     StoppedByForce,
@@ -46,7 +49,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 27] = [
         Fault::DaemonKilled,
         Fault::DaemonRestartedWithOtherSettings,
         Fault::DaemonKilledWhileTheGateIsAsked,
@@ -55,6 +58,7 @@ impl Fault {
         Fault::KernelPanic,
         Fault::GuestFrozen,
         Fault::GuestStalled,
+        Fault::GuestStalledUntilClientsGiveUp,
         Fault::VsockDeviceWedged,
         Fault::VsockDeviceStalled,
         Fault::VirtiofsdKilled,
@@ -69,6 +73,7 @@ impl Fault {
         Fault::GuestClockJumps,
         Fault::SlowReader,
         Fault::FiveHundredConnections,
+        Fault::SilentCrowdOfAnotherUser,
         Fault::ClientKilled,
         Fault::Stopped,
         Fault::StoppedByForce,
@@ -85,6 +90,7 @@ impl Fault {
             Fault::KernelPanic => "guest's kernel panics",
             Fault::GuestFrozen => "guest frozen for good",
             Fault::GuestStalled => "guest stalled for 2 s",
+            Fault::GuestStalledUntilClientsGiveUp => "guest stalled, clients give up",
             Fault::VsockDeviceWedged => "vsock device wedged for good",
             Fault::VsockDeviceStalled => "vsock device stalled for 2 s",
             Fault::VirtiofsdKilled => "virtiofsd killed",
@@ -99,6 +105,7 @@ impl Fault {
             Fault::GuestClockJumps => "guest's clock jumps",
             Fault::SlowReader => "client that does not read",
             Fault::FiveHundredConnections => "500 connections",
+            Fault::SilentCrowdOfAnotherUser => "silent crowd of another user",
             Fault::ClientKilled => "client killed",
             Fault::Stopped => "stop",
             Fault::StoppedByForce => "stop --force",
@@ -106,7 +113,7 @@ impl Fault {
     }
 
     /// Brings it about, and takes away what would not go away by itself (a full disk). `Err`: this computer cannot have it.
-    pub fn inflict(self, arena: &mut Arena, random: &mut StdRng) -> Result<(), String> {
+    pub fn inflict(self, arena: &mut Arena, random: &mut StdRng) -> Result<Aftermath, String> {
         match self {
             // The harness is the service manager: it starts the daemon again.
             Fault::DaemonKilled => {
@@ -115,9 +122,7 @@ impl Fault {
             }
             Fault::DaemonRestartedWithOtherSettings => {
                 let cores = random.random_range(1..=2);
-                arena.lab.configure_sharing(&SETTINGS.replace("cores = 2", &format!("cores = {cores}")));
-                arena.lab.end_daemon();
-                arena.lab.run_daemon();
+                arena.restart_daemon(Some(("cores = 2", &format!("cores = {cores}"))));
             }
             Fault::DaemonKilledWhileTheGateIsAsked => {
                 let mut asking = asking(&arena.lab);
@@ -136,6 +141,17 @@ impl Fault {
             }
             Fault::GuestFrozen => kill(running(&arena.lab, &qemu()), "STOP"),
             Fault::GuestStalled => stall(running(&arena.lab, &qemu())),
+            Fault::GuestStalledUntilClientsGiveUp => {
+                // The guest is not to be found by its silence, as it would be within seconds, and a client is to get as far as
+                // the guest's door.
+                arena.restart_daemon_without_the_store(Some(("hang-timeout = \"6s\"", "hang-timeout = \"30m\"")));
+                arena.lab.cli(&["ssh", "--", "true"]);
+                let qemu = running(&arena.lab, &qemu());
+                kill(qemu, "STOP");
+                give_up(&arena.lab, random);
+                resume(qemu);
+                return Ok(Aftermath::OtherSettings);
+            }
             Fault::VsockDeviceWedged => kill(running(&arena.lab, VSOCK), "STOP"),
             Fault::VsockDeviceStalled => stall(running(&arena.lab, VSOCK)),
             Fault::VirtiofsdKilled => kill(running(&arena.lab, VIRTIOFSD), "KILL"),
@@ -161,9 +177,9 @@ impl Fault {
                 asking.kill().unwrap();
                 asking.wait().unwrap();
             }
-            Fault::HostDiskFull => return fill_host(arena),
+            Fault::HostDiskFull => fill_host(arena)?,
             Fault::GuestDiskFull => {
-                arena.lab.cli(&["ssh", "--", "cat /dev/zero >/tmp/fill; rm /tmp/fill"]);
+                arena.lab.cli(&["ssh", "--", "dd if=/dev/zero of=/tmp/fill bs=1M; rm /tmp/fill"]);
             }
             Fault::GuestOutOfMemory => {
                 arena.lab.cli(&["ssh", "--", "tail /dev/zero"]);
@@ -189,6 +205,10 @@ impl Fault {
                 sleep(Duration::from_secs(1));
                 assert!(crowd.len() > 400, "only {} got through", crowd.len());
             }
+            Fault::SilentCrowdOfAnotherUser => {
+                let crowd = Crowd::gather(&[(arena.lab.port, 700), (arena.api_port, 300)]);
+                return Ok(Aftermath::Crowd(crowd));
+            }
             Fault::ClientKilled => {
                 let name = format!("killed{}", arena.rounds);
                 let mut client = arena.lab.build(Door::Direct, &name, "sleep 60; echo > $out");
@@ -200,7 +220,7 @@ impl Fault {
             Fault::Stopped => drop(arena.lab.cli(&["stop"])),
             Fault::StoppedByForce => drop(arena.lab.cli(&["stop", "--force"])),
         }
-        Ok(())
+        Ok(Aftermath::None)
     }
 }
 
@@ -232,8 +252,38 @@ fn asking(lab: &Lab) -> Child {
 fn stall(process: u32) {
     kill(process, "STOP");
     sleep(Duration::from_secs(2));
-    // It may have been given up meanwhile.
+    resume(process);
+}
+
+/// It may have been given up meanwhile.
+fn resume(process: u32) {
     let _ = std::process::Command::new("kill").args(["-CONT", &process.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// Clients of every kind come to a guest that does not answer, and leave after their own time: ssh, and the direct door's
+/// program. The last leaves when the daemon has lost its patience with the guest, too, which it has after ten seconds.
+fn give_up(lab: &Lab, random: &mut StdRng) {
+    let verbs: [&[&str]; 3] = [&["ssh", "--", "true"], &["connect"], &["connect", "--service", "ssh"]];
+    let last = random.random_range(11..16);
+    let clients: Vec<Child> = (0..random.random_range(1..8))
+        .map(|n: usize| {
+            let patience = if n == 0 { last } else { random.random_range(2..=last) };
+            let program = lab.program(verbs[n % verbs.len()]);
+            let mut client = std::process::Command::new("timeout");
+            client.arg(patience.to_string()).arg(program.get_program()).args(program.get_args());
+            client.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            // An input that does not end: they leave because they lose patience.
+            client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    let began = Instant::now();
+    for mut client in clients {
+        let stdin = client.stdin.take();
+        client.wait().unwrap();
+        drop(stdin);
+    }
+    // ssh has a patience of its own, which may be less.
+    sleep(Duration::from_secs(last).saturating_sub(began.elapsed()));
 }
 
 /// Runs a script as root of the guest: a trusted user may name a program that nix-daemon calls after a build.
@@ -264,7 +314,7 @@ fn fill_host(arena: &mut Arena) -> Result<(), String> {
     let room = 80 << 20;
     file.set_len(fs::metadata(&filler).unwrap().len().saturating_sub(room)).unwrap();
     let began = Instant::now();
-    arena.lab.cli(&["ssh", "--", "cat /dev/zero | head -c 300000000 >/tmp/fill; sync; rm -f /tmp/fill"]);
+    arena.lab.cli(&["ssh", "--", "dd if=/dev/zero of=/tmp/fill bs=1M count=286; sync; rm -f /tmp/fill"]);
     // The builds of this round meet the full disk, too.
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed()));
     fs::remove_file(filler).unwrap();

@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 pub struct Outcome {
     /// The fault could not be had on this computer: why.
     pub absent: Option<String>,
+    /// The round itself failed: why.
+    pub broken: Option<String>,
     /// Builds under way that ended well, and that failed.
     pub built: usize,
     pub failed: usize,
@@ -18,8 +20,8 @@ pub struct Outcome {
     pub lost: Vec<String>,
     /// Processes, files, sockets, leases, roots in the host's store that should not be there.
     pub left: Vec<String>,
-    /// How long all of it took, the looking included.
-    pub took: Duration,
+    /// How long its parts took, the looking included.
+    pub took: Vec<(&'static str, Duration)>,
 }
 
 impl fmt::Display for Outcome {
@@ -27,13 +29,21 @@ impl fmt::Display for Outcome {
         if let Some(why) = &self.absent {
             return write!(f, "not here: {why}");
         }
+        if let Some(why) = &self.broken {
+            return write!(f, "THE ROUND BROKE: {why}");
+        }
         write!(f, "{} built, {} failed, next ", self.built, self.failed)?;
         match &self.next {
             Some(Ok(time)) => write!(f, "{:.1} s", time.as_secs_f32())?,
             Some(Err(why)) => write!(f, "FAILED: {why}")?,
             None => f.write_str("not tried")?,
         }
-        write!(f, ", {:.1} s in all", self.took.as_secs_f32())?;
+        let all: Duration = self.took.iter().map(|(_, time)| *time).sum();
+        write!(f, ", {:.1} s in all (", all.as_secs_f32())?;
+        for (n, (part, time)) in self.took.iter().enumerate() {
+            write!(f, "{}{part} {:.1}", if n == 0 { "" } else { ", " }, time.as_secs_f32())?;
+        }
+        f.write_str(")")?;
         self.lost.iter().try_for_each(|what| write!(f, "; LOST: {what}"))?;
         self.left.iter().try_for_each(|what| write!(f, "; LEFT: {what}"))
     }
@@ -43,6 +53,7 @@ impl fmt::Display for Outcome {
 struct Row {
     times: usize,
     absent: usize,
+    broken: usize,
     built: usize,
     failed: usize,
     next_failed: usize,
@@ -66,6 +77,7 @@ impl Table {
         let row = self.0.entry(name).or_default();
         row.times += 1;
         row.absent += usize::from(outcome.absent.is_some());
+        row.broken += usize::from(outcome.broken.is_some());
         row.built += outcome.built;
         row.failed += outcome.failed;
         match &outcome.next {
@@ -77,9 +89,9 @@ impl Table {
         row.left += outcome.left.len();
     }
 
-    /// Nothing was lost, nothing is left, and every next build succeeded.
+    /// Every round came to its end, nothing was lost, nothing is left, and every next build succeeded.
     pub fn is_clean(&self) -> bool {
-        self.0.values().all(|row| row.lost + row.left + row.next_failed == 0)
+        self.0.values().all(|row| row.broken + row.lost + row.left + row.next_failed == 0)
     }
 }
 
@@ -91,6 +103,7 @@ impl fmt::Display for Table {
             "fault",
             "times",
             "not here",
+            "broken",
             "builds under way: done",
             "failed",
             "next failed",
@@ -101,7 +114,8 @@ impl fmt::Display for Table {
         let mut all = Row::default();
         let line = |name: &str, row: &Row| {
             let slowest = format!("{:.1} s", row.slowest.as_secs_f32());
-            let numbers = [row.times, row.absent, row.built, row.failed, row.next_failed].map(|n| n.to_string());
+            let numbers =
+                [row.times, row.absent, row.broken, row.built, row.failed, row.next_failed].map(|n| n.to_string());
             let mut cells = vec![name.to_owned()];
             cells.extend(numbers);
             cells.extend([slowest, row.lost.to_string(), row.left.to_string()]);
@@ -111,6 +125,7 @@ impl fmt::Display for Table {
             lines.add_row(line(name, row));
             all.times += row.times;
             all.absent += row.absent;
+            all.broken += row.broken;
             all.built += row.built;
             all.failed += row.failed;
             all.next_failed += row.next_failed;
