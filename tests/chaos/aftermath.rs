@@ -20,7 +20,7 @@ pub enum Aftermath {
 }
 
 impl Aftermath {
-    /// What else than a build must be possible meanwhile: why it was not.
+    /// What must be possible meanwhile besides a build: why it was not.
     pub fn look(&self, arena: &Arena) -> Result<(), String> {
         match self {
             Aftermath::Crowd(_) => ask_the_api(arena),
@@ -41,14 +41,21 @@ impl Aftermath {
 /// Connections that say nothing, of a process of another user where this one is root.
 pub struct Crowd(Child);
 
-/// Dials as often as it is told, and whenever one of its connections is closed, but not more than ten a second, dials again.
+/// Dials as often as it is told, and whenever one of its connections is closed, but not more than ten a second, dials again. Root
+/// becomes another user before that, and not before Python has found its modules. An end of stdin ends it.
 const DIAL: &str = r#"
-import resource, select, socket, sys, time
+import os, resource, select, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
 crowd = {}
 poll = select.poll()
+poll.register(0, select.POLLHUP)
 def dial(port):
-    one = socket.create_connection(("127.0.0.1", port))
+    one = socket.socket()
+    one.connect(("127.0.0.1", port))
     crowd[one.fileno()] = (one, port)
     poll.register(one, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
 for port, times in zip(sys.argv[1::2], sys.argv[2::2]):
@@ -57,6 +64,8 @@ for port, times in zip(sys.argv[1::2], sys.argv[2::2]):
 print("all", flush=True)
 while True:
     for descriptor, _ in poll.poll():
+        if descriptor == 0:
+            sys.exit()
         poll.unregister(descriptor)
         one, port = crowd.pop(descriptor)
         one.close()
@@ -71,17 +80,10 @@ impl Crowd {
     /// Connects so many times to each of these ports. The listeners' queues are longer than what is dialled, so no connection is
     /// waited for.
     pub fn gather(ports: &[(u16, u32)]) -> Crowd {
-        let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
-        let mut crowd = if is_root {
-            let mut other = Command::new("setpriv");
-            other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig=KILL", "python3"]);
-            other
-        } else {
-            Command::new("python3")
-        };
+        let mut crowd = Command::new("python3");
         crowd.args(["-c", DIAL]);
         crowd.args(ports.iter().flat_map(|(port, times)| [port.to_string(), times.to_string()]));
-        let crowd = crowd.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let crowd = crowd.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut crowd = Crowd(crowd.unwrap());
         let mut said = String::new();
         BufReader::new(crowd.0.stdout.take().unwrap()).read_line(&mut said).unwrap();

@@ -179,7 +179,7 @@ impl Fault {
             }
             Fault::HostDiskFull => fill_host(arena)?,
             Fault::GuestDiskFull => {
-                arena.lab.cli(&["ssh", "--", "cat /dev/zero >/tmp/fill; rm /tmp/fill"]);
+                arena.lab.cli(&["ssh", "--", "dd if=/dev/zero of=/tmp/fill bs=1M; rm /tmp/fill"]);
             }
             Fault::GuestOutOfMemory => {
                 arena.lab.cli(&["ssh", "--", "tail /dev/zero"]);
@@ -314,7 +314,7 @@ fn fill_host(arena: &mut Arena) -> Result<(), String> {
     let room = 80 << 20;
     file.set_len(fs::metadata(&filler).unwrap().len().saturating_sub(room)).unwrap();
     let began = Instant::now();
-    arena.lab.cli(&["ssh", "--", "cat /dev/zero | head -c 300000000 >/tmp/fill; sync; rm -f /tmp/fill"]);
+    arena.lab.cli(&["ssh", "--", "dd if=/dev/zero of=/tmp/fill bs=1M count=286; sync; rm -f /tmp/fill"]);
     // The builds of this round meet the full disk, too.
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed()));
     fs::remove_file(filler).unwrap();

@@ -61,13 +61,15 @@ fn add(lab: &Lab, name: &str) -> String {
     run(lab.host_nix("nix-store").arg("--add").arg(file), "nix-store --add")
 }
 
-/// A build with one input of the host's through a door, by the old command, which all versions have. Gives the whole output, and
-/// what was built.
-fn build(lab: &Lab, nix: &mut Command, name: &str, input: &str) -> (Output, String) {
+/// An expression of one derivation that copies its input.
+fn copying(name: &str, input: &str) -> String {
     let expression = derivation(name, &format!("cat {input} >$out; echo built {name} >&2"));
-    let expression =
-        expression.replacen("derivation {", &format!("derivation {{ input = builtins.storePath {input};"), 1);
-    let output = nix.args(["--no-out-link", "-E", &expression]).output().unwrap();
+    expression.replacen("derivation {", &format!("derivation {{ input = builtins.storePath {input};"), 1)
+}
+
+/// A build of it by the old command, which all versions have. Gives the whole output, and what was built.
+fn build(lab: &Lab, nix: &mut Command, name: &str, input: &str) -> (Output, String) {
+    let output = nix.args(["--no-out-link", "-E", &copying(name, input)]).output().unwrap();
     let text = fs::read_to_string(lab.result(&said(&output, name))).unwrap();
     (output, text)
 }
@@ -91,8 +93,7 @@ fn use_door(lab: &Lab, client: &Client, door: Door) {
     let copied = add(lab, &name("copied"));
     nix(&["copy", "--to", &address, &copied]);
     let mut there = lab.nix("nix-build", door);
-    let script = format!("cat {copied} >$out");
-    there.args(["--store", &address, "--no-out-link", "-E", &derivation(&name("there"), &script)]);
+    there.args(["--store", &address, "--no-out-link", "-E", &copying(&name("there"), &copied)]);
     let there = run(&mut there, &name("there"));
     assert!(!lab.result(&there).exists(), "built in the guest's store, {there} is in the host's already");
     assert_eq!(nix(&["path-info", "--store", &address, &copied, &there]).lines().count(), 2);
