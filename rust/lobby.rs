@@ -110,6 +110,11 @@ impl Lobby {
         }
     }
 
+    /// Strangers that have sent something.
+    pub fn speaking(&self) -> usize {
+        self.lock().speaking.len()
+    }
+
     fn try_enter(&self) -> Result<Place, Option<Instant>> {
         let now = Instant::now();
         let mut present = self.lock();

@@ -8,19 +8,19 @@
 
 #![no_main]
 
-use darwin_vz_agent::protocol::Request;
+use darwin_vz_agent::{
+    protocol::Request,
+    superblock::{self, Verdict},
+};
 use libfuzzer_sys::fuzz_target;
 use lines::{Line, Lines};
 use std::io::Read;
-use superblock::Verdict;
 
 #[path = "../../rust/agent/src/pid1/net/dhcp.rs"]
 #[allow(dead_code, reason = "asking is for the agent")]
 mod dhcp;
 #[path = "../../rust/agent/src/pid1/channel/lines.rs"]
 mod lines;
-#[path = "../../rust/agent/src/pid1/disk/superblock.rs"]
-mod superblock;
 
 fuzz_target!(|data: &[u8]| match data {
     [b'l', rest @ ..] => of_the_host(rest),
@@ -84,7 +84,7 @@ fn of_a_server(message: &[u8]) {
 }
 
 fn of_a_disk(head: &[u8]) {
-    let _ = superblock::image_kind(head);
+    let _ = superblock::image(head);
     match superblock::judge(head) {
         Verdict::Clean { bytes } => {
             let block = &head[1024..2048];

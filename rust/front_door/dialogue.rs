@@ -94,8 +94,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Place>, Turns) {
-        let place = Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO }).enter().await;
-        let turns = Turns::new(Limits { all: 1, silent: 1 });
+        let lobby = Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO });
+        let place = lobby.enter().await;
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby);
         let turn = turns.wait(Client::Silent).await;
         let (client, ours) = duplex(1 << 20);
         let place = Arc::new(place);

@@ -28,7 +28,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 const FIRST_WORDS: Duration = Duration::from_millis(250);
 
 /// Clients at once for which the guest starts a server.
-const TURNS: Limits = Limits { all: 8, silent: 2 };
+const TURNS: Limits = Limits { all: 8, silent: 6, silent_beside: 2 };
 
 /// What a door takes upon itself.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
 
 pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<Machine>) {
     let lobby = Lobby::new(format!("the ssh door of {}", machine.name()), bounds.room);
-    let turns = Turns::new(TURNS);
+    let turns = Turns::new(TURNS, lobby.clone());
     loop {
         match listener.accept().await {
             Ok((client, _)) => {

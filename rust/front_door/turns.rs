@@ -4,6 +4,7 @@
 //! a client which logs in least of all. So clients that have sent something go before those that have not, and the newest
 //! before the oldest: what has waited for long among strangers is not in a hurry.
 
+use crate::lobby::Lobby;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,8 @@ pub(super) struct Limits {
     pub(super) all: usize,
     /// Of these, for clients that have sent nothing.
     pub(super) silent: usize,
+    /// The same while some client is about to log in, with a turn or after it.
+    pub(super) silent_beside: usize,
 }
 
 /// Whether a client has sent something. The greater goes first.
@@ -28,7 +31,10 @@ pub(super) enum Client {
 
 /// The turns of one door. Clones share them.
 #[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Mutex<Queue>>);
+pub(super) struct Turns {
+    lobby: Lobby,
+    queue: Arc<Mutex<Queue>>,
+}
 
 #[derive(Debug)]
 struct Queue {
@@ -40,17 +46,19 @@ struct Queue {
 }
 
 impl Queue {
-    fn may_go(&self, client: Client) -> bool {
+    fn may_go(&self, client: Client, speaking: usize) -> bool {
         let taken = |client| self.taken.get(&client).copied().unwrap_or(0);
         let silent = taken(Client::Silent);
-        silent + taken(Client::Speaking) < self.limits.all && (client != Client::Silent || silent < self.limits.silent)
+        let most = if speaking == 0 { self.limits.silent } else { self.limits.silent_beside };
+        silent + taken(Client::Speaking) < self.limits.all && (client != Client::Silent || silent < most)
     }
 }
 
 impl Turns {
-    pub(super) fn new(limits: Limits) -> Turns {
+    /// For those in that lobby.
+    pub(super) fn new(limits: Limits, lobby: Lobby) -> Turns {
         let queue = Queue { limits, last: 0, taken: BTreeMap::new(), waiting: BTreeMap::new() };
-        Turns(Arc::new(Mutex::new(queue)))
+        Turns { lobby, queue: Arc::new(Mutex::new(queue)) }
     }
 
     /// This client's turn, once it comes. May be dropped.
@@ -80,7 +88,7 @@ impl Turns {
             let (client, call) = {
                 let mut queue = self.lock();
                 let next = queue.waiting.last_key_value().map(|(key, _)| *key);
-                let Some(key) = next.filter(|(client, _)| queue.may_go(*client)) else { return };
+                let Some(key) = next.filter(|(client, _)| queue.may_go(*client, self.lobby.speaking())) else { return };
                 let Some(call) = queue.waiting.remove(&key) else { return };
                 *queue.taken.entry(key.0).or_default() += 1;
                 (key.0, call)
@@ -91,7 +99,7 @@ impl Turns {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,12 +134,17 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lobby::Room;
     use futures_util::FutureExt;
-    use std::pin::pin;
+    use std::{pin::pin, time::Duration};
+
+    fn lobby() -> Lobby {
+        Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO })
+    }
 
     #[tokio::test]
     async fn who_speaks_goes_first_and_the_newest_before_the_oldest() {
-        let turns = Turns::new(Limits { all: 1, silent: 1 });
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby());
         let first = turns.wait(Client::Silent).await;
         let mut silent = pin!(turns.wait(Client::Silent));
         let mut older = pin!(turns.wait(Client::Speaking));
@@ -148,18 +161,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_silent_leave_turns_to_those_who_speak() {
-        let turns = Turns::new(Limits { all: 3, silent: 1 });
+    async fn the_silent_leave_turns_to_those_who_speak_and_more_while_some_log_in() {
+        let lobby = lobby();
+        let turns = Turns::new(Limits { all: 4, silent: 3, silent_beside: 1 }, lobby.clone());
+        let speaker = lobby.enter().await;
+        speaker.speaks();
         let _silent = turns.wait(Client::Silent).await;
         assert!(turns.wait(Client::Silent).now_or_never().is_none());
-        let _first = turns.wait(Client::Speaking).now_or_never().unwrap();
-        let _second = turns.wait(Client::Speaking).now_or_never().unwrap();
+        speaker.is_known();
+        let _others = [turns.wait(Client::Silent).await, turns.wait(Client::Silent).await];
+        assert!(turns.wait(Client::Silent).now_or_never().is_none());
+        let _speaks = turns.wait(Client::Speaking).now_or_never().unwrap();
         assert!(turns.wait(Client::Speaking).now_or_never().is_none());
     }
 
     #[tokio::test]
     async fn one_that_waits_no_more_costs_nobody_a_turn() {
-        let turns = Turns::new(Limits { all: 1, silent: 1 });
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby());
         let first = turns.wait(Client::Speaking).await;
         for _ in 0..10 {
             assert!(turns.wait(Client::Speaking).now_or_never().is_none());

@@ -4,7 +4,7 @@ use crate::lab::{Door, Lab, bundle, derivation, stderr};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 /// The guest's limit, in seconds of silence, in place of two hours.
@@ -39,13 +39,20 @@ fn impatient(dir: &Path) -> (PathBuf, String) {
     (copy, conf)
 }
 
-/// A build of a derivation whose path follows from its content.
-fn content_addressed(lab: &mut Lab) -> Output {
+/// What comes of a build of a derivation whose path follows from its content, where the machine's line names the feature or not.
+fn content_addressed(lab: &mut Lab, named: bool) -> (bool, String) {
     lab.nix_settings = "experimental-features = nix-command ca-derivations".to_owned();
     let expression = derivation("content-addressed", "echo >$out");
     let floating = "outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\"; __contentAddressed = true; }";
     let expression = format!("{} {floating}", expression.strip_suffix('}').unwrap());
-    lab.nix("nix", Door::Direct).args(["build", "--no-link", "--impure", "--expr", &expression]).output().unwrap()
+    let mut nix = lab.nix("nix", Door::Direct);
+    if named {
+        let config =
+            nix.get_envs().find(|(key, _)| *key == "NIX_CONFIG").unwrap().1.unwrap().to_str().unwrap().to_owned();
+        nix.env("NIX_CONFIG", config.replace("big-parallel", "big-parallel,ca-derivations"));
+    }
+    let output = nix.args(["build", "--no-link", "--impure", "--expr", &expression]).output().unwrap();
+    (output.status.success(), stderr(&output))
 }
 
 #[test]
@@ -81,18 +88,19 @@ fn the_guests_limit_counts_through_both_doors_and_the_clients_do_not() {
 
     // What is built in the guest itself keeps its directory.
     let fails = derivation("kept", "echo left >file; exit 1");
-    let kept =
-        lab.ssh(&format!("nix-build --no-out-link --keep-failed -E '{fails}' 2>/dev/null; cat /tmp/nix-build-*/file"));
-    assert_eq!(kept, "left\n");
+    let script = "find /tmp -name file -exec cat {} +; ls -lR /tmp >&2";
+    let kept = lab.cli(&["ssh", "--", &format!("nix-build --no-out-link --keep-failed -E '{fails}'; {script}")]);
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "left\n", "{}", stderr(&kept));
 
-    let built = content_addressed(&mut lab);
-    assert!(built.status.success(), "the guest has the feature: {}", stderr(&built));
+    let (built, said) = content_addressed(&mut lab, true);
+    assert!(built, "line and guest have the feature: {said}");
 }
 
 #[test]
 fn content_addressed_derivations_are_refused_with_the_features_name() {
     let mut lab = Lab::running("");
-    let refused = content_addressed(&mut lab);
-    let said = stderr(&refused);
-    assert!(!refused.status.success() && said.contains("ca-derivations"), "{said}");
+    let (built, said) = content_addressed(&mut lab, false);
+    assert!(!built && said.contains("required (system, features)") && said.contains("[ca-derivations]"), "{said}");
+    let (built, said) = content_addressed(&mut lab, true);
+    assert!(!built && said.contains("experimental Nix feature 'ca-derivations' is disabled"), "{said}");
 }
