@@ -9,6 +9,7 @@ use crate::{
 };
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
 };
@@ -72,6 +73,13 @@ fn reachable(tables: &str) -> Vec<String> {
     reachable.map(|words| words[1].to_owned()).collect()
 }
 
+/// Whether a guest has left its data disk clean: ext4's "valid" mark.
+fn is_clean(disk: &Path) -> bool {
+    let mut state = [0; 2];
+    fs::File::open(disk).unwrap().read_exact_at(&mut state, 1024 + 58).unwrap();
+    state[0] & 1 == 1
+}
+
 /// Keeps the console of a boot, where a directory for it is given.
 fn keep_console(lab: &Lab, boot: usize) {
     if let Some(dir) = std::env::var_os("DVN_TEST_CONSOLES") {
@@ -122,9 +130,7 @@ fn every_stop_leaves_the_disk_clean_whatever_holds_it() {
         }
         println!("boot {boot}: {holder}, {}", if unclean { "killed" } else { "clean" });
     }
-    lab.ok(&["start"]);
-    keep_console(&lab, boots);
-    assert_eq!(lab.status()["lastBoot"]["dataDisk"], expected);
+    assert_eq!(is_clean(&lab.machine().join("data.img")), expected == "kept", "after the last stop");
 }
 
 #[test]
@@ -176,6 +182,6 @@ fn a_press_of_the_power_button_right_at_ready_is_not_lost() {
         assert!(running.ready().contains("\"ready\""));
         running.press_power_button();
         wait(&format!("{} to power off after one press", guest.display()), || running.is_off());
-        assert!(bare.disk_is_clean(), "{}", guest.display());
+        assert!(is_clean(&bare.disk()), "{}", guest.display());
     }
 }

@@ -55,6 +55,7 @@ let
     "boot.kernel.sysctl.kernel\\.panic"
     "nix.settings.fsync-metadata"
     "nix.settings.max-jobs"
+    "nix.settings.max-silent-time"
     "nix.settings.min-free"
     "nix.settings.sandbox"
     "services.resolved.settings.Resolve.LLMNR"
