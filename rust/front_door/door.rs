@@ -85,14 +85,16 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
 async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
-    let turn = its_turn(&client, place, turns).await;
+    let Some(turn) = its_turn(&client, place, turns).await else { return };
     let opened = {
         // Words that come while the guest boots count, too.
-        let listen = async {
+        let left = async {
             first_words(&client, place).await;
-            pending().await
+            if !place.is_silent() {
+                pending().await
+            }
         };
-        tokio::select! { opened = machine.open(Service::Ssh) => opened, () = listen => return }
+        tokio::select! { opened = machine.open(Service::Ssh) => opened, () = left => return }
     };
     match opened {
         Ok(passage) => {
@@ -114,17 +116,17 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
     }
 }
 
-/// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not.
-async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Turn {
+/// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not. `None`: it has
+/// left without a word.
+async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Option<Turn> {
     let mut words = pin!(first_words(client, place));
     if timeout(FIRST_WORDS, words.as_mut()).await.is_err() {
         tokio::select! {
             () = words => {}
-            turn = turns.wait(Client::Silent) => return turn,
+            turn = turns.wait(Client::Silent) => return Some(turn),
         }
     }
-    let client = if place.is_silent() { Client::Silent } else { Client::Speaking };
-    turns.wait(client).await
+    if place.is_silent() { None } else { Some(turns.wait(Client::Speaking).await) }
 }
 
 /// Waits until the client has sent something, which stays where it is, or has ended.
