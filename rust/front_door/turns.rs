@@ -1,8 +1,8 @@
 //! Turns: how many clients are on their way to the guest at once, from the demand to the guest's first word.
 //!
 //! Each costs the guest a server that starts. If a crowd's servers all started at once, none would be ready in time, and that of
-//! a client which logs in least of all. So clients that have sent something go before those that have not, and the newest
-//! before the oldest: what has waited for long among strangers is not in a hurry.
+//! a client which logs in least of all. So clients that have sent something go before those that have not, and of these the newest
+//! before the oldest: what has waited for long among strangers is not in a hurry. The silent go in the order in which they came.
 
 use crate::lobby::Lobby;
 use std::{
@@ -39,10 +39,10 @@ pub(super) struct Turns {
 #[derive(Debug)]
 struct Queue {
     limits: Limits,
-    last: u64,
+    last: i64,
     taken: BTreeMap<Client, usize>,
     /// Those who wait, the next one last.
-    waiting: BTreeMap<(Client, u64), oneshot::Sender<Turn>>,
+    waiting: BTreeMap<(Client, i64), oneshot::Sender<Turn>>,
 }
 
 impl Queue {
@@ -68,7 +68,8 @@ impl Turns {
             let waiting = {
                 let mut queue = self.lock();
                 queue.last += 1;
-                let key = (client, queue.last);
+                let order = if client == Client::Silent { -queue.last } else { queue.last };
+                let key = (client, order);
                 queue.waiting.insert(key, call);
                 Waiting { turns: self, key }
             };
@@ -106,7 +107,7 @@ impl Turns {
 /// One that waits: when it does so no more, nothing is left of it.
 struct Waiting<'a> {
     turns: &'a Turns,
-    key: (Client, u64),
+    key: (Client, i64),
 }
 
 impl Drop for Waiting<'_> {
@@ -143,13 +144,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_speaks_goes_first_and_the_newest_before_the_oldest() {
+    async fn who_speaks_goes_first_the_newest_of_these_and_the_oldest_of_the_silent() {
         let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby());
         let first = turns.wait(Client::Silent).await;
         let mut silent = pin!(turns.wait(Client::Silent));
+        let mut later = pin!(turns.wait(Client::Silent));
         let mut older = pin!(turns.wait(Client::Speaking));
         let mut newer = pin!(turns.wait(Client::Speaking));
-        for waits in [silent.as_mut(), older.as_mut(), newer.as_mut()] {
+        for waits in [silent.as_mut(), later.as_mut(), older.as_mut(), newer.as_mut()] {
             assert!(waits.now_or_never().is_none());
         }
         drop(first);
@@ -157,7 +159,9 @@ mod tests {
         drop(newer.now_or_never().unwrap());
         assert!(silent.as_mut().now_or_never().is_none());
         drop(older.now_or_never().unwrap());
+        assert!(later.as_mut().now_or_never().is_none());
         drop(silent.now_or_never().unwrap());
+        drop(later.now_or_never().unwrap());
     }
 
     #[tokio::test]
