@@ -53,7 +53,7 @@ in
   ] (unit: config.systemd.units.${unit}.text);
   resolved = config.environment.etc."systemd/resolved.conf".text or "";
   storeReaders = config.boot.initrd.systemd.services.darwin-vz-disks.before;
-  activation = builtins.attrNames config.system.activationScripts;
+  etcIsAnOverlay = config.system.etc.overlay.enable;
   setuid = builtins.attrNames (
     lib.optionalAttrs config.security.enableWrappers config.security.wrappers
   );
