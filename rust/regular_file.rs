@@ -82,13 +82,13 @@ pub fn open_as(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    opened(how.custom_flags(flags(OFlags::NOFOLLOW)).open(path)?)
+    open_in_time(path, how, OFlags::NOFOLLOW)
 }
 
 /// As [`open`], but follows links: a bundle in a Nix store may have some.
 pub fn open_through_links(path: &Path) -> io::Result<File> {
     regular(fs::metadata(path)?)?;
-    opened(OpenOptions::new().read(true).custom_flags(flags(OFlags::empty())).open(path)?)
+    open_in_time(path, OpenOptions::new().read(true), OFlags::empty())
 }
 
 /// All that is in a file.
@@ -105,9 +105,17 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn flags(more: OFlags) -> i32 {
-    // On a regular file NONBLOCK means nothing, so it may stay.
-    (OFlags::NONBLOCK | OFlags::NOCTTY | more).bits() as i32
+/// Opens without waiting. Only a regular file answers that with "try again": another process has a lease on it (`fcntl`,
+/// `F_SETLEASE`), as file servers do, and is given time to end that.
+fn open_in_time(path: &Path, how: &mut OpenOptions, more: OFlags) -> io::Result<File> {
+    let flags = |flags: OFlags| (flags | OFlags::NOCTTY | more).bits() as i32;
+    // On a regular file NONBLOCK means nothing once it is open, so it may stay.
+    match how.custom_flags(flags(OFlags::NONBLOCK)).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            opened(how.custom_flags(flags(OFlags::empty())).open(path)?)
+        }
+        file => opened(file?),
+    }
 }
 
 fn opened(file: File) -> io::Result<File> {

@@ -16,7 +16,8 @@ fn boots(lab: &Lab) -> Vec<Value> {
 #[test]
 fn the_console_and_the_reason_of_a_failed_boot_are_there_after_a_good_one() {
     let tmp = tempfile::tempdir().unwrap();
-    let broken = bundle_like(tmp.path(), |json| json["images"] = Value::Array(vec![]));
+    let broken = bundle_like(tmp.path(), |_| {});
+    empty_system(&broken);
     let mut lab = Lab::running(&format!("bundle = {broken:?}"));
     let error = lab.fails(&["start"], 7);
     let (_, why) = error.split_once("the console says why: ").unwrap_or_else(|| panic!("{error}"));
@@ -77,6 +78,15 @@ fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
         assert_eq!(failed[0]["outcome"], "failed", "{what}");
         assert_eq!(failed[0]["why"]["message"], lab.status()["cause"]["message"], "{what}");
     }
+}
+
+/// A whole file system as the bundle's system, with nothing in it: the host sees no fault, and the guest finds no program.
+fn empty_system(bundle: &Path) {
+    let manifest: Value = serde_json::from_slice(&fs::read(bundle.join("guest.json")).unwrap()).unwrap();
+    let image = bundle.join(manifest["images"][0]["file"].as_str().unwrap());
+    fs::remove_file(&image).unwrap();
+    let made = std::process::Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&image).arg("8M").status();
+    assert!(made.unwrap().success());
 }
 
 fn replace(file: &Path, bytes: &[u8]) {

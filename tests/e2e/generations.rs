@@ -158,7 +158,7 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_th
 #[test]
 fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_notices() {
     let script = format!(
-        "{KERNEL}; head -c 65536 /dev/zero > $out/system.img; \
+        "{KERNEL}; gzip -dc $image > $out/system.img; \
          sed 's|quiet|rdinit=/nonexistent root=/dev/none|' $manifest > $out/guest.json"
     );
     let lab = with_recipe(&script);
