@@ -1,6 +1,9 @@
 //! Builds the Swift half (`swift/`) and links it in, where that is possible and wanted; then `cfg(vz)` is set, and with it the
 //! backend `vz` is part of the program; `cfg(standin)` says that it is the stand-in which is linked.
 //!
+//! It is the build script of two packages: `dvn-hypervisor`, which has the Swift half, and the program, to which what that asks of a
+//! linker has to be said once more: arguments of a dependency's build script do not get there.
+//!
 //! ```text
 //!  target  host    Swift
 //!  macOS   macOS   the system's, for Apple's Virtualization
@@ -15,17 +18,26 @@ use std::{
     process::Command,
 };
 
-const BRIDGE: &str = "rust/hypervisor/vz/ffi.rs";
-const SHIM: &str = "swift/Sources/DarwinVzShim";
-const STAND_IN: &str = "tests/virtualization-standin";
+// Where `dvn-hypervisor` sees them.
+const SCRIPT: &str = "../../build.rs";
+const BRIDGE: &str = "src/vz/ffi.rs";
+const SHIM: &str = "../../swift/Sources/DarwinVzShim";
+const STAND_IN: &str = "../../tests/virtualization-standin";
 /// The oldest macOS that has what the shim needs without asking.
 const OLDEST_MACOS: &str = "13.0";
 
 type Outcome<T> = Result<T, String>;
 
 fn main() -> Result<(), String> {
-    println!("cargo::rustc-check-cfg=cfg(vz, standin, fuzzing)");
-    for input in ["build.rs", BRIDGE, SHIM, STAND_IN] {
+    println!("cargo::rustc-check-cfg=cfg(vz, standin)");
+    if variable("CARGO_PKG_NAME")? == "darwin-vz-nix" {
+        println!("cargo::rerun-if-changed=build.rs");
+        if variable("CARGO_CFG_TARGET_OS")? == "macos" && cfg!(target_os = "macos") {
+            link_for_macos();
+        }
+        return Ok(());
+    }
+    for input in [SCRIPT, BRIDGE, SHIM, STAND_IN] {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rerun-if-env-changed=DVN_SWIFT");
@@ -50,6 +62,13 @@ fn main() -> Result<(), String> {
             Ok(())
         }
     }
+}
+
+/// What the linker has to be told for a program with the Swift half.
+fn link_for_macos() {
+    // Swift's runtime is part of the system.
+    println!("cargo::rustc-link-arg=-Wl,-rpath,/usr/lib/swift");
+    println!("cargo::rustc-link-arg=-mmacosx-version-min={OLDEST_MACOS}");
 }
 
 fn variable(name: &str) -> Outcome<String> {
@@ -136,9 +155,7 @@ impl Build {
         println!("cargo::rustc-link-lib=framework=Virtualization");
         let sdk = run(&mut xcrun(&["--show-sdk-path"]))?;
         println!("cargo::rustc-link-search=native={}/usr/lib/swift", sdk.trim());
-        // Swift's runtime is part of the system.
-        println!("cargo::rustc-link-arg=-Wl,-rpath,/usr/lib/swift");
-        println!("cargo::rustc-link-arg=-mmacosx-version-min={OLDEST_MACOS}");
+        link_for_macos();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 # and counted, in ours.
 case ${CARGO_PKG_NAME:-}:" $* " in
   *" --crate-name build_script_build "*) exec "$@" ;;
-  darwin-vz-*)
+  darwin-vz-* | dvn-*)
     exec "$@" --cfg fuzzing -Cpasses=sancov-module \
       -Cllvm-args=-sanitizer-coverage-level=4 \
       -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

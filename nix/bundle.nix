@@ -1,4 +1,4 @@
-# guest.json of a bundle, version 1 (docs/guest-contract.md). The numbers are those of rust/agent/src/lib.rs.
+# guest.json of a bundle, version 1 (docs/guest-contract.md). The numbers are those of rust/protocol/src/lib.rs.
 {
   arch,
   kernel,

@@ -1,7 +1,7 @@
-//! The program. All of it is in the library; see `cli`.
+//! The program. All of it is in the crates below; see `rust/cli`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    darwin_vz_nix::cli::main()
+    dvn_cli::main()
 }

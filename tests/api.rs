@@ -11,14 +11,11 @@ mod headers;
 mod tcp;
 
 use common::{Server, event, timeline};
-use darwin_vz_nix::{
-    api::{
-        client::{Client, Told},
-        control::Control,
-        types::{DestroyRequest, RollbackRequest, Service, StartRequest, State, StopRequest},
-    },
-    error::{Kind, Report},
-    spec::MachineName,
+use dvn_client::{Client, Told};
+use dvn_http::control::Control;
+use dvn_types::{
+    Kind, MachineName, Report, Service,
+    wire::{DestroyRequest, RollbackRequest, StartRequest, State, StopRequest},
 };
 use std::{
     io::{Read, Write},
@@ -228,7 +225,7 @@ async fn pause_and_resume_and_what_is_known() {
 #[test]
 fn the_description_is_fresh_and_served() {
     let server = Server::new();
-    let made = darwin_vz_nix::api::openapi::description();
+    let made = dvn_http::router::description();
     let (_, served) = raw(&server, "GET /v1/openapi.json", "");
     let made = serde_json::to_value(&made).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&served).unwrap(), made);
@@ -445,15 +442,15 @@ fn the_socket_is_for_its_owner_alone_and_replaces_a_stale_one() {
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    drop(darwin_vz_nix::api::server::bind(&socket).unwrap());
-    assert!(darwin_vz_nix::api::server::bind(&server.path().join("x".repeat(200))).is_err());
+    drop(dvn_http::server::bind(&socket).unwrap());
+    assert!(dvn_http::server::bind(&server.path().join("x".repeat(200))).is_err());
 }
 
 trait Patience {
     async fn next_before(&mut self, time: Duration) -> Option<Told>;
 }
 
-impl Patience for darwin_vz_nix::api::client::Events {
+impl Patience for dvn_client::Events {
     async fn next_before(&mut self, time: Duration) -> Option<Told> {
         tokio::time::timeout(time, self.next()).await.ok().and_then(|told| told.unwrap())
     }

@@ -4,14 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use darwin_vz_agent::{
+use dvn_guest::bundle::{self, Bundle};
+use dvn_protocol::{
     AGENT_PORT, GuestConfig, HostPorts, NIX_PORT, PAYLOAD_DIR, SSH_PORT, STORE_PORT, ShareMount, VERSION,
-    protocol::{Answer, Ask, FromAgent, MAX_LINE},
+    messages::{Answer, Ask, FromAgent, MAX_LINE},
 };
-use darwin_vz_nix::{
-    guest::bundle::{self, Bundle},
-    spec::Arch,
-};
+use dvn_types::Arch;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{

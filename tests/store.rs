@@ -5,11 +5,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
-use darwin_vz_agent::StoreGreeting;
-use darwin_vz_nix::{
-    hypervisor::{GuestListener, GuestStream},
-    store::{HostStore, Limits, StoreSettings},
-};
+use dvn_hypervisor::{GuestListener, GuestStream};
+use dvn_nix::{HostStore, Limits, StoreSettings};
+use dvn_protocol::StoreGreeting;
 use std::{
     collections::BTreeSet,
     fs,

@@ -5,7 +5,7 @@
 //! it promises. Where a module of the program stands alone, the target takes its file in with `#[path]`: nothing of the
 //! program is public for being fuzzed.
 
-use darwin_vz_nix::error::Report;
+use dvn_types::Report;
 use std::{sync::OnceLock, time::Duration};
 use tokio::{runtime::Builder, time::timeout};
 

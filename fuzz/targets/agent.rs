@@ -8,8 +8,8 @@
 
 #![no_main]
 
-use darwin_vz_agent::{
-    protocol::Request,
+use dvn_protocol::{
+    messages::Request,
     superblock::{self, Verdict},
 };
 use libfuzzer_sys::fuzz_target;

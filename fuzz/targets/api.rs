@@ -13,15 +13,11 @@ use axum::{
     http::{Request, Response, header},
 };
 use common::Fake;
-use darwin_vz_nix::{
-    api::{
-        server,
-        tcp::{Guard, TokenFile},
-    },
-    config::{MAX_DISK, MIN_DISK, MIN_MEMORY},
-    error::Report,
-};
 use darwin_vz_nix_fuzz::{assert_told, in_virtual_time, scratch};
+use dvn_config::{MAX_DISK, MIN_DISK, MIN_MEMORY};
+use dvn_host::api_token::TokenFile;
+use dvn_http::{server, tcp::Guard};
+use dvn_types::Report;
 use libfuzzer_sys::fuzz_target;
 use std::{fs, net::SocketAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;

@@ -8,12 +8,9 @@
 
 #![no_main]
 
-use darwin_vz_nix::{
-    error::{Kind, Report},
-    guest::bundle::Bundle,
-    spec::Arch,
-};
 use darwin_vz_nix_fuzz::{BETWEEN, assert_told, part, scratch};
+use dvn_guest::bundle::Bundle;
+use dvn_types::{Arch, Kind, Report};
 use libfuzzer_sys::fuzz_target;
 use std::{
     fs,

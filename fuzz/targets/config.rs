@@ -5,12 +5,9 @@
 
 #![no_main]
 
-use darwin_vz_nix::{
-    config::{Config, ConfigError, File, GIB, HostFacts, Key, MAX_DISK, MIN_DISK, MIN_MEMORY, Settings, Sources},
-    error::{Kind, Report},
-    spec::Arch,
-};
 use darwin_vz_nix_fuzz::{BETWEEN, assert_told};
+use dvn_config::{Config, ConfigError, File, GIB, HostFacts, Key, MAX_DISK, MIN_DISK, MIN_MEMORY, Settings, Sources};
+use dvn_types::{Arch, Kind, Report};
 use libfuzzer_sys::fuzz_target;
 use std::{
     collections::HashSet,

@@ -12,11 +12,9 @@
 #![no_main]
 
 use daemon::{Daemon, World};
-use darwin_vz_nix::{
-    hypervisor::{GuestListener, GuestStream},
-    store::{HostStore, Limits, StoreSettings},
-};
 use darwin_vz_nix_fuzz::{SECRET, in_real_time};
+use dvn_hypervisor::{GuestListener, GuestStream};
+use dvn_nix::{HostStore, Limits, StoreSettings};
 use libfuzzer_sys::fuzz_target;
 use path::{StorePath, is_hash_part};
 use std::{collections::BTreeSet, fs};
@@ -26,20 +24,15 @@ use tokio::{
 };
 use wire::{CLIENT_MAGIC, Encoder, message};
 
-#[path = "../../rust/store/tests/daemon.rs"]
+#[path = "../../rust/nix/src/tests/daemon.rs"]
 #[allow(dead_code, reason = "the gate's tests have further ideas")]
 mod daemon;
-#[path = "../../rust/store/path.rs"]
+#[path = "../../rust/nix/src/path.rs"]
 #[allow(dead_code, reason = "the target speaks a part of it")]
 mod path;
-#[path = "../../rust/store/wire.rs"]
+#[path = "../../rust/nix/src/wire.rs"]
 #[allow(dead_code, reason = "the target speaks a part of it")]
 mod wire;
-
-/// The place from which the daemon knows them.
-mod store {
-    pub(crate) use crate::{path, wire};
-}
 
 fuzz_target!(|data: &[u8]| in_real_time(besiege(data)));
 

@@ -5,8 +5,9 @@
 
 #![no_main]
 
-use darwin_vz_nix::{generations::ask_to_build, spec::Arch};
 use darwin_vz_nix_fuzz::{assert_told, in_virtual_time};
+use dvn_generations::ask_to_build;
+use dvn_types::Arch;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::AsyncWriteExt;
 

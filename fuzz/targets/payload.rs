@@ -7,9 +7,9 @@
 
 #![no_main]
 
-use darwin_vz_agent::{GuestConfig, HostPorts, STORE_PORT, ShareMount, VERSION};
-use darwin_vz_nix::{guest::payload, ssh::keys::Keys};
 use darwin_vz_nix_fuzz::{part, scratch};
+use dvn_guest::{payload, ssh::keys::Keys};
+use dvn_protocol::{GuestConfig, HostPorts, STORE_PORT, ShareMount, VERSION};
 use libfuzzer_sys::fuzz_target;
 use std::{fs, os::unix::fs::PermissionsExt};
 

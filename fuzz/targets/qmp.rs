@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-#[path = "../../rust/hypervisor/qemu/qmp.rs"]
+#[path = "../../rust/hypervisor/src/qemu/qmp.rs"]
 mod qmp;
 
 const COMMANDS: usize = 4;

@@ -7,15 +7,14 @@
 
 #![no_main]
 
-use darwin_vz_agent::{
-    VERSION,
-    protocol::{Answer, Ask, FromAgent, MAX_LINE},
-};
-use darwin_vz_nix::{
-    guest::agent::Agent,
-    hypervisor::{GuestListener, GuestStream},
-};
 use darwin_vz_nix_fuzz::{BETWEEN, SECRET, assert_told, in_virtual_time};
+use dvn_guest::agent::Agent;
+use dvn_hypervisor::GuestAgent;
+use dvn_hypervisor::{GuestListener, GuestStream};
+use dvn_protocol::{
+    VERSION,
+    messages::{Answer, Ask, FromAgent, MAX_LINE},
+};
 use libfuzzer_sys::fuzz_target;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream},

@@ -22,7 +22,7 @@ let
       T = TiB;
     }
     .${builtins.elemAt parts 1};
-  # The program's own limits (rust/config/check.rs). A whole NixOS guest needs more memory to build anything.
+  # The program's own limits (rust/config/src/check.rs). A whole NixOS guest needs more memory to build anything.
   least = {
     disk = 1 * GiB;
     memory = 1 * GiB;

@@ -1,4 +1,4 @@
-# Names that several parts must agree on, with each other and with the program (rust/ssh/keys.rs, rust/machine_dir.rs).
+# Names that several parts must agree on, with each other and with the program (rust/guest/src/ssh/keys.rs, rust/host/src/machine_dir.rs).
 { cfg }:
 rec {
   machine = "builder";
@@ -17,7 +17,7 @@ rec {
   # launchd writes what the program says before it has a log of its own.
   log = "${state}/launchd.log";
   machines = "${state}/machines";
-  # All else that there is in the directory (rust/machine_dir.rs), as patterns of the shell's.
+  # All else that there is in the directory (rust/host/src/machine_dir.rs), as patterns of the shell's.
   contents = map (name: "${state}/${name}") [
     "lock"
     "api.sock"
@@ -33,7 +33,7 @@ rec {
   sshConfig = "ssh/ssh_config.d/100-darwin-vz-nix.conf";
   configFile = "darwin-vz-nix/config.toml";
   newsyslog = "newsyslog.d/darwin-vz-nix.conf";
-  # The longest that a connection waits for a guest: two boots of 180 s and the stop of the guest before (rust/ssh/block.rs).
+  # The longest that a connection waits for a guest: two boots of 180 s and the stop of the guest before (rust/guest/src/ssh/block.rs).
   patienceSeconds = 390;
   # The program's own grace for a guest is 30 s; launchd's for the program must be longer, or it would kill both.
   graceSeconds = 60;

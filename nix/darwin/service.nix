@@ -29,7 +29,7 @@ in
           EnvironmentVariables.HOME = names.home;
           Umask = 63; # 077; a property list knows no octal numbers
           RunAtLoad = !cfg.onDemand;
-          # The program asks launchd for the sockets of this name (rust/activation.rs).
+          # The program asks launchd for the sockets of this name (rust/host/src/activation.rs).
           Sockets.Listeners = {
             SockNodeName = "127.0.0.1";
             SockServiceName = toString cfg.port;

@@ -1,4 +1,4 @@
-# What ssh is told of the machine. The same block as the program prints (rust/ssh/block.rs, which says what it is for); a test
+# What ssh is told of the machine. The same block as the program prints (rust/guest/src/ssh/block.rs, which says what it is for); a test
 # compares them.
 { config, lib, ... }:
 let

@@ -1,10 +1,8 @@
 //! The API on loopback TCP, as clients, other users and web pages come to it.
 
 use super::common::Server;
-use darwin_vz_nix::{
-    api::tcp::Token,
-    error::{Kind, Report},
-};
+use dvn_host::api_token::Token;
+use dvn_types::{Kind, Report};
 use std::{
     fs,
     io::{Read, Write},

@@ -1,7 +1,8 @@
 //! `doctor nix-config` against Nix itself: what Nix does with a list of builders, and what is said of it.
 
 use super::program;
-use darwin_vz_nix::{machine_dir::StateDir, ssh::keys::Keys};
+use dvn_guest::ssh::keys::Keys;
+use dvn_host::machine_dir::StateDir;
 use std::{
     fs,
     io::{BufRead, BufReader},

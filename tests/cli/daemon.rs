@@ -1,7 +1,7 @@
 //! The program as its own daemon.
 
 use super::{Launched as Daemon, common::Server, run};
-use darwin_vz_nix::machine_dir::StateDir;
+use dvn_host::machine_dir::StateDir;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},

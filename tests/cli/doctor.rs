@@ -1,10 +1,8 @@
 //! `doctor` without a guest: what it says of files, and of a daemon that pretends.
 
 use super::{common::Server, program, run, told};
-use darwin_vz_nix::{
-    machine_dir::{MachineDir, StateDir},
-    ssh::keys::Keys,
-};
+use dvn_guest::ssh::keys::Keys;
+use dvn_host::machine_dir::{MachineDir, StateDir};
 use insta::assert_snapshot;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -148,7 +146,7 @@ fn deep_checks_boot_a_guest_and_leave_it_as_it_was() {
         server.calls(),
         ["start builder StartRequest { cores: None, memory: None, disk_size: None }", "stop builder force=false"]
     );
-    server.fake.moved(darwin_vz_nix::api::types::State::Running { leases: 1, idle_stop_in_ms: None, builds: 0 });
+    server.fake.moved(dvn_types::wire::State::Running { leases: 1, idle_stop_in_ms: None, builds: 0 });
     assert!(run(server.path(), &["doctor", "guest", "--deep"]).starts_with("exit 0\n"));
     assert_eq!(server.calls().len(), 3, "one that ran already goes on: {:?}", server.calls());
 }

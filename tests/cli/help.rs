@@ -381,12 +381,12 @@ fn the_manual_has_a_page_for_each_verb_and_every_setting() {
             );
         }
     }
-    for key in darwin_vz_nix::config::Key::ALL {
+    for key in dvn_config::Key::ALL {
         let line = format!("\\fB{}\\fR, {}", key.name().replace('-', "\\-"), key.env());
         assert!(main.lines().any(|found| found == line), "{line} is not in\n{main}");
     }
     assert!(main.contains("NO_COLOR, CLICOLOR and CLICOLOR_FORCE"), "{main}");
-    for kind in darwin_vz_nix::error::Kind::ALL {
+    for kind in dvn_types::Kind::ALL {
         assert!(main.contains(&format!("\n.TP\n\\fB{}\\fR\n", kind.exit_code())), "{kind:?} in\n{main}");
     }
 }
@@ -407,7 +407,7 @@ fn the_references_are_fresh() {
 fn the_help_lists_the_exit_code_of_every_kind() {
     let dir = crate::common::private_dir();
     let text = run(dir.path(), &["--help"]);
-    for kind in darwin_vz_nix::error::Kind::ALL {
+    for kind in dvn_types::Kind::ALL {
         let code = format!(" {} ", kind.exit_code());
         let (_, codes) = text.split_once("\nExit codes:").unwrap();
         assert!(codes.replace('\n', " ").contains(&code), "{kind:?}");

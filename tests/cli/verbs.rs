@@ -2,12 +2,9 @@
 
 use super::{common::Server, program, run, told};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use darwin_vz_nix::{
-    api::types::State,
-    error::{Kind, Report},
-    machine_dir::{MachineDir, StateDir},
-    ssh::{block::PINNED, keys::Keys},
-};
+use dvn_guest::ssh::{block::PINNED, keys::Keys};
+use dvn_host::machine_dir::{MachineDir, StateDir};
+use dvn_types::{Kind, Report, wire::State};
 use insta::assert_snapshot;
 use std::{
     io::Write,

@@ -3,24 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use darwin_vz_nix::{
-    api::{
-        boots::{BootList, BootOutcome, BootRecord},
-        capabilities::BackendView,
-        control::{Change, Control, Conveyance},
-        server,
-        tcp::TokenFile,
-        types::{
-            BootTimeline, ConfigView, Connection, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
-            GenerationStatus, GenerationsStatus, MachineStatus, SOCKET_NAME, Service, SettingView, StartRequest, State,
-            StoreStatus, TimelinePhase, Trimmed, Verdict, What,
-        },
-    },
-    config::{GIB, HostFacts},
-    error::{Kind, Report},
-    hypervisor::{GuestStream, Verb},
-    spec::{Arch, MachineName},
+use dvn_config::{GIB, HostFacts};
+use dvn_host::api_token::TokenFile;
+use dvn_http::{
+    control::{Change, Control, Tunnel},
+    server,
 };
+use dvn_hypervisor::GuestStream;
+use dvn_types::{
+    Arch, Kind, MachineName, Report, Service,
+    wire::{
+        BackendView, BootList, BootOutcome, BootRecord, BootTimeline, ConfigView, Connection, Connections,
+        DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus, MachineStatus,
+        SOCKET_NAME, SettingView, StartRequest, State, StoreStatus, TimelinePhase, Trimmed, Verdict, What,
+    },
+};
+use futures_util::future::BoxFuture;
 use std::{
     io,
     net::SocketAddr,
@@ -290,7 +288,7 @@ impl Control for Fake {
         ConfigView { daemon: [("log-level".to_owned(), setting)].into(), ..ConfigView::default() }
     }
 
-    fn metrics(&self) -> Verb<'_, Result<String, Report>> {
+    fn metrics(&self) -> BoxFuture<'_, Result<String, Report>> {
         Box::pin(async { Ok("# EOF\n".to_owned()) })
     }
 
@@ -334,7 +332,7 @@ impl Control for Fake {
         self.called(format!("{machine} {change:?}"))
     }
 
-    fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> Verb<'a, Result<(), Report>> {
+    fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("start {machine} {request:?}"))?;
@@ -347,7 +345,7 @@ impl Control for Fake {
         })
     }
 
-    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> Verb<'a, Result<(), Report>> {
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("stop {machine} force={force}"))?;
@@ -356,7 +354,7 @@ impl Control for Fake {
         })
     }
 
-    fn pause<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+    fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("pause {machine}"))?;
@@ -365,7 +363,7 @@ impl Control for Fake {
         })
     }
 
-    fn resume<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<(), Report>> {
+    fn resume<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("resume {machine}"))?;
@@ -374,7 +372,7 @@ impl Control for Fake {
         })
     }
 
-    fn trim<'a>(&'a self, machine: &'a MachineName) -> Verb<'a, Result<Trimmed, Report>> {
+    fn trim<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Trimmed, Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("trim {machine}"))?;
@@ -382,7 +380,7 @@ impl Control for Fake {
         })
     }
 
-    fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> Verb<'a, Result<(), Report>> {
+    fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
             self.known(machine)?;
             let (keys, generations) = (keep.keep_keys, keep.keep_generations);
@@ -392,7 +390,11 @@ impl Control for Fake {
         })
     }
 
-    fn open<'a>(&'a self, machine: &'a MachineName, service: Service) -> Verb<'a, Result<Box<dyn Conveyance>, Report>> {
+    fn open<'a>(
+        &'a self,
+        machine: &'a MachineName,
+        service: Service,
+    ) -> BoxFuture<'a, Result<Box<dyn Tunnel>, Report>> {
         Box::pin(async move {
             self.known(machine)?;
             self.called(format!("open {machine} {service:?}"))?;
@@ -400,11 +402,11 @@ impl Control for Fake {
                 let _waiting = Waiting::new(&self.waiting);
                 std::future::pending::<()>().await;
             }
-            Ok(Box::new(Guest(service)) as Box<dyn Conveyance>)
+            Ok(Box::new(Guest(service)) as Box<dyn Tunnel>)
         })
     }
 
-    fn shut_down(&self) -> Verb<'_, ()> {
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             drop(self.called("shut down".to_owned()));
             self.finish().await;
@@ -431,8 +433,8 @@ impl Drop for Waiting {
 /// it answers only a client which can close one half.
 struct Guest(Service);
 
-impl Conveyance for Guest {
-    fn carry(self: Box<Self>, mut client: GuestStream) -> Verb<'static, io::Result<(u64, u64)>> {
+impl Tunnel for Guest {
+    fn carry(self: Box<Self>, mut client: GuestStream) -> BoxFuture<'static, io::Result<(u64, u64)>> {
         Box::pin(async move {
             match self.0 {
                 Service::Ssh => {

@@ -1,6 +1,6 @@
 import Foundation
 
-/// What tests set and read, as C functions for Rust (`rust/hypervisor/vz/standin.rs`).
+/// What tests set and read, as C functions for Rust (`rust/hypervisor/src/vz/standin.rs`).
 final class Hooks: @unchecked Sendable {
     struct Values {
         var imagine = false

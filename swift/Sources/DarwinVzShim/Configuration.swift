@@ -1,7 +1,7 @@
 import Foundation
 import Virtualization
 
-/// What Rust asks for (`rust/hypervisor/vz/spec.rs`), and what becomes of it. Only what has a device may be missing.
+/// What Rust asks for (`rust/hypervisor/src/vz/spec.rs`), and what becomes of it. Only what has a device may be missing.
 struct MachineSpec: Decodable {
     let cpus: Int, memory: UInt64
     let boot: BootSpec
@@ -126,7 +126,7 @@ private func sharing(_ share: VZDirectoryShare, _ tag: String) -> VZDirectorySha
     return device
 }
 
-/// Faults for which the framework has no word; `rust/hypervisor/vz/reason.rs` reads the codes.
+/// Faults for which the framework has no word; `rust/hypervisor/src/vz/reason.rs` reads the codes.
 enum Fault: Int { case spec = 1, system, dropped }
 
 func fault(_ fault: Fault, _ text: String) -> NSError {

@@ -2,16 +2,14 @@
 //! Below the supervisor, which would ask in all ways and again.
 
 use crate::lab::{Lab, PATIENCE};
-use darwin_vz_agent::protocol::Ask;
-use darwin_vz_nix::{
-    config::{Config, File, HostFacts, MachineSettings, Sources},
-    generations::Generations,
-    guest::launch::Launch,
-    hypervisor::{self, Exit, Guest},
-    machine_dir::{MachineDir, StateDir},
-    spec::MachineName,
-    supervisor::{Preparation, Ready},
-};
+use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
+use dvn_generations::Generations;
+use dvn_guest::launch::Launch;
+use dvn_host::machine_dir::{MachineDir, StateDir};
+use dvn_hypervisor::{Exit, Guest};
+use dvn_lifecycle::{GuestProvider, Ready};
+use dvn_protocol::messages::Ask;
+use dvn_types::MachineName;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -50,7 +48,7 @@ impl Bare {
     async fn boot(&self) -> (Arc<dyn Guest>, Ready) {
         let path = self.lab.path.as_ref();
         let hypervisor =
-            hypervisor::for_this_host(self.settings.backend, path, self.settings.accelerator.as_deref()).unwrap();
+            dvn_hypervisor::for_this_host(self.settings.backend, path, self.settings.accelerator.as_deref()).unwrap();
         let capabilities = hypervisor.capabilities().clone();
         let generations = Generations::open(&self.dir, &self.settings, &capabilities.archs).unwrap();
         let launch = Launch::new(
@@ -61,7 +59,7 @@ impl Bare {
             Arc::new(generations),
             None,
         );
-        let launch: &dyn Preparation = &launch;
+        let launch: &dyn GuestProvider = &launch;
         let guest = hypervisor.boot(launch.prepare(Default::default()).await.unwrap()).await.unwrap();
         let ready = timeout(PATIENCE, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
         (guest, ready)
@@ -86,7 +84,7 @@ async fn one_press_of_the_button_and_one_word_to_the_agent_are_heard() {
 
         let (guest, ready) = bare.boot().await;
         // The guest may be off before its answer has come.
-        let _ = ready.agent.ask(Ask::ShutDown).await;
+        let _ = ready.agent.as_ref().unwrap().ask(Ask::ShutDown).await;
         powers_off(&bare, "the agent", guest).await;
         disks.push(ready.data_disk);
     }

@@ -1,12 +1,13 @@
 //! The two boot stages, minus what has a module of its own.
 
 use super::{
-    Outcome, accounts,
+    accounts,
     console::{Phases, say, since_kernel},
     disk, modules, mounts, net,
     payload::{self, Payload},
 };
-use darwin_vz_agent::GuestConfig;
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::GuestConfig;
 use rustix::{
     fs as sys,
     mount::MountFlags,

@@ -11,14 +11,14 @@
 mod lines;
 
 use super::{
-    Outcome,
     console::{Phases, say},
     requests::Requests,
     shutdown, vsock,
 };
-use darwin_vz_agent::{
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::{
     VERSION,
-    protocol::{Ask, DataDisk, FromAgent, MAX_LINE, Request},
+    messages::{Ask, DataDisk, FromAgent, MAX_LINE, Request},
 };
 use lines::{Line, Lines};
 use std::{
@@ -69,7 +69,7 @@ fn serve(socket: File, ready: &FromAgent, requests: &Arc<Requests>) -> io::Resul
         match request {
             Ok(Request { id, ask }) if Requests::is_slow(&ask) => {
                 let (requests, writer) = (Arc::clone(requests), writer.clone());
-                super::background("request", move || {
+                crate::pid1::tasks::background("request", move || {
                     // The connection may have ended meanwhile.
                     let _ = writer.send(&FromAgent::Reply { id, result: requests.answer(&ask) });
                 });
@@ -115,7 +115,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::pid1::accounts::BuildUsers;
-    use darwin_vz_agent::protocol::Answer;
+    use dvn_protocol::messages::Answer;
     use proptest::prelude::*;
     use std::{
         io::{BufRead, BufReader},

@@ -1,6 +1,6 @@
 //! What the agent says: one line each on the console, the way the host shows it when a boot fails.
 
-use darwin_vz_agent::protocol::BootPhase;
+use dvn_protocol::messages::BootPhase;
 use rustix::time::{ClockId, clock_gettime};
 use std::{
     fmt::Display,

@@ -7,9 +7,10 @@
 
 pub mod trouble;
 
-use super::{Outcome, children, console::say, mounts};
-use darwin_vz_agent::{
-    protocol::DataDisk,
+use super::{children, console::say, mounts};
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::{
+    messages::DataDisk,
     superblock::{self, HEAD, Verdict},
 };
 use rustix::{fs::OFlags, ioctl, mount::MountFlags};

@@ -1,7 +1,7 @@
 //! What the guest is doing: memory, disk, builds.
 
 use super::accounts::BuildUsers;
-use darwin_vz_agent::protocol::Answer;
+use dvn_protocol::messages::Answer;
 use std::{collections::BTreeSet, fs};
 
 /// Memory and disk. Errors name the file.

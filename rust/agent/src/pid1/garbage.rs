@@ -15,14 +15,12 @@
 //! known (`tmp-…`) are never on the list, because their lock is not seen from this layer.
 
 use super::{
-    Outcome,
     accounts::BuildUsers,
-    background,
     console::say,
-    disk, figures,
+    disk, ending, figures,
     host_store::{database, layers},
-    shutdown,
 };
+use crate::pid1::tasks::{Outcome, background};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -84,7 +82,7 @@ impl Collector {
         let collector = Arc::new(Collector { builders, state: Mutex::new(state), changed: Condvar::new() });
         let thread = Arc::clone(&collector);
         background("garbage", move || {
-            while !shutdown::begun() {
+            while !ending::begun() {
                 thread.round();
             }
         });
@@ -191,6 +189,17 @@ fn hash(path: &str) -> Option<&str> {
         return None;
     }
     path.strip_prefix(database::PREFIX)?.get(..32)
+}
+
+/// A service that begins with room on the data disk, as far as there is garbage.
+pub fn with_room<S>(
+    garbage: Arc<Collector>,
+    service: impl Fn() -> std::io::Result<S> + Clone,
+) -> impl Fn() -> std::io::Result<S> + Clone {
+    move || {
+        garbage.make_room();
+        service()
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@
 pub mod database;
 pub mod layers;
 
-use super::{Outcome, accounts::BuildUsers, background, console::say, figures, nix, serve, shares, vsock};
-use darwin_vz_agent::{GuestConfig, STORE_TAG, ShareMount, StoreGreeting};
+use super::{accounts::BuildUsers, console::say, figures, nix, shares, vsock};
+use crate::pid1::tasks::{Outcome, background, serve};
+use dvn_protocol::{GuestConfig, STORE_TAG, ShareMount, StoreGreeting};
 use std::{
     fs,
     io::{self, Write},
@@ -48,10 +49,6 @@ const REMOUNT: &str = "/run/darwin-vz/remount-store";
 
 /// For a PID 1 that starts nix-daemon itself: lines `NIX_REMOTE=…` and `NIX_CONFIG=…`, where the host's store is in use.
 const ENVIRONMENT: &str = "/run/darwin-vz/nix-daemon.env";
-
-/// The settings of Nix beside it: its own collection would ask the gate about every path that the host has. The agent
-/// collects (`garbage`).
-pub const NIX_SETTINGS: &str = "min-free = 0";
 
 /// On the data disk: the host's record whose paths the database may hold.
 const RECORD: &str = "/data/nix/host-store";
@@ -124,7 +121,10 @@ impl HostStore {
         let write = || -> io::Result<()> {
             fs::create_dir_all(HOME)?;
             fs::set_permissions(HOME, fs::Permissions::from_mode(0o700))?;
-            fs::write(ENVIRONMENT, format!("NIX_REMOTE={}\nNIX_CONFIG={NIX_SETTINGS}\n", self.address()))?;
+            fs::write(
+                ENVIRONMENT,
+                format!("NIX_REMOTE={}\nNIX_CONFIG={}\n", self.address(), nix::SETTINGS_BESIDE_HOST_STORE),
+            )?;
             let mut hook = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(REMOUNT)?;
             hook.write_all(b"#!/bin/sh\nexec mount -t overlay -o remount overlay /nix/store\n")
         };
@@ -201,7 +201,7 @@ impl HostStore {
         layers::mount(None)?;
         nix::end_all(builders)?;
         forget_shared()?;
-        nix::wait_until_it_answers(super::SERVICES)?;
+        nix::wait_until_it_answers(crate::pid1::tasks::SERVICES)?;
         *done = true;
         Ok(())
     }
@@ -209,7 +209,7 @@ impl HostStore {
 
 /// The settings of Nix for a guest that the host offers its store to.
 pub fn settings_beside(config: &GuestConfig) -> Option<&'static str> {
-    config.store_record.is_some().then_some(NIX_SETTINGS)
+    config.store_record.is_some().then_some(nix::SETTINGS_BESIDE_HOST_STORE)
 }
 
 /// Brings the database in line with the store that is mounted now. Call it before nix-daemon has clients.

@@ -18,6 +18,7 @@ mod children;
 mod cmdline;
 mod console;
 mod disk;
+mod ending;
 mod figures;
 mod garbage;
 mod host_store;
@@ -33,30 +34,19 @@ mod service;
 mod shares;
 mod shutdown;
 mod ssh;
+mod tasks;
 mod vsock;
 
 use console::{Phases, say};
-use darwin_vz_agent::{NIX_PORT, SSH_PORT};
-use garbage::Collector;
+use dvn_protocol::{NIX_PORT, SSH_PORT};
+use garbage::{Collector, with_room};
 use host_store::HostStore;
 use std::{
-    io,
     net::{Ipv4Addr, TcpListener},
-    os::fd::OwnedFd,
     process::ExitCode,
     sync::Arc,
-    thread,
-    time::Duration,
 };
-
-/// Why something of the boot could not be done; a sentence for the console.
-type Outcome<T> = Result<T, String>;
-
-/// How long sshd or nix-daemon may take to answer before the boot is given up.
-const SERVICES: Duration = Duration::from_secs(120);
-
-/// Connections that may wait in the kernel for each vsock port.
-const BACKLOG: i32 = 512;
+use tasks::{Outcome, SERVICES, background, serve, vsock_port};
 
 /// Runs the agent: as PID 1, or as one of the commands for guests that have another.
 pub fn main() -> ExitCode {
@@ -135,55 +125,4 @@ fn run() -> Outcome<()> {
 
     let requests = requests::Requests { builders, shares, store };
     channel::run(payload.config.host_ports.agent, &payload.config.token, &phases, data.fate, &Arc::new(requests))
-}
-
-/// Connections to a vsock port of this guest, one a call.
-fn vsock_port(port: u32) -> Outcome<impl Fn() -> io::Result<OwnedFd> + Send + 'static> {
-    let listener = vsock::listen(port, BACKLOG).map_err(|e| format!("vsock port {port} cannot be opened: {e}"))?;
-    Ok(move || Ok(vsock::accept(&listener)?))
-}
-
-/// A service that begins with room on the data disk, as far as there is garbage.
-fn with_room<S>(
-    garbage: Arc<Collector>,
-    service: impl Fn() -> io::Result<S> + Clone,
-) -> impl Fn() -> io::Result<S> + Clone {
-    move || {
-        garbage.make_room();
-        service()
-    }
-}
-
-/// Joins every connection that `accept` gives with one that `service` gives.
-fn serve<A, S, O>(name: &'static str, accept: A, service: S)
-where
-    A: Fn() -> io::Result<OwnedFd> + Send + 'static,
-    S: Fn() -> io::Result<O> + Clone + Send + 'static,
-    O: Into<relay::Server>,
-{
-    background(name, move || {
-        loop {
-            match accept() {
-                Ok(client) => {
-                    let service = service.clone();
-                    background(name, move || match service() {
-                        Ok(server) => relay::join(client, server.into()),
-                        Err(e) => say(format_args!("{name}: a connection was dropped: {e}")),
-                    });
-                }
-                Err(e) => {
-                    say(format_args!("{name}: accept: {e}"));
-                    thread::sleep(Duration::from_millis(100)); // out of descriptors or memory: it may pass
-                }
-            }
-        }
-    });
-}
-
-/// A thread with a small stack: there is one for each connection. A panic in it ends only it.
-fn background(name: &str, work: impl FnOnce() + Send + 'static) {
-    let thread = thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024);
-    if let Err(e) = thread.spawn(work) {
-        say(format_args!("{name}: no thread: {e}"));
-    }
 }

@@ -1,6 +1,6 @@
 //! Mounting, with errors that say what was to go where.
 
-use super::Outcome;
+use crate::pid1::tasks::Outcome;
 use rustix::mount::{self, MountFlags};
 use std::{ffi::CString, fs, path::Path};
 

@@ -2,7 +2,8 @@
 //!
 //! One connection is kept open ahead: the daemon's process for it has opened the store's database by the time a client comes.
 
-use super::{Outcome, accounts::BuildUsers, children, console::say, figures, host_store::NIX_SETTINGS, shutdown};
+use super::{accounts::BuildUsers, children, console::say, ending, figures};
+use crate::pid1::tasks::Outcome;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process},
@@ -19,6 +20,10 @@ use std::{
 };
 
 const SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+
+/// The settings of Nix beside the host's store: its own collection would ask the gate about every path that the host has. The agent
+/// collects (`garbage`).
+pub const SETTINGS_BESIDE_HOST_STORE: &str = "min-free = 0";
 
 /// Further variables of the daemon, `NAME=VALUE` on each line: proxies, for instance. An image may have it.
 const ENVIRONMENT: &str = "/etc/nix/environment";
@@ -60,7 +65,7 @@ const DYING: Duration = Duration::from_secs(5);
 /// Starts the daemon on this store or on its own, and again whenever it ends.
 pub fn start(store: Option<String>) {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = store;
-    super::background("nix-daemon", keep_running);
+    crate::pid1::tasks::background("nix-daemon", keep_running);
 }
 
 /// A daemon that starts from now on works on its own store.
@@ -146,7 +151,7 @@ pub fn connect() -> io::Result<UnixStream> {
         Some(connection) => connection,
         None => dial(PATIENCE)?,
     };
-    super::background("nix-ahead", || drop(replace_warm(dial(PATIENCE).ok())));
+    crate::pid1::tasks::background("nix-ahead", || drop(replace_warm(dial(PATIENCE).ok())));
     Ok(connection)
 }
 
@@ -164,7 +169,7 @@ fn dial(patience: Duration) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(SOCKET) {
             Ok(connection) => return Ok(connection),
-            Err(e) if Instant::now() >= deadline || shutdown::begun() => return Err(e),
+            Err(e) if Instant::now() >= deadline || ending::begun() => return Err(e),
             Err(_) => thread::sleep(AGAIN),
         }
     }
@@ -184,7 +189,7 @@ fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
 /// The supervising thread.
 fn keep_running() {
     let mut pause = AGAIN;
-    while !shutdown::begun() {
+    while !ending::begun() {
         let started = Instant::now();
         let mut daemon = Command::new("/usr/bin/nix-daemon");
         daemon
@@ -196,13 +201,13 @@ fn keep_running() {
             .env("NIX_SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
             .envs(variables(&fs::read_to_string(ENVIRONMENT).unwrap_or_default()));
         if let Some(store) = STORE.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
-            daemon.env("NIX_REMOTE", store).env("NIX_CONFIG", NIX_SETTINGS);
+            daemon.env("NIX_REMOTE", store).env("NIX_CONFIG", SETTINGS_BESIDE_HOST_STORE);
         }
         let end = match children::spawn(&mut daemon) {
             Ok(child) => children::describe(child.wait()),
             Err(e) => format!("cannot be started: {e}"),
         };
-        if shutdown::begun() {
+        if ending::begun() {
             return;
         }
         say(format_args!("nix-daemon {end}"));

@@ -2,8 +2,9 @@
 //!
 //! It is moved from the initramfs, where anybody could read it, into a tmpfs that only root can enter.
 
-use super::{Outcome, mounts};
-use darwin_vz_agent::{GuestConfig, PAYLOAD_DIR};
+use super::mounts;
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::{GuestConfig, PAYLOAD_DIR};
 use std::{
     fs::{self, OpenOptions},
     io::Write,

@@ -49,7 +49,7 @@ pub fn watch() {
     };
     // After the watch of the directory has begun, so that no device falls between the two.
     buttons.look(Path::new(DEVICES));
-    super::background("power", move || {
+    crate::pid1::tasks::background("power", move || {
         loop {
             match buttons.wait(news.as_ref()) {
                 Ok(News::Pressed) => {

@@ -1,9 +1,10 @@
 //! What the host can ask for, done.
 
-use super::{Outcome, accounts::BuildUsers, disk, figures, host_store::HostStore, shares};
-use darwin_vz_agent::{
+use super::{accounts::BuildUsers, disk, figures, host_store::HostStore, shares};
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::{
     ShareMount,
-    protocol::{Answer, Ask},
+    messages::{Answer, Ask},
 };
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::sync::{Mutex, TryLockError};

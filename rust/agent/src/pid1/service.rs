@@ -12,16 +12,17 @@
 //! agent asks PID 1 to power off.
 
 use super::{
-    NIX_PORT, Outcome, SERVICES, SSH_PORT, accounts, background, boot, channel, children,
+    accounts, boot, channel, children,
     console::{Phases, say},
     disk,
-    garbage::Collector,
+    garbage::{Collector, with_room},
     host_store::{self, HostStore, layers},
-    mounts, nix, payload, power, requests, serve, shares, shutdown, ssh, vsock_port, with_room,
+    mounts, nix, payload, power, requests, shares, shutdown, ssh,
 };
-use darwin_vz_agent::{
-    GuestConfig,
-    protocol::{BootPhase, DataDisk},
+use crate::pid1::tasks::{Outcome, SERVICES, background, serve, vsock_port};
+use dvn_protocol::{
+    GuestConfig, NIX_PORT, SSH_PORT,
+    messages::{BootPhase, DataDisk},
 };
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
 use serde::{Deserialize, Serialize};
@@ -100,7 +101,7 @@ pub fn serve_host() -> Outcome<()> {
     }
     phases.mark("store");
 
-    let sshd = ssh::Pool::start(store.as_ref().map(|_| host_store::NIX_SETTINGS))?;
+    let sshd = ssh::Pool::start(store.as_ref().map(|_| nix::SETTINGS_BESIDE_HOST_STORE))?;
     sshd.wait_for_banner(SERVICES)?;
     phases.mark("sshd");
     nix::wait_until_it_answers(SERVICES)?;

@@ -1,11 +1,11 @@
 //! Directories of the host, over VirtioFS.
 
 use super::{
-    Outcome,
     console::{say, since_kernel},
     mounts,
 };
-use darwin_vz_agent::ShareMount;
+use crate::pid1::tasks::Outcome;
+use dvn_protocol::ShareMount;
 use rustix::mount::MountFlags;
 use std::{
     fs, io,

@@ -3,7 +3,7 @@
 use super::{
     children,
     console::{say, since_kernel},
-    disk, nix,
+    disk, ending, nix,
 };
 use rustix::{
     process::Signal,
@@ -15,9 +15,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-/// Somebody has begun; services are not started again.
-static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// PID 1 is another program, which ends the processes and powers off.
 static OF_PID_1: AtomicBool = AtomicBool::new(false);
@@ -35,14 +32,9 @@ const SIGNAL_TO_POWER_OFF: i32 = 34 + 4;
 /// How long PID 1 may take after that signal to end this process.
 const PID_1: Duration = Duration::from_secs(10);
 
-/// Whether the guest is on its way down.
-pub fn begun() -> bool {
-    BEGUN.load(Ordering::Acquire)
-}
-
 /// Powers off cleanly. Never returns.
 pub fn power_off() -> ! {
-    if BEGUN.swap(true, Ordering::AcqRel) {
+    if !ending::begin() {
         park();
     }
     say(format_args!("power-off {}", since_kernel()));
@@ -77,7 +69,7 @@ fn ask_pid_1() {
 
 /// Powers off as if the power had failed: nothing is written any more, and the data disk is not clean. Never returns.
 pub fn pull_the_plug() -> ! {
-    BEGUN.store(true, Ordering::Release);
+    ending::begin();
     let why = reboot(RebootCommand::PowerOff);
     say(format_args!("power off: {why:?}"));
     park()
@@ -107,7 +99,7 @@ pub fn catch_signals() {
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
         set
     };
-    super::background("signals", move || {
+    crate::pid1::tasks::background("signals", move || {
         let mut signal = 0;
         // SAFETY: both pointers are to values that outlive the call.
         while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}

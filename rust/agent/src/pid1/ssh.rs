@@ -6,7 +6,8 @@
 
 mod login;
 
-use super::{Outcome, children, console::say, payload, relay, shutdown};
+use super::{children, console::say, ending, payload, relay};
+use crate::pid1::tasks::Outcome;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     fd::OwnedFd,
@@ -93,7 +94,7 @@ impl Pool {
         let state = Mutex::new(State { warm: VecDeque::new(), used: false, banner: None });
         let pool = Arc::new(Pool { state, changed: Condvar::new(), taken });
         let filler = Arc::clone(&pool);
-        super::background("sshd", move || filler.keep_filled());
+        crate::pid1::tasks::background("sshd", move || filler.keep_filled());
         Ok(pool)
     }
 
@@ -126,7 +127,7 @@ impl Pool {
     /// The filler's thread: starts one for each that was taken or has died.
     fn keep_filled(&self) {
         let mut failures = 0;
-        while !shutdown::begun() {
+        while !ending::begun() {
             let missing = {
                 let state = self.lock();
                 if state.used { WARM } else { 1 }.saturating_sub(state.warm.len())
@@ -143,7 +144,7 @@ impl Pool {
             }
             let died = self.sleep();
             failures = if died > 0 { failures + 1 } else { 0 };
-            if died > 0 && !shutdown::begun() {
+            if died > 0 && !ending::begun() {
                 say("an sshd died before it was used");
                 thread::sleep(BACK_OFF[failures.min(BACK_OFF.len()) - 1]);
             }

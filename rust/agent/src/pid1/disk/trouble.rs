@@ -4,8 +4,9 @@
 //! build from then on fails or, worse, does not. The rule: after the first error the guest goes down at once, without
 //! marking the disk clean. The next boot makes it anew.
 
-use super::{super::background, disks};
-use crate::pid1::{console::say, shutdown};
+use super::disks;
+use crate::pid1::tasks::background;
+use crate::pid1::{console::say, ending, shutdown};
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
@@ -34,7 +35,7 @@ fn follow(mut log: File, device: &str) {
             Ok(0) => return,
             Ok(length) => {
                 let text = String::from_utf8_lossy(&record[..length]);
-                if let Some(trouble) = trouble(&text, device).filter(|_| !shutdown::begun()) {
+                if let Some(trouble) = trouble(&text, device).filter(|_| !ending::begun()) {
                     say(format_args!("FAILED: the data disk cannot be relied on any more: {trouble}"));
                     shutdown::pull_the_plug();
                 }

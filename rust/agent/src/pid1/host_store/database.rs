@@ -3,7 +3,7 @@
 //! The store that Nix is told of here is the upper layer alone: nothing asks the gate, looks into a lower layer, or leaves a
 //! whiteout; what is deleted is deleted where it was written.
 
-use crate::pid1::{Outcome, children};
+use crate::pid1::{children, tasks::Outcome};
 use std::{collections::BTreeSet, process::Command, thread, time::Duration};
 
 /// The database with the upper layer.

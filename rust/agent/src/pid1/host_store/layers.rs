@@ -5,7 +5,7 @@
 //! use for longer than a replacement takes: whether a path is valid is the database's to say, and a whiteout would hide what the
 //! host has again.
 
-use crate::pid1::{Outcome, mounts};
+use crate::pid1::{mounts, tasks::Outcome};
 use rustix::{
     fs::{XattrFlags, lsetxattr},
     mount::{MountFlags, UnmountFlags},

@@ -1,7 +1,7 @@
 //! The DHCP client: gets an address, keeps it as long as the server lets it, starts over when it does not.
 
 use super::{
-    super::{console::say, shutdown},
+    super::{console::say, ending},
     dhcp::{self, Answer, Kind, Question},
     link::Link,
 };
@@ -35,7 +35,7 @@ pub fn run(interface: &str, host_name: &str) {
         say(format_args!("no network: {interface}: {e}"));
         return;
     }
-    while !shutdown::begun() {
+    while !ending::begun() {
         if let Err(e) = obtain_and_keep(interface, host_name) {
             say(format_args!("network: {e}"));
             thread::sleep(SHORTEST);

@@ -1,0 +1,43 @@
+//! `complete`: names that only this computer knows, one a line, for the scripts of `completions`. Whoever presses Tab wants no
+//! error: where nothing is known, nothing is printed.
+
+use crate::{context::Context, global::Global, output, runtime::block_on};
+use clap::{Args, ValueEnum};
+use dvn_types::{Kind, Report};
+use std::time::Duration;
+
+/// How long somebody who has pressed Tab is kept waiting for a daemon.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Flags of `complete`.
+#[derive(Debug, Args)]
+pub struct Complete {
+    /// Of what
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    Machines,
+    Generations,
+}
+
+impl Complete {
+    /// Prints them.
+    pub fn run(self, global: Global) {
+        let _ = self.names(global).and_then(|names| output::print(&names));
+    }
+
+    fn names(&self, global: Global) -> Result<String, Report> {
+        let context = Context::new(global, Vec::new())?;
+        match self.what {
+            What::Machines => Ok(context.config.names().map(|name| format!("{name}\n")).collect()),
+            What::Generations => block_on(async {
+                let (client, machine) = (context.client(), context.machine()?);
+                let list = tokio::time::timeout(PATIENCE, client.generations(&machine)).await;
+                let list = list.unwrap_or_else(|_| Err(Report::new(Kind::NotRunning, "the daemon does not answer")))?;
+                Ok(list.generations.iter().map(|generation| format!("{}\n", generation.number)).collect())
+            })?,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `completions`: a script that lets a shell complete this command line. Verbs and flags are in it; names of machines and numbers
+//! of generations it asks of `complete`.
+
+use crate::output;
+use clap::{Args, Command};
+use clap_complete::Shell;
+use dvn_types::{Kind, Report};
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(darwin-vz-nix completions bash)
+  darwin-vz-nix completions fish > ~/.config/fish/completions/darwin-vz-nix.fish")]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Takes the place of the function that was made, and calls it for all else.
+const BASH: &str = r#"
+_darwin_vz_nix_names() {
+    local cur="${COMP_WORDS[COMP_CWORD]}" what=''
+    case "$3" in
+        --machine) what=machines ;;
+        *)
+            case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+                *' generations rollback '* | *' generations delete '*) [[ $cur == -* ]] || what=generations ;;
+            esac
+            ;;
+    esac
+    if [[ $what ]]; then
+        COMPREPLY=($(compgen -W "$("$1" complete "$what" 2>/dev/null)" -- "$cur"))
+    else
+        _darwin__vz__nix "$@"
+    fi
+}
+complete -F _darwin_vz_nix_names -o bashdefault -o default darwin-vz-nix
+"#;
+
+const ZSH: &str = r#"
+_darwin-vz-nix_machines() {
+    local -a names; names=(${(f)"$(darwin-vz-nix complete machines 2>/dev/null)"})
+    _describe -t machines machine names
+}
+_darwin-vz-nix_generations() {
+    local -a names; names=(${(f)"$(darwin-vz-nix complete generations 2>/dev/null)"})
+    _describe -t generations generation names
+}
+
+"#;
+
+const FISH: &str = r"
+complete -c darwin-vz-nix -l machine -x -a '(darwin-vz-nix complete machines 2>/dev/null)'
+complete -c darwin-vz-nix -n '__fish_seen_subcommand_from generations; and __fish_seen_subcommand_from rollback delete' -f -a '(darwin-vz-nix complete generations 2>/dev/null)'
+";
+
+impl Completions {
+    /// Prints it.
+    pub fn run(self, mut program: Command) -> Result<(), Report> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut program, "darwin-vz-nix", &mut script);
+        let script = String::from_utf8(script).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
+        output::print(&match self.shell {
+            // clap_complete 4.6 spells a program's name with a hyphen in two ways, and then finds no part of a verb.
+            Shell::Bash => script.replace("darwin__subcmd__vz__subcmd__nix", "darwin__vz__nix") + BASH,
+            Shell::Fish => script + FISH,
+            Shell::Zsh => zsh(&script),
+            _ => script,
+        })
+    }
+}
+
+/// An argument's line ends in what completes it; the functions come before the line that calls the first one.
+fn zsh(script: &str) -> String {
+    let line = |line: &str| {
+        let completer = match line {
+            _ if line.starts_with("'--machine=") => "machines",
+            _ if line.starts_with("'::to -- ") || line.starts_with("'*::numbers -- ") => "generations",
+            _ => return format!("{line}\n"),
+        };
+        format!("{}\n", line.replacen(":_default'", &format!(":_darwin-vz-nix_{completer}'"), 1))
+    };
+    let script: String = script.lines().map(line).collect();
+    let (functions, call) = script.split_once("if [ \"$funcstack[1]\"").unwrap_or((&script, ""));
+    match call {
+        "" => script,
+        call => format!("{}\n{}if [ \"$funcstack[1]\"{call}", functions.trim_end(), ZSH.trim_start_matches('\n')),
+    }
+}

@@ -1,0 +1,373 @@
+//! `doctor`: looks at everything that a build depends on, and says what is wrong with it. The checks are `dvn_doctor`'s;
+//! here they are chosen, a guest is had for those that need one, and what they found is shown.
+
+use crate::{
+    context::{Context, this_program},
+    global::Global,
+    launch, logging,
+    output::{self, colours},
+    progress,
+    runtime::block_on,
+};
+use clap::{Args, builder::PossibleValuesParser};
+use comfy_table::{Table, presets};
+use dvn_client::Client;
+use dvn_daemon::views;
+use dvn_doctor::{ALL, Check, Examined, Eyes, Outcome, Subject};
+
+use dvn_types::{
+    Kind, MachineName, Report,
+    wire::{BootTimeline, StartRequest, State, StopRequest},
+};
+use serde::Serialize;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use tokio::net::TcpStream;
+
+/// How long connections of the checks' own may take to end.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a service manager may take to start the daemon.
+const AWAKENING: Duration = Duration::from_secs(10);
+/// Between two looks meanwhile.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix doctor
+  darwin-vz-nix doctor --deep --fix")]
+pub struct Doctor {
+    /// Run these checks only
+    #[arg(value_name = "CHECK", value_parser = names(), hide_possible_values = true)]
+    checks: Vec<String>,
+    /// Show which checks there are
+    #[arg(long)]
+    list: bool,
+    /// Also run the checks that need a running guest; starts it, and stops it again if it did not run
+    #[arg(long)]
+    deep: bool,
+    /// Repair what can be repaired without a loss, and say what was done
+    #[arg(long)]
+    fix: bool,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(ALL.iter().map(|check| check.name))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    name: &'static str,
+    deep: bool,
+    looks_at: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    machine: &'a MachineName,
+    checks: &'a [Examined],
+    /// Those that need a guest, if nobody asked for them.
+    not_run: &'a [&'static str],
+}
+
+/// What came of a run.
+struct Looked {
+    machine: MachineName,
+    examined: Vec<Examined>,
+    /// Whether what was started for it could be stopped again.
+    ended: Result<(), Report>,
+}
+
+impl Doctor {
+    /// Runs the checks. The exit code is 0, or that of the first failure's kind.
+    pub fn run(self, global: Global) -> ExitCode {
+        self.examine(global).unwrap_or_else(|report| output::fail(&report, self.json))
+    }
+
+    fn examine(&self, global: Global) -> Result<ExitCode, Report> {
+        if self.list {
+            self.show_list()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (chosen, not_run) = self.chosen()?;
+        let context = Context::new(global, Vec::new())?;
+        logging::for_a_client(&context)?;
+        let Looked { machine, examined, ended } = block_on(self.look(&context, &chosen))??;
+        if self.json {
+            output::print_json(&Shown { machine: &machine, checks: &examined, not_run: &not_run })?;
+        } else {
+            output::print(&summary(&examined, &not_run))?;
+        }
+        if let Err(report) = ended {
+            // On stderr alone: what was found is on stdout by now.
+            return Ok(output::fail(&report, false));
+        }
+        let failure = examined.iter().find_map(|one| one.finding.kind);
+        Ok(failure.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code())))
+    }
+
+    /// The checks to run, and the names of those that are left out because they need a guest.
+    fn chosen(&self) -> Result<(Vec<&'static Check>, Vec<&'static str>), Report> {
+        let named = |check: &&Check| self.checks.is_empty() || self.checks.iter().any(|name| name == check.name);
+        let (chosen, left): (Vec<_>, Vec<_>) =
+            ALL.iter().filter(named).partition(|check: &&Check| self.deep || !check.deep);
+        let left: Vec<_> = left.into_iter().map(|check| check.name).collect();
+        if !self.checks.is_empty() && !left.is_empty() {
+            let what = format!("a running guest is needed for {}", left.join(", "));
+            return Err(Report::new(Kind::Config, what).hint("allow it to be started: add --deep"));
+        }
+        Ok((chosen, left))
+    }
+
+    fn show_list(&self) -> Result<(), Report> {
+        let list: Vec<_> =
+            ALL.iter().map(|check| Listed { name: check.name, deep: check.deep, looks_at: check.looks_at }).collect();
+        if self.json {
+            return output::print_json(&list);
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["CHECK", "RUNS", "LOOKS AT"]);
+        for check in &list {
+            table.add_row([check.name, if check.deep { "with --deep" } else { "always" }, check.looks_at]);
+        }
+        if let Some(first) = table.column_mut(0) {
+            first.set_padding((0, 1));
+        }
+        let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        output::print(&text)
+    }
+
+    async fn look(&self, context: &Context, chosen: &[&'static Check]) -> Result<Looked, Report> {
+        let mut subject = subject(context).await?;
+        let mut visit = None;
+        let mut examined = Vec::new();
+        for (index, check) in chosen.iter().enumerate() {
+            if check.deep && visit.is_none() {
+                visit = Some(Visit::begin(context, &mut subject).await);
+            }
+            let place = format!("{} of {}", index + 1, chosen.len());
+            let what = format!("check {place}: {}: {}", check.name, check.looks_at);
+            let one = progress::patiently(what, check.examine(&subject, self.fix)).await;
+            if !self.json {
+                output::print(&row(&one, colours(&std::io::stdout())))?;
+            }
+            examined.push(one);
+        }
+        let ended = match visit {
+            Some(visit) => visit.end(&subject).await,
+            None => Ok(()),
+        };
+        Ok(Looked { machine: subject.machine, examined, ended })
+    }
+}
+
+async fn subject(context: &Context) -> Result<Subject, Report> {
+    let machine = context.machine()?;
+    let settings = context.settings().and_then(|mut settings| {
+        let found = settings.machines.remove(&machine);
+        found.ok_or_else(|| Report::new(Kind::NotFound, format!("there is no machine {machine}")))
+    });
+    let (backend, accelerator) = match &settings {
+        Ok(settings) => (settings.backend, settings.accelerator.as_deref()),
+        Err(_) => (None, None),
+    };
+    let client = context.client();
+    let daemon = client.status().await;
+    let by_the_daemon = match &daemon {
+        // One of an older version does not know this question.
+        Ok(_) => client.capabilities(&machine).await.ok(),
+        Err(_) => None,
+    };
+    let eyes = if by_the_daemon.is_some() { Eyes::Daemon } else { Eyes::Command };
+    let capabilities = dvn_hypervisor::for_this_host(backend, &context.search_path, accelerator)
+        .map(|hypervisor| hypervisor.capabilities().clone());
+    let by_this_command = || {
+        let can = capabilities.as_ref().map_err(Clone::clone)?;
+        Ok(views::backend_view(can, &can.features, context.search_path.to_string_lossy().into_owned()))
+    };
+    Ok(Subject {
+        state_dir: context.state_dir(),
+        api_listen: context.config.api_listen(),
+        backend: by_the_daemon.map_or_else(by_this_command, Ok),
+        capabilities,
+        eyes,
+        daemon,
+        client,
+        program: this_program()?,
+        flags: context.flags(),
+        search_path: context.search_path.clone(),
+        user: rustix::process::geteuid().as_raw(),
+        guest: None,
+        machine,
+        settings,
+    })
+}
+
+/// A guest for the checks that need one. Afterwards all is as it was before.
+struct Visit {
+    daemon_ran: bool,
+    guest_ran: bool,
+}
+
+impl Visit {
+    async fn begin(context: &Context, subject: &mut Subject) -> Visit {
+        let visit = Visit {
+            daemon_ran: subject.daemon.is_ok(),
+            guest_ran: subject.status().is_some_and(|status| !at_rest(&status.state)),
+        };
+        if !visit.daemon_ran {
+            wake(subject).await;
+        }
+        let boot = Visit::boot(context, &subject.machine).await;
+        subject.daemon = subject.client.status().await;
+        subject.guest = Some(boot);
+        visit
+    }
+
+    async fn boot(context: &Context, machine: &MachineName) -> Result<BootTimeline, Report> {
+        let client = launch::ensure(context).await?;
+        progress::during(&client, machine, client.start(machine, &StartRequest::default())).await?;
+        let status = client.status().await?.machines.into_iter().find(|status| status.name == *machine);
+        status.and_then(|status| status.last_boot).ok_or_else(|| {
+            Report::new(Kind::Boot, format!("{machine} was started, and is gone again"))
+                .hint("see `darwin-vz-nix logs`")
+        })
+    }
+
+    /// Somebody else may use the guest by now; then it stays. So does the daemon, for any of its machines.
+    async fn end(self, subject: &Subject) -> Result<(), Report> {
+        let (client, machine) = (&subject.client, &subject.machine);
+        match self {
+            Visit { daemon_ran: true, guest_ran: false } if unused(client, |name| name == machine).await => {
+                progress::during(client, machine, client.stop(machine, &StopRequest::default())).await
+            }
+            Visit { daemon_ran: false, .. } if unused(client, |_| true).await => {
+                progress::during(client, machine, client.shut_down()).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A port that somebody holds while no daemon runs is held for the daemon, by a service manager which a connection has start
+/// it; this user may be unable to. If it is somebody else's, nothing comes of it but a connection that ends.
+async fn wake(subject: &Subject) {
+    let Ok(settings) = &subject.settings else { return };
+    if std::net::TcpListener::bind(settings.listen).is_ok() {
+        return;
+    }
+    let Ok(_connection) = TcpStream::connect(settings.listen).await else { return };
+    let begun = Instant::now();
+    while subject.client.health().await.is_err() && begun.elapsed() < AWAKENING {
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// A daemon answers, and nobody is connected to these machines, once the checks' own connections have ended.
+async fn unused(client: &Client, these: impl Fn(&MachineName) -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        let Ok(status) = client.status().await else { return false };
+        let used = |state: &State| !matches!(state, State::Running { leases: 0, .. }) && !at_rest(state);
+        if !status.machines.iter().any(|machine| these(&machine.name) && used(&machine.state)) {
+            return true;
+        }
+        if begun.elapsed() >= FAREWELL {
+            return false;
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+fn at_rest(state: &State) -> bool {
+    matches!(state, State::Stopped { .. } | State::Failed { .. })
+}
+
+/// A check's line, and below it what to do.
+fn row(one: &Examined, coloured: bool) -> String {
+    let finding = &one.finding;
+    let colour = match finding.outcome {
+        _ if !coloured => "",
+        Outcome::Ok => "\x1b[32m",
+        Outcome::Warning => "\x1b[33m",
+        Outcome::Failed => "\x1b[1;31m",
+        Outcome::NotApplicable => "\x1b[2m",
+    };
+    let plain = if coloured { "\x1b[0m" } else { "" };
+    let width = ALL.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let evidence = finding.evidence.replace('\n', " ");
+    let mut text = format!("{colour}{:<7}{plain}  {:<width$}  {evidence}\n", finding.outcome.as_str(), one.name);
+    let mut below = |what: &str, line: &str| text.push_str(&format!("{:9}{what}: {line}\n", ""));
+    one.repaired.iter().for_each(|done| below("repaired", done));
+    finding.hints.iter().for_each(|hint| below("hint", hint));
+    finding.repairs.iter().for_each(|repair| below("--fix would", &repair.intent()));
+    text
+}
+
+fn summary(examined: &[Examined], not_run: &[&str]) -> String {
+    let count = |outcome| examined.iter().filter(|one| one.finding.outcome == outcome).count();
+    let mut parts = Vec::new();
+    for (outcome, what) in [
+        (Outcome::Ok, "ok"),
+        (Outcome::Warning, "with a warning"),
+        (Outcome::Failed, "failed"),
+        (Outcome::NotApplicable, "not applicable here"),
+    ] {
+        let count = count(outcome);
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    }
+    let all = if examined.len() == 1 { "1 check".to_owned() } else { format!("{} checks", examined.len()) };
+    let mut text = format!("\n{all}: {}\n", parts.join(", "));
+    if !not_run.is_empty() {
+        text.push_str(&format!("not run, as they need a running guest: {}; add --deep\n", not_run.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dvn_doctor::{Finding, Repair};
+
+    fn examined(name: &'static str, finding: Finding) -> Examined {
+        Examined { name, finding, repaired: Vec::new() }
+    }
+
+    #[test]
+    fn each_finding_is_shown_with_what_to_do() {
+        let repair = Repair::Close { path: "/s/id_ed25519".into(), mode: 0o600 };
+        let failed = Finding::failed(Kind::State, "others can\nread it").hint("close it").repair(repair);
+        let repaired = vec!["set the mode".to_owned()];
+        let all = [
+            examined("settings", Finding::ok("4 cores")),
+            examined("keys", failed),
+            Examined { name: "known-hosts", finding: Finding::ok("it is pinned"), repaired },
+            examined("rosetta", Finding::not_applicable("not used")),
+        ];
+        let mut text: String = all.iter().map(|one| row(one, false)).collect();
+        text.push_str(&summary(&all, &["clock", "build"]));
+        insta::assert_snapshot!(text, @r"
+        ok       settings         4 cores
+        failed   keys             others can read it
+                 hint: close it
+                 --fix would: chmod 600 /s/id_ed25519
+        ok       known-hosts      it is pinned
+                 repaired: set the mode
+        -        rosetta          not used
+
+        4 checks: 2 ok, 1 failed, 1 not applicable here
+        not run, as they need a running guest: clock, build; add --deep
+        ");
+        assert!(row(&all[1], true).starts_with("\x1b[1;31mfailed \x1b[0m  keys"));
+    }
+}

@@ -1,0 +1,24 @@
+//! One file for each verb: its flags, and what it does.
+
+pub mod boots;
+pub mod capabilities;
+pub mod complete;
+pub mod completions;
+pub mod config;
+pub mod connect;
+pub mod destroy;
+pub mod doctor;
+pub mod generations;
+pub mod logs;
+pub mod man;
+pub mod nix_config;
+#[cfg(test)]
+mod nix_module_tests;
+pub mod pause;
+pub mod reference;
+pub mod run;
+pub mod ssh;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod token;

@@ -1,0 +1,81 @@
+//! `run`: the daemon in the foreground. `start` runs it too, in a session of its own.
+
+use crate::{
+    context::{Context, this_program},
+    logging,
+    machine_flags::MachineFlags,
+    runtime::block_on,
+};
+use clap::Args;
+use dvn_config::HostFacts;
+use dvn_daemon::{Daemon, RunOptions};
+use dvn_host::descriptors::Inheritance;
+use dvn_host::machine_dir::StateDir;
+use dvn_types::{Kind, Report};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix run --bundle ./guest --cores 4
+  darwin-vz-nix run --api-listen 127.0.0.1:31180")]
+pub struct Run {
+    /// Where the HTTP API answers on TCP, too: a loopback address and port
+    #[arg(long, value_name = "ADDRESS")]
+    pub api_listen: Option<String>,
+    #[command(flatten)]
+    pub machine: MachineFlags,
+    /// Leave the terminal's session; tell on stdout, in JSON, why it failed
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+impl Run {
+    /// Blocks until told to stop.
+    pub fn run(self, context: &Context, inheritance: Inheritance) -> Result<(), Report> {
+        let hangs_up = !inheritance.ignores_hangup;
+        inheritance.shed();
+        let settings = context.settings()?;
+        let options = RunOptions {
+            search_path: context.search_path.clone(),
+            program: this_program()?,
+            flags: context.daemon_flags(),
+            nix_environment: context.nix_environment.clone(),
+            host: HostFacts::gather(),
+            shown: context.config.shown(&HostFacts::gather())?,
+            hangs_up,
+        };
+        if self.detached {
+            leave()?;
+        }
+        allow_many_connections();
+        let log = StateDir::open(&settings.state_dir)?.daemon_log();
+        logging::for_the_daemon(context, &log, !self.detached)?;
+        // One thread: at rest nothing wakes it, and copying between sockets is the kernel's work.
+        let outcome = block_on(Daemon::run(settings, options))?;
+        if let Err(report) = &outcome {
+            tracing::error!(target: logging::END, "{}", report.message);
+        }
+        outcome
+    }
+}
+
+/// Each connection takes a few descriptors, and launchd gives a service room for 256. 10,240 is the most that a Mac grants
+/// without being told otherwise; where even that is refused, things stay as they are.
+fn allow_many_connections() {
+    const ENOUGH: u64 = 10_240;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|now| now < ENOUGH) {
+        let current = Some(limit.maximum.map_or(ENOUGH, |most| most.min(ENOUGH)));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    }
+}
+
+/// Out of the reach of the terminal's signals and of Nix, which ends the session of a program it calls; and out of a
+/// directory that somebody may want to unmount.
+fn leave() -> Result<(), Report> {
+    // Fails for the leader of a process group, which is what is wanted, already.
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/").map_err(|error| Report::new(Kind::Host, format!("/ cannot be entered: {error}")))
+}

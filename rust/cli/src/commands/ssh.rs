@@ -1,0 +1,112 @@
+//! `ssh`: the system's ssh, told where the guest is and which key it must have. This program is its proxy command, so it
+//! works while the machine is stopped. Still the machine is started first: ssh would show neither that one waits for a boot
+//! nor, beyond a line, why it failed.
+
+use crate::quote::quoted;
+use crate::{
+    context::{Context, this_program},
+    launch, progress,
+    runtime::block_on,
+};
+use clap::Args;
+use dvn_guest::ssh::keys::host_alias;
+use dvn_host::machine_dir::StateDir;
+use dvn_types::{Kind, Report, wire::StartRequest};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        process::CommandExt,
+    },
+    path::Path,
+    process::Command,
+};
+
+/// Flags of `ssh`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix ssh
+  darwin-vz-nix ssh -- uname -a")]
+pub struct Ssh {
+    /// A command to run in the guest, instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Ssh {
+    /// Becomes ssh; returns only if that fails.
+    pub fn run(self, context: &Context) -> Result<(), Report> {
+        let machine = context.machine()?;
+        // ssh reads the key and known_hosts before it runs its proxy command; a daemon that runs has made them.
+        block_on(async {
+            let client = launch::ensure(context).await?;
+            progress::during(&client, &machine, client.start(&machine, &StartRequest::default())).await
+        })??;
+        let dir = StateDir::open(&context.state_dir())?.machine(&machine);
+        let guest = crate::commands::nix_config::Guest::of(context, &machine)?;
+        let proxy = proxy_command(&this_program()?, &context.state_dir(), machine.as_str());
+        let error = Command::new("ssh")
+            .args(["-F", "none"])
+            .arg("-o")
+            .arg(option("IdentityFile=", &quoted(dir.user_key().as_os_str())))
+            .arg("-o")
+            .arg(option("ProxyCommand=", &proxy))
+            .arg("-o")
+            .arg(option("UserKnownHostsFile=", &quoted(dir.known_hosts().as_os_str())))
+            .args(["-o", &format!("HostKeyAlias={}", host_alias(&machine))])
+            .args(["-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "GlobalKnownHostsFile=none"])
+            .args(["-l", &guest.user, "--", &host_alias(&machine)])
+            .args(self.command)
+            .exec();
+        Err(match error.kind() {
+            io::ErrorKind::NotFound => Report::new(Kind::Host, "there is no ssh on this computer")
+                .hint("install it; Debian's package is openssh-client"),
+            _ => Report::new(Kind::Host, format!("ssh cannot be run: {error}")),
+        })
+    }
+}
+
+fn option(name: &str, value: &OsStr) -> OsString {
+    let mut option = OsString::from(name);
+    option.push(value);
+    option
+}
+
+/// This program's `connect`, as a line for a shell, in which ssh expands `%`.
+pub fn proxy_command(program: &Path, state_dir: &Path, machine: &str) -> OsString {
+    let mut line = Vec::new();
+    for word in [program.as_os_str(), OsStr::new("--state-dir"), state_dir.as_os_str()] {
+        line.push(b'\'');
+        for byte in word.as_bytes() {
+            match byte {
+                b'\'' => line.extend_from_slice(b"'\\''"),
+                b'%' => line.extend_from_slice(b"%%"),
+                byte => line.push(*byte),
+            }
+        }
+        line.extend_from_slice(b"' ");
+    }
+    line.extend_from_slice(format!("--machine {machine} connect --service ssh").as_bytes());
+    OsString::from_vec(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_paths_survive_the_shell_and_ssh() {
+        let line = proxy_command(Path::new("/opt/it's/vz"), Path::new("/st ate/100%"), "b");
+        assert_eq!(line, "'/opt/it'\\''s/vz' '--state-dir' '/st ate/100%%' --machine b connect --service ssh");
+        // What a shell makes of it, after ssh has turned %% back.
+        let shown = line.to_str().unwrap().replace("%%", "%").replacen("'/opt", "printf '%s|' '/opt", 1);
+        let output = Command::new("sh").args(["-c", &shown]).output().unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            "/opt/it's/vz|--state-dir|/st ate/100%|--machine|b|connect|--service|ssh|"
+        );
+        assert_eq!(quoted(OsStr::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
+    }
+}

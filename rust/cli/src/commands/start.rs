@@ -1,0 +1,65 @@
+//! `start`: the machine, and the daemon if none runs.
+
+use crate::{
+    commands::status::{self, timeline},
+    context::Context,
+    launch, output, progress,
+};
+use clap::Args;
+use dvn_config::{HostFacts, Key, start_request};
+use dvn_types::{
+    Report,
+    wire::{StartRequest, State},
+};
+
+/// Flags of `start`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix start
+  darwin-vz-nix start --cores 8 --memory 16G")]
+pub struct Start {
+    /// Processors of the guest, for this boot
+    #[arg(long, value_name = "N")]
+    cores: Option<String>,
+    /// Memory of the guest, for this boot, such as 8G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Size of the data disk, such as 100G; a disk can grow, not shrink
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<String>,
+    /// Print the machine's status as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Start {
+    /// Returns when the machine runs.
+    pub async fn run(self, context: &Context) -> Result<(), Report> {
+        let machine = context.machine()?;
+        let request = self.request()?;
+        let client = launch::ensure(context).await?;
+        let before = status::of(&client, &machine).await?;
+        progress::during(&client, &machine, client.start(&machine, &request)).await?;
+        let after = status::of(&client, &machine).await?;
+        if self.json {
+            return output::print_json(&after);
+        }
+        match before.map(|status| status.state) {
+            Some(State::Running { .. }) => return output::print(&format!("{machine} runs already\n")),
+            Some(State::Paused { .. }) => return output::print(&format!("{machine} goes on\n")),
+            _ => {}
+        }
+        match after.and_then(|status| status.last_boot) {
+            Some(boot) => output::print(&format!("{machine} runs\n{}", timeline(&boot))),
+            None => output::print(&format!("{machine} runs\n")),
+        }
+    }
+
+    fn request(&self) -> Result<StartRequest, Report> {
+        let given = [(Key::Cores, &self.cores), (Key::Memory, &self.memory), (Key::DiskSize, &self.disk_size)];
+        let flags: Vec<(Key, String)> =
+            given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
+        start_request(&flags, &HostFacts::gather()).map(Into::into)
+    }
+}

@@ -1,0 +1,41 @@
+//! `stop`: the machine, or the daemon with all of them.
+
+use crate::{commands::status, context::Context, output, progress};
+use clap::Args;
+use dvn_types::{Report, wire::StopRequest};
+
+/// Flags of `stop`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix stop
+  darwin-vz-nix stop --daemon")]
+pub struct Stop {
+    /// Pull the plug instead of pressing the power button
+    #[arg(long)]
+    force: bool,
+    /// Stop every machine and end the daemon
+    #[arg(long, conflicts_with_all = ["force", "json"])]
+    daemon: bool,
+    /// Print the machine's status as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Stop {
+    /// Returns when the machine is off.
+    pub async fn run(self, context: &Context) -> Result<(), Report> {
+        let client = context.client();
+        if self.daemon {
+            progress::patiently("the daemon stops its machines", client.shut_down()).await?;
+            return output::print("the daemon ends\n");
+        }
+        let machine = context.machine()?;
+        let request = StopRequest { force: self.force };
+        progress::during(&client, &machine, client.stop(&machine, &request)).await?;
+        match self.json {
+            true => output::print_json(&status::of(&client, &machine).await?),
+            false => output::print(&format!("{machine} is stopped\n")),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Where a command runs: environment, directories, and the settings that follow from them.
+
+use crate::global::Global;
+use dvn_client::Client;
+use dvn_config::{Config, File, HostFacts, Key, Settings, Sources};
+
+use dvn_types::{Kind, MachineName, Report};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+const NAME: &str = "darwin-vz-nix";
+
+/// What a command knows before it does anything.
+#[derive(Debug)]
+pub struct Context {
+    /// Flags of every verb.
+    pub global: Global,
+    /// The settings, as far as they hold without a look at the host.
+    pub config: Config,
+    /// Where programs are looked for: `PATH`.
+    pub search_path: OsString,
+    /// The variables that a `nix` of this host needs.
+    pub nix_environment: Vec<(OsString, OsString)>,
+    /// The configuration file that was named, absolute.
+    named_config: Option<PathBuf>,
+}
+
+/// The environment, read once.
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    cwd: PathBuf,
+    root: bool,
+}
+
+impl Environment {
+    /// Reads it.
+    pub fn read() -> Result<Environment, Report> {
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        let cwd = std::env::current_dir().map_err(|error| {
+            Report::new(Kind::Host, format!("the working directory is gone: {error}")).hint("change to one that exists")
+        })?;
+        Ok(Environment {
+            variables: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
+            cwd,
+            root: rustix::process::geteuid().is_root(),
+        })
+    }
+
+    /// A variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The state directory as flag or variable give it.
+    pub fn given_state_dir(&self, global: &Global) -> Option<PathBuf> {
+        let given = global.state_dir.as_deref().or_else(|| self.variable("DARWIN_VZ_NIX_STATE_DIR"));
+        // `~` is left to the settings, which know what it means.
+        given.filter(|dir| !dir.starts_with('~')).map(|dir| self.cwd.join(dir))
+    }
+
+    /// The machine as flag or variable give it.
+    pub fn given_machine(&self, global: &Global) -> Result<Option<MachineName>, Report> {
+        match (&global.machine, self.variable("DARWIN_VZ_NIX_MACHINE")) {
+            (Some(name), _) => Ok(Some(name.clone())),
+            (None, Some(name)) => {
+                name.parse().map(Some).map_err(|why| Report::new(Kind::Config, format!("DARWIN_VZ_NIX_MACHINE: {why}")))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn home(&self) -> Option<&Path> {
+        self.variable("HOME").map(Path::new).filter(|home| home.is_absolute())
+    }
+
+    /// A directory of the XDG base directory specification, which wants relative ones ignored.
+    fn xdg(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
+        let given = self.variable(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        given.or_else(|| Some(self.home()?.join(below_home))).map(|dir| dir.join(NAME))
+    }
+
+    fn default_config_file(&self) -> Option<PathBuf> {
+        let dir = if self.root { Some(Path::new("/etc").join(NAME)) } else { self.xdg("XDG_CONFIG_HOME", ".config") };
+        dir.map(|dir| dir.join("config.toml"))
+    }
+
+    fn default_state_dir(&self) -> Option<PathBuf> {
+        if self.root { Some(Path::new("/var/lib").join(NAME)) } else { self.xdg("XDG_STATE_HOME", ".local/state") }
+    }
+}
+
+impl Context {
+    /// Reads environment and file; `flags` are the verb's own settings.
+    pub fn new(global: Global, mut flags: Vec<(Key, String)>) -> Result<Context, Report> {
+        let environment = Environment::read()?;
+        let named = global.config.clone().or_else(|| environment.variable("DARWIN_VZ_NIX_CONFIG").map(PathBuf::from));
+        let named_config = named.map(|path| environment.cwd.join(path));
+        let search_path = environment.variable("PATH").unwrap_or_default().into();
+        let nix_environment =
+            dvn_generations::environment(environment.variables.iter().map(|(n, v)| (n.into(), v.into())));
+        let file = match (&named_config, environment.default_config_file()) {
+            (Some(path), _) => File::read(path, true, environment.home())?,
+            (None, Some(path)) => File::read(&path, false, environment.home())?,
+            (None, None) => File::default(),
+        };
+        flags.extend(global.state_dir.clone().map(|dir| (Key::StateDir, dir)));
+        flags.extend(global.log_level.clone().map(|level| (Key::LogLevel, level)));
+        let default_state_dir = match (environment.default_state_dir(), environment.given_state_dir(&global)) {
+            (Some(dir), _) | (None, Some(dir)) => dir,
+            (None, None) => {
+                let report = Report::new(Kind::Config, "HOME is not set, so there is no place for the state");
+                return Err(report.hint("set HOME, or name a directory with --state-dir"));
+            }
+        };
+        let config = Config::load(Sources {
+            machine: environment.given_machine(&global)?,
+            home: environment.home().map(Path::to_owned),
+            env: environment.variables.into_iter().collect(),
+            cwd: environment.cwd,
+            flags,
+            file,
+            default_state_dir,
+        })?;
+        Ok(Context { global, config, search_path, nix_environment, named_config })
+    }
+
+    /// The machine that the command is about.
+    pub fn machine(&self) -> Result<MachineName, Report> {
+        Ok(self.config.chosen()?.clone())
+    }
+
+    /// Where all state lives.
+    pub fn state_dir(&self) -> PathBuf {
+        self.config.state_dir()
+    }
+
+    /// The daemon of that state directory.
+    pub fn client(&self) -> Client {
+        Client::new(&self.state_dir())
+    }
+
+    /// The settings, checked against this computer.
+    pub fn settings(&self) -> Result<Settings, Report> {
+        Ok(self.config.settings(&HostFacts::gather())?)
+    }
+
+    /// The flags which make another process of this program mean the same daemon and machine. Variables are inherited.
+    pub fn flags(&self) -> Vec<OsString> {
+        let mut flags = self.daemon_flags();
+        flags.extend(flag("--machine", self.global.machine.as_ref().map(|name| name.as_str().into())));
+        flags.extend(flag("--log-level", self.global.log_level.clone().map(Into::into)));
+        flags
+    }
+
+    /// The flags which make another process of this program mean the same daemon, wherever it runs.
+    pub fn daemon_flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = vec!["--state-dir".into(), self.state_dir().into()];
+        flags.extend(flag("--config", self.named_config.clone().map(Into::into)));
+        flags
+    }
+}
+
+fn flag(name: &str, value: Option<OsString>) -> impl Iterator<Item = OsString> {
+    value.map(|value| [name.into(), value]).into_iter().flatten()
+}
+
+/// This program.
+pub fn this_program() -> Result<PathBuf, Report> {
+    std::env::current_exe()
+        .map_err(|error| Report::new(Kind::Host, format!("this program does not find itself: {error}")))
+}

@@ -1,0 +1,29 @@
+//! The flags that every verb has.
+
+use clap::{Args, ColorChoice};
+use dvn_types::MachineName;
+use std::path::PathBuf;
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where all state lives; also says which daemon is meant
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Machine [default: builder, or the only one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub machine: Option<MachineName>,
+    /// How much is logged: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", value_enum)]
+    pub color: Option<ColorChoice>,
+    /// Log more; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}

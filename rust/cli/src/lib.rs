@@ -1,0 +1,80 @@
+//! The command line: one file per verb. What it wants of a running daemon it asks over the API.
+//!
+//! This is the only place that reads the environment, the home directory and the working directory; `context` does, once.
+//! An error ends in `output::fail`, which prints it and turns its kind into the exit code.
+
+mod commands;
+mod context;
+mod exit_codes;
+mod global;
+mod grammar;
+mod launch;
+mod logging;
+mod machine_flags;
+mod output;
+mod progress;
+mod quote;
+mod runtime;
+
+use clap::{CommandFactory, Parser};
+use context::Context;
+use dvn_host::descriptors::Inheritance;
+use dvn_types::Report;
+use grammar::{Cli, Verb};
+use runtime::block_on;
+use std::process::ExitCode;
+
+/// Runs the program; its exit code.
+pub fn main() -> ExitCode {
+    let inheritance = Inheritance::take();
+    let Cli { global, verb } = Cli::parse();
+    output::colour(global.color.unwrap_or_default());
+    let (json, flags) = (verb.wants_json(), verb.flags());
+    let outcome = match verb {
+        // A line for Nix to show: it prints what a remote program says on stderr.
+        Verb::Connect(verb) => return verb.run(global),
+        // Its exit code is what it found.
+        Verb::Doctor(verb) => return verb.run(global),
+        Verb::Complete(verb) => {
+            verb.run(global);
+            return ExitCode::SUCCESS;
+        }
+        Verb::Capabilities(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(Cli::command()),
+        Verb::Man(verb) => verb.run(Cli::command()),
+        Verb::Reference(verb) => verb.run(Cli::command()),
+        Verb::Run(verb) => Context::new(global, flags).and_then(|context| verb.run(&context, inheritance)),
+        verb => Context::new(global, flags).and_then(|context| dispatch(verb, &context)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => output::fail(&report, json),
+    }
+}
+
+fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
+    logging::for_a_client(context)?;
+    match verb {
+        Verb::Start(verb) => block_on(verb.run(context))?,
+        Verb::Stop(verb) => block_on(verb.run(context))?,
+        Verb::Pause(verb) => block_on(verb.run(context))?,
+        Verb::Resume(verb) => block_on(verb.run(context))?,
+        Verb::Status(verb) => block_on(verb.run(context))?,
+        Verb::Ssh(verb) => verb.run(context),
+        Verb::Logs(verb) => block_on(verb.run(context))?,
+        Verb::Generations(verb) => block_on(verb.run(context))?,
+        Verb::Destroy(verb) => block_on(verb.run(context))?,
+        Verb::NixConfig(verb) => block_on(verb.run(context))?,
+        Verb::Config(verb) => block_on(verb.run(context))?,
+        Verb::Token(verb) => verb.run(context),
+        // Done before.
+        Verb::Run(_)
+        | Verb::Connect(_)
+        | Verb::Doctor(_)
+        | Verb::Capabilities(_)
+        | Verb::Complete(_)
+        | Verb::Completions(_)
+        | Verb::Man(_)
+        | Verb::Reference(_) => Ok(()),
+    }
+}

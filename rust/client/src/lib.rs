@@ -1,0 +1,364 @@
+//! The API's client: one connection for each call, over the daemon's Unix socket.
+
+use dvn_types::wire::{BackendView, BootList};
+use dvn_types::{Kind, MachineName, Report};
+use dvn_types::{
+    Service,
+    wire::{
+        ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
+        StartRequest, StopRequest, Trimmed, UPGRADE,
+    },
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::net::UnixStream;
+
+/// A daemon to talk to, by its socket. It may or may not be there.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A connection to a service of the guest.
+#[derive(Debug)]
+pub struct RawStream {
+    /// The stream; its next byte follows `early`.
+    pub stream: UnixStream,
+    /// What the guest sent together with the answer's head.
+    pub early: Bytes,
+}
+
+impl Client {
+    /// The daemon of that state directory.
+    pub fn new(state_dir: &Path) -> Client {
+        Client { socket: state_dir.join(SOCKET_NAME) }
+    }
+
+    /// The daemon serves.
+    pub async fn health(&self) -> Result<(), Report> {
+        self.call::<serde_json::Value>(Method::GET, "/v1/health", Bytes::new()).await.map(drop)
+    }
+
+    /// Everything, now.
+    pub async fn status(&self) -> Result<DaemonStatus, Report> {
+        self.call(Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    /// Everything, once it is newer than `generation` or the time is over.
+    pub async fn status_after(&self, generation: u64, timeout: Duration) -> Result<DaemonStatus, Report> {
+        let path = format!("/v1/status?after={generation}&timeout={}", timeout.as_secs());
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Boots a machine; returns when it runs.
+    pub async fn start(&self, machine: &MachineName, request: &StartRequest) -> Result<(), Report> {
+        self.post(&format!("/v1/machines/{machine}/start"), request).await
+    }
+
+    /// Stops a machine; returns when it is off.
+    pub async fn stop(&self, machine: &MachineName, request: &StopRequest) -> Result<(), Report> {
+        self.post(&format!("/v1/machines/{machine}/stop"), request).await
+    }
+
+    /// Has the guest, which is started where needed, give back what its disk does not use.
+    pub async fn trim(&self, machine: &MachineName) -> Result<Trimmed, Report> {
+        self.call(Method::POST, &format!("/v1/machines/{machine}/trim"), Bytes::new()).await
+    }
+
+    /// Has a machine's guest stand still; returns when it does.
+    pub async fn pause(&self, machine: &MachineName) -> Result<(), Report> {
+        self.order(&format!("/v1/machines/{machine}/pause")).await
+    }
+
+    /// Has it go on; returns when it answers.
+    pub async fn resume(&self, machine: &MachineName) -> Result<(), Report> {
+        self.order(&format!("/v1/machines/{machine}/resume")).await
+    }
+
+    /// What goes through the doors now.
+    pub async fn connections(&self) -> Result<Connections, Report> {
+        self.call(Method::GET, "/v1/connections", Bytes::new()).await
+    }
+
+    /// The settings that the daemon goes by.
+    pub async fn config(&self) -> Result<ConfigView, Report> {
+        self.call(Method::GET, "/v1/config", Bytes::new()).await
+    }
+
+    /// What the daemon counts.
+    pub async fn metrics(&self) -> Result<String, Report> {
+        let response = self.send(Method::GET, "/v1/metrics", Bytes::new(), None).await?;
+        let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        String::from_utf8(bytes.into()).map_err(|error| strange(error.to_string()))
+    }
+
+    /// Stops a machine and deletes its state.
+    pub async fn destroy(&self, machine: &MachineName, keep: DestroyRequest) -> Result<(), Report> {
+        let DestroyRequest { keep_keys, keep_generations } = keep;
+        let path = format!("/v1/machines/{machine}?keepKeys={keep_keys}&keepGenerations={keep_generations}");
+        self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// The guest systems that a machine can boot.
+    pub async fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/generations"), Bytes::new()).await
+    }
+
+    /// Goes to another one at the next boot.
+    pub async fn roll_back(&self, machine: &MachineName, request: &RollbackRequest) -> Result<(), Report> {
+        self.post(&format!("/v1/machines/{machine}/generations/rollback"), request).await
+    }
+
+    /// Has the recipe built and tried; does not wait for it.
+    pub async fn build_generation(&self, machine: &MachineName) -> Result<(), Report> {
+        let path = format!("/v1/machines/{machine}/generations/build");
+        self.call::<serde_json::Value>(Method::POST, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// Deletes one.
+    pub async fn delete_generation(&self, machine: &MachineName, number: u32) -> Result<(), Report> {
+        let path = format!("/v1/machines/{machine}/generations/{number}");
+        self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// Stops every guest and ends the daemon.
+    pub async fn shut_down(&self) -> Result<(), Report> {
+        self.order("/v1/shutdown").await
+    }
+
+    /// The daemon's log, or its last lines.
+    pub async fn logs(&self, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.text("/v1/logs", follow, lines).await
+    }
+
+    /// A machine's console in its present or last boot, or the last lines of it.
+    pub async fn console(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.console_of(machine, 0, follow, lines).await
+    }
+
+    /// A machine's console in a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number.
+    pub async fn console_of(
+        &self,
+        machine: &MachineName,
+        boot: i64,
+        follow: bool,
+        lines: Option<usize>,
+    ) -> Result<Text, Report> {
+        // Without a number also an older daemon understands it.
+        let boot = if boot == 0 { String::new() } else { format!("&boot={boot}") };
+        self.text_of(&format!("/v1/machines/{machine}/console"), &boot, follow, lines).await
+    }
+
+    /// What a machine's backend can do, as the daemon finds it.
+    pub async fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/capabilities"), Bytes::new()).await
+    }
+
+    /// What is known of a machine's last boots.
+    pub async fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
+        self.call(Method::GET, &format!("/v1/machines/{machine}/boots"), Bytes::new()).await
+    }
+
+    /// What was said when a machine's recipe was built, or the last lines of it.
+    pub async fn build_log(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.text(&format!("/v1/machines/{machine}/build-log"), follow, lines).await
+    }
+
+    /// What happens from now on.
+    pub async fn events(&self) -> Result<Events, Report> {
+        let body = self.send(Method::GET, "/v1/events", Bytes::new(), None).await?.into_body();
+        Ok(Events { text: Text { body }, pending: Vec::new() })
+    }
+
+    /// Opens a byte stream to a service of the guest, which is started where needed.
+    pub async fn connect(&self, machine: &MachineName, service: Service) -> Result<RawStream, Report> {
+        let service = match service {
+            Service::Ssh => "ssh",
+            Service::Nix => "nix",
+        };
+        let path = format!("/v1/machines/{machine}/connect/{service}");
+        let response = self.send(Method::GET, &path, Bytes::new(), Some(UPGRADE)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(strange(format!("it answered {} to a request for a stream", response.status())));
+        }
+        if !names_our_stream(response.headers()) {
+            return Err(strange("it changed to another protocol than was asked for".to_owned()));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| gone(&error))?;
+        let parts = upgraded
+            .downcast::<TokioIo<UnixStream>>()
+            .map_err(|_| strange("the stream is of an unknown kind".to_owned()))?;
+        Ok(RawStream { stream: parts.io.into_inner(), early: parts.read_buf })
+    }
+
+    async fn text(&self, path: &str, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        self.text_of(path, "", follow, lines).await
+    }
+
+    async fn text_of(&self, path: &str, more: &str, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
+        let lines = lines.map(|lines| format!("&lines={lines}")).unwrap_or_default();
+        let path = format!("{path}?follow={follow}{lines}{more}");
+        let response = self.send(Method::GET, &path, Bytes::new(), None).await?;
+        Ok(Text { body: response.into_body() })
+    }
+
+    async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Report> {
+        let body = serde_json::to_vec(body).map_err(|error| strange(error.to_string()))?;
+        self.call::<serde_json::Value>(Method::POST, path, body.into()).await.map(drop)
+    }
+
+    /// A request without a body whose answer says nothing but that it is done.
+    async fn order(&self, path: &str) -> Result<(), Report> {
+        self.call::<serde_json::Value>(Method::POST, path, Bytes::new()).await.map(drop)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Report> {
+        let response = self.send(method, path, body, None).await?;
+        let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| strange(format!("its answer cannot be read: {error}")))
+    }
+
+    /// Sends one request on a connection of its own. An answer of 400 or more is the report it holds.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        upgrade: Option<&str>,
+    ) -> Result<Response<Incoming>, Report> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| gone(&error))?;
+        // Ends with the connection; an error shows in the answer.
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if let Some(token) = upgrade {
+            request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, token);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).map_err(|error| strange(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| gone(&error))?;
+        let status = response.status();
+        if !status.is_client_error() && !status.is_server_error() {
+            return Ok(response);
+        }
+        let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        Err(serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| strange(format!("it answered {status} without saying why"))))
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Report {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Report::new(Kind::NotRunning, format!("no daemon answers on {socket}"))
+                    .hint("start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`")
+                    .hint("if one runs with another state directory, name that with --state-dir")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Report::new(Kind::Host, format!("this user may not talk to the daemon on {socket}"))
+                    .hint("run this as the user the daemon runs as, or as root")
+            }
+            io::ErrorKind::InvalidInput => {
+                Report::new(Kind::State, format!("the path {socket} is too long for a Unix socket"))
+                    .hint("name a state directory with a shorter path with --state-dir")
+            }
+            _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}"))
+                .hint("see what is wrong with the state directory: `darwin-vz-nix doctor`"),
+        }
+    }
+}
+
+fn gone(error: &hyper::Error) -> Report {
+    Report::new(Kind::NotRunning, format!("the daemon ended the conversation: {error}"))
+        .hint("its log says why: `darwin-vz-nix logs`")
+}
+
+fn strange(what: String) -> Report {
+    Report::new(Kind::Internal, format!("the daemon is not understood: {what}"))
+        .hint("if this program was updated while the daemon ran, restart the daemon")
+}
+
+/// A text that arrives in pieces.
+#[derive(Debug)]
+pub struct Text {
+    body: Incoming,
+}
+
+impl Text {
+    /// The next piece; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Report> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(|error| gone(&error))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// An item of the stream of events.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// Something happened.
+    Event(Event),
+    /// The reader was too slow, and missed so many.
+    Lagged(u64),
+}
+
+/// The stream of events.
+#[derive(Debug)]
+pub struct Events {
+    text: Text,
+    pending: Vec<u8>,
+}
+
+impl Events {
+    /// The next one; `None` when the daemon ends.
+    pub async fn next(&mut self) -> Result<Option<Told>, Report> {
+        loop {
+            while let Some(end) = self.pending.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.pending.drain(..end + 2).collect();
+                if let Some(told) = read_event(&String::from_utf8_lossy(&block))? {
+                    return Ok(Some(told));
+                }
+            }
+            match self.text.chunk().await? {
+                Some(chunk) => self.pending.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// One block of the stream; a comment that keeps it alive is `None`.
+fn read_event(block: &str) -> Result<Option<Told>, Report> {
+    let field =
+        |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_start);
+    let Some(data) = field("data") else { return Ok(None) };
+    let told = match field("event") {
+        Some("lagged") => data.parse().map(Told::Lagged).map_err(|error| error.to_string()),
+        Some(other) => Err(format!("{other}: {data}")),
+        None => serde_json::from_str(data).map(Told::Event).map_err(|error| error.to_string()),
+    };
+    told.map(Some).map_err(strange)
+}
+
+/// Whether the server changes to the protocol that was asked for.
+fn names_our_stream(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::UPGRADE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(UPGRADE))
+}

@@ -1,0 +1,394 @@
+//! Settings: flags over environment (`DARWIN_VZ_NIX_*`) over the TOML file over defaults, checked against this host.
+//!
+//! ```text
+//! flags ──┐                                         HostFacts
+//! env   ──┼─▶ Layer (some values, each with its Origin) ─▶ Complete (all values) ─▶ checks ─▶ Settings
+//! file  ──┘                                         defaults
+//! ```
+//!
+//! Every source is read whole, also the values that another source overrides, so a mistake is told wherever it stands. Every
+//! error names the flag, the variable, or the file and line. Nothing here reads the environment: [`Sources`] brings it.
+
+mod check;
+mod error;
+mod file;
+mod host;
+mod key;
+mod layer;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use check::{MAX_DISK, MIN_DISK, MIN_MEMORY, range, start as check_start};
+pub use error::ConfigError;
+pub use file::File;
+pub use host::{HostFacts, system};
+pub use key::{ENV_OF_THE_CLI, ENV_PREFIX, Key, Origin, Sourced};
+pub use layer::{Complete, Layer};
+pub use value::{GIB, MIB, Raw, Setting, Size};
+
+use dvn_hypervisor::Backend;
+use dvn_types::Sizes;
+use dvn_types::{
+    Arch, MachineName, Report,
+    wire::{ConfigView, SettingView},
+};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use value::{
+    AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeLimit, MaybeListen, MaybePath, Recipe,
+    Runner, Switch,
+};
+
+/// The machine there is when the file names none, and which is meant when nobody names another.
+pub const DEFAULT_MACHINE: &str = "builder";
+
+/// Everything the daemon needs to know, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where all state lives; absolute.
+    pub state_dir: PathBuf,
+    /// Where the API answers on TCP: a loopback address.
+    pub api_listen: Option<SocketAddr>,
+    /// The machines, by name. Never empty.
+    pub machines: BTreeMap<MachineName, MachineSettings>,
+}
+
+/// One machine's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineSettings {
+    /// Processors of the guest.
+    pub cores: u32,
+    /// Memory of the guest in bytes.
+    pub memory: u64,
+    /// Size of the data disk in bytes, as the guest sees it; the file is sparse.
+    pub disk_size: u64,
+    /// Begin each boot with an empty data disk.
+    pub ephemeral: bool,
+    /// Stop the guest after this long without a lease; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// Where ssh clients reach it: a loopback address.
+    pub listen: SocketAddr,
+    /// The guest bundle's directory; without one the machine cannot boot.
+    pub bundle: Option<PathBuf>,
+    /// What the guest's successor is built from: a `.drv` whose output is a guest bundle.
+    pub recipe: Option<PathBuf>,
+    /// The directory of this host's `nix`; `None` looks for it.
+    pub nix: Option<PathBuf>,
+    /// Offer Rosetta to the guest.
+    pub rosetta: bool,
+    /// Let the guest run virtual machines.
+    pub nested: bool,
+    /// Let the guest build on the host's store.
+    pub share_store: bool,
+    /// The host's store, as a directory.
+    pub store_dir: PathBuf,
+    /// The socket of the host's Nix daemon.
+    pub store_daemon: PathBuf,
+    /// What runs the guest; `None` is this host's own choice.
+    pub backend: Option<Backend>,
+    /// Force an accelerator of the backend (`kvm`, `tcg`) instead of probing.
+    pub accelerator: Option<String>,
+    /// How long a boot may take before it is given up.
+    pub boot_timeout: Duration,
+    /// How long a guest may take to power off before it is killed.
+    pub stop_grace: Duration,
+    /// How long a guest in use may not answer before it is killed; `None` for ever.
+    pub hang_timeout: Option<Duration>,
+}
+
+/// What was given, by source.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Flags, as text.
+    pub flags: Vec<(Key, String)>,
+    /// Environment variables, of which those with [`ENV_PREFIX`] count. An empty one counts as unset.
+    pub env: Vec<(String, String)>,
+    /// The file.
+    pub file: File,
+    /// The machine which flags and variables are for; otherwise the only one, or [`DEFAULT_MACHINE`].
+    pub machine: Option<MachineName>,
+    /// Where relative paths of flags and variables start; absolute.
+    pub cwd: PathBuf,
+    /// What `~/` stands for.
+    pub home: Option<PathBuf>,
+    /// State directory when nobody names one; absolute.
+    pub default_state_dir: PathBuf,
+}
+
+/// Settings as given: merged, but neither complete nor checked, which takes a host.
+#[derive(Clone, Debug)]
+pub struct Config {
+    top: Layer,
+    machines: BTreeMap<MachineName, Layer>,
+    chosen: Option<MachineName>,
+    default_state_dir: PathBuf,
+}
+
+impl Config {
+    /// Merges the sources.
+    pub fn load(sources: Sources) -> Result<Config, ConfigError> {
+        let given = given(&sources)?;
+        let Sources { file, machine, default_state_dir, .. } = sources;
+        let mut machines = file.machines;
+        if machines.is_empty() {
+            let name = DEFAULT_MACHINE.parse().map_err(|why| ConfigError::BadName { origin: Origin::Default, why })?;
+            machines.insert(name, Layer::default());
+        }
+        let chosen = choose(&machines, machine)?;
+        let daemon = Layer {
+            state_dir: given.state_dir.clone(),
+            log_level: given.log_level.clone(),
+            api_listen: given.api_listen.clone(),
+            ..Layer::default()
+        };
+        let own = Layer { state_dir: None, log_level: None, api_listen: None, ..given };
+        match chosen.as_ref().and_then(|name| machines.get_mut(name)) {
+            Some(layer) => *layer = own.over(layer),
+            None if own.is_empty() => {}
+            None => return Err(ambiguous(&machines)),
+        }
+        Ok(Config { top: daemon.over(&file.top), machines, chosen, default_state_dir })
+    }
+
+    /// The machines there are.
+    pub fn names(&self) -> impl Iterator<Item = &MachineName> {
+        self.machines.keys()
+    }
+
+    /// The machine that a command is about.
+    pub fn chosen(&self) -> Result<&MachineName, ConfigError> {
+        self.chosen.as_ref().ok_or_else(|| ambiguous(&self.machines))
+    }
+
+    /// Where all state lives.
+    pub fn state_dir(&self) -> PathBuf {
+        self.top.state_dir.as_ref().map_or_else(|| self.default_state_dir.clone(), |dir| dir.value.0.clone())
+    }
+
+    /// Where the HTTP API is to answer on TCP, too, if somebody said.
+    pub fn api_listen(&self) -> Option<SocketAddr> {
+        self.top.api_listen.as_ref().and_then(|address| address.value.0)
+    }
+
+    /// How much to log, if somebody said.
+    pub fn log_level(&self) -> Option<&str> {
+        self.top.log_level.as_ref().map(|level| level.value.0.as_str())
+    }
+
+    /// Every machine's settings with their origins, checked.
+    pub fn complete(&self, host: &HostFacts) -> Result<BTreeMap<MachineName, Complete>, ConfigError> {
+        let mut machines = BTreeMap::new();
+        for (name, layer) in &self.machines {
+            let complete = layer.over(&self.top).complete(defaults(host, self.default_state_dir.clone()));
+            check::machine(&complete, host)?;
+            machines.insert(name.clone(), complete);
+        }
+        if let Some(address) = &self.top.api_listen {
+            check::api_listen(address, &machines)?;
+        }
+        check::together(&machines)?;
+        Ok(machines)
+    }
+
+    /// What the daemon runs by: complete and checked.
+    pub fn settings(&self, host: &HostFacts) -> Result<Settings, ConfigError> {
+        let machines = self.complete(host)?.into_iter().map(|(name, complete)| (name, complete.into())).collect();
+        Ok(Settings { state_dir: self.state_dir(), api_listen: self.api_listen(), machines })
+    }
+
+    /// Every setting with its value and origin, as people and the API are shown them; checked.
+    pub fn shown(&self, host: &HostFacts) -> Result<ConfigView, ConfigError> {
+        let mut view = ConfigView::default();
+        for (name, complete) in self.complete(host)? {
+            for (key, value, origin) in complete.rows() {
+                let setting = SettingView { value, origin: origin.to_string() };
+                let place =
+                    if key.of_a_machine() { view.machines.entry(name.clone()).or_default() } else { &mut view.daemon };
+                place.insert(key.name().to_owned(), setting);
+            }
+        }
+        Ok(view)
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl MachineSettings {
+    /// Some that no test minds: patient, never idle, with nothing to boot.
+    pub fn sample() -> MachineSettings {
+        let patience = Duration::from_secs(60);
+        MachineSettings {
+            cores: 1,
+            memory: GIB,
+            disk_size: GIB,
+            ephemeral: false,
+            idle_timeout: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 31122)),
+            bundle: None,
+            recipe: None,
+            nix: None,
+            rosetta: false,
+            nested: false,
+            share_store: false,
+            store_dir: PathBuf::from("/nix/store"),
+            store_daemon: PathBuf::from("/nix/var/nix/daemon-socket/socket"),
+            backend: None,
+            accelerator: None,
+            boot_timeout: patience,
+            stop_grace: patience,
+            hang_timeout: Some(patience),
+        }
+    }
+}
+
+impl From<Complete> for MachineSettings {
+    fn from(complete: Complete) -> MachineSettings {
+        MachineSettings {
+            cores: complete.cores.value.0,
+            memory: complete.memory.value.0,
+            disk_size: complete.disk_size.value.0,
+            ephemeral: complete.ephemeral.value.0,
+            idle_timeout: complete.idle_timeout.value.0,
+            listen: complete.listen.value.0,
+            bundle: complete.bundle.value.0,
+            recipe: complete.recipe.value.0,
+            nix: complete.nix.value.0,
+            rosetta: complete.rosetta.value.0,
+            nested: complete.nested_virtualization.value.0,
+            share_store: complete.share_store.value.0,
+            store_dir: complete.store_dir.value.0,
+            store_daemon: complete.store_daemon.value.0,
+            backend: complete.backend.value.0,
+            accelerator: complete.accelerator.value.0,
+            boot_timeout: complete.boot_timeout.value.0,
+            stop_grace: complete.stop_grace.value.0,
+            hang_timeout: complete.hang_timeout.value.0,
+        }
+    }
+}
+
+/// Flags over environment.
+fn given(sources: &Sources) -> Result<Layer, ConfigError> {
+    let base = Base { dir: sources.cwd.clone(), home: sources.home.clone() };
+    let mut env = Layer::default();
+    for (name, value) in &sources.env {
+        if !name.starts_with(ENV_PREFIX) || ENV_OF_THE_CLI.contains(&name.as_str()) || value.is_empty() {
+            continue;
+        }
+        match Key::ALL.into_iter().find(|key| key.env() == *name) {
+            Some(key) => set(&mut env, key, value, Origin::Env(name.clone()), &base)?,
+            None => {
+                let names: Vec<String> = Key::ALL.iter().map(|key| key.env()).collect();
+                let known = names.iter().map(String::as_str).chain(ENV_OF_THE_CLI);
+                return Err(ConfigError::UnknownVariable {
+                    name: name.clone(),
+                    nearest: nearest_variable(name, known),
+                });
+            }
+        }
+    }
+    let mut flags = Layer::default();
+    for (key, value) in &sources.flags {
+        set(&mut flags, *key, value, Origin::Flag(key.name().to_owned()), &base)?;
+    }
+    Ok(flags.over(&env))
+}
+
+/// The sizes that the flags of one start name, checked.
+pub fn start_request(flags: &[(Key, String)], host: &HostFacts) -> Result<Sizes, Report> {
+    let base = Base { dir: PathBuf::from("/"), home: None };
+    let mut layer = Layer::default();
+    for (key, value) in flags {
+        set(&mut layer, *key, value, Origin::Flag(key.name().to_owned()), &base)?;
+    }
+    let request = Sizes {
+        cores: layer.cores.map(|cores| cores.value.0),
+        memory: layer.memory.map(|memory| memory.value.0),
+        disk_size: layer.disk_size.map(|size| size.value.0),
+    };
+    check_start(&request, host)?;
+    Ok(request)
+}
+
+/// Reads a value that came as text.
+fn set(layer: &mut Layer, key: Key, text: &str, origin: Origin, base: &Base) -> Result<(), ConfigError> {
+    let raw = Raw::Text(text.to_owned());
+    layer.set(key, &raw, origin.clone(), base).map_err(|instead| ConfigError::Unclear {
+        origin,
+        key,
+        given: raw.to_string(),
+        instead,
+    })
+}
+
+/// Without the prefix, which all of them share and which would make any two alike.
+fn nearest_variable<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let bare = |name: &'a str| name.strip_prefix(ENV_PREFIX).unwrap_or(name);
+    key::nearest(name.strip_prefix(ENV_PREFIX).unwrap_or(name), known.map(bare))
+        .map(|near| format!("{ENV_PREFIX}{near}"))
+}
+
+/// The machine named; else `builder`; else the only one; else none.
+fn choose(
+    machines: &BTreeMap<MachineName, Layer>,
+    named: Option<MachineName>,
+) -> Result<Option<MachineName>, ConfigError> {
+    if let Some(name) = named {
+        return match machines.contains_key(&name) {
+            true => Ok(Some(name)),
+            false => {
+                let nearest = key::nearest(name.as_str(), machines.keys().map(MachineName::as_str));
+                Err(ConfigError::NoSuchMachine { name: name.to_string(), known: names(machines), nearest })
+            }
+        };
+    }
+    let builder = machines.keys().find(|name| name.as_str() == DEFAULT_MACHINE);
+    Ok(builder.or(machines.keys().next().filter(|_| machines.len() == 1)).cloned())
+}
+
+fn ambiguous(machines: &BTreeMap<MachineName, Layer>) -> ConfigError {
+    ConfigError::Ambiguous { known: names(machines) }
+}
+
+fn names(machines: &BTreeMap<MachineName, Layer>) -> String {
+    machines.keys().map(MachineName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What a setting is when nobody sets it, for the reference; `None` where that depends on the host.
+pub fn default_value(key: Key) -> Option<String> {
+    let small = HostFacts { cores: 2, memory: 4 * GIB, arch: None, rosetta: false, nix: false };
+    let large = HostFacts { cores: 64, memory: 256 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };
+    let of = |host: &HostFacts, state_dir: &str| {
+        let complete = defaults(host, PathBuf::from(state_dir));
+        complete.rows().into_iter().find(|(other, ..)| *other == key).map(|(_, value, _)| value)
+    };
+    of(&small, "/a").filter(|value| of(&large, "/b").as_ref() == Some(value))
+}
+
+fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
+    // A host that does not tell its memory has `u64::MAX`; a whole number of MiB reads well everywhere.
+    let memory = (host.memory / 2).min(8 * GIB) / MIB * MIB;
+    Complete {
+        state_dir: Sourced::default(AbsolutePath(state_dir)),
+        log_level: Sourced::default(LogLevel("info".to_owned())),
+        api_listen: Sourced::default(MaybeListen(None)),
+        cores: Sourced::default(Cores(if host.cores == u32::MAX { 1 } else { (host.cores / 2).max(1) })),
+        memory: Sourced::default(Size(memory)),
+        disk_size: Sourced::default(Size(100 * GIB)),
+        ephemeral: Sourced::default(Switch(false)),
+        idle_timeout: Sourced::default(Idle(Some(Duration::from_secs(180 * 60)))),
+        listen: Sourced::default(Listen(SocketAddr::from(([127, 0, 0, 1], 31122)))),
+        bundle: Sourced::default(MaybePath(None)),
+        recipe: Sourced::default(Recipe(None)),
+        nix: Sourced::default(MaybePath(None)),
+        rosetta: Sourced::default(Switch(false)),
+        nested_virtualization: Sourced::default(Switch(false)),
+        share_store: Sourced::default(Switch(host.nix)),
+        store_dir: Sourced::default(AbsolutePath(PathBuf::from(host::STORE))),
+        store_daemon: Sourced::default(AbsolutePath(PathBuf::from(host::STORE_DAEMON))),
+        backend: Sourced::default(Runner(None)),
+        accelerator: Sourced::default(Accelerator(None)),
+        boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
+        stop_grace: Sourced::default(Limit(Duration::from_secs(30))),
+        hang_timeout: Sourced::default(MaybeLimit(Some(Duration::from_secs(300)))),
+    }
+}

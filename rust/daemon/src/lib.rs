@@ -1,0 +1,27 @@
+//! The composition root: machines, doors, API and signals, put together for as long as the daemon runs.
+//!
+//! ```text
+//!  run ─▶ state directory + lock ─▶ a Machine each: keys, hypervisor, supervisor ─▶ doors, API ─▶ signal ─▶ guests off ─▶ end
+//! ```
+
+mod chronicle;
+mod clock;
+mod connection;
+mod daemon;
+mod home;
+mod machine;
+mod metrics;
+#[cfg(test)]
+mod metrics_tests;
+mod options;
+mod pulse;
+mod service;
+pub mod specimen;
+mod ssh_listener;
+pub mod views;
+mod vigil;
+#[cfg(test)]
+mod wrong_files_tests;
+
+pub use daemon::Daemon;
+pub use options::RunOptions;

@@ -1,0 +1,441 @@
+//! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
+
+mod entry;
+mod furnish;
+mod reach;
+mod record;
+
+use super::{
+    chronicle::Chronicle,
+    clock::GuestClock,
+    metrics::{Load, Sample},
+    options::RunOptions,
+    pulse::Pulse,
+    vigil::{Inhibitor, Vigil},
+};
+use crate::views;
+use dvn_config::MachineSettings;
+use dvn_generations::{Generations, Keeper, Nix, Patience};
+use dvn_guest::{
+    boots::{self, Boots},
+    disk,
+    launch::{Launch, WarmConnection},
+    sharing::Sharing,
+};
+use dvn_host::machine_dir::{MachineDir, StateDir};
+use dvn_hypervisor::{self, Capabilities, Hypervisor};
+use dvn_lifecycle::{self, GuestProvider, Handle, Phase, Policy};
+use dvn_protocol::messages::{Answer, Ask};
+use dvn_types::{Keep, Sizes};
+use dvn_types::{
+    Kind, MachineName, Report,
+    wire::{BackendView, BootList, GenerationList, GenerationsStatus, MachineStatus, StoreStatus, Trimmed},
+};
+use reach::Reach;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{RwLock, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// A machine that the daemon looks after.
+pub struct Machine {
+    name: MachineName,
+    settings: MachineSettings,
+    dir: MachineDir,
+    capabilities: Capabilities,
+    handle: Handle,
+    clock: Arc<GuestClock>,
+    reach: Reach,
+    warm: WarmConnection,
+    chronicle: Arc<Chronicle>,
+    connect_program: Vec<u8>,
+    sharing: Option<Arc<Sharing>>,
+    /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
+    files: Arc<RwLock<()>>,
+    generations: Arc<Generations>,
+    boots: Boots,
+    nix: Nix,
+    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Held while its files are deleted and made.
+    destroying: tokio::sync::Mutex<()>,
+    _watchers: [AbortOnDropHandle<()>; 4],
+}
+
+/// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
+const LOAD_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a machine is put together from.
+pub struct Parts {
+    /// Runs its guests.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Makes them ready.
+    pub preparation: Arc<dyn GuestProvider>,
+    /// Where the preparation leaves the connection that confirmed a boot.
+    pub warm: WarmConnection,
+    /// The text of the direct door's program.
+    pub connect_program: Vec<u8>,
+    /// What keeps the host awake while the guest is in use, if there is something.
+    pub inhibitor: Option<Inhibitor>,
+    /// What can boot beside the configured bundle.
+    pub generations: Arc<Generations>,
+    /// What is kept of its boots.
+    pub boots: Boots,
+    /// The host's `nix`.
+    pub nix: Nix,
+    /// The host's store in its guests, if it is shared.
+    pub sharing: Option<Arc<Sharing>>,
+}
+
+#[cfg(test)]
+impl Parts {
+    /// Those of a machine whose guest is in memory, with this agent.
+    pub fn in_memory(
+        sim: dvn_hypervisor::sim::Sim,
+        agent: Arc<dyn dvn_hypervisor::GuestAgent>,
+        dir: &MachineDir,
+        settings: &MachineSettings,
+    ) -> Result<Parts, Report> {
+        Ok(Parts {
+            hypervisor: Arc::new(sim),
+            preparation: Arc::new(dvn_lifecycle::InMemory::with(agent)),
+            warm: WarmConnection::default(),
+            connect_program: Vec::new(),
+            inhibitor: None,
+            generations: Arc::new(Generations::open(dir, settings, &[])?),
+            boots: Boots::of(dir),
+            nix: Nix {
+                programs: None,
+                search_path: "".into(),
+                environment: vec![],
+                address: dir.direct_address(),
+                log: dir.build_log(),
+                patience: Patience::default(),
+            },
+            sharing: None,
+        })
+    }
+}
+
+impl Machine {
+    /// Makes what is missing of the machine's directory, and starts to look after it. Boots nothing.
+    pub fn new(
+        name: MachineName,
+        settings: MachineSettings,
+        state: &StateDir,
+        options: &RunOptions,
+        chronicle: Arc<Chronicle>,
+    ) -> Result<Machine, Report> {
+        let accelerator = settings.accelerator.as_deref();
+        let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
+        let dir = state.make_machine(&name)?;
+        let connect_program = furnish::connect_program(options, &name);
+        furnish::furnish(&dir, &name, &connect_program)?;
+        let sharing = Sharing::new(&name, &settings, &dir)?;
+        let capabilities = hypervisor.capabilities().clone();
+        let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
+        let launch = Launch::new(
+            name.clone(),
+            settings.clone(),
+            dir.clone(),
+            capabilities,
+            Arc::clone(&generations) as _,
+            sharing.clone(),
+        );
+        let (warm, boots) = (launch.warm(), launch.boots());
+        let nix = Nix {
+            programs: settings.nix.clone(),
+            search_path: options.search_path.clone(),
+            environment: options.nix_environment.clone(),
+            address: dir.direct_address(),
+            log: dir.build_log(),
+            patience: Patience::default(),
+        };
+        let inhibitor = Inhibitor::find(&options.search_path);
+        let parts = Parts {
+            hypervisor,
+            preparation: Arc::new(launch),
+            warm,
+            connect_program,
+            inhibitor,
+            generations,
+            boots,
+            nix,
+            sharing,
+        };
+        Ok(Machine::assemble(name, settings, dir, parts, chronicle))
+    }
+
+    /// A machine of these parts; nothing is made on disk.
+    pub fn assemble(
+        name: MachineName,
+        settings: MachineSettings,
+        dir: MachineDir,
+        parts: Parts,
+        chronicle: Arc<Chronicle>,
+    ) -> Machine {
+        let capabilities = parts.hypervisor.capabilities().clone();
+        let handle = dvn_lifecycle::spawn(
+            name.clone(),
+            parts.hypervisor,
+            parts.preparation,
+            Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
+        );
+        let pulse = Pulse {
+            name: name.clone(),
+            handle: handle.clone(),
+            chronicle: Arc::clone(&chronicle),
+            let_go: match parts.sharing.clone() {
+                Some(sharing) => Box::new(move || sharing.rest()),
+                None => Box::new(|| {}),
+            },
+            hang_timeout: settings.hang_timeout,
+            building: watch::channel(false).0,
+        };
+        let clock = Arc::new(GuestClock::new(name.clone()));
+        let vigil = Vigil {
+            name: name.clone(),
+            handle: handle.clone(),
+            building: pulse.building.subscribe(),
+            clock: Arc::clone(&clock),
+            inhibitor: parts.inhibitor,
+        };
+        let watchers = [
+            tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
+            tokio::spawn(vigil.keep()),
+            tokio::spawn(pulse.take()),
+            tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
+        ];
+        Machine {
+            name,
+            settings,
+            dir,
+            capabilities,
+            handle,
+            clock,
+            reach: Reach::default(),
+            warm: parts.warm,
+            chronicle,
+            connect_program: parts.connect_program,
+            sharing: parts.sharing,
+            files: Arc::default(),
+            generations: parts.generations,
+            boots: parts.boots,
+            nix: parts.nix,
+            keeper: Mutex::default(),
+            destroying: tokio::sync::Mutex::default(),
+            _watchers: watchers.map(AbortOnDropHandle::new),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &MachineName {
+        &self.name
+    }
+
+    /// Its settings, as configured.
+    pub fn settings(&self) -> &MachineSettings {
+        &self.settings
+    }
+
+    /// What the outside sees of it.
+    pub fn status(&self) -> MachineStatus {
+        let snapshot = self.handle.snapshot();
+        let sizes = snapshot.sizes;
+        MachineStatus {
+            name: self.name.clone(),
+            backend: self.capabilities.backend.to_owned(),
+            accelerator: self.capabilities.accelerator.to_owned(),
+            state: views::state(&snapshot, Instant::now()),
+            since_unix_ms: snapshot.since_unix_ms,
+            boots: snapshot.boots,
+            listen: vec![self.settings.listen.to_string()],
+            cores: sizes.cores.unwrap_or(self.settings.cores),
+            memory: sizes.memory.unwrap_or(self.settings.memory),
+            disk_size: sizes.disk_size.unwrap_or_else(|| self.disk_size()),
+            generations: self.generations.status().map(|status| self.as_it_runs(status)),
+            last_boot: snapshot.last_boot.map(Into::into),
+            store: self.store_status(),
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let traffic = self.chronicle.traffic();
+        let copied_bytes = traffic.iter().filter(|((name, _), _)| *name == self.name).map(|(_, door)| door.sent).sum();
+        match &self.sharing {
+            Some(sharing) => sharing.status(copied_bytes),
+            None => StoreStatus { copied_bytes, ..StoreStatus::default() },
+        }
+    }
+
+    /// The guest systems it can boot.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// All of them, for people.
+    pub fn generation_list(&self) -> GenerationList {
+        let list = self.generations.list();
+        GenerationList { status: self.as_it_runs(list.status), ..list }
+    }
+
+    fn as_it_runs(&self, status: GenerationsStatus) -> GenerationsStatus {
+        let at_rest = self.handle.snapshot().phase.is_at_rest();
+        GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
+    }
+
+    /// What was said when its recipe was built last.
+    pub fn build_log(&self) -> PathBuf {
+        self.dir.build_log()
+    }
+
+    /// Builds what the recipe wants and changes to it, from now on. The API must be there: the host's `nix` comes through it.
+    pub fn keep_generations(&self) {
+        let keeper = Keeper {
+            name: self.name.clone(),
+            handle: self.handle.clone(),
+            files: Arc::clone(&self.files),
+            generations: Arc::clone(&self.generations),
+            workshop: Arc::new(self.nix.clone()),
+            console: self.dir.console_log(),
+        };
+        *self.keeper() = Some(AbortOnDropHandle::new(tokio::spawn(keeper.run())));
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<AbortOnDropHandle<()>>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the metrics tell of it.
+    pub async fn sample(&self) -> Sample {
+        let snapshot = self.handle.snapshot();
+        let load = match snapshot.phase {
+            Phase::Running { leases: 1.., .. } => self.load().await,
+            _ => None,
+        };
+        Sample { name: self.name.clone(), snapshot, builds: self.chronicle.builds_of(&self.name), load }
+    }
+
+    async fn load(&self) -> Option<Load> {
+        match timeout(LOAD_WITHIN, self.handle.agent()?.ask(Ask::Figures)).await {
+            Ok(Ok(Answer::Figures { memory_total, memory_available, disk_total, disk_available, .. })) => {
+                Some(Load { memory_total, memory_available, disk_total, disk_available })
+            }
+            other => {
+                tracing::debug!(machine = %self.name, "the guest did not tell its load: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// Boots it, even after a failure just now; resolves when it runs.
+    pub async fn start(&self, sizes: Sizes) -> Result<(), Report> {
+        let _files = self.files.read().await;
+        // The supervisor does not know the disk's size, and to ask for just that is to ask for nothing.
+        let sizes = Sizes { disk_size: sizes.disk_size.filter(|size| *size != self.disk_size()), ..sizes };
+        self.handle.start(sizes).await
+    }
+
+    /// The size that a data disk has without one being asked for, in bytes.
+    fn disk_size(&self) -> u64 {
+        match self.settings.ephemeral {
+            true => self.settings.disk_size,
+            false => disk::size(&self.dir.data_disk(), self.settings.disk_size),
+        }
+    }
+
+    /// Stops it; resolves when it is off.
+    pub async fn stop(&self, force: bool) -> Result<(), Report> {
+        self.handle.stop(force).await
+    }
+
+    /// Has its guest stand still; resolves when it does.
+    pub async fn pause(&self) -> Result<(), Report> {
+        if !self.capabilities.pause {
+            let report = Report::new(Kind::Host, format!("{} cannot pause a guest here", self.capabilities.backend));
+            return Err(report.hint("stop it instead: `darwin-vz-nix stop`"));
+        }
+        self.handle.pause().await
+    }
+
+    /// Has its paused guest go on; resolves when it answers.
+    pub async fn resume(&self) -> Result<(), Report> {
+        self.handle.resume().await
+    }
+
+    /// Stops it and refuses to start it again.
+    pub async fn shut_down(&self) {
+        self.handle.shut_down().await;
+    }
+
+    /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
+    pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
+        boots::console(&self.dir, boot)
+    }
+
+    /// What is known of its last boots.
+    pub fn boots(&self) -> BootList {
+        BootList { boots: self.boots.list() }
+    }
+
+    /// What its backend can do. Programs are looked for now; which guests it boots was found out when the daemon began.
+    pub fn backend(&self) -> BackendView {
+        let (settings, path) = (&self.settings, &self.nix.search_path);
+        let now = dvn_hypervisor::for_this_host(settings.backend, path, settings.accelerator.as_deref());
+        let features =
+            now.map_or_else(|_| self.capabilities.features.clone(), |now| now.capabilities().features.clone());
+        views::backend_view(&self.capabilities, &features, path.to_string_lossy().into_owned())
+    }
+
+    /// Starts the guest where needed, and has it give back what its disk does not use.
+    pub async fn trim(&self) -> Result<Trimmed, Report> {
+        let lease = {
+            let _files = self.files.read().await;
+            self.handle.acquire().await?
+        };
+        match lease.needs_agent()?.ask(Ask::Trim).await? {
+            Answer::Trimmed { bytes } => Ok(Trimmed { bytes }),
+            other => Err(Report::new(Kind::Guest, format!("the guest's agent answered {other:?} to a trim"))),
+        }
+    }
+
+    /// Stops it, deletes its files, and furnishes it as new. Not to be dropped before its end: then nobody would keep the
+    /// generations any more.
+    pub async fn destroy(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
+        let _alone = self.destroying.lock().await;
+        let keeper = self.keeper().take();
+        let was_kept = keeper.is_some();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            // An error says that it was aborted, as it was.
+            let _ = keeper.await;
+            // Whoever connects before the files are new, or in vain waits for that, gets a guest that works.
+            self.generations.work_was_cut_short();
+        }
+        let destroyed = self.replace_files(state, keep).await;
+        if was_kept {
+            self.keep_generations();
+        }
+        destroyed
+    }
+
+    async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
+        // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
+        self.handle.stop(true).await?;
+        let _files = self.files.write().await;
+        self.handle.stop(true).await?;
+        self.dir.destroy(keep)?;
+        furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+        self.generations.reset()?;
+        if let Some(sharing) = &self.sharing {
+            sharing.begin_anew(&self.settings, &self.dir)?;
+        }
+        self.chronicle.changed();
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! The keeper over the hypervisor in memory, under a paused clock: what is built, when it is tried, who notices.
+
+use super::*;
+use dvn_config::MachineSettings;
+use dvn_guest::launch::BootSource;
+use dvn_host::machine_dir::StateDir;
+use dvn_hypervisor::sim_agent;
+use dvn_hypervisor::{
+    Guest,
+    sim::{Script, Sim},
+    spec::MachineSpec,
+};
+use dvn_lifecycle::{self, Became, GuestProvider, Lease, Policy, Ready};
+use dvn_protocol::messages::Answer;
+use dvn_types::{
+    Arch,
+    wire::{GenerationList, Prospect, Verdict},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+};
+use tokio_util::task::AbortOnDropHandle;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const RECIPE: &str = "/nix/store/r.drv";
+
+/// How things go. Numbers are generations.
+#[derive(Default)]
+struct Way {
+    /// These say at their boot that they cannot go on.
+    broken: Mutex<BTreeSet<u32>>,
+    /// These come up and do not answer.
+    mute: Mutex<BTreeSet<u32>>,
+    /// The next builds' ends; without one a build succeeds.
+    builds: Mutex<Vec<Failure>>,
+    /// Builds that run in the guest without a connection.
+    running: AtomicU32,
+    built: AtomicUsize,
+    /// What booted, in turn.
+    booted: Mutex<Vec<u32>>,
+}
+
+struct Boots {
+    way: Arc<Way>,
+    generations: Arc<Generations>,
+}
+
+fn number(bundle: Option<PathBuf>) -> u32 {
+    bundle.and_then(|bundle| bundle.file_name()?.to_str()?.parse().ok()).unwrap_or(0)
+}
+
+impl GuestProvider for Boots {
+    fn prepare(&self, _: Sizes) -> BoxFuture<'_, Result<MachineSpec, Report>> {
+        Box::pin(async move {
+            self.way.booted.lock().unwrap().push(number(self.generations.bundle()));
+            Ok(MachineSpec::sample())
+        })
+    }
+
+    fn await_ready(&self, _: Arc<dyn Guest>) -> BoxFuture<'_, Result<Ready, Report>> {
+        Box::pin(async move {
+            sleep(Duration::from_secs(5)).await;
+            let number = *self.way.booted.lock().unwrap().last().unwrap();
+            if self.way.broken.lock().unwrap().contains(&number) {
+                return Err(Report::new(Kind::Boot, "no root"));
+            }
+            let way = Arc::clone(&self.way);
+            let agent = sim_agent::that_says(move |_| Answer::Builds { running: way.running.load(SeqCst) });
+            Ok(Ready { phases: vec![], kernel: String::new(), data_disk: String::new(), agent: Some(agent) })
+        })
+    }
+
+    fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
+        Box::pin(std::future::ready(cause))
+    }
+
+    fn hear(&self, _: Became) {}
+}
+
+struct Shop(Arc<Way>);
+
+impl Workshop for Shop {
+    fn build<'a>(
+        &'a self,
+        _: &'a Lease,
+        _: &'a Path,
+        _: &'a Path,
+        place: &'a Path,
+    ) -> BoxFuture<'a, Result<String, Failure>> {
+        Box::pin(async move {
+            self.0.built.fetch_add(1, SeqCst);
+            sleep(Duration::from_secs(60)).await;
+            if let Some(failure) = self.0.builds.lock().unwrap().pop() {
+                return Err(failure);
+            }
+            dvn_guest::bundle::specimen::x86_64(place);
+            Ok("/nix/store/x".to_owned())
+        })
+    }
+
+    fn examine<'a>(&'a self, _: &'a Lease, arch: Arch) -> BoxFuture<'a, Result<(), Report>> {
+        assert_eq!(arch, Arch::X86_64, "as its manifest says");
+        let booted = *self.0.booted.lock().unwrap().last().unwrap();
+        let mute = self.0.mute.lock().unwrap().contains(&booted);
+        let silence = Report::new(Kind::Guest, "nix-daemon is silent");
+        Box::pin(std::future::ready(if mute { Err(silence) } else { Ok(()) }))
+    }
+}
+
+struct Lab {
+    _tmp: tempfile::TempDir,
+    way: Arc<Way>,
+    sim: Sim,
+    handle: Handle,
+    files: Arc<RwLock<()>>,
+    generations: Arc<Generations>,
+    keeper: AbortOnDropHandle<()>,
+}
+
+/// A machine with a recipe that has not been built, and a keeper.
+fn lab(way: Way) -> Lab {
+    let tmp = tempfile::tempdir().unwrap();
+    let name: MachineName = "builder".parse().unwrap();
+    let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
+    let settings = MachineSettings { recipe: Some(RECIPE.into()), ..MachineSettings::sample() };
+    let way = Arc::new(way);
+    let generations = Arc::new(Generations::open(&dir, &settings, &[Arch::X86_64]).unwrap());
+    let sim = Sim::new(Script::default());
+    let boots = Boots { way: Arc::clone(&way), generations: Arc::clone(&generations) };
+    let policy = Policy::new(None, Duration::from_secs(60), Duration::from_secs(60));
+    let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(sim.clone()), Arc::new(boots), policy);
+    let files = Arc::default();
+    let keeper = Keeper {
+        name,
+        handle: handle.clone(),
+        files: Arc::clone(&files),
+        generations: Arc::clone(&generations),
+        workshop: Arc::new(Shop(Arc::clone(&way))),
+        console: dir.console_log(),
+    };
+    let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+    Lab { _tmp: tmp, way, sim, handle, files, generations, keeper }
+}
+
+impl Lab {
+    /// What a door does.
+    async fn connect(&self) -> Lease {
+        let _files = self.files.read().await;
+        self.handle.acquire().await.unwrap()
+    }
+
+    fn booted(&self) -> Vec<u32> {
+        self.way.booted.lock().unwrap().clone()
+    }
+
+    fn list(&self) -> GenerationList {
+        self.generations.list()
+    }
+
+    fn current(&self) -> u32 {
+        self.list().status.current
+    }
+
+    fn prospect(&self) -> Option<Prospect> {
+        self.list().status.prospect
+    }
+
+    async fn until(&self, what: &str, mut is_so: impl FnMut(&Lab) -> bool) {
+        let so = async {
+            while !is_so(self) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(DAY, so).await.unwrap_or_else(|_| panic!("never: {what}; {:?}", self.list()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recipe_is_built_in_the_guest_and_becomes_the_guest() {
+    let lab = lab(Way::default());
+    lab.until("it is built", |lab| matches!(lab.prospect(), Some(Prospect::Building { number: 1, .. }))).await;
+    lab.until("it is current", |lab| lab.current() == 1).await;
+    assert_eq!((lab.booted(), lab.prospect()), (vec![0, 1], None));
+    sleep(DAY).await;
+    assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1], 1), "nothing more is done");
+    drop(lab.connect().await);
+    assert_eq!(lab.booted(), [0, 1], "the guest that was tried is the guest");
+    assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobodys_guest_is_replaced() {
+    let lab = lab(Way::default());
+    let lease = lab.connect().await;
+    lab.until("it waits", |lab| lab.prospect() == Some(Prospect::Waiting { number: 1 })).await;
+    sleep(DAY).await;
+    assert_eq!(lab.booted(), [0], "somebody uses the guest");
+    lab.way.running.store(1, SeqCst);
+    drop(lease);
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.booted(), [0], "a build runs in the guest");
+    lab.way.running.store(0, SeqCst);
+    lab.until("it is current", |lab| lab.current() == 1).await;
+    assert_eq!(lab.booted(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_connects_during_a_try_that_fails_gets_the_last_good_guest() {
+    for (broken, mute) in [(vec![1], vec![]), (vec![], vec![1])] {
+        let way = Way { broken: Mutex::new(broken.into_iter().collect()), ..Way::default() };
+        way.mute.lock().unwrap().extend(mute);
+        let lab = lab(way);
+        lab.until("it is tried", |lab| matches!(lab.prospect(), Some(Prospect::Trying { number: 1, .. }))).await;
+        let lease = lab.connect().await;
+        assert_eq!(lab.booted(), [0, 1, 0]);
+        drop(lease);
+        let list = lab.list();
+        assert_eq!(list.status.current, 0);
+        let Verdict::Bad { why } = &list.generations[1].verdict else { panic!("{list:?}") };
+        assert!(why.message.contains("no root") || why.message.contains("silent"), "{why}");
+        sleep(DAY).await;
+        assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1, 0], 1), "it is not tried again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_says_nothing_of_the_guest_is_made_again() {
+    let lab = lab(Way::default());
+    let tried = |lab: &Lab| matches!(lab.prospect(), Some(Prospect::Trying { .. }));
+    lab.until("it boots", |lab| lab.booted() == [0, 1]).await;
+    lab.handle.stop(true).await.unwrap();
+    lab.until("it is postponed", |lab| matches!(lab.prospect(), Some(Prospect::Postponed { .. }))).await;
+    // Now nothing comes up, the last good one included: so that is the host's doing.
+    lab.way.broken.lock().unwrap().extend([0, 1]);
+    lab.until("it is tried again", tried).await;
+    lab.until("it is postponed again", |lab| matches!(lab.prospect(), Some(Prospect::Postponed { .. }))).await;
+    assert_eq!(lab.list().generations[1].verdict, Verdict::Untried);
+    lab.way.broken.lock().unwrap().clear();
+    lab.until("it is current", |lab| lab.current() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_is_ended_in_its_midst_leaves_nobody_with_a_guest_that_was_not_tried() {
+    let mut lab = lab(Way::default());
+    lab.until("it boots", |lab| lab.booted() == [0, 1]).await;
+    // As when the machine is destroyed, which then may fail.
+    lab.keeper.abort();
+    assert!((&mut lab.keeper).await.unwrap_err().is_cancelled());
+    lab.generations.work_was_cut_short();
+    assert_eq!(lab.prospect(), Some(Prospect::Waiting { number: 1 }));
+    lab.handle.stop(true).await.unwrap();
+    drop(lab.connect().await);
+    assert_eq!(lab.booted(), [0, 1, 0]);
+    assert_eq!(lab.list().generations[1].verdict, Verdict::Untried);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recipe_that_cannot_be_built_is_told_once_and_built_again_when_asked() {
+    let why = Report::new(Kind::Bundle, "it does not compile");
+    let lab = lab(Way { builds: Mutex::new(vec![Failure::Lasting(why)]), ..Way::default() });
+    sleep(DAY).await;
+    assert_eq!((lab.way.built.load(SeqCst), lab.booted()), (1, vec![0]));
+    let Some(Prospect::GivenUp { why }) = lab.prospect() else { panic!("{:?}", lab.list()) };
+    assert!(why.message.contains("compile") && why.hints[0].contains("generations build"), "{why:?}");
+    drop(lab.connect().await);
+    lab.generations.build_again().unwrap();
+    lab.until("it is current", |lab| lab.current() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_reached_is_tried_for_a_while_and_not_for_ever() {
+    let why = Failure::Passing(Report::new(Kind::Guest, "out of reach"));
+    let lab = lab(Way { builds: Mutex::new(vec![why; 99]), ..Way::default() });
+    sleep(DAY).await;
+    assert_eq!(lab.way.built.load(SeqCst), SETBACKS as usize);
+    assert!(matches!(lab.prospect(), Some(Prospect::GivenUp { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ends_while_it_builds_is_no_fault_of_the_recipe() {
+    let why = Report::new(Kind::Bundle, "the connection broke");
+    let lab = lab(Way { builds: Mutex::new(vec![Failure::Lasting(why)]), ..Way::default() });
+    lab.until("it is built", |lab| lab.way.built.load(SeqCst) == 1).await;
+    lab.handle.stop(true).await.unwrap();
+    lab.until("it is current", |lab| lab.current() == 1).await;
+    assert_eq!(lab.way.built.load(SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn going_back_replaces_the_guest_when_nobody_needs_it() {
+    let lab = lab(Way::default());
+    lab.until("it is current", |lab| lab.current() == 1).await;
+    let lease = lab.connect().await;
+    lab.generations.roll_back(None).unwrap();
+    sleep(DAY).await;
+    assert_eq!((lab.current(), lab.booted()), (0, vec![0, 1]), "somebody uses the guest");
+    drop(lease);
+    lab.until("it is stopped", |lab| lab.handle.snapshot().phase.is_at_rest()).await;
+    drop(lab.connect().await);
+    assert_eq!(lab.booted(), [0, 1, 0]);
+    sleep(DAY).await;
+    assert_eq!(lab.booted(), [0, 1, 0], "and there it stays");
+    assert!(lab.list().held);
+    lab.generations.build_again().unwrap();
+    lab.until("it is stopped", |lab| lab.handle.snapshot().phase.is_at_rest()).await;
+    drop(lab.connect().await);
+    assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1, 0, 1], 1), "what was good needs no build");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_is_not_built_again_at_once() {
+    let lab = lab(Way { broken: Mutex::new([1].into()), ..Way::default() });
+    lab.until("it is bad", |lab| matches!(lab.prospect(), Some(Prospect::Bad { .. }))).await;
+    lab.generations.delete(1).unwrap();
+    sleep(DAY).await;
+    assert_eq!((lab.list().generations.len(), lab.way.built.load(SeqCst)), (1, 1));
+    lab.way.broken.lock().unwrap().clear();
+    lab.generations.build_again().unwrap();
+    lab.until("it is current", |lab| lab.current() == 2).await;
+}

@@ -1,0 +1,308 @@
+//! What is kept of the last boots: a record of each, and the console of those that had a guest.
+//!
+//! ```text
+//!  begin ──▶ boots/N.json: starting ─ is ready ─▶ running ─ its guest ended ─▶ ended: how
+//!    │                          └──── failed ───────────────────────────────▶ failed: why
+//!    └─ the console of the boot before: console.log ──▶ boots/N-1.console.log; what is too old goes
+//! ```
+//!
+//! The rules that hold here: evidence is never in a boot's way (what cannot be written is a warning), and it is bounded: see
+//! [`kept`]. A boot whose daemon ended without a word is *lost*.
+
+use dvn_host::{
+    files::write_atomic,
+    log_file,
+    machine_dir::MachineDir,
+    regular_file::{self, NotRegular},
+};
+use dvn_types::{
+    Kind, Report,
+    wire::{BootOutcome, BootRecord},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// So many of the newest boots with a console are kept, and so many of those that failed before they had one.
+const KEPT: usize = 5;
+
+/// What is kept of one machine's boots. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Boots {
+    dir: MachineDir,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Boots of this daemon.
+#[derive(Debug, Default)]
+struct Known {
+    current: u64,
+    records: BTreeMap<u64, BootRecord>,
+}
+
+/// What a boot was begun with.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    /// The guest system.
+    pub bundle: Option<PathBuf>,
+    /// Processors.
+    pub cores: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
+impl Boots {
+    /// Those of that directory, which need not exist. What an earlier daemon left unfinished is lost. Blocks.
+    pub fn of(dir: &MachineDir) -> Boots {
+        for record in left(dir) {
+            if stored(dir, record.number).is_some_and(|stored| stored.outcome != record.outcome) {
+                write(dir, &record);
+            }
+        }
+        Boots { dir: dir.clone(), known: Arc::default() }
+    }
+
+    /// A boot begins: the console of the one before is set aside. Returns its number. Blocks.
+    pub fn begin(&self, tried: Tried) -> u64 {
+        let number = numbers(&self.dir).last().map_or(1, |newest| newest.saturating_add(1));
+        if let Err(error) = self.set_aside() {
+            tracing::warn!("the console of the boot before is not kept: {error}");
+        }
+        let record = BootRecord {
+            number,
+            begun_unix_ms: unix_ms(),
+            ready_unix_ms: None,
+            ended_unix_ms: None,
+            outcome: BootOutcome::Starting,
+            bundle: tried.bundle,
+            cores: tried.cores,
+            memory: tried.memory,
+            console_bytes: None,
+        };
+        // Not the whole way to it: a state directory that was deleted is not made anew for the sake of a record.
+        let made = if self.dir.root().is_dir() { dvn_host::files::private_dir(&self.dir.boots()) } else { Ok(()) };
+        match made {
+            Ok(()) => write(&self.dir, &record),
+            Err(report) => tracing::warn!("the boot is not recorded: {report}"),
+        }
+        let mut known = self.known();
+        known.current = number;
+        known.records.insert(number, record);
+        while known.records.len() > KEPT {
+            known.records.pop_first();
+        }
+        number
+    }
+
+    /// What is kept of the boots, the newest first. Blocks.
+    pub fn list(&self) -> Vec<BootRecord> {
+        let mut records = read(&self.dir);
+        let known = self.known();
+        for record in &mut records {
+            match known.records.get(&record.number) {
+                // Newer than what is written.
+                Some(newer) => *record = BootRecord { console_bytes: record.console_bytes, ..newer.clone() },
+                None => be_over(record),
+            }
+        }
+        records
+    }
+
+    /// The number of the boot that began last.
+    pub fn current(&self) -> u64 {
+        self.known().current
+    }
+
+    /// Its guest answers.
+    pub fn ready(&self) {
+        self.change(self.current(), |record| {
+            record.ready_unix_ms = Some(unix_ms());
+            record.outcome = BootOutcome::Running;
+        });
+    }
+
+    /// There is no guest, or there will be none that answers. What failed first is why.
+    pub fn failed(&self, why: &Report) {
+        self.change(self.current(), |record| {
+            record.ended_unix_ms.get_or_insert_with(unix_ms);
+            if !matches!(record.outcome, BootOutcome::Failed { .. }) {
+                record.outcome = BootOutcome::Failed { why: why.clone() };
+            }
+        });
+    }
+
+    /// More is known of why that boot failed.
+    pub fn explained(&self, number: u64, why: &Report) {
+        self.change(number, |record| record.outcome = BootOutcome::Failed { why: why.clone() });
+    }
+
+    /// Its guest is gone.
+    pub fn ended(&self, exit: String) {
+        self.change(self.current(), |record| {
+            record.ended_unix_ms.get_or_insert_with(unix_ms);
+            if !matches!(record.outcome, BootOutcome::Failed { .. }) {
+                record.outcome = BootOutcome::Ended { exit };
+            }
+        });
+    }
+
+    /// Changes a record at once, and writes it in a while: whoever tells of a boot does not wait for a disk.
+    fn change(&self, number: u64, change: impl FnOnce(&mut BootRecord)) {
+        if let Some(record) = self.known().records.get_mut(&number) {
+            change(record);
+        }
+        let boots = self.clone();
+        tokio::task::spawn_blocking(move || {
+            // Under the lock, so that of two that come at once the later state is what is written last.
+            let known = boots.known();
+            // A machine that was deleted meanwhile has no records any more.
+            if let Some(record) = known.records.get(&number)
+                && path(&boots.dir, number).exists()
+            {
+                write(&boots.dir, record);
+            }
+        });
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the console of the newest boot a name of its own, and removes what is too old.
+    fn set_aside(&self) -> io::Result<()> {
+        let numbers = numbers(&self.dir);
+        let Some(newest) = numbers.last() else { return Ok(()) };
+        let (from, to) = (self.dir.console_log(), set_aside_console(&self.dir, *newest));
+        let kept = kept(&self.list());
+        rename(&from, &to)?;
+        rename(&log_file::older(&from), &log_file::older(&to))?;
+        for number in numbers.iter().filter(|number| !kept.contains(number)) {
+            let console = set_aside_console(&self.dir, *number);
+            for file in [log_file::older(&console), console, path(&self.dir, *number)] {
+                remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The records that stay when another boot begins, of these: the newest with a console and the newest without, and the newest
+/// that failed with one, for a machine that is used a lot boots often.
+fn kept(newest_first: &[BootRecord]) -> BTreeSet<u64> {
+    // With the one that begins there will be one more.
+    let of = |with: bool, how_many: usize| {
+        newest_first.iter().filter(move |record| record.console_bytes.is_some() == with).take(how_many)
+    };
+    let failed = newest_first.iter().find(|record| record.console_bytes.is_some() && record.went_wrong().is_some());
+    of(true, KEPT - 1).chain(of(false, KEPT - 1)).chain(failed).map(|record| record.number).collect()
+}
+
+/// The same where no daemon runs. Blocks.
+pub fn left(dir: &MachineDir) -> Vec<BootRecord> {
+    let mut records = read(dir);
+    records.iter_mut().for_each(be_over);
+    records
+}
+
+/// A boot that no daemon knows is not under way.
+fn be_over(record: &mut BootRecord) {
+    if matches!(record.outcome, BootOutcome::Starting | BootOutcome::Running) {
+        record.outcome = BootOutcome::Lost;
+    }
+}
+
+/// What is written, the newest first.
+fn read(dir: &MachineDir) -> Vec<BootRecord> {
+    let newest = numbers(dir).last().copied();
+    let mut records: Vec<_> = numbers(dir).into_iter().rev().filter_map(|number| stored(dir, number)).collect();
+    for record in &mut records {
+        let console = console_of(dir, record.number, newest);
+        record.console_bytes = regular_file::look(&console).ok().map(|meta| meta.len()).filter(|length| *length > 0);
+    }
+    records
+}
+
+/// The console of a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number. Blocks.
+pub fn console(dir: &MachineDir, boot: i64) -> Result<PathBuf, Report> {
+    // Also where there is no record of it.
+    if boot == 0 {
+        return Ok(dir.console_log());
+    }
+    let numbers = numbers(dir);
+    let found = match usize::try_from(boot.unsigned_abs()) {
+        Ok(back) if boot < 0 => numbers.iter().rev().nth(back),
+        _ => numbers.iter().find(|number| i64::try_from(**number) == Ok(boot)),
+    };
+    let Some(number) = found else {
+        let known = match (numbers.first(), numbers.last()) {
+            (Some(first), Some(last)) => format!("of the boots {first} to {last} {} are kept", numbers.len()),
+            _ => "it has not booted yet".to_owned(),
+        };
+        let report = Report::new(Kind::NotFound, format!("there is nothing of a boot {boot}: {known}"));
+        return Err(report.hint("see which there are: `darwin-vz-nix logs --boots`"));
+    };
+    Ok(console_of(dir, *number, numbers.last().copied()))
+}
+
+fn console_of(dir: &MachineDir, number: u64, newest: Option<u64>) -> PathBuf {
+    if newest == Some(number) { dir.console_log() } else { set_aside_console(dir, number) }
+}
+
+fn set_aside_console(dir: &MachineDir, number: u64) -> PathBuf {
+    dir.boots().join(format!("{number}.console.log"))
+}
+
+fn path(dir: &MachineDir, number: u64) -> PathBuf {
+    dir.boots().join(format!("{number}.json"))
+}
+
+/// Numbers of the boots that are recorded, in order.
+fn numbers(dir: &MachineDir) -> BTreeSet<u64> {
+    let Ok(entries) = fs::read_dir(dir.boots()) else { return BTreeSet::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect()
+}
+
+/// A record that cannot be read is none.
+fn stored(dir: &MachineDir, number: u64) -> Option<BootRecord> {
+    let record: BootRecord = serde_json::from_slice(&regular_file::read(&path(dir, number)).ok()?).ok()?;
+    Some(BootRecord { number, ..record })
+}
+
+fn write(dir: &MachineDir, record: &BootRecord) {
+    let text = serde_json::to_vec(record).unwrap_or_default();
+    if let Err(report) = write_atomic(&path(dir, record.number), &text, 0o600) {
+        tracing::warn!("the boot is not recorded: {report}");
+    }
+}
+
+/// What is no regular file is no console, and stays where it is.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match regular_file::look(from) {
+        Ok(_) => unless_missing(fs::rename(from, to)),
+        Err(error) if NotRegular::behind(&error).is_some() => Ok(()),
+        Err(error) => unless_missing(Err(error)),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_file(path))
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! Makes one machine's guest ready: on the host before the boot, and by listening to the guest after it.
+//!
+//! ```text
+//!  prepare:      generation ▸ bundle ▸ keys ▸ data disk ▸ initrd + payload ▸ MachineSpec
+//!  await_ready:  agent's READY with this boot's token ▸ sshd's banner ▸ Ready
+//! ```
+//!
+//! The connection that showed the banner is kept for a moment: the client whose connection caused the boot takes it over,
+//! so readiness is confirmed by SSH itself and costs no client anything.
+
+use super::{
+    agent::Agent,
+    boots::{Boots, Tried},
+    bundle::{Bundle, BundleError},
+    disk, payload,
+    sharing::Sharing,
+    symptoms,
+};
+use crate::ssh::keys::Keys;
+use bytesize::ByteSize;
+use dvn_config::MachineSettings;
+use dvn_host::machine_dir::MachineDir;
+use dvn_hypervisor::{
+    Capabilities, Guest, GuestStream, Wish,
+    spec::{Disk, MachineSpec, Share},
+};
+use dvn_lifecycle::{Became, GuestProvider, Ready};
+use dvn_protocol::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
+use dvn_types::{Kind, MachineName, Report};
+use dvn_types::{Sizes, TimelinePhase};
+use futures_util::future::BoxFuture;
+use std::{
+    io::Cursor,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
+
+/// Where the guest mounts the host's store.
+const STORE_MOUNT: &str = "/mnt/nix-store";
+
+/// How long sshd may take to greet, once the agent has said that it does.
+const BANNER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long the confirmed connection is kept for a client.
+const WARM_FOR: Duration = Duration::from_secs(10);
+
+/// Longest first line of an SSH server, in bytes (RFC 4253, section 4.2).
+const LONGEST_BANNER: u64 = 255;
+
+/// How long a boot waits for the preparation of one that was cancelled before.
+const AFTER_ANOTHER: Duration = Duration::from_secs(10);
+
+/// How one machine's guest is made ready.
+pub struct Launch {
+    name: MachineName,
+    settings: MachineSettings,
+    dir: MachineDir,
+    capabilities: Capabilities,
+    source: Arc<dyn BootSource>,
+    sharing: Option<Arc<Sharing>>,
+    /// The token of the boot under way.
+    token: Mutex<String>,
+    /// Its data disk was made anew on the host, so that what the guest finds is only an empty one.
+    rebuilt: AtomicBool,
+    warm: WarmConnection,
+    boots: Boots,
+    /// Held while files are prepared, also by a preparation that nobody waits for any more.
+    preparing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An SSH connection that has shown its banner and waits for a client. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct WarmConnection(Arc<Mutex<Option<GuestStream>>>);
+
+impl WarmConnection {
+    /// The connection, if there is one.
+    pub fn take(&self) -> Option<GuestStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, stream: GuestStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+        let slot = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(WARM_FOR).await;
+            if let Some(slot) = slot.upgrade() {
+                WarmConnection(slot).take();
+            }
+        });
+    }
+}
+
+/// Says which bundle boots.
+pub trait BootSource: Send + Sync + 'static {
+    /// The bundle of the boot that begins now; `None` where none is configured.
+    fn bundle(&self) -> Option<PathBuf>;
+}
+
+impl Launch {
+    /// For the machine of this name and directory, on a hypervisor that can do this; with the host's store, or without.
+    pub fn new(
+        name: MachineName,
+        settings: MachineSettings,
+        dir: MachineDir,
+        capabilities: Capabilities,
+        source: Arc<dyn BootSource>,
+        sharing: Option<Arc<Sharing>>,
+    ) -> Launch {
+        let (token, rebuilt, warm, preparing) = Default::default();
+        let boots = Boots::of(&dir);
+        Launch { name, settings, dir, capabilities, source, sharing, token, rebuilt, warm, boots, preparing }
+    }
+
+    /// The connection that confirmed the last boot.
+    pub fn warm(&self) -> WarmConnection {
+        self.warm.clone()
+    }
+
+    /// What is kept of the boots.
+    pub fn boots(&self) -> Boots {
+        self.boots.clone()
+    }
+
+    async fn prepare(&self, sizes: Sizes) -> Result<MachineSpec, Report> {
+        self.warm.take();
+        let token = format!("{:032x}", rand::random::<u128>());
+        token.clone_into(&mut self.token.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut settings = self.settings.clone();
+        settings.bundle = self.source.bundle();
+        settings.cores = sizes.cores.unwrap_or(settings.cores);
+        settings.memory = sizes.memory.unwrap_or(settings.memory);
+        let boots = self.boots.clone();
+        let tried = Tried { bundle: settings.bundle.clone(), cores: settings.cores, memory: settings.memory };
+        // Apart from the rest, which may hang at a file of the bundle: that is on record then.
+        spawn_blocking(move || boots.begin(tried)).await.map_err(lost)?;
+        let alone = timeout(AFTER_ANOTHER, Arc::clone(&self.preparing).lock_owned());
+        let alone = alone.await.map_err(|_| hangs(settings.bundle.as_deref()))?;
+        let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
+        let (sharing, disk_size) = (self.sharing.clone(), sizes.disk_size);
+        let work = spawn_blocking(move || {
+            let _alone = alone;
+            prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token)
+        });
+        let (spec, rebuilt) = work.await.map_err(lost)??;
+        self.rebuilt.store(rebuilt, Ordering::Relaxed);
+        Ok(spec)
+    }
+
+    async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
+        let origin = Instant::now();
+        // An older guest dials the ports that it knows.
+        let listener = guest.listen(HostPorts::HIGH.agent)?.and(guest.listen(HostPorts::FIRST.agent)?);
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (agent, readiness) = Agent::await_ready(listener, token.clone()).await?;
+        let heard = ms(origin.elapsed());
+        if let Some(sharing) = &self.sharing {
+            sharing.begin(&guest, token, &readiness)?;
+        }
+        // The guest's clock began at a moment that we can't see; that READY was said when it was heard ties it to ours.
+        let said = readiness.phases.last().map_or(0, |phase| phase.at_ms);
+        let on_our_clock = |at_ms: u64| (at_ms + heard).saturating_sub(said);
+        let mut phases: Vec<_> = readiness
+            .phases
+            .iter()
+            .map(|phase| TimelinePhase { name: format!("guest: {}", phase.name), at_ms: on_our_clock(phase.at_ms) })
+            .collect();
+        phases.push(TimelinePhase { name: "ready".into(), at_ms: heard });
+
+        let stream = guest.connect(SSH_PORT).await?;
+        self.warm.put(greeted(stream).await?);
+        phases.push(TimelinePhase { name: "ssh banner".into(), at_ms: ms(origin.elapsed()) });
+        let data_disk = match readiness.data_disk {
+            DataDisk::Formatted if self.rebuilt.load(Ordering::Relaxed) => "rebuilt",
+            DataDisk::Formatted => "formatted",
+            DataDisk::Kept => "kept",
+            DataDisk::Rebuilt => "rebuilt",
+        };
+        if readiness.data_disk == DataDisk::Rebuilt {
+            tracing::warn!(machine = %self.name, "the data disk was not left clean, and the guest has made it anew");
+        }
+        Ok(Ready { phases, kernel: readiness.kernel, data_disk: data_disk.to_owned(), agent: Some(Arc::new(agent)) })
+    }
+
+    async fn explain(&self, mut cause: Report) -> Report {
+        let (console, boot) = (self.dir.console_log(), self.boots.current());
+        if let Ok(told) = spawn_blocking(move || symptoms::told(&console)).await {
+            cause.message = format!("{}; {told}", cause.message);
+        }
+        let cause = cause.hint("see the whole console: darwin-vz-nix logs --console");
+        self.boots.explained(boot, &cause);
+        cause
+    }
+}
+
+fn lost(error: tokio::task::JoinError) -> Report {
+    Report::new(Kind::Internal, format!("the preparation of a boot was lost: {error}"))
+}
+
+/// Why no boot can be prepared.
+fn hangs(bundle: Option<&Path>) -> Report {
+    let bundle = bundle.map_or_else(|| "its files".to_owned(), |dir| dir.display().to_string());
+    Report::new(
+        Kind::Host,
+        format!("the preparation of an earlier boot still waits for a file, most likely of {bundle}: its volume does not answer"),
+    )
+    .hint("see that the volume answers, or use a bundle on another one; then start the daemon anew: `darwin-vz-nix stop --daemon`")
+}
+
+impl GuestProvider for Launch {
+    fn prepare(&self, sizes: Sizes) -> BoxFuture<'_, Result<MachineSpec, Report>> {
+        Box::pin(Launch::prepare(self, sizes))
+    }
+    fn await_ready(&self, guest: Arc<dyn Guest>) -> BoxFuture<'_, Result<Ready, Report>> {
+        Box::pin(Launch::await_ready(self, guest))
+    }
+    fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
+        Box::pin(Launch::explain(self, cause))
+    }
+    fn hear(&self, became: Became) {
+        match became {
+            Became::Ready => self.boots.ready(),
+            Became::Failed(why) => self.boots.failed(&why),
+            Became::Ended(exit) => self.boots.ended(exit.to_string()),
+        }
+    }
+}
+
+/// All that happens on the host, and whether the data disk was made anew; it gets the size that this start asks for, if it does.
+/// Blocks.
+fn prepare(
+    name: MachineName,
+    settings: &MachineSettings,
+    disk_size: Option<u64>,
+    dir: &MachineDir,
+    capabilities: &Capabilities,
+    sharing: Option<&Sharing>,
+    token: String,
+) -> Result<(MachineSpec, bool), Report> {
+    if capabilities.archs.is_empty() {
+        return Err(Report::new(Kind::Host, format!("no {} is installed, so no VM can start", capabilities.backend))
+            .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
+    }
+    let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
+    let wish = Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested };
+    capabilities.admit_sizes(&wish)?;
+    capabilities.admit_nesting(&wish, bundle.arch)?;
+    let keys = Keys::ensure(dir, &name)?;
+    if settings.ephemeral {
+        disk::discard(&dir.data_disk())?;
+    }
+    let disk::Image { size, rebuilt } =
+        disk::ensure(&dir.data_disk(), settings.disk_size, disk_size, bundle.minimum_disk)?;
+    if let Some(why) = &rebuilt {
+        tracing::warn!(machine = %name, "the data disk is made anew, and what was cached on it is gone: {why}");
+    }
+    if disk_size.is_none() && size > settings.disk_size {
+        let (has, configured) = (ByteSize(size).display().iec(), ByteSize(settings.disk_size).display().iec());
+        tracing::info!(machine = %name, "the data disk is {has} already, more than the configured {configured}, and stays so");
+    }
+    let sharing = sharing.filter(|sharing| match hindrance(&bundle, settings) {
+        Some(why) => {
+            sharing.impossible(&why);
+            false
+        }
+        None => true,
+    });
+    let (shares, mounts) = if sharing.is_some() { shares(settings) } else { (vec![], vec![]) };
+    let store_record = sharing.map(Sharing::record);
+    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    let config = GuestConfig {
+        version: VERSION,
+        token,
+        host_name: format!("darwin-vz-{name}"),
+        unix_seconds,
+        host_ports: HostPorts::HIGH,
+        shares: mounts,
+        store_record,
+    };
+    let runtime_dir = dir.fresh_run_dir()?;
+    let initrd = runtime_dir.join("initrd");
+    payload::append(&bundle.initrd, &initrd, &config, &keys)?;
+    let mut disks: Vec<_> =
+        bundle.images.into_iter().map(|image| Disk { path: image.path, read_only: image.read_only }).collect();
+    disks.push(Disk { path: dir.data_disk(), read_only: false });
+    let spec = MachineSpec {
+        name,
+        arch: bundle.arch,
+        cores: settings.cores,
+        memory: settings.memory,
+        kernel: bundle.kernel,
+        initrd,
+        cmdline: bundle.cmdline,
+        disks,
+        shares,
+        rosetta: settings.rosetta,
+        nested: settings.nested,
+        mac: dir.mac_address()?,
+        runtime_dir,
+        console_log: dir.console_log(),
+    };
+    Ok((spec, rebuilt.is_some()))
+}
+
+/// Why the guest cannot build on the host's store, as far as that is known before it boots.
+fn hindrance(bundle: &Bundle, settings: &MachineSettings) -> Option<String> {
+    if !bundle.host_store {
+        return Some("the guest bundle does not have the feature host-store".to_owned());
+    }
+    let dir = &settings.store_dir;
+    (!dir.is_dir()).then(|| format!("store-dir {} is no directory", dir.display()))
+}
+
+/// The host's store as a share, and where the guest mounts it.
+fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
+    let share = Share { tag: STORE_TAG.into(), path: settings.store_dir.clone(), read_only: true };
+    let mount = ShareMount { tag: STORE_TAG.into(), mount_point: STORE_MOUNT.into(), read_only: true };
+    (vec![share], vec![mount])
+}
+
+/// Reads sshd's banner, and returns a stream which begins with it again.
+async fn greeted(stream: GuestStream) -> Result<GuestStream, Report> {
+    let (reader, writer) = tokio::io::split(stream);
+    let mut reader = BufReader::new(reader);
+    let mut banner = Vec::new();
+    let read = timeout(BANNER_PATIENCE, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
+    if !matches!(read, Ok(Ok(_))) || !banner.starts_with(b"SSH-2.0-") {
+        let message = "the guest said that it is ready, but no SSH server greets on its vsock port";
+        return Err(Report::new(Kind::Boot, message));
+    }
+    Ok(Box::new(tokio::io::join(Cursor::new(banner).chain(reader), writer)))
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn the_banner_is_read_and_still_there_for_the_client() {
+        let (mut sshd, ours) = tokio::io::duplex(1024);
+        sshd.write_all(b"SSH-2.0-x\r\nkex").await.unwrap();
+        let mut stream = greeted(Box::new(ours)).await.unwrap();
+        stream.write_all(b"SSH-2.0-client").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        sshd.read_to_string(&mut heard).await.unwrap();
+        drop(sshd);
+        let mut seen = String::new();
+        stream.read_to_string(&mut seen).await.unwrap();
+        assert_eq!((seen.as_str(), heard.as_str()), ("SSH-2.0-x\r\nkex", "SSH-2.0-client"));
+    }
+
+    #[tokio::test]
+    async fn whatever_else_greets_is_no_readiness() {
+        for greeting in [&b"HTTP/1.1 200\r\n"[..], b"", &[b'S'; 400]] {
+            let (mut peer, ours) = tokio::io::duplex(1024);
+            peer.write_all(greeting).await.unwrap();
+            drop(peer);
+            assert_eq!(greeted(Box::new(ours)).await.map(drop).unwrap_err().kind, Kind::Boot);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_warm_connection_goes_to_one_client_and_not_for_ever() {
+        let warm = WarmConnection::default();
+        warm.put(Box::new(tokio::io::duplex(1).0));
+        assert!(warm.take().is_some() && warm.take().is_none());
+        warm.put(Box::new(tokio::io::duplex(1).0));
+        tokio::time::sleep(WARM_FOR + Duration::from_secs(1)).await;
+        assert!(warm.take().is_none());
+    }
+}

@@ -1,0 +1,13 @@
+//! Everything between a checked setting and a guest that answers: bundle, data disk, boot payload, agent, readiness.
+//!
+//! `docs/guest-contract.md` is the contract that this module and every guest implement.
+
+pub mod agent;
+pub mod boots;
+pub mod bundle;
+pub mod disk;
+pub mod launch;
+pub mod payload;
+pub mod sharing;
+pub mod ssh;
+pub mod symptoms;

@@ -1,0 +1,332 @@
+//! The host's store in one machine's guest: when the gate is open, what is held meanwhile, and what happens when either fails.
+//!
+//! ```text
+//!  boot ─▶ Ready: a new disk knows nothing ─▶ gate open ──────────────────────┐
+//!                                                                             ▼
+//!  connection ─▶ the first: all that the guest was told of is held, ─▶ a fresh view of the share ─▶ served
+//!                and it forgets what has vanished
+//!                     └──────────── anything fails ───────────┴─▶ left: gate closed, one warning, the guest copies
+//! ```
+//!
+//! The rule: a connection is served only when the guest believes nothing of the host's store that is not so. A guest that can't
+//! be brought there leaves the host's store until its next boot, and one that can't even do that serves nobody: its next client
+//! has it killed, and gets another.
+
+mod identity;
+#[cfg(test)]
+mod tests;
+
+use super::agent::Readiness;
+use dvn_config::MachineSettings;
+use dvn_host::machine_dir::MachineDir;
+use dvn_hypervisor::Guest;
+use dvn_hypervisor::GuestAgent;
+use dvn_nix::{HostStore, Limits, Session, StoreSettings};
+use dvn_protocol::{
+    HostPorts,
+    messages::{Ask, DataDisk, MAX_LINE},
+};
+use dvn_types::{
+    Kind, MachineName, Report,
+    wire::{RefusedPath, StoreSharing, StoreStatus},
+};
+use identity::Identity;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::time::sleep;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
+
+/// The store as its paths name it, wherever its files are.
+const LOGICAL: &str = "/nix/store";
+
+/// Paths that the guest must see after each fresh view.
+const SAMPLE: usize = 3;
+
+/// How often, and how many times, a host's daemon that went away is sought before the guest does without it.
+const SEEK: Duration = Duration::from_millis(500);
+const SEEKS: usize = 20;
+
+/// One machine's use of the host's store.
+pub struct Sharing {
+    name: MachineName,
+    gate: HostStore,
+    file: PathBuf,
+    identity: Mutex<Identity>,
+    boot: Mutex<Boot>,
+    /// The session of whoever uses the guest now. Locked while one is opened: nobody is served before.
+    hold: tokio::sync::Mutex<Weak<Hold>>,
+}
+
+/// What is true of this boot's guest.
+#[derive(Default)]
+struct Boot {
+    /// It builds on the host's store.
+    in_use: bool,
+    /// Why it does not.
+    why_not: Option<String>,
+    /// Held beyond the connections, for builds that go on without one. Told by [`Sharing::rest`] that there are none.
+    kept: Option<Arc<Hold>>,
+    /// Serves the gate to it.
+    _served: Option<AbortOnDropHandle<()>>,
+}
+
+/// While one lives, all that the guest was told of is held on the host.
+pub struct Hold {
+    session: Mutex<Arc<Session>>,
+    _released: DropGuard,
+}
+
+impl Sharing {
+    /// Takes up what earlier daemons left; `None` where the settings don't share the store.
+    pub fn new(
+        name: &MachineName,
+        settings: &MachineSettings,
+        dir: &MachineDir,
+    ) -> Result<Option<Arc<Sharing>>, Report> {
+        if !settings.share_store {
+            return Ok(None);
+        }
+        let state_dir = dir.make_store_state()?;
+        let gate = || {
+            HostStore::new(StoreSettings {
+                daemon_socket: settings.store_daemon.clone(),
+                store_dir: settings.store_dir.clone(),
+                logical_dir: LOGICAL.to_owned(),
+                state_dir: state_dir.clone(),
+                limits: Limits::default(),
+            })
+        };
+        let file = state_dir.join("record");
+        let taken_up = match Identity::read(&file).filter(|left| left.is_of(settings)) {
+            Some(identity) => gate().map(|gate| Some((gate, identity))),
+            None => Ok(None),
+        };
+        let (gate, identity) = match taken_up {
+            Ok(Some(taken_up)) => taken_up,
+            // There is nothing, or it is of another store, or damaged. The guest's disk will notice the new name.
+            nothing => {
+                if let Err(report) = nothing {
+                    tracing::warn!(machine = %name, "what the guest knows of the host's store begins anew: {report}");
+                }
+                dir.remove_store_state()?;
+                dir.make_store_state()?;
+                let identity = Identity::new(settings);
+                identity.write(&file)?;
+                (gate()?, identity)
+            }
+        };
+        Ok(Some(Arc::new(Sharing {
+            name: name.clone(),
+            gate,
+            file,
+            identity: Mutex::new(identity),
+            boot: Mutex::default(),
+            hold: tokio::sync::Mutex::default(),
+        })))
+    }
+
+    /// The name of the record of what guests were told.
+    pub fn record(&self) -> String {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+    }
+
+    /// The machine's disk is gone, and its directory new.
+    pub fn begin_anew(&self, settings: &MachineSettings, dir: &MachineDir) -> Result<(), Report> {
+        dir.make_store_state()?;
+        let identity = Identity::new(settings);
+        identity.write(&self.file)?;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        self.gate.forget_all()
+    }
+
+    /// A guest boots, which cannot build on the host's store.
+    pub fn impossible(&self, why: &str) {
+        tracing::warn!(machine = %self.name, "the host's store is not shared with the guest: {why}");
+        self.set(Boot { why_not: Some(why.to_owned()), ..Boot::default() });
+    }
+
+    /// A guest is ready, and nobody has used it yet.
+    pub fn begin(&self, guest: &Arc<dyn Guest>, token: String, readiness: &Readiness) -> Result<(), Report> {
+        if readiness.data_disk != DataDisk::Kept {
+            self.gate.forget_all()?;
+        }
+        if !readiness.host_store {
+            if self.boot().why_not.is_none() {
+                self.impossible("the guest could not mount it; its console says why");
+            }
+            return Ok(());
+        }
+        let listener = guest.listen(HostPorts::HIGH.store)?.and(guest.listen(HostPorts::FIRST.store)?);
+        self.gate.reopen();
+        let gate = self.gate.clone();
+        let served = AbortOnDropHandle::new(tokio::spawn(async move { gate.serve(listener, token).await }));
+        self.set(Boot { in_use: true, why_not: None, kept: None, _served: Some(served) });
+        Ok(())
+    }
+
+    /// To be called before a connection is served. While what it returns lives, the guest may rely on the host's store.
+    pub async fn enter(self: &Arc<Self>, agent: &Arc<dyn GuestAgent>) -> Result<Option<Arc<Hold>>, Report> {
+        if !self.boot().in_use {
+            return Ok(None);
+        }
+        let entered = async {
+            let Some(hold) = self.hold(agent).await? else { return Ok(None) };
+            let expected = self.gate.trusted_paths().into_iter().take(SAMPLE).collect();
+            agent.ask(Ask::FreshView { expected }).await?;
+            Ok(Some(hold))
+        };
+        match entered.await {
+            Ok(hold) => Ok(hold),
+            Err(report) => self.leave(&**agent, &report).await.map(|()| None),
+        }
+    }
+
+    /// Nobody uses the guest, and nothing is built in it: what only it has held is let go.
+    pub fn rest(&self) {
+        let kept = self.boot().kept.take();
+        drop(kept);
+    }
+
+    /// The session that there is, or a new one; none if the guest has left the host's store meanwhile.
+    async fn hold(self: &Arc<Self>, agent: &Arc<dyn GuestAgent>) -> Result<Option<Arc<Hold>>, Report> {
+        let mut current = self.hold.lock().await;
+        if !self.boot().in_use {
+            return Ok(None);
+        }
+        if let Some(hold) = current.upgrade() {
+            if hold.session().is_lost() {
+                hold.renew(self.open(&**agent).await?);
+            }
+            self.boot().kept = Some(Arc::clone(&hold));
+            return Ok(Some(hold));
+        }
+        let released = CancellationToken::new();
+        let session = Mutex::new(Arc::new(self.open(&**agent).await?));
+        let hold = Arc::new(Hold { session, _released: released.clone().drop_guard() });
+        *current = Arc::downgrade(&hold);
+        self.boot().kept = Some(Arc::clone(&hold));
+        tokio::spawn(Arc::clone(self).keep(Arc::downgrade(&hold), released, Arc::clone(agent)));
+        Ok(Some(hold))
+    }
+
+    /// Opens a session, and has the guest forget what has vanished.
+    async fn open(&self, agent: &dyn GuestAgent) -> Result<Session, Report> {
+        let session = self.gate.open_session().await?;
+        if !session.vanished.is_empty() {
+            tracing::info!(machine = %self.name, paths = session.vanished.len(), "the guest forgets what the host has lost");
+        }
+        for paths in batches(&session.vanished) {
+            agent.ask(Ask::Forget { paths: paths.to_vec() }).await?;
+            self.gate.forgotten(paths)?;
+        }
+        Ok(session)
+    }
+
+    /// Renews a session whenever it is lost though somebody uses the guest: the host's daemon was restarted, for instance.
+    async fn keep(self: Arc<Self>, hold: Weak<Hold>, released: CancellationToken, agent: Arc<dyn GuestAgent>) {
+        let mut failures = 0;
+        while let Some(session) = hold.upgrade().map(|hold| hold.session()) {
+            tokio::select! {
+                () = session.lost() => drop(session),
+                () = released.cancelled() => return,
+            }
+            let alone = self.hold.lock().await;
+            let Some(held) = hold.upgrade() else { return };
+            // Somebody who connected meanwhile may have renewed it.
+            let opened = if held.session().is_lost() { self.open(&*agent).await.map(Some) } else { Ok(None) };
+            match opened {
+                Ok(session) => {
+                    session.into_iter().for_each(|session| held.renew(session));
+                    failures = 0;
+                }
+                Err(_) if failures < SEEKS => {
+                    failures += 1;
+                    drop((alone, held));
+                    sleep(SEEK).await;
+                }
+                Err(report) => {
+                    drop(alone);
+                    if let Err(report) = self.leave(&*agent, &report).await {
+                        tracing::error!(machine = %self.name, "{report}");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// From now on this guest copies.
+    async fn leave(&self, agent: &dyn GuestAgent, cause: &Report) -> Result<(), Report> {
+        let _alone = self.hold.lock().await;
+        if !self.boot().in_use {
+            return Ok(());
+        }
+        // Says so in the log, once; the status goes on saying it.
+        self.gate.close(&cause.message);
+        let left = agent.ask(Ask::LeaveStore).await;
+        left.map_err(|report| {
+            let message =
+                format!("the guest cannot go on without the host's store: {report}; it was to, because {cause}");
+            Report::new(Kind::Guest, message).hint("see why: darwin-vz-nix logs --console")
+        })?;
+        self.gate.forget_all()?;
+        self.set(Boot { why_not: Some(cause.message.clone()), ..Boot::default() });
+        Ok(())
+    }
+
+    /// What the status shows of it.
+    pub fn status(&self, copied_bytes: u64) -> StoreStatus {
+        let figures = self.gate.figures();
+        let sharing = match figures.closed.or_else(|| self.boot().why_not.clone()) {
+            Some(why) => StoreSharing::Left { why },
+            None => StoreSharing::On,
+        };
+        StoreStatus {
+            sharing,
+            shared_paths: figures.shared_paths,
+            shared_bytes: figures.shared_bytes,
+            copied_bytes,
+            refused: figures.refused.into_iter().map(|(path, why)| RefusedPath { path, why }).collect(),
+        }
+    }
+
+    fn boot(&self) -> std::sync::MutexGuard<'_, Boot> {
+        self.boot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, boot: Boot) {
+        *self.boot() = boot;
+    }
+}
+
+impl Hold {
+    fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn renew(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(session);
+    }
+}
+
+/// Portions that fit a line of the agent protocol.
+fn batches(mut paths: &[String]) -> impl Iterator<Item = &[String]> {
+    std::iter::from_fn(move || {
+        // Two quotation marks and a comma each, and some room for what is around the list.
+        let mut room = MAX_LINE - 256;
+        let fits = |path: &&String| {
+            let left = room.checked_sub(path.len() + 3);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let (batch, rest) = paths.split_at(paths.iter().take_while(fits).count());
+        paths = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
+}

@@ -1,0 +1,45 @@
+//! The name of what guests were told of the host's store.
+
+use dvn_config::MachineSettings;
+use dvn_host::{files::write_atomic, regular_file};
+use dvn_types::{Kind, Report};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Names the record of what guests of this machine were told. A guest's disk remembers the name, and forgets what it has from
+/// another record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Identity {
+    /// The name.
+    pub record: String,
+    store_dir: PathBuf,
+    store_daemon: PathBuf,
+}
+
+impl Identity {
+    /// What the file says, if it is there and whole.
+    pub fn read(file: &Path) -> Option<Identity> {
+        serde_json::from_slice(&regular_file::read(file).ok()?).ok()
+    }
+
+    /// A new name.
+    pub fn new(settings: &MachineSettings) -> Identity {
+        Identity {
+            record: format!("{:032x}", rand::random::<u128>()),
+            store_dir: settings.store_dir.clone(),
+            store_daemon: settings.store_daemon.clone(),
+        }
+    }
+
+    /// Whether it is a record of the store that is configured now.
+    pub fn is_of(&self, settings: &MachineSettings) -> bool {
+        (&self.store_dir, &self.store_daemon) == (&settings.store_dir, &settings.store_daemon)
+    }
+
+    /// Replaces the file.
+    pub fn write(&self, file: &Path) -> Result<(), Report> {
+        let text = serde_json::to_vec(self).map_err(|e| Report::new(Kind::Internal, e.to_string()))?;
+        write_atomic(file, &text, 0o600)
+    }
+}

@@ -1,0 +1,445 @@
+//! The state directory: what is kept on disk, where, and under whose lock.
+//!
+//! ```text
+//! STATE/                     0700, owned by the daemon's user
+//!   lock                     held by the one daemon that owns this directory
+//!   api.sock  daemon.log
+//!   api-token                what the API asks for on TCP; made when it first answers there, or by `token` (kept)
+//!   machines/NAME/
+//!     id_ed25519[.pub]       the key with which this host logs in           (kept)
+//!     ssh_host_ed25519_key   the guest's pinned host key                    (kept)
+//!     known_hosts            made from the above, for ssh                   (derived)
+//!     darwin-vz-nix-connect  the program that Nix runs for the direct door  (derived)
+//!     data.img               the guest's data disk: a cache                 (may go any time)
+//!     console.log[.1]        the guest's serial console in its present or last boot
+//!     boots/                 records and consoles of the boots before, see `guest::boots`
+//!     generations/           guest systems built from recipes, see `generations::store` (may go any time)
+//!     run/                   this boot's initrd and sockets                 (made empty by each boot)
+//! ```
+//!
+//! Files appear whole or not at all: [`crate::files::write_atomic`]. What a crash left unfinished is removed by the next daemon. Only
+//! regular files are opened (`regular_file`): what else stands in place of one is refused, or, where the file can be made
+//! anew, replaced; [`inventory`] has all of them. No other user decides where the directory is (`trust`), and its path means
+//! the same to every program that is given it (`naming`).
+
+pub mod inventory;
+
+use crate::{
+    files::{private_dir, remove_all, state_error, write_atomic},
+    log_file, naming, regular_file, trust,
+};
+use dvn_protocol::HostPorts;
+use dvn_types::Keep;
+use dvn_types::{Kind, MacAddress, MachineName, Report};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Longest path of a Unix socket that macOS takes, without the closing zero; Linux takes four more.
+pub const LONGEST_SOCKET_PATH: usize = 103;
+
+/// A state directory that exists, is ours and is closed to others.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// Proof that this process owns the state directory. Dropping it, or dying, gives it up.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateDir {
+    /// Makes the directory if need be. Refuses one that others could read or replace, that belongs to another user, or
+    /// whose path Nix or ssh would misread.
+    pub fn open(root: &Path) -> Result<StateDir, Report> {
+        if !root.exists() {
+            naming::demand(root)?;
+        }
+        private_dir(root)?;
+        trust::warn(root);
+        Ok(StateDir { root: root.to_owned() })
+    }
+
+    /// As [`StateDir::open`], but root may enter another user's, too: what it writes there is that user's.
+    pub fn enter(root: &Path) -> Result<StateDir, Report> {
+        let closed = |meta: fs::Metadata| meta.is_dir() && meta.permissions().mode() & 0o077 == 0;
+        if rustix::process::geteuid().is_root() && fs::metadata(root).is_ok_and(closed) {
+            return Ok(StateDir { root: root.to_owned() });
+        }
+        StateDir::open(root)
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the daemon's API answers.
+    pub fn api_socket(&self) -> PathBuf {
+        api_socket(&self.root)
+    }
+
+    /// The token that the API asks for on TCP.
+    pub fn api_token(&self) -> PathBuf {
+        api_token(&self.root)
+    }
+
+    /// What the daemon holds locked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The daemon's log.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// Takes the directory for this process, and removes what others that died have left unfinished in it.
+    pub fn lock(&self) -> Result<StateLock, Report> {
+        let path = self.lock_file();
+        let mut file =
+            regular_file::open_as(&path, File::options().read(true).write(true).create(true).truncate(false))
+                .map_err(|e| state_error(&path, "cannot open", &e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let who =
+                    if holder.trim().is_empty() { String::new() } else { format!(" (process {})", holder.trim()) };
+                return Err(Report::new(
+                    Kind::Busy,
+                    format!("another daemon{who} already owns the state directory {}", self.root.display()),
+                )
+                .hint("use the daemon that runs: `darwin-vz-nix status`")
+                .hint("or give this one a directory of its own with --state-dir"));
+            }
+            Err(TryLockError::Error(e)) => return Err(state_error(&path, "cannot lock", &e)),
+        }
+        let note_pid =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+        match note_pid {
+            // The number is for people. Who would make room on a full disk needs the lock.
+            Err(e) if e.kind() != io::ErrorKind::StorageFull => return Err(state_error(&path, "cannot write", &e)),
+            _ => {}
+        }
+        crate::files::sweep(&self.root);
+        Ok(StateLock { _file: file })
+    }
+
+    /// Where a machine's files are, or would be.
+    pub fn machine(&self, name: &MachineName) -> MachineDir {
+        MachineDir::of(&self.root, name)
+    }
+
+    /// A machine's directory, made if need be.
+    pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
+        let dir = self.machine(name);
+        naming::demand(&self.root)?;
+        let socket = dir.longest_socket();
+        if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
+            return Err(Report::new(
+                Kind::State,
+                format!(
+                    "the state directory's path is too long: a socket in it would be {}, and Unix sockets end at {LONGEST_SOCKET_PATH} bytes",
+                    socket.display()
+                ),
+            )
+            .hint("choose a shorter directory with --state-dir"));
+        }
+        private_dir(&self.root.join("machines"))?;
+        private_dir(&dir.root)?;
+        Ok(dir)
+    }
+}
+
+/// Who holds a state directory's lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// There is no daemon.
+    Nobody,
+    /// The process that noted this number in it.
+    Process(String),
+    /// It cannot be told, for this reason.
+    Unknown(String),
+}
+
+/// Looks who holds the lock. Makes nothing, and takes it for no longer than a look takes.
+pub fn lock_holder(state_dir: &Path) -> Holder {
+    let mut file = match regular_file::open(&state_dir.join("lock")) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
+        Err(e) => return Holder::Unknown(e.to_string()),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Holder::Nobody,
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            match file.read_to_string(&mut pid) {
+                Ok(_) => Holder::Process(pid.trim().to_owned()),
+                Err(e) => Holder::Unknown(e.to_string()),
+            }
+        }
+        Err(TryLockError::Error(e)) => Holder::Unknown(e.to_string()),
+    }
+}
+
+/// Where the daemon of a state directory answers, whether or not that directory exists.
+pub fn api_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("api.sock")
+}
+
+/// Where the token of a state directory's API is, or would be.
+pub fn api_token(state_dir: &Path) -> PathBuf {
+    state_dir.join("api-token")
+}
+
+/// One machine's directory.
+#[derive(Clone, Debug)]
+pub struct MachineDir {
+    root: PathBuf,
+}
+
+impl MachineDir {
+    /// That directory, which need not exist.
+    pub fn at(root: &Path) -> MachineDir {
+        MachineDir { root: root.to_owned() }
+    }
+    /// The machine's place in a state directory, which need not exist either.
+    pub fn of(state_dir: &Path, name: &MachineName) -> MachineDir {
+        MachineDir { root: state_dir.join("machines").join(name.as_str()) }
+    }
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The private key with which this host logs in to the guest.
+    pub fn user_key(&self) -> PathBuf {
+        self.root.join("id_ed25519")
+    }
+    /// The other half of it.
+    pub fn user_public_key(&self) -> PathBuf {
+        self.user_key().with_extension("pub")
+    }
+    /// The private key by which the guest proves itself.
+    pub fn host_key(&self) -> PathBuf {
+        self.root.join("ssh_host_ed25519_key")
+    }
+    /// The pinned host key, as ssh reads it.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.root.join("known_hosts")
+    }
+    /// The program that Nix runs for the direct door.
+    pub fn connect_program(&self) -> PathBuf {
+        self.root.join("darwin-vz-nix-connect")
+    }
+    /// The store address that leads Nix to the guest through that program.
+    pub fn direct_address(&self) -> String {
+        format!("ssh-ng://localhost?remote-program={}", escaped(&self.connect_program().to_string_lossy()))
+    }
+    /// The data disk's image.
+    pub fn data_disk(&self) -> PathBuf {
+        self.root.join("data.img")
+    }
+    /// What the guest's serial console printed since its last boot.
+    pub fn console_log(&self) -> PathBuf {
+        self.root.join("console.log")
+    }
+    /// What is kept of the last boots.
+    pub fn boots(&self) -> PathBuf {
+        self.root.join("boots")
+    }
+    /// The address of the guest's network interface; made on first use and kept, so that the guest keeps its place on
+    /// the host's network from boot to boot.
+    pub fn mac_address(&self) -> Result<MacAddress, Report> {
+        let path = self.root.join("mac");
+        if let Some(mac) = regular_file::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+            return Ok(mac);
+        }
+        let mac = MacAddress::random();
+        write_atomic(&path, format!("{mac}\n").as_bytes(), 0o600)?;
+        Ok(mac)
+    }
+    /// Guest systems that were built from recipes.
+    pub fn generations(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+    /// What was said when a recipe was built last.
+    pub fn build_log(&self) -> PathBuf {
+        self.generations().join("build.log")
+    }
+    /// What guests of this machine know of the host's store.
+    pub fn store_state(&self) -> PathBuf {
+        self.root.join("store")
+    }
+    /// Makes [`MachineDir::store_state`] where it is missing, or is no directory.
+    pub fn make_store_state(&self) -> Result<PathBuf, Report> {
+        let dir = self.store_state();
+        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            remove_all(&dir)?;
+        }
+        private_dir(&dir)?;
+        Ok(dir)
+    }
+    /// Removes [`MachineDir::store_state`].
+    pub fn remove_store_state(&self) -> Result<(), Report> {
+        remove_all(&self.store_state())
+    }
+    /// Files of one boot.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// The socket with the longest path.
+    pub fn longest_socket(&self) -> PathBuf {
+        self.run_dir().join(format!("vsock_{}", HostPorts::HIGH.agent))
+    }
+
+    /// Makes [`MachineDir::run_dir`] empty.
+    pub fn fresh_run_dir(&self) -> Result<PathBuf, Report> {
+        let run = self.run_dir();
+        remove_all(&run)?;
+        private_dir(&run)?;
+        Ok(run)
+    }
+
+    /// Removes the machine: its disk, logs and, unless asked to keep them, its keys and its generations. The guest must
+    /// be gone.
+    pub fn destroy(&self, keep: Keep) -> Result<(), Report> {
+        let mut doomed = match (keep.keys, keep.generations) {
+            (false, false) => return remove_all(&self.root),
+            (false, true) => self.entries()?,
+            (true, _) => {
+                let console = self.console_log();
+                vec![self.data_disk(), log_file::older(&console), console, self.boots(), self.run_dir()]
+            }
+        };
+        match keep.generations {
+            true => doomed.retain(|path| *path != self.generations()),
+            false => doomed.push(self.generations()),
+        }
+        doomed.iter().try_for_each(|path| remove_all(path))
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, Report> {
+        let read = || fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect();
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+            entries => entries.map_err(|e: io::Error| state_error(&self.root, "cannot read", &e)),
+        }
+    }
+}
+
+/// A value in the query of a store address which stands in a list separated by spaces and semicolons.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte))
+            }
+            byte => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+    fn name() -> MachineName {
+        "builder".parse().unwrap()
+    }
+
+    #[test]
+    fn a_new_directory_is_closed_to_others() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("a/b")).unwrap();
+        let machine = state.make_machine(&name()).unwrap();
+        for dir in [state.root(), machine.root()] {
+            assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn an_open_directory_is_refused_with_the_command_that_closes_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::set_permissions(tmp.path(), Permissions::from_mode(0o755)).unwrap();
+        let error = StateDir::open(tmp.path()).unwrap_err();
+        assert_eq!(error.kind, Kind::State);
+        assert!(error.hints[0].contains("chmod 700"), "{error:?}");
+    }
+
+    #[test]
+    fn a_second_daemon_is_told_who_is_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let first = state.lock().unwrap();
+        let error = state.lock().unwrap_err();
+        assert_eq!(error.kind, Kind::Busy);
+        assert!(error.message.contains(&std::process::id().to_string()), "{error}");
+        assert_eq!(lock_holder(state.root()), Holder::Process(std::process::id().to_string()));
+        drop(first);
+        assert_eq!(lock_holder(state.root()), Holder::Nobody);
+        state.lock().unwrap();
+    }
+
+    #[test]
+    fn whoever_owns_the_directory_has_removed_what_the_dead_left() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let machine = state.make_machine(&name()).unwrap();
+        let (_, left) = crate::files::unfinished(&machine.user_key(), 0o600).unwrap().keep().unwrap();
+        let _lock = state.lock().unwrap();
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_path_too_long_for_sockets_is_refused_before_anything_is_made() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("x".repeat(90))).unwrap();
+        let error = state.make_machine(&name()).unwrap_err();
+        assert!(error.message.contains("too long"), "{error}");
+        assert!(!state.root().join("machines").exists());
+    }
+
+    #[test]
+    fn destroy_keeps_keys_and_generations_only_when_asked() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let made = || {
+            let machine = state.make_machine(&name()).unwrap();
+            fs::create_dir_all(machine.generations().join("1")).unwrap();
+            for path in [machine.user_key(), machine.host_key(), machine.data_disk(), machine.console_log()] {
+                write_atomic(&path, b"x", 0o600).unwrap();
+            }
+            machine.fresh_run_dir().unwrap();
+            fs::create_dir(machine.boots()).unwrap();
+            machine
+        };
+        for (keep_keys, keep_generations) in [(true, false), (false, true), (true, true), (false, false)] {
+            let machine = made();
+            machine.destroy(Keep { keys: keep_keys, generations: keep_generations }).unwrap();
+            assert_eq!((machine.user_key().exists(), machine.host_key().exists()), (keep_keys, keep_keys));
+            assert_eq!(machine.generations().exists(), keep_generations);
+            assert!(!machine.data_disk().exists() && !machine.run_dir().exists() && !machine.console_log().exists());
+            assert!(!machine.boots().exists());
+        }
+        assert!(!state.machine(&name()).root().exists());
+        state.machine(&name()).destroy(Keep::default()).unwrap();
+    }
+
+    #[test]
+    fn the_direct_address_survives_any_path() {
+        let machine = MachineDir { root: "/state dir/50%;".into() };
+        let address = "ssh-ng://localhost?remote-program=/state%20dir/50%25%3B/darwin-vz-nix-connect";
+        assert_eq!(machine.direct_address(), address);
+    }
+}

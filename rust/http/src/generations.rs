@@ -1,0 +1,75 @@
+//! The routes of guest generations.
+
+use super::{
+    control::Change,
+    given::{Given, Name, Params, machine, named, no_path, params},
+    refusal::Answer,
+    shared::{Api, Shared},
+    streams::{LogParams, Seated, text},
+};
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+    response::Response,
+};
+use dvn_types::wire::{Done, GenerationList, RollbackRequest};
+use dvn_types::{Kind, MachineName, Report};
+
+/// The guest systems that a machine can boot
+#[utoipa::path(get, path = "/v1/machines/{name}/generations", params(("name" = MachineName, Path)),
+    responses((status = 200, body = GenerationList, description = "All of them, and what becomes of the recipe.")))]
+pub(super) async fn list(State(api): Shared, name: Name) -> Answer<Json<GenerationList>> {
+    Ok(Json(api.control.generations(&machine(name)?)?))
+}
+
+/// Go to another generation at the next boot
+///
+/// It stays so until the recipe changes.
+#[utoipa::path(post, path = "/v1/machines/{name}/generations/rollback", params(("name" = MachineName, Path)),
+    request_body = Option<RollbackRequest>, responses((status = 200, body = Done, description = "It will boot.")))]
+pub(super) async fn roll_back(
+    State(api): Shared,
+    name: Name,
+    Given(RollbackRequest { to }): Given<RollbackRequest>,
+) -> Answer<Json<Done>> {
+    done(&api, &machine(name)?, Change::RollBack(to))
+}
+
+/// Have the recipe built and tried, also after a failure; the answer comes at once
+#[utoipa::path(post, path = "/v1/machines/{name}/generations/build", params(("name" = MachineName, Path)),
+    responses((status = 200, body = Done, description = "It begins.")))]
+pub(super) async fn build(State(api): Shared, name: Name) -> Answer<Json<Done>> {
+    done(&api, &machine(name)?, Change::Build)
+}
+
+/// Delete a generation that is not in use
+#[utoipa::path(delete, path = "/v1/machines/{name}/generations/{number}",
+    params(("name" = MachineName, Path), ("number" = u32, Path)),
+    responses((status = 200, body = Done, description = "It is gone.")))]
+pub(super) async fn forget(
+    State(api): Shared,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Answer<Json<Done>> {
+    let Path((name, number)) = path.map_err(|error| no_path(&error))?;
+    let unknown = |_| Report::new(Kind::NotFound, format!("{number:?} is no number of a generation"));
+    done(&api, &named(&name)?, Change::Delete(number.parse().map_err(unknown)?))
+}
+
+fn done(api: &Api, name: &MachineName, change: Change) -> Answer<Json<Done>> {
+    api.control.change_generations(name, change)?;
+    Ok(Json(Done {}))
+}
+
+/// What was said when the recipe was built last
+#[utoipa::path(get, path = "/v1/machines/{name}/build-log", params(("name" = MachineName, Path), LogParams), responses(
+    (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
+))]
+pub(super) async fn build_log(
+    State(api): Shared,
+    seat: Seated,
+    name: Name,
+    query: Params<LogParams>,
+) -> Answer<Response> {
+    let file = api.control.build_log(&machine(name)?)?;
+    text(&api, seat, file, &params(query)?)
+}

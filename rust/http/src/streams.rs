@@ -1,0 +1,183 @@
+//! The routes whose answers go on and on: logs, events, and byte streams to a guest.
+//!
+//! A lease is taken before `101 Switching Protocols` is sent, so that a failed boot is an error of the request, not a stream
+//! that ends.
+
+use super::{
+    given::{Name, Params, machine, named, no_path, params},
+    headers::asks_for_a_stream,
+    refusal::Answer,
+    seats::Seat,
+    shared::{Api, Shared},
+};
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+};
+use dvn_host::tail::{Start, tail};
+use dvn_host::{
+    files::state_error,
+    regular_file::{self, NotRegular},
+};
+use dvn_types::{Kind, MachineName, Report};
+use dvn_types::{
+    Service,
+    wire::{Event, UPGRADE},
+};
+use futures_util::{Stream, StreamExt, stream};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::{convert::Infallible, path::PathBuf};
+use tokio::sync::broadcast::error::RecvError;
+use utoipa::IntoParams;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogParams {
+    /// Go on with what is written later.
+    #[serde(default)]
+    follow: bool,
+    /// Begin so many lines before the end.
+    lines: Option<u32>,
+}
+
+/// The daemon's log
+#[utoipa::path(get, path = "/v1/logs", params(LogParams), responses(
+    (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
+))]
+pub(super) async fn logs(State(api): Shared, seat: Seated, query: Params<LogParams>) -> Answer<Response> {
+    text(&api, seat, api.control.log_file(), &params(query)?)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConsoleParams {
+    /// Go on with what is written later.
+    #[serde(default)]
+    follow: bool,
+    /// Begin so many lines before the end.
+    lines: Option<u32>,
+    /// Of which boot: 0 is the present or last one, -1 the one before; a positive number is that of `boots`.
+    #[serde(default)]
+    boot: i64,
+}
+
+/// A guest's serial console
+#[utoipa::path(get, path = "/v1/machines/{name}/console", params(("name" = MachineName, Path), ConsoleParams), responses(
+    (status = 200, body = String, content_type = "text/plain", description = "What the guest printed, or its end."),
+))]
+pub(super) async fn console(
+    State(api): Shared,
+    seat: Seated,
+    name: Name,
+    query: Params<ConsoleParams>,
+) -> Answer<Response> {
+    let ConsoleParams { follow, lines, boot } = params(query)?;
+    let file = api.control.console_log(&machine(name)?, boot)?;
+    text(&api, seat, file, &LogParams { follow, lines })
+}
+
+/// The seat of the request's connection, if seats are counted.
+pub(super) type Seated = Option<Extension<Seat>>;
+
+/// Counts the connection among those whose answers go on and on.
+pub(super) fn watch(seat: Seated) -> Answer<()> {
+    seat.map_or(Ok(()), |Extension(seat)| seat.watch())
+}
+
+pub(super) fn text(api: &Api, seat: Seated, file: PathBuf, params: &LogParams) -> Answer<Response> {
+    if let Err(error) = regular_file::look(&file)
+        && NotRegular::behind(&error).is_some()
+    {
+        return Err(state_error(&file, "cannot read", &error).into());
+    }
+    if params.follow {
+        watch(seat)?;
+    }
+    let start = params.lines.map_or(Start::Whole, |lines| Start::Lines(lines as usize));
+    let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response())
+}
+
+/// What happens from now on, as server-sent events
+///
+/// Each `data` is an `Event`. An event named `lagged` tells a reader who was too slow how many it missed.
+#[utoipa::path(get, path = "/v1/events", responses(
+    (status = 200, body = Event, content_type = "text/event-stream", description = "Until the daemon ends."),
+))]
+pub(super) async fn events(
+    State(api): Shared,
+    seat: Seated,
+) -> Answer<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
+    watch(seat)?;
+    let stream = stream::unfold(api.control.events(), async |mut events| {
+        let item = match events.recv().await {
+            Ok(event) => sse_event(&event),
+            Err(RecvError::Lagged(missed)) => sse::Event::default().event("lagged").data(missed.to_string()),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(item), events))
+    });
+    Ok(Sse::new(stream.take_until(api.stop.clone().cancelled_owned())).keep_alive(KeepAlive::default()))
+}
+
+fn sse_event(event: &Event) -> sse::Event {
+    let item = sse::Event::default().id(event.id.to_string());
+    match serde_json::to_string(event) {
+        Ok(data) => item.data(data),
+        Err(error) => item.event("failed").data(error.to_string()),
+    }
+}
+
+/// A byte stream to a service of the guest, which is started where needed
+///
+/// Takes the headers `Connection: upgrade` and `Upgrade: darwin-vz-stream`, in HTTP/1.1, and no body.
+#[utoipa::path(get, path = "/v1/machines/{name}/connect/{service}",
+    params(("name" = MachineName, Path), ("service" = Service, Path)), responses(
+    (status = 101, description = "What follows is the stream."),
+))]
+pub(super) async fn connect(
+    State(api): Shared,
+    seat: Seated,
+    path: Result<Path<(String, String)>, PathRejection>,
+    mut request: Request,
+) -> Answer<Response> {
+    let Path((name, service)) = path.map_err(|error| no_path(&error))?;
+    let name = named(&name)?;
+    let service = match service.as_str() {
+        "ssh" => Service::Ssh,
+        "nix" => Service::Nix,
+        other => {
+            let report = Report::new(Kind::NotFound, format!("a guest has no service {other:?}"));
+            return Err(report.hint("the services are ssh and nix").into());
+        }
+    };
+    asks_for_a_stream(&request)?;
+    let joined = seat.map(|Extension(seat)| seat.join()).transpose()?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let tunnel = api.control.open(&name, service).await?;
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(client) => match tunnel.carry(Box::new(TokioIo::new(client))).await {
+                Ok((sent, received)) => tracing::debug!(machine = %name, ?service, sent, received, "connection closed"),
+                Err(error) => tracing::debug!(machine = %name, ?service, %error, "connection broke"),
+            },
+            // The client left between the lease and the stream; the lease goes with the tunnel.
+            Err(error) => tracing::debug!(machine = %name, %error, "the client left before its stream began"),
+        }
+        drop(joined);
+    });
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("upgrade")),
+        (header::UPGRADE, HeaderValue::from_static(UPGRADE)),
+    ];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}

@@ -1,0 +1,355 @@
+//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock.
+//!
+//! What its guests do is scripted by a [`Script`], which may be changed between boots; what happened is counted in
+//! [`Counters`]. A guest *lives* from the moment `boot` resolves until it powered off, was killed or crashed, or until
+//! the last reference to it is dropped.
+
+use crate::spec::MachineSpec;
+use crate::{
+    capabilities::{Capabilities, Limits},
+    seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
+};
+use dvn_types::{Arch, Kind, Report};
+use futures_util::future::BoxFuture;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+/// How boots go and guests behave.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// How long `boot` takes.
+    pub boot: Duration,
+    /// `boot` fails with this message after that time.
+    pub boot_error: Option<String>,
+    /// `boot` never resolves.
+    pub boot_wedged: bool,
+    /// `boot` panics.
+    pub boot_panics: bool,
+    /// How long a guest takes from the power button to its end.
+    pub power_off: Duration,
+    /// How many times the power button is pressed in vain.
+    pub deaf_to_presses: usize,
+    /// `request_stop` and `kill` themselves never resolve, though they work.
+    pub verbs_wedged: bool,
+    /// The guest outlives a kill within this time after its boot's end.
+    pub deaf_to_kill: Duration,
+    /// `pause` fails with this message.
+    pub pause_error: Option<String>,
+    /// `pause` and `resume` never resolve.
+    pub halts_wedged: bool,
+    /// The guest crashes so long after its boot, with `kernel panic`.
+    pub crash_after: Option<Duration>,
+}
+
+impl Default for Script {
+    /// Boots in 300 ms and powers off in 200 ms when asked.
+    fn default() -> Self {
+        Script {
+            boot: Duration::from_millis(300),
+            boot_error: None,
+            boot_wedged: false,
+            boot_panics: false,
+            power_off: Duration::from_millis(200),
+            deaf_to_presses: 0,
+            verbs_wedged: false,
+            deaf_to_kill: Duration::ZERO,
+            pause_error: None,
+            halts_wedged: false,
+            crash_after: None,
+        }
+    }
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Calls of `boot`.
+    pub boots: AtomicUsize,
+    /// `boot` futures dropped before they resolved.
+    pub cancelled: AtomicUsize,
+    /// Calls of `request_stop`.
+    pub presses: AtomicUsize,
+    /// Calls of `pause` that worked.
+    pub pauses: AtomicUsize,
+    /// Calls of `resume` that worked.
+    pub resumes: AtomicUsize,
+    /// Calls of `kill`.
+    pub kills: AtomicUsize,
+    /// Guests that live now.
+    pub alive: AtomicUsize,
+    /// Guests that ever lived at once.
+    pub max_alive: AtomicUsize,
+}
+
+struct Shared {
+    script: Mutex<Script>,
+    counters: Counters,
+    last: Mutex<Weak<SimGuest>>,
+}
+
+/// The hypervisor. Clones share script and counters.
+#[derive(Clone)]
+pub struct Sim {
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+}
+
+impl Sim {
+    /// A hypervisor whose boots follow `script`.
+    pub fn new(script: Script) -> Self {
+        let capabilities = Capabilities {
+            backend: "sim",
+            accelerator: "none",
+            archs: vec![Arch::X86_64, Arch::Aarch64],
+            rosetta: false,
+            nested: false,
+            shares: false,
+            pause: true,
+            limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
+            features: Vec::new(),
+        };
+        let shared = Shared { script: Mutex::new(script), counters: Counters::default(), last: Mutex::default() };
+        Sim { shared: Arc::new(shared), capabilities }
+    }
+
+    /// Changes what later boots do. Guests that live keep the script of their boot.
+    pub fn rescript(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut lock(&self.shared.script));
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// The guest booted last, if anything still refers to it.
+    pub fn guest(&self) -> Option<Arc<SimGuest>> {
+        lock(&self.shared.last).upgrade()
+    }
+}
+
+/// Counts a boot that was dropped half-way.
+struct Unfinished<'a>(&'a Counters);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.cancelled.fetch_add(1, SeqCst);
+    }
+}
+
+impl Hypervisor for Sim {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn boot(&self, _spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async move {
+            let counters = &self.shared.counters;
+            counters.boots.fetch_add(1, SeqCst);
+            let script = lock(&self.shared.script).clone();
+            assert!(!script.boot_panics, "the script says so");
+            let unfinished = Unfinished(counters);
+            tokio::time::sleep(script.boot).await;
+            if script.boot_wedged {
+                std::future::pending::<()>().await;
+            }
+            std::mem::forget(unfinished);
+            if let Some(why) = script.boot_error {
+                return Err(Report::new(Kind::Boot, why));
+            }
+            let alive = counters.alive.fetch_add(1, SeqCst) + 1;
+            counters.max_alive.fetch_max(alive, SeqCst);
+            let guest = Arc::new_cyclic(|me| SimGuest {
+                me: me.clone(),
+                end: watch::Sender::new(None),
+                presses: AtomicUsize::new(0),
+                still: AtomicBool::new(false),
+                kill_works_at: Instant::now() + script.deaf_to_kill,
+                refuses_after: Mutex::default(),
+                listeners: Mutex::default(),
+                shared: self.shared.clone(),
+                script: script.clone(),
+            });
+            if let Some(after) = script.crash_after {
+                guest.end_after(after, Exit::Crashed("kernel panic".into()));
+            }
+            *lock(&self.shared.last) = Arc::downgrade(&guest);
+            Ok(guest as Arc<dyn Guest>)
+        })
+    }
+}
+
+/// A guest in memory. Every port echoes what is written to it.
+pub struct SimGuest {
+    me: Weak<SimGuest>,
+    end: watch::Sender<Option<Exit>>,
+    presses: AtomicUsize,
+    /// It is paused.
+    still: AtomicBool,
+    kill_works_at: Instant,
+    /// `connect` fails, after so long.
+    refuses_after: Mutex<Option<Duration>>,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<GuestStream>>>,
+    shared: Arc<Shared>,
+    script: Script,
+}
+
+impl SimGuest {
+    /// Ends the guest now; the first end counts.
+    pub fn end(&self, exit: Exit) {
+        let ended = self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            if first {
+                *end = Some(exit);
+            }
+            first
+        });
+        if ended {
+            self.shared.counters.alive.fetch_sub(1, SeqCst);
+            lock(&self.listeners).clear();
+        }
+    }
+
+    /// From now on each `connect` fails after this time.
+    pub fn refuse_after(&self, time: Duration) {
+        *lock(&self.refuses_after) = Some(time);
+    }
+
+    /// Opens a connection from the guest to a port of the host; `None` when nothing listens there.
+    pub async fn dial(&self, port: u32) -> Option<DuplexStream> {
+        let listener = lock(&self.listeners).get(&port).cloned()?;
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        listener.send(Box::new(theirs)).await.ok()?;
+        Some(ours)
+    }
+
+    fn end_after(&self, after: Duration, exit: Exit) {
+        let guest = self.me.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            if let Some(guest) = guest.upgrade() {
+                guest.end(exit);
+            }
+        });
+    }
+
+    fn is_gone(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    async fn wedge(&self) {
+        if self.script.verbs_wedged {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for SimGuest {
+    fn drop(&mut self) {
+        self.end(Exit::Killed);
+    }
+}
+
+impl Guest for SimGuest {
+    fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
+        Box::pin(async move {
+            self.shared.counters.presses.fetch_add(1, SeqCst);
+            // One that stands still hears nothing.
+            if !self.still.load(SeqCst) && self.presses.fetch_add(1, SeqCst) == self.script.deaf_to_presses {
+                self.end_after(self.script.power_off, Exit::PoweredOff);
+            }
+            self.wedge().await;
+            Ok(())
+        })
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<(), Report>> {
+        Box::pin(async move {
+            self.shared.counters.kills.fetch_add(1, SeqCst);
+            if Instant::now() >= self.kill_works_at {
+                self.end(Exit::Killed);
+            }
+            self.wedge().await;
+            Ok(())
+        })
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<(), Report>> {
+        Box::pin(async move {
+            if self.script.halts_wedged {
+                std::future::pending::<()>().await;
+            }
+            if let Some(why) = &self.script.pause_error {
+                return Err(Report::new(Kind::Guest, why.clone()));
+            }
+            self.still.store(true, SeqCst);
+            self.shared.counters.pauses.fetch_add(1, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Report>> {
+        Box::pin(async move {
+            if lock(&self.shared.script).halts_wedged {
+                std::future::pending::<()>().await;
+            }
+            self.still.store(false, SeqCst);
+            self.shared.counters.resumes.fetch_add(1, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>> {
+        Box::pin(async move {
+            if self.is_gone() {
+                return Err(Report::new(Kind::Guest, format!("nothing answers on port {port}: the guest is gone")));
+            }
+            let refuses = *lock(&self.refuses_after);
+            if let Some(after) = refuses {
+                tokio::time::sleep(after).await;
+                return Err(Report::new(Kind::Guest, format!("port {port} of the guest takes no connection")));
+            }
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let mut end = self.end.subscribe();
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(theirs);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut read, &mut write) => {}
+                    _ = end.wait_for(Option::is_some) => {}
+                }
+            });
+            Ok(Box::new(ours) as GuestStream)
+        })
+    }
+
+    fn listen(&self, port: u32) -> Result<GuestListener, Report> {
+        let (sender, incoming) = mpsc::channel(16);
+        lock(&self.listeners).insert(port, sender);
+        Ok(GuestListener::new(incoming, None))
+    }
+
+    fn exited(&self) -> BoxFuture<'_, Exit> {
+        let mut end = self.end.subscribe();
+        Box::pin(async move {
+            match end.wait_for(Option::is_some).await.map(|end| end.clone()) {
+                Ok(Some(exit)) => exit,
+                Ok(None) | Err(_) => Exit::Killed,
+            }
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,123 @@
+//! How the rest of the program reaches a machine: through a [`Handle`], and to its guest only with a [`Lease`].
+
+use super::{
+    command::{Command, Lease},
+    reports,
+    snapshot::Snapshot,
+};
+use dvn_hypervisor::GuestAgent;
+use dvn_types::{Report, Sizes};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A machine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    snapshots: watch::Receiver<Snapshot>,
+    agents: watch::Receiver<Option<Arc<dyn GuestAgent>>>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        snapshots: watch::Receiver<Snapshot>,
+        agents: watch::Receiver<Option<Arc<dyn GuestAgent>>>,
+    ) -> Handle {
+        Handle { commands, snapshots, agents }
+    }
+
+    /// Boots the guest if need be, and keeps it up while the lease lives. Resolves once it answers.
+    ///
+    /// # Errors
+    /// The boot failed, or did lately (`Boot`, or the kind of what failed); or the machine is being stopped (`Busy`).
+    pub async fn acquire(&self) -> Result<Lease, Report> {
+        self.demand(false, Sizes::default()).await
+    }
+
+    /// Boots the guest if need be, even after a failure just now, with these sizes in place of the configured ones;
+    /// they hold for this boot alone. Resolves once it answers.
+    ///
+    /// # Errors
+    /// As [`Handle::acquire`]; also `Busy` if a guest of other sizes is there.
+    pub async fn start(&self, sizes: Sizes) -> Result<(), Report> {
+        self.demand(true, sizes).await.map(drop)
+    }
+
+    /// Stops the guest: by its power button and a grace period, or at once. Resolves when nothing of it is left.
+    ///
+    /// # Errors
+    /// `Busy`: the guest does not end though it is killed again and again.
+    pub async fn stop(&self, force: bool) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        // An actor that is gone has no guest.
+        if self.commands.send(Command::Stop { force, reply }).is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Stops the guest of this boot as [`Handle::stop`] does, if it is still there; a later guest is left alone. Resolves when
+    /// nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Handle::stop`].
+    pub async fn end(&self, epoch: u64, force: bool) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::End { epoch, force, reply }).is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Has the guest stand still, with its leases, until [`Handle::resume`] or somebody who needs it. Resolves once it does.
+    ///
+    /// # Errors
+    /// `Busy`: no guest runs, or it is being resumed or stopped. Otherwise the hypervisor's reason.
+    pub async fn pause(&self) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Pause { reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+    }
+
+    /// Has a paused guest go on; nothing to do where it is not paused. Resolves once it answers, with its clock set.
+    ///
+    /// # Errors
+    /// `Busy`: no guest runs.
+    pub async fn resume(&self) -> Result<(), Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Resume { reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down())).map(drop)
+    }
+
+    /// Refuses all demands from now on, and stops the guest as [`Handle::stop`] does.
+    pub async fn shut_down(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::ShutDown { reply }).is_ok()
+            && let Ok(Err(report)) = answer.await
+        {
+            tracing::warn!("{report}");
+        }
+    }
+
+    /// The machine as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshots.borrow().clone()
+    }
+
+    /// The machine as it is and becomes.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
+    /// The agent of the guest that answers now. To ask it is no use of the guest: that takes a lease.
+    pub fn agent(&self) -> Option<Arc<dyn GuestAgent>> {
+        self.agents.borrow().clone()
+    }
+
+    async fn demand(&self, insist: bool, sizes: Sizes) -> Result<Lease, Report> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
+        answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+    }
+}

@@ -1,0 +1,24 @@
+//! Brings a machine's actor to life.
+
+use super::{actor::Actor, handle::Handle, machine::Policy, provider::GuestProvider, snapshot::Snapshot};
+use dvn_hypervisor::Hypervisor;
+use dvn_types::MachineName;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// Starts to look after a machine. It stays stopped until somebody needs it.
+///
+/// When the last [`Handle`] is dropped, the guest is killed and the task ends. Must be called within a tokio runtime.
+pub fn spawn(
+    name: MachineName,
+    hypervisor: Arc<dyn Hypervisor>,
+    preparation: Arc<dyn GuestProvider>,
+    policy: Policy,
+) -> Handle {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (publisher, snapshots) = watch::channel(Snapshot::first());
+    let (agent, agents) = watch::channel(None);
+    let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), (publisher, agent));
+    tokio::spawn(actor.run());
+    Handle::new(commands, snapshots, agents)
+}

@@ -1,0 +1,73 @@
+//! What has happened to a machine since the daemon started, in numbers that only grow: for the metrics.
+
+use super::{
+    events::{Effect, Event, News},
+    state::{Machine, State},
+};
+use dvn_hypervisor::Exit;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The numbers. Boots begun are the machine's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Boots after which the guest answered.
+    pub ready: u64,
+    /// Boots that failed. Those that are in neither number were given up because somebody stopped the machine.
+    pub failed: u64,
+    /// Boots that followed at once on the end of a guest, because somebody waited.
+    pub restarts: u64,
+    /// Pauses that took place.
+    pub pauses: u64,
+    /// Guests that powered off, were killed, and ended otherwise.
+    pub exits: [u64; 3],
+    /// Leases that were granted, or woke. They tell of a use that was over before anybody looked.
+    pub uses: u64,
+    idle: Duration,
+    idle_since: Option<Instant>,
+}
+
+impl Tally {
+    /// How long its guests have run without anybody holding a lease.
+    pub fn idle(&self, now: Instant) -> Duration {
+        self.idle + self.idle_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Enters one step.
+    pub(super) fn note(
+        &mut self,
+        failures_before: u32,
+        event: &Event,
+        after: &Machine,
+        effects: &[Effect],
+        now: Instant,
+    ) {
+        if let Event::News { news, .. } = event {
+            match news {
+                News::Ready if matches!(after.state, State::Running { .. }) => self.ready += 1,
+                News::Paused if effects.contains(&Effect::PauseDone) => self.pauses += 1,
+                News::Exited(Exit::PoweredOff) => self.exits[0] += 1,
+                News::Exited(Exit::Killed) => self.exits[1] += 1,
+                News::Exited(Exit::Crashed(_)) => self.exits[2] += 1,
+                _ => {}
+            }
+        }
+        for effect in effects {
+            if let Effect::Grant(leases) = effect {
+                self.uses += u64::from(*leases);
+            }
+        }
+        self.uses += u64::from(matches!((event, &after.state), (Event::Retake { .. }, State::Running { .. })));
+        self.failed += u64::from(after.failures > failures_before);
+        self.restarts += u64::from(effects.contains(&Effect::Boot) && !matches!(event, Event::Demand { .. }));
+        match after.state {
+            State::Running { leases: 0, .. } => {
+                self.idle_since.get_or_insert(now);
+            }
+            _ => {
+                self.idle = self.idle(now);
+                self.idle_since = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Bytes both ways between a client and a guest, and how such a connection ends.
+//!
+//! vsock devices do not carry a half-close: when the host shuts its half, the guest can't answer any more (measured in
+//! `docs/guest-contract.md`). So an end of the client's input is not passed on at once. The connection goes on as long
+//! as the guest has something to say, and ends when it has been silent for [`QUIET`]. Only while we wait for the guest is it
+//! silent: a client that reads slowly keeps what the guest says waiting, and gets it whole. The other way round a guest that
+//! has ended has closed both halves; the client gets all that it said, and time to take it.
+
+use std::{
+    io,
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long one end may be silent once the other has ended.
+pub const QUIET: Duration = Duration::from_secs(1);
+
+/// What one read takes at most, in bytes: what a Linux pipe or socket gives at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Counts what went which way.
+#[derive(Debug, Default)]
+pub struct ByteCounts {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl ByteCounts {
+    /// Bytes from the client to the guest.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+    /// Bytes from the guest to the client.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+}
+
+/// Carries bytes until one end has ended and the other has nothing more to say, or one has failed.
+pub async fn copy<C, G>(client: C, guest: G, carried: &ByteCounts) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send,
+    G: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let (from_client, mut to_client) = split(client);
+    let (from_guest, mut to_guest) = split(guest);
+    let client_ended = CancellationToken::new();
+    {
+        let never = CancellationToken::new();
+        let mut there = pin!(pump(from_client, &mut to_guest, &carried.sent, &never));
+        let mut back = pin!(pump(from_guest, &mut to_client, &carried.received, &client_ended));
+        tokio::select! {
+            ended = &mut there => {
+                ended?;
+                client_ended.cancel();
+                back.await?;
+            }
+            ended = &mut back => ended?,
+        }
+    }
+    // Either is gone already, or learns now that there is no more.
+    let _ = to_guest.shutdown().await;
+    to_client.shutdown().await
+}
+
+/// Moves bytes until there are no more or, once `other_ended`, one read has waited for [`QUIET`].
+async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64, other_ended: &CancellationToken) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let silence = async {
+            other_ended.cancelled().await;
+            sleep(QUIET).await;
+        };
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut chunk) => read?,
+            () = silence => 0,
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&chunk[..read]).await?;
+        count.fetch_add(read as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        task::JoinHandle,
+    };
+
+    fn carrying() -> (DuplexStream, DuplexStream, JoinHandle<(io::Result<()>, ByteCounts)>) {
+        let (client, ours) = duplex(100);
+        let (guest, theirs) = duplex(100);
+        let task = tokio::spawn(async move {
+            let carried = ByteCounts::default();
+            (copy(ours, theirs, &carried).await, carried)
+        });
+        (client, guest, task)
+    }
+
+    async fn all(mut stream: DuplexStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_still_gets_a_slow_answer() {
+        let (mut client, mut guest, task) = carrying();
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let client = tokio::spawn(all(client));
+        let mut question = [0; 8];
+        guest.read_exact(&mut question).await.unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(QUIET * 9 / 10).await;
+            guest.write_all(&[7; 10]).await.expect("the guest may still write");
+        }
+        drop(guest);
+        assert_eq!(client.await.unwrap(), [7; 1000]);
+        let (ended, carried) = task.await.unwrap();
+        ended.unwrap();
+        assert_eq!((carried.sent(), carried.received()), (8, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_late_gets_all_that_the_guest_said() {
+        let (mut client, mut guest, task) = carrying();
+        client.shutdown().await.unwrap();
+        let guest = tokio::spawn(async move { guest.write_all(&[3; 1000]).await });
+        tokio::time::sleep(QUIET * 10).await;
+        assert!(!guest.is_finished(), "the client's buffer is full");
+        assert_eq!(all(client).await, [3; 1000]);
+        guest.await.unwrap().unwrap();
+        assert_eq!(task.await.unwrap().1.received(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_left_does_not_keep_a_silent_guest_in_use() {
+        let (mut client, guest, task) = carrying();
+        client.shutdown().await.unwrap();
+        tokio::time::sleep(QUIET * 2).await;
+        assert!(task.is_finished());
+        assert_eq!(all(guest).await, b"", "and the guest learns that it is over");
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_said_before_it_ended_reaches_the_client_whole() {
+        let (client, mut guest, task) = carrying();
+        let client = tokio::spawn(all(client));
+        guest.write_all(&[1; 5000]).await.unwrap();
+        drop(guest);
+        assert_eq!(client.await.unwrap(), [1; 5000]);
+        task.await.unwrap().0.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_connection_may_be_silent_for_hours() {
+        let (mut client, mut guest, task) = carrying();
+        tokio::time::sleep(Duration::from_secs(100_000)).await;
+        assert!(!task.is_finished());
+        guest.write_all(b"built").await.unwrap();
+        let mut answer = [0; 5];
+        client.read_exact(&mut answer).await.unwrap();
+        drop((client, guest));
+        task.await.unwrap().0.unwrap();
+    }
+}

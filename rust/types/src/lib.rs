@@ -1,0 +1,18 @@
+//! What every part of the program speaks of: errors, the names of machines and services, and what goes over the API.
+//!
+//! The rule that holds here: plain data. Nothing opens a file, a socket or a thread.
+
+mod arch;
+mod mac_address;
+mod machine_name;
+mod model;
+mod report;
+mod service;
+pub mod wire;
+
+pub use arch::Arch;
+pub use mac_address::MacAddress;
+pub use machine_name::MachineName;
+pub use model::{BootTimeline, Keep, Sizes, TimelinePhase};
+pub use report::{Kind, Report};
+pub use service::Service;

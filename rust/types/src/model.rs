@@ -1,0 +1,43 @@
+//! What the daemon's parts hand to each other. None of it goes over the API; [`crate::wire`] does, and is converted at the edge.
+
+/// Sizes for one boot in place of the configured ones; `None` is as configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Processors.
+    pub cores: Option<u32>,
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Size of the data disk in bytes.
+    pub disk_size: Option<u64>,
+}
+
+/// What stays when a machine's state is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The keys.
+    pub keys: bool,
+    /// The generations.
+    pub generations: bool,
+}
+
+/// One boot, milliseconds after the demand that caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootTimeline {
+    /// Unix time of the demand in milliseconds.
+    pub demand_unix_ms: u64,
+    /// In order of time.
+    pub phases: Vec<TimelinePhase>,
+    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    pub data_disk: String,
+    /// The guest's kernel release.
+    pub kernel: String,
+}
+
+/// A point of a [`BootTimeline`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelinePhase {
+    /// `prepared`, `hypervisor`, `guest: kernel`, …, `ready`, `ssh banner`.
+    pub name: String,
+    /// Milliseconds after the demand.
+    pub at_ms: u64,
+}

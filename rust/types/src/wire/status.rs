@@ -1,0 +1,140 @@
+//! The daemon and its machines, as `status` shows them.
+
+use super::{generations::GenerationsStatus, store::StoreStatus};
+use crate::{MachineName, Report};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/status`: the daemon and all its machines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonStatus {
+    /// Grows with every change; `GET /v1/status?after=N` answers once it is greater than N.
+    pub generation: u64,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// In the order of their names.
+    pub machines: Vec<MachineStatus>,
+}
+
+/// A machine, as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// Its name.
+    pub name: MachineName,
+    /// What runs its guests: `qemu`, `vz`.
+    pub backend: String,
+    /// How guest code is executed: `kvm`, `tcg`, …
+    pub accelerator: String,
+    /// Where its lifecycle stands.
+    #[serde(flatten)]
+    pub state: State,
+    /// Unix time in milliseconds at which this state began.
+    pub since_unix_ms: u64,
+    /// Boots since the daemon started, failed ones included.
+    pub boots: u64,
+    /// Where ssh clients reach it.
+    pub listen: Vec<String>,
+    /// Processors of the guest.
+    pub cores: u32,
+    /// Memory of the guest in bytes.
+    pub memory: u64,
+    /// Size of the data disk in bytes, as the guest sees it.
+    pub disk_size: u64,
+    /// The last boot that reached `running`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_boot: Option<BootTimeline>,
+    /// Guest systems built from a recipe; absent where there are none and none is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generations: Option<GenerationsStatus>,
+    /// What the guest has of the host's store.
+    pub store: StoreStatus,
+}
+
+/// The lifecycle as the outside sees it. Not the supervisor's own state, which may change freely.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// No guest. The next connection starts one.
+    Stopped {
+        /// How the last guest ended, if there was one: `powered-off`, `killed`, or `crashed: why`.
+        #[serde(default, rename = "lastExit", skip_serializing_if = "Option::is_none")]
+        last_exit: Option<String>,
+    },
+    /// A guest is on its way up.
+    Starting,
+    /// The guest answers.
+    Running {
+        /// Connections and other users of the guest right now.
+        leases: u32,
+        /// Milliseconds until it is stopped as idle, unless it builds then; absent while it is in use or has no idle timeout.
+        #[serde(default, rename = "idleStopInMs", skip_serializing_if = "Option::is_none")]
+        idle_stop_in_ms: Option<u64>,
+        /// Builds that keep it though no connection does, when it was last asked; 0 is left out.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        builds: u32,
+    },
+    /// The guest stands still, with all that it holds. The next connection, or `resume`, has it go on; idle time does not
+    /// count.
+    Paused {
+        /// Connections and other users of the guest right now.
+        leases: u32,
+        /// It is about to go on.
+        resuming: bool,
+    },
+    /// The guest is on its way down.
+    Stopping {
+        /// It is started again right after, because somebody waits for it.
+        restart: bool,
+    },
+    /// The last boot failed. A connection before `retryInMs` is over is refused with `cause`; `start` tries at once.
+    Failed {
+        /// Why.
+        cause: Report,
+        /// Boots that failed in a row.
+        attempts: u32,
+        /// Milliseconds until a connection boots again.
+        #[serde(rename = "retryInMs")]
+        retry_in_ms: u64,
+    },
+}
+
+/// One boot, milliseconds after the demand that caused it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootTimeline {
+    /// Unix time of the demand in milliseconds.
+    pub demand_unix_ms: u64,
+    /// In order of time.
+    pub phases: Vec<TimelinePhase>,
+    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    pub data_disk: String,
+    /// The guest's kernel release.
+    pub kernel: String,
+}
+
+/// A point of a [`BootTimeline`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimelinePhase {
+    /// `prepared`, `hypervisor`, `guest: kernel`, …, `ready`, `ssh banner`.
+    pub name: String,
+    /// Milliseconds after the demand.
+    pub at_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl From<crate::BootTimeline> for BootTimeline {
+    fn from(boot: crate::BootTimeline) -> BootTimeline {
+        let crate::BootTimeline { demand_unix_ms, phases, data_disk, kernel } = boot;
+        let phases = phases.into_iter().map(|phase| TimelinePhase { name: phase.name, at_ms: phase.at_ms }).collect();
+        BootTimeline { demand_unix_ms, phases, data_disk, kernel }
+    }
+}

@@ -1,0 +1,116 @@
+//! The borders of the house: no circle of files, no import from a lower to a higher crate, no wire type where it does not belong.
+//!
+//! Cargo forbids a circle of crates. These tests hold the rest of what `docs/ARCHITECTURE.md` says of the layout.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod imports;
+
+use imports::{Files, circles};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn manifest(path: &Path) -> toml::Table {
+    fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+/// The crates of the workspace and their directories.
+fn crates() -> BTreeMap<String, PathBuf> {
+    let directories = fs::read_dir(root().join("rust")).unwrap().map(|entry| entry.unwrap().path());
+    directories
+        .filter(|directory| directory.join("Cargo.toml").is_file())
+        .map(|directory| {
+            let package = manifest(&directory.join("Cargo.toml"));
+            (package["package"]["name"].as_str().unwrap().to_owned(), directory)
+        })
+        .collect()
+}
+
+#[test]
+fn no_files_of_a_crate_import_each_other_in_a_circle() {
+    let found = crates().into_iter().flat_map(|(name, directory)| {
+        let circles = circles(&Files::below(&directory.join("src")));
+        circles.into_iter().map(move |circle| format!("{name}: {circle}"))
+    });
+    let found: Vec<String> = found.collect();
+    assert!(found.is_empty(), "files import each other in a circle:\n{}", found.join("\n"));
+}
+
+/// The order is that of the list in the workspace's manifest.
+#[test]
+fn a_crate_imports_only_lower_ones() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let named = text.lines().filter(|line| line.starts_with("dvn-")).filter_map(|line| line.split(' ').next());
+    let order: Vec<&str> = named.filter(|name| !name.contains(".workspace")).collect();
+    let crates = crates();
+    for name in crates.keys().filter(|name| *name != "darwin-vz-agent") {
+        assert!(order.contains(&name.as_str()), "{name} has no place in the list of the workspace's crates");
+    }
+    for (name, directory) in &crates {
+        let own = order.iter().position(|other| other == name).unwrap_or(order.len());
+        let manifest = manifest(&directory.join("Cargo.toml"));
+        for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(table).and_then(toml::Value::as_table) else { continue };
+            for dependency in dependencies.keys().filter(|other| other.starts_with("dvn-")) {
+                let its = order.iter().position(|other| other == dependency).unwrap();
+                assert!(its < own, "{name} imports {dependency}, which stands above it");
+            }
+        }
+    }
+}
+
+/// What goes over the API is made at the edge: of these crates, none knows it.
+#[test]
+fn the_lower_crates_know_nothing_of_the_api() {
+    for name in ["dvn-host", "dvn-hypervisor", "dvn-nix", "dvn-lifecycle", "dvn-relay", "dvn-protocol"] {
+        for (file, imports) in Files::below(&crates()[name].join("src")).imports_of_crates() {
+            let wire = imports.iter().find(|path| path.starts_with(&["dvn_types".to_owned(), "wire".to_owned()]));
+            assert!(wire.is_none(), "{name}: {file} imports {wire:?}");
+        }
+    }
+}
+
+/// The agent and the client of the API do not bring the daemon's dependencies along.
+#[test]
+fn the_agent_and_the_client_stay_light() {
+    for (name, allowed) in [
+        ("darwin-vz-agent", &["dvn-protocol"][..]),
+        ("dvn-client", &["dvn-types"]),
+        ("dvn-types", &[]),
+        ("dvn-protocol", &[]),
+    ] {
+        let manifest = manifest(&crates()[name].join("Cargo.toml"));
+        let ours: Vec<_> =
+            manifest["dependencies"].as_table().unwrap().keys().filter(|other| other.starts_with("dvn-")).collect();
+        assert_eq!(ours, allowed, "{name}");
+    }
+}
+
+#[test]
+fn a_planted_circle_is_found_however_it_is_written() {
+    let there = [
+        "use super::b::B;\npub struct A(B);",
+        "pub fn f() -> crate::b::B { todo!() }",
+        "use crate::{b::{self, B}, c};",
+        "mod inner { fn f() { super::super::b::g() } }",
+    ];
+    for text in there {
+        let tmp = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(tmp.path().join(file), text).unwrap();
+        write("lib.rs", "mod a;\nmod b;\nmod c;\n#[cfg(test)]\nmod only_tests;");
+        write("a.rs", text);
+        write("b.rs", "use crate::c::C;\n#[cfg(test)]\nmod tests { use crate::a::A; }");
+        write("c.rs", "");
+        write("only_tests.rs", "use super::a::A;");
+        assert_eq!(circles(&Files::below(tmp.path())), [""; 0], "{text}: what only tests import is no circle");
+        write("c.rs", "use crate::a::A;");
+        assert_eq!(circles(&Files::below(tmp.path())), ["a b c"], "{text}");
+    }
+}
