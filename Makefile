@@ -16,7 +16,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz chaos lint check-darwin check-names check-nix check-nixos check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
+.PHONY: help demo test bench fuzz chaos lint locks check-darwin check-names check-nix check-nixos check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,8 @@ test: tests-setup ## everything but the benchmarks
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)
 	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=37000 DVN_TEST_SEED=1795290949
+	# A test of a VM waits for most of its time.
+	export RUST_TEST_THREADS=3
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
 	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU) $(NOT_OF_BACKENDS))
@@ -55,7 +57,7 @@ chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=na
 	export DVN_CHAOS_FAULTS="$(or $(FAULTS),200)" DVN_CHAOS_SEED="$(SEED)" DVN_CHAOS_ONLY="$(ONLY)" DVN_CHAOS_ARENAS="$(or $(ARENAS),2)"
 	cargo test --locked --test chaos -- --nocapture
 
-lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS, rustdoc, shellcheck, Apple's names
+lint: checks locks check-darwin check-names ## formatting, clippy for Linux and macOS, rustdoc, shellcheck, Apple's names
 	@source tests/tools/env.sh
 	with_swift
 	cargo fmt --all --check
@@ -68,6 +70,16 @@ lint: checks check-darwin check-names ## formatting, clippy for Linux and macOS,
 	files() { git ls-files --cached --others --exclude-standard '*.sh'; git grep --untracked -lE '^#!.*[/ ](ba)?sh$$'; }
 	mapfile -t scripts < <(files | sort -u)
 	shellcheck --external-sources "$${scripts[@]}"
+
+# First, because everything after it takes minutes.
+locks: checks
+	@source tests/tools/env.sh
+	for manifest in Cargo.toml fuzz/Cargo.toml; do
+	  cargo metadata --locked --format-version 1 --manifest-path $$manifest >/dev/null || {
+	    echo "the lock file beside $$manifest is out of date: cargo update --workspace --offline --manifest-path $$manifest" >&2
+	    exit 1
+	  }
+	done
 
 check-darwin: checks ## clippy as for a Mac, tests included
 	@tests/tools/darwin/check.sh
