@@ -35,11 +35,10 @@ test: tests-setup ## everything but the benchmarks
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)
 	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=37000 DVN_TEST_SEED=1795290949
-	# A test of a VM waits for most of its time.
-	export RUST_TEST_THREADS=3
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
-	DVN_TEST_BACKEND=vz cargo test --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU) $(NOT_OF_BACKENDS))
+	# With the whole workspace, so that nothing is compiled anew with fewer features.
+	DVN_TEST_BACKEND=vz cargo test --workspace --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU) $(NOT_OF_BACKENDS))
 	echo "== what strangers may send, for a moment"
 	tests/tools/fuzz.sh 6
 

@@ -9,8 +9,7 @@
 
 use darwin_vz_nix_fuzz::{BETWEEN, SECRET, assert_told, in_virtual_time};
 use dvn_guest::agent::Agent;
-use dvn_hypervisor::GuestAgent;
-use dvn_hypervisor::{GuestListener, GuestStream};
+use dvn_hypervisor::{GuestAgent, GuestListener, GuestStream};
 use dvn_protocol::{
     VERSION,
     messages::{Answer, Ask, FromAgent, MAX_LINE},

@@ -69,7 +69,8 @@ fn the_share_is_read_only_and_its_files_are_given_back() {
     let look = format!("ls -lR {shared} | grep -c '^-'; sleep 60");
     let mut user = lab.program(&["ssh", "--", &look]).stdout(Stdio::null()).spawn().unwrap();
     wait("the guest to keep many files", || descriptors(&lab) > 8192);
-    wait("the guest to give them back", || descriptors(&lab) < 100);
+    // Those which it looks at after that stay, for they are fewer.
+    wait("the guest to give them back", || descriptors(&lab) < FILES - 8192 + 100);
     let _ = user.kill();
     let _ = user.wait();
 

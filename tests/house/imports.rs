@@ -1,5 +1,6 @@
 //! Which file of a crate imports which, as the compiler would see it without tests.
 
+use proc_macro2::{TokenStream, TokenTree};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -98,6 +99,36 @@ impl Imports {
         }
     }
 
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut path: Module = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match &token {
+                TokenTree::Ident(word) if path.is_empty() || colons == 2 => path.push(word.to_string()),
+                TokenTree::Punct(sign) if sign.as_char() == ':' && !path.is_empty() && colons < 2 => {
+                    colons += 1;
+                    continue;
+                }
+                _ => {
+                    self.path_of_a_macro(std::mem::take(&mut path));
+                    match token {
+                        TokenTree::Ident(word) => path.push(word.to_string()),
+                        TokenTree::Group(group) => self.tokens(group.stream()),
+                        _ => {}
+                    }
+                }
+            }
+            colons = 0;
+        }
+        self.path_of_a_macro(path);
+    }
+
+    fn path_of_a_macro(&mut self, path: Module) {
+        if path.len() > 1 {
+            self.names(&path);
+        }
+    }
+
     fn uses(&mut self, above: &mut Module, tree: &syn::UseTree) {
         match tree {
             syn::UseTree::Path(path) => {
@@ -150,6 +181,12 @@ impl<'ast> Visit<'ast> for Imports {
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         self.uses(&mut Vec::new(), &item.tree);
+    }
+
+    /// What a macro is given may be no Rust; paths in it look like paths.
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {

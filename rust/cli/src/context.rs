@@ -3,7 +3,6 @@
 use crate::global::Global;
 use dvn_client::Client;
 use dvn_config::{Config, File, HostFacts, Key, Settings, Sources};
-
 use dvn_types::{Kind, MachineName, Report};
 use std::{
     collections::BTreeMap,

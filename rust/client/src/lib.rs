@@ -1,12 +1,10 @@
 //! The API's client: one connection for each call, over the daemon's Unix socket.
 
-use dvn_types::wire::{BackendView, BootList};
-use dvn_types::{Kind, MachineName, Report};
 use dvn_types::{
-    Service,
+    Kind, MachineName, Report, Service,
     wire::{
-        ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, RollbackRequest, SOCKET_NAME,
-        StartRequest, StopRequest, Trimmed, UPGRADE,
+        BackendView, BootList, ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
+        RollbackRequest, SOCKET_NAME, StartRequest, StopRequest, Trimmed, UPGRADE,
     },
 };
 use http_body_util::{BodyExt, Full};
@@ -184,10 +182,6 @@ impl Client {
 
     /// Opens a byte stream to a service of the guest, which is started where needed.
     pub async fn connect(&self, machine: &MachineName, service: Service) -> Result<RawStream, Report> {
-        let service = match service {
-            Service::Ssh => "ssh",
-            Service::Nix => "nix",
-        };
         let path = format!("/v1/machines/{machine}/connect/{service}");
         let response = self.send(Method::GET, &path, Bytes::new(), Some(UPGRADE)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {

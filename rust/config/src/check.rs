@@ -8,8 +8,7 @@ use super::{
     value::{GIB, Listen, MIB, MaybeListen, Size, TIB},
 };
 use dvn_host::naming;
-use dvn_types::Sizes;
-use dvn_types::{MachineName, Report};
+use dvn_types::{MachineName, Report, Sizes};
 use std::{collections::BTreeMap, fmt::Display};
 
 /// Smallest memory with which a guest comes up, in bytes.

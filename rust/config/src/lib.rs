@@ -28,9 +28,8 @@ pub use layer::{Complete, Layer};
 pub use value::{GIB, MIB, Raw, Setting, Size};
 
 use dvn_hypervisor::Backend;
-use dvn_types::Sizes;
 use dvn_types::{
-    Arch, MachineName, Report,
+    Arch, MachineName, Report, Sizes,
     wire::{ConfigView, SettingView},
 };
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};

@@ -73,7 +73,7 @@ fn every_key_can_be_set_from_every_source() {
     for key in Key::ALL {
         let (text, shown) = match key {
             Key::StateDir | Key::StoreDir | Key::StoreDaemon | Key::Bundle => ("/somewhere/./else", "/somewhere/else"),
-            Key::LogLevel => ("darwin_vz_nix=debug,warn", "darwin_vz_nix=debug,warn"),
+            Key::LogLevel => ("dvn=debug,warn", "dvn=debug,warn"),
             Key::Cores => ("3", "3"),
             Key::Memory | Key::DiskSize => ("5.5G", "5632M"),
             Key::IdleTimeout => ("7", "7m"),

@@ -2,9 +2,8 @@
 //! the doors now and has gone through so far.
 
 use dvn_relay::ByteCounts;
-use dvn_types::BootTimeline;
 use dvn_types::{
-    MachineName, Service,
+    BootTimeline, MachineName, Service,
     wire::{Connection, Event, GenerationsStatus, State, What},
 };
 use prometheus_client::{
@@ -179,10 +178,7 @@ impl Chronicle {
 
     /// A client got through a door. Its end is told when the visit is dropped.
     pub fn visit(self: &Arc<Self>, machine: &MachineName, service: Service) -> Visit {
-        let door = match service {
-            Service::Ssh => "ssh",
-            Service::Nix => "nix",
-        };
+        let door = service.as_str();
         let connection = self.last_connection.fetch_add(1, Relaxed) + 1;
         let carried = Arc::<ByteCounts>::default();
         let open = Open { machine: machine.clone(), door, since_unix_ms: unix_ms(), carried: Arc::clone(&carried) };

@@ -9,13 +9,10 @@ use crate::{
     ssh_listener,
 };
 use dvn_config::{HostFacts, Settings};
-use dvn_host::api_token::TokenFile;
-use dvn_host::signals::Ends;
-use dvn_host::{activation::Inherited, machine_dir::StateDir};
+use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::Ends};
 use dvn_http::server;
-use dvn_types::Keep;
 use dvn_types::{
-    Kind, MachineName, Report,
+    Keep, Kind, MachineName, Report,
     wire::{ConfigView, Connections, DaemonStatus, Event},
 };
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

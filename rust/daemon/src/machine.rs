@@ -23,12 +23,11 @@ use dvn_guest::{
     sharing::Sharing,
 };
 use dvn_host::machine_dir::{MachineDir, StateDir};
-use dvn_hypervisor::{self, Capabilities, Hypervisor};
-use dvn_lifecycle::{self, GuestProvider, Handle, Phase, Policy};
+use dvn_hypervisor::{Capabilities, Hypervisor};
+use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy};
 use dvn_protocol::messages::{Answer, Ask};
-use dvn_types::{Keep, Sizes};
 use dvn_types::{
-    Kind, MachineName, Report,
+    Keep, Kind, MachineName, Report, Sizes,
     wire::{BackendView, BootList, GenerationList, GenerationsStatus, MachineStatus, StoreStatus, Trimmed},
 };
 use reach::Reach;

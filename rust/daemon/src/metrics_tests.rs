@@ -5,9 +5,11 @@ use super::{
     metrics::{Sample, render},
 };
 use crate::metrics::Load;
-use dvn_hypervisor::sim::{Script, Sim};
-use dvn_hypervisor::sim_agent;
-use dvn_lifecycle::{self, Handle, InMemory, Policy};
+use dvn_hypervisor::{
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_lifecycle::{Handle, InMemory, Policy};
 use dvn_types::{MachineName, Service};
 use std::{
     collections::{BTreeMap, BTreeSet},

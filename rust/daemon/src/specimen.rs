@@ -6,8 +6,7 @@ use super::{
 };
 use crate::metrics::Load;
 use dvn_lifecycle::{Phase, Snapshot, Tally};
-use dvn_types::{BootTimeline, Sizes, TimelinePhase};
-use dvn_types::{Kind, MachineName, Report, Service};
+use dvn_types::{BootTimeline, Kind, MachineName, Report, Service, Sizes, TimelinePhase};
 use std::sync::Arc;
 
 /// Phases of a boot, as the agent and the host name them. `guest: …` are the agent's.

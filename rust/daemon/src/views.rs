@@ -49,36 +49,48 @@ mod tests {
     use super::*;
     use dvn_types::{Kind, Report};
 
+    fn at(phase: Phase, now: Instant) -> State {
+        state(&Snapshot { phase, ..Snapshot::default() }, now)
+    }
+
     #[test]
-    fn names_and_ends_are_spelled_as_the_api_documents() {
-        let now = Instant::now();
-        let snapshot = Snapshot::default();
+    fn every_phase_is_told_whole_and_by_the_name_that_the_api_documents() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let cause = Report::new(Kind::Boot, "no");
+        let failed = |retry_in_ms| State::Failed { cause: cause.clone(), attempts: 2, retry_in_ms };
+        let fails = |retry_at| Phase::Failed { cause: cause.clone(), attempts: 2, retry_at };
+        let ended = |exit: &str| State::Stopped { last_exit: Some(exit.to_owned()) };
         let phases = [
-            Phase::Stopped { last: None },
-            Phase::Starting,
-            Phase::Running { leases: 1, idle_at: None, builds: 0 },
-            Phase::Paused { leases: 1, resuming: false },
-            Phase::Stopping { restart: true },
-            Phase::Failed { cause: Report::new(Kind::Boot, "no"), attempts: 2, retry_at: now },
+            (Phase::Stopped { last: None }, State::Stopped { last_exit: None }),
+            (Phase::Stopped { last: Some(Exit::PoweredOff) }, ended("powered-off")),
+            (Phase::Stopped { last: Some(Exit::Killed) }, ended("killed")),
+            (Phase::Stopped { last: Some(Exit::Crashed("why".into())) }, ended("crashed: why")),
+            (Phase::Starting, State::Starting),
+            (
+                Phase::Running { leases: 1, idle_at: None, builds: 3 },
+                State::Running { leases: 1, idle_stop_in_ms: None, builds: 3 },
+            ),
+            (Phase::Paused { leases: 1, resuming: true }, State::Paused { leases: 1, resuming: true }),
+            (Phase::Stopping { restart: true }, State::Stopping { restart: true }),
+            (fails(now + 2 * second), failed(2000)),
+            (fails(now), failed(0)),
         ];
-        for phase in phases {
-            let snapshot = Snapshot { phase: phase.clone(), ..snapshot.clone() };
-            let wire = serde_json::to_value(state(&snapshot, now)).unwrap();
-            assert_eq!(wire["state"], phase.name(), "{wire}");
+        for (phase, expected) in phases {
+            let name = phase.name();
+            let told = at(phase, now);
+            assert_eq!(told, expected);
+            assert_eq!(serde_json::to_value(told).unwrap()["state"], name);
         }
-        let ends = [Exit::PoweredOff, Exit::Killed, Exit::Crashed("why".into())];
-        assert_eq!(ends.each_ref().map(Exit::to_string), ["powered-off", "killed", "crashed: why"]);
+        assert_eq!(at(fails(now), now + second), failed(0), "what is over is over");
     }
 
     #[test]
     fn what_remains_is_counted_when_it_is_read() {
-        let now = Instant::now();
-        let left = |phase, at| state(&Snapshot { phase, ..Snapshot::default() }, at);
-        let minute = Duration::from_secs(60);
+        let (now, minute) = (Instant::now(), Duration::from_secs(60));
         let idle = Phase::Running { leases: 0, idle_at: Some(now + 2 * minute), builds: 0 };
-        for (at, ms) in [(now, 120_000), (now + minute, 60_000), (now + 3 * minute, 0)] {
+        for (when, ms) in [(now, 120_000), (now + minute, 60_000), (now + 3 * minute, 0)] {
             let expected = State::Running { leases: 0, idle_stop_in_ms: Some(ms), builds: 0 };
-            assert_eq!(left(idle.clone(), at), expected);
+            assert_eq!(at(idle.clone(), when), expected);
         }
     }
 }

@@ -145,12 +145,12 @@ impl Need {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dvn_hypervisor::sim_agent;
     use dvn_hypervisor::{
         GuestListener, GuestStream,
         sim::{Script, Sim},
+        sim_agent,
     };
-    use dvn_lifecycle::{self, InMemory, LOOK_AGAIN, Policy};
+    use dvn_lifecycle::{InMemory, LOOK_AGAIN, Policy};
     use dvn_protocol::messages::{Answer, Ask, FromAgent, Request};
     use pulse::Pulse;
     use std::{

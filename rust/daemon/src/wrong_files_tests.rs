@@ -5,8 +5,8 @@ use crate::{chronicle::Chronicle, machine::Machine, options::RunOptions};
 use dvn_config::{HostFacts, MachineSettings};
 use dvn_generations::Generations;
 use dvn_guest::{bundle::specimen, launch::Launch};
-use dvn_host::api_token::TokenFile;
 use dvn_host::{
+    api_token::TokenFile,
     files::{remove_all, state_error},
     log_file::LogFile,
     machine_dir::{
@@ -18,8 +18,7 @@ use dvn_host::{
 use dvn_http::server;
 use dvn_hypervisor::{Capabilities, Limits, console};
 use dvn_lifecycle::GuestProvider;
-use dvn_types::Sizes;
-use dvn_types::{Arch, Kind, MachineName, Report};
+use dvn_types::{Arch, Kind, MachineName, Report, Sizes};
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -2,9 +2,8 @@
 //! of those that nothing can replace also what is in them.
 
 use super::{finding::Finding, subject::Subject};
-
-use dvn_host::api_token::Token;
 use dvn_host::{
+    api_token::Token,
     files::state_error,
     machine_dir::inventory::{self, Access, Entry, Replaced},
     regular_file::{self, NotRegular},

@@ -7,8 +7,7 @@ use crate::{
     store::Store,
 };
 use dvn_config::MachineSettings;
-use dvn_guest::bundle::Bundle;
-use dvn_guest::launch::BootSource;
+use dvn_guest::{bundle::Bundle, launch::BootSource};
 use dvn_host::machine_dir::MachineDir;
 use dvn_types::{
     Arch, Kind, Report,

@@ -8,7 +8,7 @@
 //! The build is one that all guests can do (docs/guest-contract.md): `/bin/sh` of the sandbox writes a word. It has no inputs,
 //! and its output a path of its own each time, or an old result would do. What it leaves behind is garbage of some bytes.
 //!
-//! Only this much of Nix's worker protocol is spoken here; the words are [`store::wire`](dvn_nix)'s.
+//! Only this much of Nix's worker protocol is spoken here; the words are [`dvn_nix::wire`]'s.
 
 use dvn_hypervisor::GuestStream;
 use dvn_nix::wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, LONGEST, PROTOCOL, WireError};

@@ -19,8 +19,7 @@ use super::{
 };
 use dvn_guest::symptoms;
 use dvn_lifecycle::{Handle, Phase};
-use dvn_types::Sizes;
-use dvn_types::{Kind, MachineName, Report};
+use dvn_types::{Kind, MachineName, Report, Sizes};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

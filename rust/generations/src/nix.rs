@@ -15,12 +15,11 @@ mod job;
 mod room;
 
 use super::health;
-use dvn_types::{Arch, Kind, Report};
-use futures_util::future::BoxFuture;
-
 use dvn_host::{files::remove_all, log_file::LogFile};
 use dvn_lifecycle::Lease;
 use dvn_protocol::NIX_PORT;
+use dvn_types::{Arch, Kind, Report};
+use futures_util::future::BoxFuture;
 pub use host_nix::{Failure, Nix, Patience};
 use job::{Job, Trouble};
 use std::{

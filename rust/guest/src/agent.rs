@@ -4,15 +4,16 @@
 //! heard, since any program in the guest may dial the port; until then it is one of the [`Strangers`], who hinder nobody. A new
 //! connection of the agent replaces the old one.
 
-use dvn_hypervisor::agent::{no_answer, patience};
-use dvn_hypervisor::{GuestAgent, GuestListener, GuestStream, Strangers};
+use dvn_hypervisor::{
+    GuestAgent, GuestListener, GuestStream, Strangers,
+    agent::{no_answer, patience},
+};
 use dvn_protocol::{
     VERSION,
     messages::{Answer, Ask, BootPhase, DataDisk, FromAgent, MAX_LINE, Request},
 };
 use dvn_types::{Kind, Report};
-use futures_util::future::BoxFuture;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -246,6 +247,22 @@ mod tests {
         assert!(asked.unwrap_err().message.contains("no space"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_reads_and_does_not_answer_is_waited_for_as_long_as_the_question_takes() {
+        let (port, listener) = port();
+        let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
+        let mut real = port.dial(&ready("t", 1)).await;
+        let (agent, _) = waiting.await.unwrap().unwrap();
+        let reads = tokio::spawn(async move { while real.read_line(&mut String::new()).await.unwrap() > 0 {} });
+        for (ask, seconds) in [(Ask::Builds, 10), (Ask::Trim, 120), (Ask::LeaveStore, 120)] {
+            let began = tokio::time::Instant::now();
+            let error = agent.ask(ask).await.unwrap_err();
+            assert_eq!(began.elapsed().as_secs(), seconds, "{error}");
+            assert!(error.message.contains("did not answer within"), "{error}");
+        }
+        reads.abort();
+    }
+
     #[tokio::test]
     async fn another_version_ends_the_wait() {
         let (port, listener) = port();
@@ -275,7 +292,6 @@ mod tests {
         drop(port);
         tokio::task::yield_now().await;
         assert!(agent.ask(Ask::Builds).await.is_err());
-        assert!(dvn_hypervisor::sim_agent::detached().ask(Ask::Builds).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,8 +26,7 @@ use dvn_hypervisor::{
 };
 use dvn_lifecycle::{Became, GuestProvider, Ready};
 use dvn_protocol::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
-use dvn_types::{Kind, MachineName, Report};
-use dvn_types::{Sizes, TimelinePhase};
+use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase};
 use futures_util::future::BoxFuture;
 use std::{
     io::Cursor,

@@ -127,8 +127,7 @@ impl TokenFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
     fn a_token_is_made_once_for_its_owner_alone() {

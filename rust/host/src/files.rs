@@ -5,8 +5,7 @@
 //!        └── its maker died ──▶ swept by the next daemon
 //! ```
 
-use crate::regular_file::NotRegular;
-use crate::trust;
+use crate::{regular_file::NotRegular, trust};
 use dvn_types::{Kind, Report};
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},

@@ -1,6 +1,6 @@
 //! This computer, as the program uses it: the state directory and other files, logs, sockets, descriptors and signals.
 //!
-//! The rule that holds here: nothing knows of machines that run, of guests or of the API. `unsafe` stands only in `activation` and
+//! The rule that holds here: nothing knows of guests that run or of the API's routes. `unsafe` stands only in `activation` and
 //! `descriptors`.
 
 pub mod activation;

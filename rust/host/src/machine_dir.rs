@@ -29,8 +29,7 @@ use crate::{
     log_file, naming, regular_file, trust,
 };
 use dvn_protocol::HostPorts;
-use dvn_types::Keep;
-use dvn_types::{Kind, MacAddress, MachineName, Report};
+use dvn_types::{Keep, Kind, MacAddress, MachineName, Report};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},

@@ -1,11 +1,12 @@
 //! What the API needs of the daemon, as a trait: so the API is tested without one.
 
 use dvn_hypervisor::GuestStream;
-use dvn_types::wire::{BackendView, BootList};
-use dvn_types::{MachineName, Report};
 use dvn_types::{
-    Service,
-    wire::{ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList, StartRequest, Trimmed},
+    MachineName, Report, Service,
+    wire::{
+        BackendView, BootList, ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
+        StartRequest, Trimmed,
+    },
 };
 use futures_util::future::BoxFuture;
 use std::{io, path::PathBuf};

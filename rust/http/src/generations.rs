@@ -12,8 +12,10 @@ use axum::{
     extract::{Path, State, rejection::PathRejection},
     response::Response,
 };
-use dvn_types::wire::{Done, GenerationList, RollbackRequest};
-use dvn_types::{Kind, MachineName, Report};
+use dvn_types::{
+    Kind, MachineName, Report,
+    wire::{Done, GenerationList, RollbackRequest},
+};
 
 /// The guest systems that a machine can boot
 #[utoipa::path(get, path = "/v1/machines/{name}/generations", params(("name" = MachineName, Path)),

@@ -7,8 +7,7 @@ use axum::{
     extract::Request,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
-use dvn_types::wire::UPGRADE;
-use dvn_types::{Kind, Report};
+use dvn_types::{Kind, Report, wire::UPGRADE};
 
 /// The items of a header that is a list, whichever lines they are in. A line that is no text has none.
 pub(super) fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {

@@ -29,14 +29,13 @@
 //! Every failure is a [`dvn_types::Report`] in JSON. The socket is a Unix socket of mode 0600: who may open it, may do all
 //! of it. On TCP, which is off unless configured, [`tcp`] asks for a token.
 
-pub mod boots;
-pub mod capabilities;
-
+mod boots;
+mod capabilities;
 pub mod control;
 mod generations;
 mod given;
 mod headers;
-pub mod openapi;
+mod openapi;
 mod reception;
 mod refusal;
 pub mod router;
@@ -45,5 +44,4 @@ mod seats;
 pub mod server;
 mod shared;
 mod streams;
-
 pub mod tcp;

@@ -2,8 +2,7 @@
 
 use super::shared::Shared;
 use axum::{Json, extract::State};
-use dvn_types::Service;
-use dvn_types::{MachineName, Report};
+use dvn_types::{MachineName, Report, Service};
 use serde_json::Value;
 use utoipa::{
     OpenApi, ToSchema,

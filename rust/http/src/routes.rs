@@ -16,10 +16,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use dvn_config::check_start;
-use dvn_types::wire::{
-    ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed,
+use dvn_types::{
+    Kind, MachineName, Report,
+    wire::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
 };
-use dvn_types::{Kind, MachineName, Report};
 use serde::Deserialize;
 use std::time::Duration;
 use utoipa::IntoParams;

@@ -1,4 +1,4 @@
-//! The API's server: axum on a Unix socket and, where configured, on loopback TCP.
+//! The API's server: axum on a Unix socket and, where configured, on loopback TCP. The routes are in [`super::router`].
 
 pub use super::refusal::status_of;
 pub use super::router::router;

@@ -20,14 +20,13 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
-use dvn_host::tail::{Start, tail};
 use dvn_host::{
     files::state_error,
     regular_file::{self, NotRegular},
+    tail::{Start, tail},
 };
-use dvn_types::{Kind, MachineName, Report};
 use dvn_types::{
-    Service,
+    Kind, MachineName, Report, Service,
     wire::{Event, UPGRADE},
 };
 use futures_util::{Stream, StreamExt, stream};
@@ -152,14 +151,10 @@ pub(super) async fn connect(
 ) -> Answer<Response> {
     let Path((name, service)) = path.map_err(|error| no_path(&error))?;
     let name = named(&name)?;
-    let service = match service.as_str() {
-        "ssh" => Service::Ssh,
-        "nix" => Service::Nix,
-        other => {
-            let report = Report::new(Kind::NotFound, format!("a guest has no service {other:?}"));
-            return Err(report.hint("the services are ssh and nix").into());
-        }
-    };
+    let service: Service = service.parse().map_err(|what| {
+        let names = Service::ALL.map(Service::as_str).join(" and ");
+        Report::new(Kind::NotFound, what).hint(format!("the services are {names}"))
+    })?;
     asks_for_a_stream(&request)?;
     let joined = seat.map(|Extension(seat)| seat.join()).transpose()?;
     let upgrade = hyper::upgrade::on(&mut request);

@@ -4,10 +4,10 @@
 //! [`Counters`]. A guest *lives* from the moment `boot` resolves until it powered off, was killed or crashed, or until
 //! the last reference to it is dropped.
 
-use crate::spec::MachineSpec;
 use crate::{
     capabilities::{Capabilities, Limits},
     seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
+    spec::MachineSpec,
 };
 use dvn_types::{Arch, Kind, Report};
 use futures_util::future::BoxFuture;

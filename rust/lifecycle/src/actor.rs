@@ -15,10 +15,8 @@ use super::{
     snapshot::Snapshot,
     tally::Tally,
 };
-use dvn_hypervisor::GuestAgent;
-use dvn_hypervisor::{Exit, Guest, Hypervisor};
-use dvn_types::{BootTimeline, Sizes};
-use dvn_types::{MachineName, Report};
+use dvn_hypervisor::{Exit, Guest, GuestAgent, Hypervisor};
+use dvn_types::{BootTimeline, MachineName, Report, Sizes};
 use std::sync::Arc;
 use tokio::{
     sync::{mpsc, watch},

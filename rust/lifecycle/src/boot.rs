@@ -10,10 +10,8 @@ use super::{
     reports,
     snapshot::{ms, unix_ms},
 };
-use dvn_hypervisor::GuestAgent;
-use dvn_hypervisor::{Guest, Hypervisor};
-use dvn_types::{BootTimeline, Sizes, TimelinePhase};
-use dvn_types::{MachineName, Report};
+use dvn_hypervisor::{Guest, GuestAgent, Hypervisor};
+use dvn_types::{BootTimeline, MachineName, Report, Sizes, TimelinePhase};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,7 @@ use super::{
     job::{Done, bounded, guarded},
     reports,
 };
-use dvn_hypervisor::Guest;
-use dvn_hypervisor::GuestAgent;
+use dvn_hypervisor::{Guest, GuestAgent};
 use dvn_protocol::messages::Ask;
 use dvn_types::{MachineName, Report};
 use std::{sync::Arc, time::Duration};
@@ -30,9 +29,11 @@ pub(super) async fn request_stop(name: MachineName, guest: Arc<dyn Guest>, agent
     let asked = async {
         let Some(agent) = agent else { return };
         // The guest's end may come before the answer.
-        match timeout(AGREES_WITHIN, agent.ask(Ask::ShutDown)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(report)) => tracing::debug!(machine = %name, "the agent did not agree to shut down: {report}"),
+        match timeout(AGREES_WITHIN, guarded(async { agent.ask(Ask::ShutDown).await })).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(report)) | Err(report)) => {
+                tracing::debug!(machine = %name, "the agent did not agree to shut down: {report}")
+            }
             Err(_) => tracing::debug!(machine = %name, "the agent did not agree to shut down within {AGREES_WITHIN:?}"),
         }
     };
@@ -72,9 +73,9 @@ pub(super) async fn resume(
 
 async fn set_clock(name: &MachineName, agent: Option<Arc<dyn GuestAgent>>) {
     let Some(agent) = agent else { return };
-    let failed: Report = match timeout(CLOCK_WITHIN, agent.set_clock()).await {
-        Ok(Ok(())) => return,
-        Ok(Err(report)) => report,
+    let failed: Report = match timeout(CLOCK_WITHIN, guarded(async { agent.set_clock().await })).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(report)) | Err(report)) => report,
         Err(_) => reports::no_answer("set the clock of", CLOCK_WITHIN),
     };
     tracing::warn!(machine = %name, "the guest's clock may be as slow as it stood still: {}", failed.message);

@@ -1,14 +1,12 @@
-//! A preparation that takes no time, for tests which are about something else.
+//! A provider that takes no time, for tests which are about something else.
 
 use super::provider::{Became, GuestProvider, Ready};
-use dvn_hypervisor::GuestAgent;
-use dvn_hypervisor::{Guest, spec::MachineSpec};
-use dvn_types::Report;
-use dvn_types::Sizes;
+use dvn_hypervisor::{Guest, GuestAgent, spec::MachineSpec};
+use dvn_types::{Report, Sizes};
 use futures_util::future::BoxFuture;
 use std::{future, sync::Arc};
 
-/// A preparation that takes no time.
+/// A provider that takes no time.
 pub struct InMemory(Arc<dyn GuestAgent>);
 
 impl InMemory {

@@ -8,8 +8,7 @@ use super::{
     tally::Tally,
 };
 use dvn_hypervisor::Exit;
-use dvn_types::Report;
-use dvn_types::{BootTimeline, Sizes};
+use dvn_types::{BootTimeline, Report, Sizes};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 

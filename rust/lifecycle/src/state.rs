@@ -35,7 +35,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// These times, and a back-off from 5 seconds to 5 minutes.
+    /// These times, and a back-off from 5 seconds to 5 minutes, from the second failure in a row on.
     pub fn new(idle: Option<Duration>, grace: Duration, boot_timeout: Duration) -> Policy {
         let (backoff, backoff_max) = (Duration::from_secs(5), Duration::from_secs(300));
         Policy { idle, grace, boot_timeout, backoff, backoff_max }

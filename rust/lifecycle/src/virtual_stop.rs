@@ -1,10 +1,10 @@
 //! The ways in which a guest is asked to power off, under a paused clock: its power button, and its agent.
 
 use super::{InMemory, Phase, handle::Handle, spawn, virtual_time::POLICY};
-use dvn_hypervisor::sim_agent;
 use dvn_hypervisor::{
     Exit,
     sim::{Script, Sim},
+    sim_agent,
 };
 use dvn_protocol::messages::{Answer, Ask};
 use std::{

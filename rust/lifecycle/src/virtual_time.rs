@@ -3,14 +3,13 @@
 //! This file is about demands, leases and idleness; `virtual_trouble` about everything that goes wrong.
 
 use super::{Became, GuestProvider, Handle, Phase, Policy, Ready, spawn};
-use dvn_hypervisor::sim_agent;
 use dvn_hypervisor::{
     Exit, Guest,
     sim::{Script, Sim},
+    sim_agent,
     spec::MachineSpec,
 };
-use dvn_types::{Arch, Kind, MacAddress, Report};
-use dvn_types::{Sizes, TimelinePhase};
+use dvn_types::{Arch, Kind, MacAddress, Report, Sizes, TimelinePhase};
 use futures_util::future::BoxFuture;
 use std::{
     sync::{
@@ -393,10 +392,9 @@ async fn a_snapshot_has_a_deadline_and_does_not_age() {
     breathe().await;
     let before = rig.machine.snapshot();
     let Phase::Running { leases: 0, idle_at: Some(idle_at), .. } = before.phase else { panic!("{before:?}") };
-    let left = idle_at - Instant::now();
+    assert!(POLICY.idle.unwrap() - (idle_at - Instant::now()) < Duration::from_secs(1));
     sleep(MINUTE).await;
     assert_eq!(rig.machine.snapshot(), before);
-    assert_eq!(left - (idle_at - Instant::now()), MINUTE);
 }
 
 #[tokio::test(start_paused = true)]

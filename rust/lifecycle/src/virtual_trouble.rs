@@ -5,8 +5,7 @@ use super::{
     virtual_time::{MINUTE, POLICY, Rig, Way, breathe},
 };
 use dvn_hypervisor::{Exit, sim::Script};
-use dvn_types::Kind;
-use dvn_types::Sizes;
+use dvn_types::{Kind, Sizes};
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 

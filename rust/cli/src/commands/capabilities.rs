@@ -3,8 +3,8 @@
 use crate::{context::Environment, output};
 use clap::Args;
 use comfy_table::{Table, presets};
-use dvn_config::{self, HostFacts, MIN_MEMORY, Size};
-use dvn_hypervisor::{self, Feature};
+use dvn_config::{HostFacts, MIN_MEMORY, Size};
+use dvn_hypervisor::Feature;
 use dvn_types::{Arch, Report};
 use serde::Serialize;
 

@@ -14,7 +14,6 @@ use comfy_table::{Table, presets};
 use dvn_client::Client;
 use dvn_daemon::views;
 use dvn_doctor::{ALL, Check, Examined, Eyes, Outcome, Subject};
-
 use dvn_types::{
     Kind, MachineName, Report,
     wire::{BootTimeline, StartRequest, State, StopRequest},

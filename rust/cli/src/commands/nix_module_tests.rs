@@ -216,7 +216,7 @@ fn other_calls_of_the_program_are_calls_that_it_knows() {
         if let Some(line) = door.lines().find(|line| words_of_ours(line).is_some()) {
             let cli = parsed(line);
             assert!(matches!(cli.verb, Verb::Connect(_)), "{name}: {line}");
-            // Both are named, so that root's own configuration is not asked (rust/cli/connect.rs).
+            // Both are named, so that root's own configuration is not asked (rust/cli/src/commands/connect.rs).
             assert!(cli.global.state_dir.is_some() && cli.global.machine.is_some(), "{name}: {line}");
             doors += 1;
         }

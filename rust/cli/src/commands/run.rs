@@ -9,8 +9,7 @@ use crate::{
 use clap::Args;
 use dvn_config::HostFacts;
 use dvn_daemon::{Daemon, RunOptions};
-use dvn_host::descriptors::Inheritance;
-use dvn_host::machine_dir::StateDir;
+use dvn_host::{descriptors::Inheritance, machine_dir::StateDir};
 use dvn_types::{Kind, Report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -2,10 +2,10 @@
 //! works while the machine is stopped. Still the machine is started first: ssh would show neither that one waits for a boot
 //! nor, beyond a line, why it failed.
 
-use crate::quote::quoted;
 use crate::{
     context::{Context, this_program},
     launch, progress,
+    quote::quoted,
     runtime::block_on,
 };
 use clap::Args;

@@ -3,8 +3,7 @@
 
 use crate::{context::Context, output};
 use clap::Args;
-use dvn_host::api_token::Token as Secret;
-use dvn_host::machine_dir::StateDir;
+use dvn_host::{api_token::Token as Secret, machine_dir::StateDir};
 use dvn_types::Report;
 use serde::Serialize;
 use std::{net::SocketAddr, path::PathBuf};

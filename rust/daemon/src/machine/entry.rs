@@ -6,7 +6,10 @@ use super::{Machine, reach};
 use crate::connection::Connection;
 use dvn_hypervisor::GuestStream;
 use dvn_lifecycle::{Lease, Phase};
-use dvn_protocol::{NIX_PORT, SSH_PORT};
+use dvn_protocol::{
+    NIX_PORT, SSH_PORT,
+    messages::{Answer, Ask},
+};
 use dvn_types::{Kind, Report, Service};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -57,7 +60,7 @@ impl Machine {
             self.clock.put_right(self.handle.snapshot().boots, agent).await;
         }
         let hold = match &self.sharing {
-            Some(sharing) => match sharing.enter(lease.needs_agent().map_err(Entry::Refused)?).await {
+            Some(sharing) => match sharing.enter(lease.agent()).await {
                 Ok(hold) => hold,
                 Err(report) => {
                     return Err(match Entry::after(&lease, report).await {
@@ -97,8 +100,8 @@ impl Machine {
         let (ended, answer) = {
             let ask = async {
                 match lease.agent() {
-                    Some(agent) => agent.builds().await,
-                    None => Ok(0),
+                    Some(agent) => Some(agent.ask(Ask::Builds).await),
+                    None => None,
                 }
             };
             tokio::join!(timeout(ENDING, lease.guest().exited()), ask)
@@ -110,23 +113,28 @@ impl Machine {
         let failures = self.reach.failed(lease.epoch(), began);
         let tried = format!("{} ({failures} in a row)", report.message);
         match answer {
-            Err(silence) if self.settings.hang_timeout.is_some() => {
+            Some(Err(silence)) if self.settings.hang_timeout.is_some() => {
                 let why = Report { message: format!("{tried}, and {silence}"), ..report };
                 self.replace(lease, true, why).await
             }
-            Err(silence) => Entry::Refused(
+            Some(Err(silence)) => Entry::Refused(
                 Report { message: format!("{tried}, and {silence}"), ..report }
                     .hint("hang-timeout is 0, so the guest stays: darwin-vz-nix stop --force ends it"),
             ),
-            Ok(running @ 1..) => Entry::Refused(
+            Some(Ok(Answer::Builds { running: running @ 1.. })) => Entry::Refused(
                 Report { message: format!("{tried}; builds that run in the guest: {running}"), ..report }
                     .hint("the guest is replaced once they are done; to end them now: darwin-vz-nix stop"),
             ),
-            Ok(_) if failures >= reach::ENOUGH => {
+            Some(Ok(_)) if failures >= reach::ENOUGH => {
                 let why = Report { message: format!("{tried}, though the guest's agent answers"), ..report };
                 self.replace(lease, false, why).await
             }
-            Ok(_) => Entry::Refused(
+            None if failures >= reach::ENOUGH => self.replace(lease, false, Report { message: tried, ..report }).await,
+            None => Entry::Refused(
+                Report { message: tried, ..report }
+                    .hint("see what the guest's console says: darwin-vz-nix logs --console"),
+            ),
+            Some(Ok(_)) => Entry::Refused(
                 Report { message: format!("{tried}; the guest's agent answers"), ..report }
                     .hint("see what the guest's console says: darwin-vz-nix logs --console"),
             ),

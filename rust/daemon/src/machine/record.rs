@@ -1,7 +1,6 @@
 //! What becomes of a machine, told to the chronicle.
 
-use crate::chronicle::Chronicle;
-use crate::views;
+use crate::{chronicle::Chronicle, views};
 use dvn_generations::Generations;
 use dvn_lifecycle::Handle;
 use dvn_types::MachineName;

@@ -1,9 +1,12 @@
 //! The pulse of a guest in memory, under a paused clock: when it is asked, what is told of it, when it is killed.
 
 use super::*;
-use dvn_hypervisor::sim::{Script, Sim};
-use dvn_hypervisor::{GuestAgent, sim_agent};
-use dvn_lifecycle::{self, InMemory, Policy};
+use dvn_hypervisor::{
+    GuestAgent,
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_lifecycle::{InMemory, Policy};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;

@@ -7,10 +7,11 @@ use crate::{
 };
 use dvn_config::MachineSettings;
 use dvn_host::{lobby::Room, machine_dir::StateDir};
-use dvn_hypervisor::sim::{Script, Sim};
-use dvn_hypervisor::sim_agent;
-use dvn_types::Sizes;
-use dvn_types::wire::State;
+use dvn_hypervisor::{
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_types::{Sizes, wire::State};
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,13 +4,13 @@ use super::*;
 use dvn_config::MachineSettings;
 use dvn_guest::launch::BootSource;
 use dvn_host::machine_dir::StateDir;
-use dvn_hypervisor::sim_agent;
 use dvn_hypervisor::{
     Guest,
     sim::{Script, Sim},
+    sim_agent,
     spec::MachineSpec,
 };
-use dvn_lifecycle::{self, Became, GuestProvider, Lease, Policy, Ready};
+use dvn_lifecycle::{Became, GuestProvider, Lease, Policy, Ready};
 use dvn_protocol::messages::Answer;
 use dvn_types::{
     Arch,

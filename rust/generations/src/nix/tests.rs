@@ -1,9 +1,12 @@
 //! The build with a `nix` that is a shell script: what is called, what comes of each failure, and what is left of it.
 
 use super::*;
-use dvn_hypervisor::sim::{Script, Sim};
-use dvn_hypervisor::{GuestAgent, sim_agent};
-use dvn_lifecycle::{self, InMemory, Policy};
+use dvn_hypervisor::{
+    GuestAgent,
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_lifecycle::{InMemory, Policy};
 use dvn_protocol::messages::Answer;
 use std::{
     fs::{self, Permissions},

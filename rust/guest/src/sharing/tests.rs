@@ -104,9 +104,12 @@ async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_who_co
     let bench = bench();
     let sharing = bench.sharing(&bench.settings);
     let (agent, mut asks) = agent(|_| Ok(Answer::Done)).await;
-    assert!(sharing.enter(&agent).await.unwrap().is_none() && asks.try_recv().is_err(), "no guest builds on it yet");
+    assert!(
+        sharing.enter(Some(&agent)).await.unwrap().is_none() && asks.try_recv().is_err(),
+        "no guest builds on it yet"
+    );
     sharing.set(Boot { in_use: true, ..Boot::default() });
-    let (one, two) = tokio::join!(sharing.enter(&agent), sharing.enter(&agent));
+    let (one, two) = tokio::join!(sharing.enter(Some(&agent)), sharing.enter(Some(&agent)));
     assert!(one.unwrap().is_none() && two.unwrap().is_none());
     assert_eq!((asks.recv().await, asks.try_recv().ok()), (Some(Ask::LeaveStore), None));
     let status = sharing.status(7);
@@ -121,7 +124,7 @@ async fn a_guest_that_cannot_leave_the_hosts_store_serves_nobody() {
     let (agent, _asks) = agent(|_| Err("it hangs".to_owned())).await;
     sharing.set(Boot { in_use: true, ..Boot::default() });
     for _ in 0..2 {
-        let refused = sharing.enter(&agent).await.map(|_| ()).unwrap_err();
+        let refused = sharing.enter(Some(&agent)).await.map(|_| ()).unwrap_err();
         assert!(refused.message.contains("it hangs") && !refused.hints.is_empty(), "{refused:?}");
     }
 }

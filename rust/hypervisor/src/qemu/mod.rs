@@ -15,10 +15,10 @@ mod shield;
 mod vsock;
 
 use super::{advice, capabilities::cannot_nest, console};
-use crate::spec::MachineSpec;
 use crate::{
     capabilities::{Capabilities, Limits},
     seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
+    spec::MachineSpec,
 };
 use command::Sockets;
 use dvn_types::{Arch, Kind, Report};

@@ -1,4 +1,5 @@
-//! The border with Swift (`swift/`), and the only place that knows it. `docs/ffi.md` states who owns what.
+//! The border with Swift (`swift/`): what is asked of it. What it reports is in [`super::sink`]; nothing else knows of the border.
+//! `docs/ffi.md` states who owns what.
 //!
 //! ```text
 //!   Machine ── verbs, each with an operation id ──▶ ShimMachine (Swift) ──▶ Virtualization

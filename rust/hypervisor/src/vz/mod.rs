@@ -23,10 +23,10 @@ mod standin;
 mod tests;
 
 use super::console;
-use crate::spec::MachineSpec;
 use crate::{
     capabilities::Capabilities,
     seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
+    spec::MachineSpec,
 };
 use bridge::{Events, Machine};
 use dvn_types::{Arch, Kind, Report};

@@ -5,8 +5,7 @@
 //! marking the disk clean. The next boot makes it anew.
 
 use super::disks;
-use crate::pid1::tasks::background;
-use crate::pid1::{console::say, ending, shutdown};
+use crate::pid1::{console::say, ending, shutdown, tasks::background};
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},

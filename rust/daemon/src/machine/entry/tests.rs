@@ -2,8 +2,11 @@ use super::*;
 use crate::{chronicle::Chronicle, machine::Parts};
 use dvn_config::MachineSettings;
 use dvn_host::machine_dir::StateDir;
-use dvn_hypervisor::sim::{Script, Sim};
-use dvn_hypervisor::{GuestAgent, sim_agent};
+use dvn_hypervisor::{
+    GuestAgent,
+    sim::{Script, Sim},
+    sim_agent,
+};
 use dvn_protocol::messages::{Answer, Ask};
 use std::sync::{
     Arc,
