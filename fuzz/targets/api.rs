@@ -16,7 +16,7 @@ use common::Fake;
 use darwin_vz_nix_fuzz::{assert_told, in_virtual_time, scratch};
 use dvn_config::{MAX_DISK, MIN_DISK, MIN_MEMORY};
 use dvn_host::api_token::TokenFile;
-use dvn_http::{server, tcp::Guard};
+use dvn_http::{router::router, tcp::Guard};
 use dvn_types::Report;
 use libfuzzer_sys::fuzz_target;
 use std::{fs, net::SocketAddr, sync::Arc};
@@ -93,7 +93,7 @@ fn passes(request: &Request<Body>) -> bool {
 async fn ask(request: Request<Body>, over: impl FnOnce(Router) -> Router) -> (Response<Body>, Arc<Fake>) {
     let fake = Arc::new(Fake::new(scratch()));
     let stop = CancellationToken::new();
-    let routes = over(server::router(fake.clone(), common::HOST, stop.clone()));
+    let routes = over(router(fake.clone(), common::HOST, stop.clone()));
     let wait = tokio::time::timeout(std::time::Duration::from_secs(3600), routes.oneshot(request));
     let Ok(Ok(response)) = wait.await else {
         // `stuck` never boots, so its client goes away.

@@ -3,7 +3,7 @@
 
 use dvn_relay::ByteCounts;
 use dvn_types::{
-    BootTimeline, MachineName, Service,
+    BootTimeline, MachineName, Service, unix_ms,
     wire::{Connection, Event, GenerationsStatus, State, What},
 };
 use prometheus_client::{
@@ -16,7 +16,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{broadcast, watch};
 
@@ -196,11 +195,6 @@ impl Chronicle {
         // Fails when nobody watches.
         let _ = self.events.send(Event { id, unix_ms: unix_ms(), machine: machine.clone(), what });
     }
-}
-
-fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One connection through a door, from its beginning to its end.

@@ -2,8 +2,10 @@
 
 use dvn_hypervisor::{Capabilities, Exit, Feature};
 use dvn_lifecycle::{Phase, Snapshot};
-use dvn_types::wire::{BackendView, FeatureView, State};
-use std::time::Duration;
+use dvn_types::{
+    ms,
+    wire::{BackendView, FeatureView, State},
+};
 use tokio::time::Instant;
 
 /// What a backend can do, as was found along that search path.
@@ -39,15 +41,11 @@ pub fn state(snapshot: &Snapshot, now: Instant) -> State {
     }
 }
 
-/// Whole milliseconds.
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use dvn_types::{Kind, Report};
+    use std::time::Duration;
 
     fn at(phase: Phase, now: Instant) -> State {
         state(&Snapshot { phase, ..Snapshot::default() }, now)

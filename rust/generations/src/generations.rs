@@ -1,7 +1,6 @@
 //! What there is of generations, and what the reconciler is to do next. `lib` has the picture.
 
 use crate::{
-    clock::unix_ms,
     hints::BUILD_AGAIN,
     ledger::{Ledger, Next, Refusal, Verdict},
     store::Store,
@@ -10,7 +9,7 @@ use dvn_config::MachineSettings;
 use dvn_guest::{bundle::Bundle, launch::BootSource};
 use dvn_host::machine_dir::MachineDir;
 use dvn_types::{
-    Arch, Kind, Report,
+    Arch, Kind, Report, unix_ms,
     wire::{self, GenerationList, GenerationStatus, GenerationsStatus, Prospect},
 };
 use std::{

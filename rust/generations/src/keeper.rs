@@ -12,14 +12,13 @@
 //! done again without end: a try ends in a verdict, and setbacks are counted.
 
 use super::{
-    clock::{unix_ms, unix_ms_after},
     generations::{Generations, Task, Work},
     hints::BUILD_AGAIN,
     nix::{Failure, Workshop},
 };
 use dvn_guest::symptoms;
 use dvn_lifecycle::{Handle, Phase};
-use dvn_types::{Kind, MachineName, Report, Sizes};
+use dvn_types::{Kind, MachineName, Report, Sizes, ms, unix_ms};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -126,7 +125,7 @@ impl Keeper {
         }
         let wait = FIRST_DELAY * 2u32.saturating_pow(setbacks - 1);
         tracing::warn!(machine = %self.name, "the guest's successor has to wait {wait:?}: {why}");
-        self.generations.work(Work::Postponed { why, until_unix_ms: unix_ms_after(wait) });
+        self.generations.work(Work::Postponed { why, until_unix_ms: unix_ms().saturating_add(ms(wait)) });
         Some(wait)
     }
 

@@ -17,7 +17,6 @@
 //! The rule that holds here: a client never meets a generation that has not been seen to work. Tries happen while nobody holds a
 //! lease, under the lock that clients wait for, and end with a guest that is good.
 
-mod clock;
 mod generations;
 mod health;
 mod hints;

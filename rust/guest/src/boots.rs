@@ -10,13 +10,13 @@
 //! [`kept`]. A boot whose daemon ended without a word is *lost*.
 
 use dvn_host::{
-    files::write_atomic,
+    files::{private_dir, unless_missing, write_atomic},
     log_file,
     machine_dir::MachineDir,
     regular_file::{self, NotRegular},
 };
 use dvn_types::{
-    Kind, Report,
+    Kind, Report, unix_ms,
     wire::{BootOutcome, BootRecord},
 };
 use std::{
@@ -24,7 +24,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// So many of the newest boots with a console are kept, and so many of those that failed before they had one.
@@ -68,8 +67,9 @@ impl Boots {
 
     /// A boot begins: the console of the one before is set aside. Returns its number. Blocks.
     pub fn begin(&self, tried: Tried) -> u64 {
-        let number = numbers(&self.dir).last().map_or(1, |newest| newest.saturating_add(1));
-        if let Err(error) = self.set_aside() {
+        let numbers = numbers(&self.dir);
+        let number = numbers.last().map_or(1, |newest| newest.saturating_add(1));
+        if let Err(error) = self.set_aside(&numbers) {
             tracing::warn!("the console of the boot before is not kept: {error}");
         }
         let record = BootRecord {
@@ -84,7 +84,7 @@ impl Boots {
             console_bytes: None,
         };
         // Not the whole way to it: a state directory that was deleted is not made anew for the sake of a record.
-        let made = if self.dir.root().is_dir() { dvn_host::files::private_dir(&self.dir.boots()) } else { Ok(()) };
+        let made = if self.dir.root().is_dir() { private_dir(&self.dir.boots()) } else { Ok(()) };
         match made {
             Ok(()) => write(&self.dir, &record),
             Err(report) => tracing::warn!("the boot is not recorded: {report}"),
@@ -173,8 +173,7 @@ impl Boots {
     }
 
     /// Gives the console of the newest boot a name of its own, and removes what is too old.
-    fn set_aside(&self) -> io::Result<()> {
-        let numbers = numbers(&self.dir);
+    fn set_aside(&self, numbers: &BTreeSet<u64>) -> io::Result<()> {
         let Some(newest) = numbers.last() else { return Ok(()) };
         let (from, to) = (self.dir.console_log(), set_aside_console(&self.dir, *newest));
         let kept = kept(&self.list());
@@ -217,13 +216,22 @@ fn be_over(record: &mut BootRecord) {
 
 /// What is written, the newest first.
 fn read(dir: &MachineDir) -> Vec<BootRecord> {
-    let newest = numbers(dir).last().copied();
-    let mut records: Vec<_> = numbers(dir).into_iter().rev().filter_map(|number| stored(dir, number)).collect();
+    let numbers = numbers(dir);
+    let newest = numbers.last().copied();
+    let mut records: Vec<_> = numbers.into_iter().rev().filter_map(|number| stored(dir, number)).collect();
     for record in &mut records {
         let console = console_of(dir, record.number, newest);
         record.console_bytes = regular_file::look(&console).ok().map(|meta| meta.len()).filter(|length| *length > 0);
     }
     records
+}
+
+/// The number of the boot that is meant, of these: 0 is the newest, -1 the one before, and a positive number a boot by its number.
+pub fn meant(mut newest_first: impl Iterator<Item = u64>, boot: i64) -> Option<u64> {
+    match usize::try_from(boot.unsigned_abs()) {
+        Ok(back) if boot <= 0 => newest_first.nth(back),
+        _ => newest_first.find(|number| i64::try_from(*number) == Ok(boot)),
+    }
 }
 
 /// The console of a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number. Blocks.
@@ -233,11 +241,7 @@ pub fn console(dir: &MachineDir, boot: i64) -> Result<PathBuf, Report> {
         return Ok(dir.console_log());
     }
     let numbers = numbers(dir);
-    let found = match usize::try_from(boot.unsigned_abs()) {
-        Ok(back) if boot < 0 => numbers.iter().rev().nth(back),
-        _ => numbers.iter().find(|number| i64::try_from(**number) == Ok(boot)),
-    };
-    let Some(number) = found else {
+    let Some(number) = meant(numbers.iter().rev().copied(), boot) else {
         let known = match (numbers.first(), numbers.last()) {
             (Some(first), Some(last)) => format!("of the boots {first} to {last} {} are kept", numbers.len()),
             _ => "it has not booted yet".to_owned(),
@@ -245,7 +249,7 @@ pub fn console(dir: &MachineDir, boot: i64) -> Result<PathBuf, Report> {
         let report = Report::new(Kind::NotFound, format!("there is nothing of a boot {boot}: {known}"));
         return Err(report.hint("see which there are: `darwin-vz-nix logs --boots`"));
     };
-    Ok(console_of(dir, *number, numbers.last().copied()))
+    Ok(console_of(dir, number, numbers.last().copied()))
 }
 
 fn console_of(dir: &MachineDir, number: u64, newest: Option<u64>) -> PathBuf {
@@ -290,18 +294,6 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 fn remove(path: &Path) -> io::Result<()> {
     unless_missing(fs::remove_file(path))
-}
-
-fn unless_missing(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use dvn_hypervisor::{
 };
 use dvn_lifecycle::{Became, GuestProvider, Ready};
 use dvn_protocol::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
-use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase};
+use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase, ms};
 use futures_util::future::BoxFuture;
 use std::{
     io::Cursor,
@@ -336,10 +336,6 @@ async fn greeted(stream: GuestStream) -> Result<GuestStream, Report> {
         return Err(Report::new(Kind::Boot, message));
     }
     Ok(Box::new(tokio::io::join(Cursor::new(banner).chain(reader), writer)))
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

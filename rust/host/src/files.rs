@@ -104,10 +104,15 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
         Err(TryLockError::WouldBlock) => Ok(()),
         Err(TryLockError::Error(e)) => Err(e),
     });
-    match removed {
-        // It has become what it was to be.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+    // One that is gone has become what it was to be.
+    unless_missing(removed)
+}
+
+/// Done, also where there was nothing to do it to.
+pub fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The API's server: axum on a Unix socket and, where configured, on loopback TCP. The routes are in [`super::router`].
 
 pub use super::refusal::status_of;
-pub use super::router::router;
 use super::{
     control::Control,
     reception::{self, Bounds},
+    router::router,
     seats,
     tcp::Guard,
 };

@@ -8,10 +8,9 @@ use super::{
     job::{Done, Up, guarded},
     provider::{GuestProvider, Ready},
     reports,
-    snapshot::{ms, unix_ms},
 };
 use dvn_hypervisor::{Guest, GuestAgent, Hypervisor};
-use dvn_types::{BootTimeline, MachineName, Report, Sizes, TimelinePhase};
+use dvn_types::{BootTimeline, MachineName, Report, Sizes, TimelinePhase, ms, unix_ms};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;

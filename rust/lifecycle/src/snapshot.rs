@@ -8,8 +8,7 @@ use super::{
     tally::Tally,
 };
 use dvn_hypervisor::Exit;
-use dvn_types::{BootTimeline, Report, Sizes};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use dvn_types::{BootTimeline, Report, Sizes, unix_ms};
 use tokio::time::Instant;
 
 /// A machine as of some moment.
@@ -121,19 +120,16 @@ impl Phase {
     }
 }
 
+/// Of a machine before its first boot.
 impl Default for Snapshot {
     fn default() -> Self {
-        Snapshot::first()
-    }
-}
-
-impl Snapshot {
-    pub(super) fn first() -> Self {
         let phase = Phase::of(&Machine::default());
         let (sizes, tally) = Default::default();
         Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, sizes, tally }
     }
+}
 
+impl Snapshot {
     /// The same with another phase and count of boots, one generation on; `None` when nothing changed. `sizes` are those of
     /// the last boot, be it over or not.
     pub(super) fn moved(
@@ -160,14 +156,4 @@ impl Snapshot {
             tally,
         })
     }
-}
-
-/// Whole milliseconds.
-pub(super) fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Milliseconds since 1970; 0 on a computer whose clock stands before that.
-pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ms)
 }

@@ -16,7 +16,7 @@ pub fn spawn(
     policy: Policy,
 ) -> Handle {
     let (commands, inbox) = mpsc::unbounded_channel();
-    let (publisher, snapshots) = watch::channel(Snapshot::first());
+    let (publisher, snapshots) = watch::channel(Snapshot::default());
     let (agent, agents) = watch::channel(None);
     let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), (publisher, agent));
     tokio::spawn(actor.run());

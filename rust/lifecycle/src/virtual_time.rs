@@ -344,7 +344,7 @@ async fn the_timeline_counts_from_the_demand() {
     }
     assert_eq!(phases.len(), expected.len());
     assert_eq!((timeline.kernel.as_str(), timeline.data_disk.as_str()), ("6.1.0", "kept"));
-    assert!(super::snapshot::unix_ms().abs_diff(timeline.demand_unix_ms) < 60_000);
+    assert!(dvn_types::unix_ms().abs_diff(timeline.demand_unix_ms) < 60_000);
 }
 
 #[tokio::test(start_paused = true)]

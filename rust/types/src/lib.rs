@@ -8,6 +8,7 @@ mod machine_name;
 mod model;
 mod report;
 mod service;
+mod time;
 pub mod wire;
 
 pub use arch::Arch;
@@ -16,3 +17,4 @@ pub use machine_name::MachineName;
 pub use model::{BootTimeline, Keep, Sizes, TimelinePhase};
 pub use report::{Kind, Report};
 pub use service::Service;
+pub use time::{ms, unix_ms};

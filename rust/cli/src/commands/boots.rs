@@ -27,9 +27,8 @@ pub async fn of(context: &Context) -> Result<Vec<BootRecord>, Report> {
 
 /// The one that `--boot` means.
 pub fn find(newest_first: Vec<BootRecord>, boot: i64) -> Option<BootRecord> {
-    let back = usize::try_from(boot.unsigned_abs()).ok()?;
-    let mut boots = newest_first.into_iter();
-    if boot <= 0 { boots.nth(back) } else { boots.find(|record| i64::try_from(record.number) == Ok(boot)) }
+    let number = boots::meant(newest_first.iter().map(|record| record.number), boot)?;
+    newest_first.into_iter().find(|record| record.number == number)
 }
 
 /// All of them in a table, and below it why some went wrong.

@@ -11,6 +11,7 @@ use dvn_protocol::{
     messages::{Answer, Ask},
 };
 use dvn_types::{Kind, Report, Service};
+use futures_util::future::OptionFuture;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -98,12 +99,7 @@ impl Machine {
     /// Decides about a guest that let a client down which tried from `began` on: see [`reach`].
     async fn not_reached(&self, lease: &Lease, began: Instant, report: Report) -> Entry {
         let (ended, answer) = {
-            let ask = async {
-                match lease.agent() {
-                    Some(agent) => Some(agent.ask(Ask::Builds).await),
-                    None => None,
-                }
-            };
+            let ask = OptionFuture::from(lease.agent().map(|agent| agent.ask(Ask::Builds)));
             tokio::join!(timeout(ENDING, lease.guest().exited()), ask)
         };
         let is_this_one = self.handle.snapshot().boots == lease.epoch();
@@ -112,6 +108,7 @@ impl Machine {
         }
         let failures = self.reach.failed(lease.epoch(), began);
         let tried = format!("{} ({failures} in a row)", report.message);
+        let has_agent = answer.is_some();
         match answer {
             Some(Err(silence)) if self.settings.hang_timeout.is_some() => {
                 let why = Report { message: format!("{tried}, and {silence}"), ..report };
@@ -125,19 +122,17 @@ impl Machine {
                 Report { message: format!("{tried}; builds that run in the guest: {running}"), ..report }
                     .hint("the guest is replaced once they are done; to end them now: darwin-vz-nix stop"),
             ),
-            Some(Ok(_)) if failures >= reach::ENOUGH => {
-                let why = Report { message: format!("{tried}, though the guest's agent answers"), ..report };
-                self.replace(lease, false, why).await
+            Some(Ok(_)) | None if failures >= reach::ENOUGH => {
+                let though = if has_agent { ", though the guest's agent answers" } else { "" };
+                self.replace(lease, false, Report { message: format!("{tried}{though}"), ..report }).await
             }
-            None if failures >= reach::ENOUGH => self.replace(lease, false, Report { message: tried, ..report }).await,
-            None => Entry::Refused(
-                Report { message: tried, ..report }
-                    .hint("see what the guest's console says: darwin-vz-nix logs --console"),
-            ),
-            Some(Ok(_)) => Entry::Refused(
-                Report { message: format!("{tried}; the guest's agent answers"), ..report }
-                    .hint("see what the guest's console says: darwin-vz-nix logs --console"),
-            ),
+            Some(Ok(_)) | None => {
+                let answers = if has_agent { "; the guest's agent answers" } else { "" };
+                Entry::Refused(
+                    Report { message: format!("{tried}{answers}"), ..report }
+                        .hint("see what the guest's console says: darwin-vz-nix logs --console"),
+                )
+            }
         }
     }
 
