@@ -237,6 +237,11 @@ impl Machine {
         &self.name
     }
 
+    /// Whether its guest runs now.
+    pub fn is_running(&self) -> bool {
+        matches!(self.handle.snapshot().phase, Phase::Running { .. })
+    }
+
     /// Its settings, as configured.
     pub fn settings(&self) -> &MachineSettings {
         &self.settings

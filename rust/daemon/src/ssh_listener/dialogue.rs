@@ -12,14 +12,21 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 /// Answers of the guest after which a client is no stranger. An sshd gives two to a client that sends nothing sensible (its
 /// banner, its algorithms), two more to one that has agreed on keys, and each step of a login and of a session is one.
 pub(super) const ANSWERS: u32 = 4;
 
 /// A client's stream, watched.
+///
+/// A client that goes before the guest's first word leaves its turn here until that word: the guest starts a server for it all the same.
 pub(super) struct Dialogue<S> {
-    client: S,
+    /// `None` once it is gone.
+    client: Option<S>,
+    lost: Pin<Box<dyn Future<Output = ()> + Send>>,
+    abandoned: CancellationToken,
+    answered: CancellationToken,
     place: Arc<Place>,
     /// The client has said something since the guest's last answer.
     heard: bool,
@@ -31,7 +38,34 @@ pub(super) struct Dialogue<S> {
 impl<S> Dialogue<S> {
     /// Of the client that has this place. Its turn ends at the guest's first word.
     pub(super) fn new(client: S, place: Arc<Place>, turn: Turn) -> Self {
-        Dialogue { client, place, heard: false, answers: 0, turn: Some(turn) }
+        Dialogue { client: Some(client), ..Dialogue::without_client(place, turn) }
+    }
+
+    /// Of a client that is gone: it ends at the guest's first word.
+    pub(super) fn without_client(place: Arc<Place>, turn: Turn) -> Self {
+        let lost = {
+            let place = Arc::clone(&place);
+            Box::pin(async move { place.lost().await })
+        };
+        let (abandoned, answered) = Default::default();
+        Dialogue { client: None, lost, abandoned, answered, place, heard: false, answers: 0, turn: Some(turn) }
+    }
+
+    /// Cancelled when the client goes before the guest's first word.
+    pub(super) fn abandoned(&self) -> CancellationToken {
+        self.abandoned.clone()
+    }
+
+    /// Cancelled at the guest's first word.
+    pub(super) fn answered(&self) -> CancellationToken {
+        self.answered.clone()
+    }
+
+    /// Closes the client's side. True if the guest's first word is still to come.
+    fn leave(&mut self) -> bool {
+        self.client = None;
+        self.abandoned.cancel();
+        self.turn.is_some()
     }
 
     fn client_spoke(&mut self) {
@@ -43,6 +77,7 @@ impl<S> Dialogue<S> {
 
     fn guest_spoke(&mut self) {
         self.turn = None;
+        self.answered.cancel();
         if self.heard {
             self.heard = false;
             self.answers += 1;
@@ -55,10 +90,21 @@ impl<S> Dialogue<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.client.is_some() && this.place.is_stranger() && this.lost.as_mut().poll(cx).is_ready() {
+            return if this.leave() { Poll::Pending } else { Poll::Ready(Err(gone())) };
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.client).poll_read(cx, buf))?;
+        match &mut this.client {
+            Some(client) => ready!(Pin::new(client).poll_read(cx, buf))?,
+            // The guest's first word ends it.
+            None => return Poll::Pending,
+        }
         if buf.filled().len() > before {
-            self.client_spoke();
+            this.client_spoke();
+        } else if this.turn.is_some() && this.place.is_silent() && buf.remaining() > 0 {
+            this.leave();
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }
@@ -66,7 +112,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Dialogue<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.client).poll_write(cx, bytes))?;
+        let Some(client) = &mut self.client else {
+            self.turn = None;
+            return Poll::Ready(Err(gone()));
+        };
+        let written = ready!(Pin::new(client).poll_write(cx, bytes))?;
         if written > 0 {
             self.guest_spoke();
         }
@@ -74,12 +124,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Dialogue<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_flush(cx)
+        match &mut self.client {
+            Some(client) => Pin::new(client).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_shutdown(cx)
+        match &mut self.client {
+            Some(client) => Pin::new(client).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the client is gone")
 }
 
 #[cfg(test)]
@@ -129,5 +189,29 @@ mod tests {
         assert!(turns.wait(Client::Speaking).now_or_never().is_none());
         door.write_all(b"banner").await.unwrap();
         assert!(turns.wait(Client::Speaking).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_before_the_guests_first_word_leaves_its_turn_until_then() {
+        for evicted in [true, false] {
+            let lobby = Lobby::new("a door", Room { strangers: 1, all: 9, stay: Duration::ZERO });
+            let place = Arc::new(lobby.enter().await);
+            let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby.clone());
+            let (mut client, ours) = duplex(100);
+            let mut door = Dialogue::new(ours, place, turns.wait(Client::Silent).await);
+            let mut newer = None;
+            match evicted {
+                true => newer = Some(lobby.enter().await),
+                false => client.shutdown().await.unwrap(),
+            }
+            let mut word = [0; 1];
+            assert!(door.read(&mut word).now_or_never().is_none(), "the guest does not see that it is gone");
+            assert_eq!(client.read(&mut word).await.unwrap(), 0, "the client sees it at once");
+            assert!(door.abandoned().is_cancelled());
+            assert!(turns.wait(Client::Speaking).now_or_never().is_none(), "the guest still starts a server");
+            door.write_all(b"banner").await.unwrap_err();
+            assert!(turns.wait(Client::Speaking).now_or_never().is_some());
+            drop(newer);
+        }
     }
 }

@@ -8,10 +8,15 @@ use super::{
     dialogue::Dialogue,
     turns::{Client, Limits, Turn, Turns},
 };
-use crate::machine::Machine;
+use crate::{connection::Connection, machine::Machine};
 use dvn_host::lobby::{Lobby, Place, Room};
-use dvn_types::Service;
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use dvn_types::{Report, Service};
+use std::{
+    future::pending,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -24,6 +29,9 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// How long a client is waited for that says nothing at once. Clients of SSH do.
 const FIRST_WORDS: Duration = Duration::from_millis(250);
+
+/// How long the door waits for the guest's answer to a client that is gone: see [`finish`].
+const ABANDONED: Duration = Duration::from_secs(30);
 
 /// Clients at once for which the guest starts a server.
 const TURNS: Limits = Limits { all: 8, silent: 6, silent_beside: 2 };
@@ -59,16 +67,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
             Ok((client, _)) => {
                 let place = Arc::new(lobby.enter().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        biased;
-                        // First: what the client has said already counts.
-                        () = let_in(client, &machine, &place, &turns, bounds.login) => {}
-                        () = place.lost() => {
-                            tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
-                        }
-                    }
-                });
+                tokio::spawn(async move { let_in(client, &machine, &place, &turns, bounds.login).await });
                 // So that each is looked at once before a crowd behind it could take its place.
                 yield_now().await;
             }
@@ -83,7 +82,14 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
 async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
-    let Some(turn) = its_turn(&client, place, turns).await else { return };
+    let turn = tokio::select! {
+        biased;
+        // First: what the client has said already counts.
+        turn = its_turn(&client, place, turns) => turn,
+        () = place.lost() => return gave_way(machine),
+    };
+    let Some(turn) = turn else { return };
+    let mut opening = pin!(machine.open(Service::Ssh));
     let opened = {
         // Words that come while the guest boots count, too.
         let left = async {
@@ -92,26 +98,67 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
                 pending().await
             }
         };
-        tokio::select! { opened = machine.open(Service::Ssh) => opened, () = left => return }
+        tokio::select! {
+            biased;
+            opened = opening.as_mut() => Some(opened),
+            () = left => None,
+            () = place.lost() => {
+                gave_way(machine);
+                None
+            }
+        }
     };
     match opened {
-        Ok(passage) => {
+        Some(Ok(connection)) => {
             let client = Dialogue::new(client, Arc::clone(place), turn);
+            let (abandoned, answered) = (client.abandoned(), client.answered());
+            let gives_way = async {
+                place.lost().await;
+                gave_way(machine);
+                // See `finish`.
+                let _ = timeout(ABANDONED, answered.cancelled()).await;
+            };
             tokio::select! {
-                carried = passage.carry(client) => if let Err(e) = carried {
+                carried = connection.carry(client) => if let Err(e) = carried {
                     tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
                 },
                 () = stays_a_stranger(place, login) => {
                     tracing::debug!(machine = %machine.name(), "a connection did not log in within {login:?}");
                 }
+                () = gives_way => {}
+                () = async { abandoned.cancelled().await; sleep(ABANDONED).await } => {}
             }
         }
-        Err(report) => {
+        Some(Err(report)) => {
             tracing::warn!(machine = %machine.name(), "a connection was refused: {report}");
             // A server may send lines before its banner (RFC 4253, section 4.2); `ssh -v` shows them.
             let _ = client.write_all(format!("darwin-vz-nix: {report}\r\n").as_bytes()).await;
         }
+        None => {
+            drop(client);
+            // A boot that only this client wanted need not go on.
+            if machine.is_running() {
+                finish(opening, place, turn).await;
+            }
+        }
     }
+}
+
+fn gave_way(machine: &Machine) {
+    tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
+}
+
+/// Opens the connection of a client that is gone, and keeps its turn until the guest has answered.
+///
+/// The guest starts a server for a client even if that leaves at once. If the turn ended with the client, a crowd whose
+/// connections give way all the time would have the guest start servers faster than it can.
+async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report>>>, place: &Arc<Place>, turn: Turn) {
+    let answered = async {
+        if let Ok(connection) = opening.await {
+            let _ = connection.carry(Dialogue::<TcpStream>::without_client(Arc::clone(place), turn)).await;
+        }
+    };
+    let _ = timeout(ABANDONED, answered).await;
 }
 
 /// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not. `None`: it has
