@@ -13,7 +13,6 @@ mod logging;
 mod machine_flags;
 mod output;
 mod progress;
-mod quote;
 mod runtime;
 
 use clap::{CommandFactory, Parser};
