@@ -129,12 +129,8 @@ deny: ## licences and advisories of all dependencies; needs cargo-deny
 book: ## the book of docs/, in target/book
 	@"$$(tests/tools/mdbook.sh)" build docs
 
-references: ## the pages of docs/ that the program makes
-	@cargo build --quiet --locked
-	for page in cli config api-reference metrics errors; do
-	  "$${CARGO_TARGET_DIR:-target}/debug/darwin-vz-nix" reference "$$page" >"docs/$$page.md"
-	done
-	"$${CARGO_TARGET_DIR:-target}/debug/darwin-vz-nix" reference openapi >docs/openapi.json
+references: ## the pages of docs/ that are made from the program
+	@cargo run --quiet --locked --features references --bin references -- docs docs
 
 guest: setup ## the test guests' bundles; prints their paths
 	@source tests/tools/env.sh

@@ -27,6 +27,9 @@ rustPlatform.buildRustPackage {
     callPackage ./apple-clang.nix { }
   }\"";
 
+  # Beside the program, what writes its manual pages.
+  buildFeatures = [ "references" ];
+
   nativeBuildInputs = [ installShellFiles ] ++ lib.optional isDarwin darwin.sigtool;
 
   # The Swift half takes Apple's compiler, SDK and linker, which are no store paths (decision 17).
@@ -42,14 +45,18 @@ rustPlatform.buildRustPackage {
   # They start virtual machines and need QEMU: `make test` runs them.
   doCheck = false;
 
-  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
-    installShellCompletion --cmd darwin-vz-nix \
-      --bash <($out/bin/darwin-vz-nix completions bash) \
-      --fish <($out/bin/darwin-vz-nix completions fish) \
-      --zsh <($out/bin/darwin-vz-nix completions zsh)
-    $out/bin/darwin-vz-nix man $TMPDIR/man
-    installManPage $TMPDIR/man/*.1
-  '';
+  postInstall =
+    lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+      installShellCompletion --cmd darwin-vz-nix \
+        --bash <($out/bin/darwin-vz-nix completions bash) \
+        --fish <($out/bin/darwin-vz-nix completions fish) \
+        --zsh <($out/bin/darwin-vz-nix completions zsh)
+      $out/bin/references man $TMPDIR/man
+      installManPage $TMPDIR/man/*.1
+    ''
+    + ''
+      rm $out/bin/references
+    '';
 
   # After strip, which removes signatures, and after nixpkgs' own signing, which knows no entitlements (decision 0009).
   postFixup = lib.optionalString isDarwin ''

@@ -42,7 +42,7 @@ let
   others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
 in
 {
-  # The first also while disabled: activation then removes what is in that directory.
+  # The first two also while disabled: activation then removes what is in that directory.
   config.assertions = [
     {
       assertion =
@@ -50,6 +50,11 @@ in
         && builtins.match "/[^/]+/.*[^/]" cfg.workingDirectory != null
         && builtins.match "(.*/)?\\.\\.?(/.*)?" cfg.workingDirectory == null;
       message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: it is handed to the service's user as a whole, and sockets are in it.";
+    }
+    {
+      # Fewer than the program takes (rust/host/src/naming.rs): here shells and launchd read the path, too.
+      assertion = builtins.match "[A-Za-z0-9._/-]*" cfg.workingDirectory != null;
+      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory whose path has letters of ASCII, digits, \".\", \"_\" and \"-\" alone: Nix ends an address at a blank, ; or #, ssh and shells put something else for % and $, and each of them has more of that kind.";
     }
   ]
   ++ lib.optionals cfg.enable [

@@ -244,11 +244,12 @@ in
     };
 
     workingDirectory = mkOption {
-      type = types.strMatching "/[A-Za-z0-9._/-]+";
+      type = types.str;
       default = "/var/lib/darwin-vz";
       description = ''
         Directory of disk, keys and logs, for the service's user alone. It must be empty or not be there when the service is
-        enabled first. After a change the old one stays: remove it by hand.
+        enabled first. Its path has letters of ASCII, digits, `.`, `_` and `-` alone, because ssh, Nix and shells read it. After a
+        change the old one stays: remove it by hand.
       '';
     };
 

@@ -49,6 +49,10 @@ fn bash_completes_verbs_machines_and_generations() {
     assert_eq!(offered(dir, &["generations", "delete", "0", "1"]), ["1"]);
     assert!(offered(dir, &["generations", "delete", "--j"]).contains(&"--json".to_owned()));
     assert_eq!(offered(dir, &["generations", "rol"]), ["rollback"]);
+    // Settings: their names, and their values where they are few.
+    assert_eq!(offered(dir, &["run", "--store"]), ["--store-dir", "--store-daemon"]);
+    assert_eq!(offered(dir, &["run", "--backend", ""]), ["auto", "qemu", "vz"]);
+    assert_eq!(offered(dir, &["--log-level", "de"]), ["debug"]);
     drop(server);
 }
 

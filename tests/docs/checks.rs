@@ -253,10 +253,7 @@ impl Reference {
                 flags.entry(verb.clone()).or_default().extend(names);
             }
         }
-        // Hidden ones, which the pages for contributors name; and what every program has.
-        for hidden in ["man", "reference"] {
-            flags.entry(hidden.to_owned()).or_default();
-        }
+        // What every program has.
         flags.entry(String::new()).or_default().extend(["--help", "--version"].map(str::to_owned));
         Reference { flags }
     }

@@ -73,8 +73,7 @@ fn a_name_that_is_younger_than_the_oldest_macos_must_be_asked_for() {
     for (from, to, words) in [
         ("#available(macOS 15, *)", "true", ["isNestedVirtualization", "needs macOS 15"]),
         ("#available(macOS 15, *)", "#available(macOS 14, *)", ["isNestedVirtualization", "needs macOS 15"]),
-        ("#available(macOS 14, *)", "true", ["saveMachineStateTo", "needs macOS 14"]),
-        ("#available(macOS 14, *)", "true", ["VZNVMExpressControllerDeviceConfiguration", "needs macOS 14"]),
+        ("#available(macOS 15, *)", "#available(iOS 18, *)", ["isNestedVirtualization", "needs macOS 15"]),
     ] {
         found(&tree.said(shim, from, to), &words);
     }

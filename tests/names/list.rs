@@ -53,7 +53,7 @@ pub struct Member {
 }
 
 /// The oldest macOS that we run on.
-pub const OLDEST: u32 = 13;
+pub const OLDEST: u32 = 14;
 
 fn oldest() -> u32 {
     OLDEST

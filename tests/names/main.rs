@@ -90,3 +90,21 @@ fn every_name_is_apples() {
     let wrong = Sources::read().complaints(&Apple::load());
     assert!(wrong.is_empty(), "{} complaints:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// Each of them says it in its own way, and one that says another version would be believed by those who read only that one.
+#[test]
+fn the_oldest_macos_is_the_same_everywhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, said) in [
+        ("build.rs", format!("OLDEST_MACOS: &str = \"{OLDEST}.0\"")),
+        (".cargo/config.toml", format!("MACOSX_DEPLOYMENT_TARGET = {{ value = \"{OLDEST}.0\"")),
+        ("tests/tools/darwin/check_macho.py", format!("OLDEST_MACOS = ({OLDEST}, 0)")),
+        ("docs/vz-names.toml", format!("if not {OLDEST}\n# or older")),
+        ("README.md", format!("Apple silicon, macOS {OLDEST} or newer")),
+        ("docs/guides/mac.md", format!("Apple silicon with macOS {OLDEST} or newer")),
+        ("docs/nix.md", format!("Apple silicon and macOS {OLDEST} |")),
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains(&said), "{file} does not say {said:?}");
+    }
+}

@@ -13,12 +13,8 @@ cd "$(dirname "$0")/../.."
 update=''
 [ "${1:-}" != --update ] || update=1
 
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export NIX_REMOTE="local?root=$work/store" NIX_PATH=''
-failures=0
-bad() { echo "✗ $*" >&2; failures=$((failures + 1)); }
-part() { echo "• $*"; }
+# shellcheck source=tests/nix/begin.sh
+. tests/nix/begin.sh
 
 # --- files ---------------------------------------------------------------------------------------------------------------
 
@@ -190,5 +186,4 @@ json.dump({job["Label"].removeprefix("org.nixos."): job for job in jobs.values()
     python3 -B tests/nix/closure.py 2>"$work/err" || bad "$(cat "$work/err")"
 fi
 
-[ "$failures" = 0 ] || { echo "$failures checks failed" >&2; exit 1; }
-echo "all checks passed"
+verdict

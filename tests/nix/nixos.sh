@@ -7,12 +7,8 @@ cd "$(dirname "$0")/../.."
 : "${DVN_NIXPKGS:?is to be the folder of a copy of nixpkgs: DVN_NIXPKGS=… make check-nixos}"
 [ -e "$DVN_NIXPKGS/nixos/lib/eval-config.nix" ] || { echo "there is no nixpkgs in $DVN_NIXPKGS" >&2; exit 1; }
 
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export NIX_REMOTE="local?root=$work/store" NIX_PATH=''
-failures=0
-bad() { echo "✗ $*" >&2; failures=$((failures + 1)); }
-part() { echo "• $*"; }
+# shellcheck source=tests/nix/begin.sh
+. tests/nix/begin.sh
 evaluate() { "$DVN_TEST_NIX/nix-instantiate" --quiet --eval --strict --json --read-write-mode "$@" 2>"$work/err"; }
 
 # system NAME: a case of nixos.nix, in $work/NAME.json
@@ -57,5 +53,4 @@ evaluate --expr "import ./tests/nix/guests.nix { nixpkgs = $DVN_NIXPKGS; }" |
   jq --sort-keys . | sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g' >"$work/real.json"
 python3 -B tests/nix/contained.py tests/nix/guests.json "$work/real.json" || bad "NixOS makes something else of the guest"
 
-[ "$failures" = 0 ] || { echo "$failures checks failed" >&2; exit 1; }
-echo "all checks passed"
+verdict

@@ -140,7 +140,36 @@ in
       modules = with' { workingDirectory = "/var/lib/../db"; };
       says = "without . and ..";
     };
+    relative-directory = {
+      modules = with' { workingDirectory = "lib/builder"; };
+      says = "two or more levels below /";
+    };
+    unreadable-directory-of-a-disabled-service = {
+      modules = [ { services.darwin-vz.workingDirectory = "/var/lib/a;b"; } ];
+      says = "Give a directory whose path has letters of ASCII, digits";
+    };
   }
+  //
+    # Characters that the program refuses in a state directory (rust/host/src/naming.rs), and some that only it could do with.
+    builtins.mapAttrs
+      (_: text: {
+        modules = with' { workingDirectory = "/var/lib/${text}"; };
+        says = "services.darwin-vz.workingDirectory is \"/var/lib/${text}\". Give a directory whose path has letters of ASCII, digits";
+      })
+      {
+        directory-with-a-blank = "linux builder";
+        directory-with-a-percent-sign = "100%d";
+        directory-with-a-semicolon = "a;b";
+        directory-with-a-hash = "a#b";
+        directory-with-a-variable = "$HOME";
+        directory-with-a-command = "$(reboot)";
+        directory-with-a-quote = "it's";
+        directory-with-a-backslash = "a\\b";
+        directory-with-a-question-mark = "a?b";
+        directory-with-two-lines = "a\nb";
+        directory-with-a-tilde = "~ada";
+        directory-with-an-accent = "bâtisseur";
+      }
   # What the module sets elsewhere and a user sets, too: never the module system's own words, which name files of the module's.
   //
     builtins.mapAttrs
@@ -264,14 +293,6 @@ in
     user-that-cannot-be-removed = {
       modules = with' { uid = 400; };
       says = "services.darwin-vz.uid'";
-    };
-    relative-directory = {
-      modules = with' { workingDirectory = "lib/builder"; };
-      says = "services.darwin-vz.workingDirectory'";
-    };
-    directory-for-a-shell = {
-      modules = with' { workingDirectory = "/var/lib/$(reboot)"; };
-      says = "services.darwin-vz.workingDirectory'";
     };
   };
 }

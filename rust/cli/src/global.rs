@@ -1,6 +1,7 @@
 //! The flags that every verb has.
 
 use clap::{Args, ColorChoice};
+use dvn_config::Key;
 use dvn_types::MachineName;
 use std::path::PathBuf;
 
@@ -8,8 +9,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Where all state lives; also says which daemon is meant
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = Key::StateDir.placeholder(), help = Key::StateDir.help())]
     pub state_dir: Option<String>,
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE")]
@@ -17,8 +17,7 @@ pub struct Global {
     /// Machine [default: builder, or the only one]
     #[arg(long, global = true, value_name = "NAME")]
     pub machine: Option<MachineName>,
-    /// How much is logged: error, warn, info, debug, trace
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = Key::LogLevel.placeholder(), help = Key::LogLevel.help())]
     pub log_level: Option<String>,
     /// When to colour
     #[arg(long, global = true, value_name = "WHEN", value_enum)]

@@ -2,8 +2,8 @@
 
 use crate::{
     commands::{
-        capabilities, complete, completions, config, connect, destroy, doctor, generations, logs, man, nix_config,
-        pause, reference, run, ssh, start, status, stop, token,
+        capabilities, complete, completions, config, connect, destroy, doctor, generations, logs, nix_config, pause,
+        run, ssh, start, status, stop, token,
     },
     global::Global,
 };
@@ -73,12 +73,6 @@ pub enum Verb {
     /// Print names for a shell's completion
     #[command(hide = true)]
     Complete(complete::Complete),
-    /// Write the manual pages into a directory
-    #[command(hide = true)]
-    Man(man::Man),
-    /// Print this command line's reference in Markdown
-    #[command(hide = true)]
-    Reference(reference::Reference),
 }
 
 impl Verb {

@@ -5,7 +5,6 @@
 
 mod commands;
 mod context;
-mod exit_codes;
 mod global;
 mod grammar;
 mod launch;
@@ -13,16 +12,20 @@ mod logging;
 mod machine_flags;
 mod output;
 mod progress;
-mod quote;
 mod runtime;
 
-use clap::{CommandFactory, Parser};
+use clap::{Command, CommandFactory, Parser};
 use context::Context;
 use dvn_host::descriptors::Inheritance;
 use dvn_types::Report;
 use grammar::{Cli, Verb};
 use runtime::block_on;
 use std::process::ExitCode;
+
+/// The command line, for those who describe it.
+pub fn command() -> Command {
+    Cli::command()
+}
 
 /// Runs the program; its exit code.
 pub fn main() -> ExitCode {
@@ -40,9 +43,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Verb::Capabilities(verb) => verb.run(),
-        Verb::Completions(verb) => verb.run(Cli::command()),
-        Verb::Man(verb) => verb.run(Cli::command()),
-        Verb::Reference(verb) => verb.run(Cli::command()),
+        Verb::Completions(verb) => verb.run(command()),
         Verb::Run(verb) => Context::new(global, flags).and_then(|context| verb.run(&context, inheritance)),
         verb => Context::new(global, flags).and_then(|context| dispatch(verb, &context)),
     };
@@ -73,8 +74,6 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         | Verb::Doctor(_)
         | Verb::Capabilities(_)
         | Verb::Complete(_)
-        | Verb::Completions(_)
-        | Verb::Man(_)
-        | Verb::Reference(_) => Ok(()),
+        | Verb::Completions(_) => Ok(()),
     }
 }

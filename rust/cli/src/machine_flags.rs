@@ -1,96 +1,69 @@
-//! The settings of a machine, as flags.
+//! Settings as flags, made from their table. They are text here; `config` reads them, so that a value has one spelling everywhere.
 
-use clap::Args;
+use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 use dvn_config::Key;
 
-/// A machine's settings as flags. They are text here; `config` reads them, so that a value has one spelling everywhere.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Settings of the machine")]
-pub struct MachineFlags {
-    /// Processors of the guest
-    #[arg(long, value_name = "N")]
-    cores: Option<String>,
-    /// Memory of the guest, such as 8G
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// Size of the data disk, such as 100G
-    #[arg(long, value_name = "SIZE")]
-    disk_size: Option<String>,
-    /// Begin each boot with an empty data disk
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    ephemeral: Option<String>,
-    /// Minutes unused until the guest is stopped; 0 is never
-    #[arg(long, value_name = "TIME")]
-    idle_timeout: Option<String>,
-    /// Where ssh clients reach it: a loopback address and port
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Directory of the guest bundle
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<String>,
-    /// A derivation of the host's store, whose output is the guest bundle to build and change to
-    #[arg(long, value_name = "DRV")]
-    recipe: Option<String>,
-    /// Directory with the host's nix, for the recipe
-    #[arg(long, value_name = "DIR")]
-    nix: Option<String>,
-    /// Let an aarch64 guest run x86_64 programs through Rosetta
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    rosetta: Option<String>,
-    /// Let the guest run virtual machines
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(hide_short_help = true)]
-    nested_virtualization: Option<String>,
-    /// Let the guest build on the host's store
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    share_store: Option<String>,
-    /// The host's store, as a directory
-    #[arg(long, value_name = "DIR")]
-    store_dir: Option<String>,
-    /// The socket of the host's Nix daemon
-    #[arg(long, value_name = "FILE")]
-    store_daemon: Option<String>,
-    /// auto, or what runs the guest: vz (macOS) or qemu (Linux)
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
-    /// auto, or force kvm or tcg
-    #[arg(long, value_name = "NAME")]
-    accelerator: Option<String>,
-    /// Seconds that a boot may take
-    #[arg(long, value_name = "TIME")]
-    boot_timeout: Option<String>,
-    /// Seconds that a guest may take to power off before it is killed
-    #[arg(long, value_name = "TIME")]
-    stop_grace: Option<String>,
-    /// Seconds without an answer until a guest in use is killed; 0 is never
-    #[arg(long, value_name = "TIME")]
-    hang_timeout: Option<String>,
-}
+/// All settings of a machine.
+pub type MachineFlags = Flags<false>;
 
-impl MachineFlags {
+/// Its sizes, which a start may give for one boot.
+pub type SizeFlags = Flags<true>;
+
+/// Those settings of a machine that were given.
+#[derive(Clone, Debug)]
+pub struct Flags<const SIZES_ALONE: bool>(Vec<(Key, String)>);
+
+impl<const SIZES_ALONE: bool> Flags<SIZES_ALONE> {
     /// Those that were given.
     pub fn flags(&self) -> Vec<(Key, String)> {
-        let given = [
-            (Key::Cores, &self.cores),
-            (Key::Memory, &self.memory),
-            (Key::DiskSize, &self.disk_size),
-            (Key::Ephemeral, &self.ephemeral),
-            (Key::IdleTimeout, &self.idle_timeout),
-            (Key::Listen, &self.listen),
-            (Key::Bundle, &self.bundle),
-            (Key::Recipe, &self.recipe),
-            (Key::Nix, &self.nix),
-            (Key::Rosetta, &self.rosetta),
-            (Key::NestedVirtualization, &self.nested_virtualization),
-            (Key::ShareStore, &self.share_store),
-            (Key::StoreDir, &self.store_dir),
-            (Key::StoreDaemon, &self.store_daemon),
-            (Key::Backend, &self.backend),
-            (Key::Accelerator, &self.accelerator),
-            (Key::BootTimeout, &self.boot_timeout),
-            (Key::StopGrace, &self.stop_grace),
-            (Key::HangTimeout, &self.hang_timeout),
-        ];
-        given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+        self.0.clone()
+    }
+
+    fn keys() -> impl Iterator<Item = Key> {
+        let has = |key: Key| match SIZES_ALONE {
+            true => matches!(key, Key::Cores | Key::Memory | Key::DiskSize),
+            false => key.of_a_machine(),
+        };
+        Key::ALL.into_iter().filter(move |key| has(*key))
+    }
+
+    /// A setting as a flag.
+    fn flag(key: Key) -> Arg {
+        let help = match key {
+            Key::Cores if SIZES_ALONE => "Processors of the guest, for this boot",
+            Key::Memory if SIZES_ALONE => "Memory of the guest, for this boot, such as 8G",
+            Key::DiskSize if SIZES_ALONE => "Size of the data disk, such as 100G; a disk can grow, not shrink",
+            key => key.help(),
+        };
+        let flag = Arg::new(key.name()).long(key.name()).value_name(key.placeholder()).help(help);
+        // Few Macs can do it, and the short help is to fit a screen.
+        let flag = flag.hide_short_help(key == Key::NestedVirtualization);
+        match key.alone() {
+            Some(value) => flag.num_args(0..=1).require_equals(true).default_missing_value(value),
+            None => flag,
+        }
+    }
+}
+
+impl<const SIZES_ALONE: bool> Args for Flags<SIZES_ALONE> {
+    fn augment_args(command: Command) -> Command {
+        let heading = (!SIZES_ALONE).then_some("Settings of the machine");
+        command.args(Self::keys().map(|key| Self::flag(key).help_heading(heading)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<const SIZES_ALONE: bool> FromArgMatches for Flags<SIZES_ALONE> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let value = |key: Key| matches.get_one::<String>(key.name()).cloned();
+        Ok(Flags(Self::keys().filter_map(|key| Some((key, value(key)?))).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use super::{
     error::ConfigError,
     host::HostFacts,
-    key::{Key, Origin, Sourced},
-    layer::Complete,
+    origin::{Origin, Sourced},
+    table::{Complete, Key},
     value::{GIB, Listen, MIB, MaybeListen, Size, TIB},
 };
 use dvn_host::naming;

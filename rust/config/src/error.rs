@@ -1,6 +1,6 @@
 //! Why a configuration is refused.
 
-use super::key::{Key, Origin};
+use super::{origin::Origin, table::Key};
 use dvn_types::{Kind, Report};
 use std::{io, path::PathBuf};
 
@@ -157,4 +157,22 @@ impl From<ConfigError> for Report {
             ConfigError::Unreadable { .. } => report.hint("check the path and its permissions, or leave --config out"),
         }
     }
+}
+
+/// The candidate most like `given`, if one is like it at all.
+pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|name| {
+            (
+                strsim::normalized_damerau_levenshtein(
+                    &given.to_lowercase().replace('_', "-"),
+                    &name.to_lowercase().replace('_', "-"),
+                ),
+                name,
+            )
+        })
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
 }

@@ -1,9 +1,9 @@
 //! The TOML file: keys of all machines at the top, one `[machines.NAME]` table for each machine that differs.
 
 use super::{
-    error::ConfigError,
-    key::{Key, Origin, nearest},
-    layer::Layer,
+    error::{ConfigError, nearest},
+    origin::Origin,
+    table::{Key, Layer},
     value::{Base, Raw},
 };
 use dvn_types::MachineName;

@@ -9,12 +9,14 @@
 //! Every source is read whole, also the values that another source overrides, so a mistake is told wherever it stands. Every
 //! error names the flag, the variable, or the file and line. Nothing here reads the environment: [`Sources`] brings it.
 
+#[macro_use]
+mod declare;
 mod check;
 mod error;
 mod file;
 mod host;
-mod key;
-mod layer;
+mod origin;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -23,20 +25,23 @@ pub use check::{MAX_DISK, MIN_DISK, MIN_MEMORY, range, start as check_start};
 pub use error::ConfigError;
 pub use file::File;
 pub use host::{HostFacts, system};
-pub use key::{ENV_OF_THE_CLI, ENV_PREFIX, Key, Origin, Sourced};
-pub use layer::{Complete, Layer};
+pub use origin::{Origin, Sourced};
+pub use table::{Complete, ENV_PREFIX, Key, Layer, MachineSettings};
 pub use value::{GIB, MIB, Raw, Setting, Size};
 
-use dvn_hypervisor::Backend;
 use dvn_types::{
     Arch, MachineName, Report, Sizes,
     wire::{ConfigView, SettingView},
 };
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
-use value::{
-    AbsolutePath, Accelerator, Base, Cores, Idle, Limit, Listen, LogLevel, MaybeLimit, MaybeListen, MaybePath, Recipe,
-    Runner, Switch,
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
 };
+use value::Base;
+
+/// Variables with our prefix that are no setting: the CLI reads them itself.
+pub const ENV_OF_THE_CLI: [&str; 2] = ["DARWIN_VZ_NIX_CONFIG", "DARWIN_VZ_NIX_MACHINE"];
 
 /// The machine there is when the file names none, and which is meant when nobody names another.
 pub const DEFAULT_MACHINE: &str = "builder";
@@ -50,49 +55,6 @@ pub struct Settings {
     pub api_listen: Option<SocketAddr>,
     /// The machines, by name. Never empty.
     pub machines: BTreeMap<MachineName, MachineSettings>,
-}
-
-/// One machine's settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MachineSettings {
-    /// Processors of the guest.
-    pub cores: u32,
-    /// Memory of the guest in bytes.
-    pub memory: u64,
-    /// Size of the data disk in bytes, as the guest sees it; the file is sparse.
-    pub disk_size: u64,
-    /// Begin each boot with an empty data disk.
-    pub ephemeral: bool,
-    /// Stop the guest after this long without a lease; `None` never.
-    pub idle_timeout: Option<Duration>,
-    /// Where ssh clients reach it: a loopback address.
-    pub listen: SocketAddr,
-    /// The guest bundle's directory; without one the machine cannot boot.
-    pub bundle: Option<PathBuf>,
-    /// What the guest's successor is built from: a `.drv` whose output is a guest bundle.
-    pub recipe: Option<PathBuf>,
-    /// The directory of this host's `nix`; `None` looks for it.
-    pub nix: Option<PathBuf>,
-    /// Offer Rosetta to the guest.
-    pub rosetta: bool,
-    /// Let the guest run virtual machines.
-    pub nested: bool,
-    /// Let the guest build on the host's store.
-    pub share_store: bool,
-    /// The host's store, as a directory.
-    pub store_dir: PathBuf,
-    /// The socket of the host's Nix daemon.
-    pub store_daemon: PathBuf,
-    /// What runs the guest; `None` is this host's own choice.
-    pub backend: Option<Backend>,
-    /// Force an accelerator of the backend (`kvm`, `tcg`) instead of probing.
-    pub accelerator: Option<String>,
-    /// How long a boot may take before it is given up.
-    pub boot_timeout: Duration,
-    /// How long a guest may take to power off before it is killed.
-    pub stop_grace: Duration,
-    /// How long a guest in use may not answer before it is killed; `None` for ever.
-    pub hang_timeout: Option<Duration>,
 }
 
 /// What was given, by source.
@@ -178,7 +140,7 @@ impl Config {
     pub fn complete(&self, host: &HostFacts) -> Result<BTreeMap<MachineName, Complete>, ConfigError> {
         let mut machines = BTreeMap::new();
         for (name, layer) in &self.machines {
-            let complete = layer.over(&self.top).complete(defaults(host, self.default_state_dir.clone()));
+            let complete = layer.over(&self.top).complete(Complete::defaults(host, &self.default_state_dir));
             check::machine(&complete, host)?;
             machines.insert(name.clone(), complete);
         }
@@ -207,61 +169,6 @@ impl Config {
             }
         }
         Ok(view)
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-impl MachineSettings {
-    /// Some that no test minds: patient, never idle, with nothing to boot.
-    pub fn sample() -> MachineSettings {
-        let patience = Duration::from_secs(60);
-        MachineSettings {
-            cores: 1,
-            memory: GIB,
-            disk_size: GIB,
-            ephemeral: false,
-            idle_timeout: None,
-            listen: SocketAddr::from(([127, 0, 0, 1], 31122)),
-            bundle: None,
-            recipe: None,
-            nix: None,
-            rosetta: false,
-            nested: false,
-            share_store: false,
-            store_dir: PathBuf::from("/nix/store"),
-            store_daemon: PathBuf::from("/nix/var/nix/daemon-socket/socket"),
-            backend: None,
-            accelerator: None,
-            boot_timeout: patience,
-            stop_grace: patience,
-            hang_timeout: Some(patience),
-        }
-    }
-}
-
-impl From<Complete> for MachineSettings {
-    fn from(complete: Complete) -> MachineSettings {
-        MachineSettings {
-            cores: complete.cores.value.0,
-            memory: complete.memory.value.0,
-            disk_size: complete.disk_size.value.0,
-            ephemeral: complete.ephemeral.value.0,
-            idle_timeout: complete.idle_timeout.value.0,
-            listen: complete.listen.value.0,
-            bundle: complete.bundle.value.0,
-            recipe: complete.recipe.value.0,
-            nix: complete.nix.value.0,
-            rosetta: complete.rosetta.value.0,
-            nested: complete.nested_virtualization.value.0,
-            share_store: complete.share_store.value.0,
-            store_dir: complete.store_dir.value.0,
-            store_daemon: complete.store_daemon.value.0,
-            backend: complete.backend.value.0,
-            accelerator: complete.accelerator.value.0,
-            boot_timeout: complete.boot_timeout.value.0,
-            stop_grace: complete.stop_grace.value.0,
-            hang_timeout: complete.hang_timeout.value.0,
-        }
     }
 }
 
@@ -322,7 +229,7 @@ fn set(layer: &mut Layer, key: Key, text: &str, origin: Origin, base: &Base) -> 
 /// Without the prefix, which all of them share and which would make any two alike.
 fn nearest_variable<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let bare = |name: &'a str| name.strip_prefix(ENV_PREFIX).unwrap_or(name);
-    key::nearest(name.strip_prefix(ENV_PREFIX).unwrap_or(name), known.map(bare))
+    error::nearest(name.strip_prefix(ENV_PREFIX).unwrap_or(name), known.map(bare))
         .map(|near| format!("{ENV_PREFIX}{near}"))
 }
 
@@ -335,7 +242,7 @@ fn choose(
         return match machines.contains_key(&name) {
             true => Ok(Some(name)),
             false => {
-                let nearest = key::nearest(name.as_str(), machines.keys().map(MachineName::as_str));
+                let nearest = error::nearest(name.as_str(), machines.keys().map(MachineName::as_str));
                 Err(ConfigError::NoSuchMachine { name: name.to_string(), known: names(machines), nearest })
             }
         };
@@ -357,37 +264,8 @@ pub fn default_value(key: Key) -> Option<String> {
     let small = HostFacts { cores: 2, memory: 4 * GIB, arch: None, rosetta: false, nix: false };
     let large = HostFacts { cores: 64, memory: 256 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };
     let of = |host: &HostFacts, state_dir: &str| {
-        let complete = defaults(host, PathBuf::from(state_dir));
+        let complete = Complete::defaults(host, Path::new(state_dir));
         complete.rows().into_iter().find(|(other, ..)| *other == key).map(|(_, value, _)| value)
     };
     of(&small, "/a").filter(|value| of(&large, "/b").as_ref() == Some(value))
-}
-
-fn defaults(host: &HostFacts, state_dir: PathBuf) -> Complete {
-    // A host that does not tell its memory has `u64::MAX`; a whole number of MiB reads well everywhere.
-    let memory = (host.memory / 2).min(8 * GIB) / MIB * MIB;
-    Complete {
-        state_dir: Sourced::default(AbsolutePath(state_dir)),
-        log_level: Sourced::default(LogLevel("info".to_owned())),
-        api_listen: Sourced::default(MaybeListen(None)),
-        cores: Sourced::default(Cores(if host.cores == u32::MAX { 1 } else { (host.cores / 2).max(1) })),
-        memory: Sourced::default(Size(memory)),
-        disk_size: Sourced::default(Size(100 * GIB)),
-        ephemeral: Sourced::default(Switch(false)),
-        idle_timeout: Sourced::default(Idle(Some(Duration::from_secs(180 * 60)))),
-        listen: Sourced::default(Listen(SocketAddr::from(([127, 0, 0, 1], 31122)))),
-        bundle: Sourced::default(MaybePath(None)),
-        recipe: Sourced::default(Recipe(None)),
-        nix: Sourced::default(MaybePath(None)),
-        rosetta: Sourced::default(Switch(false)),
-        nested_virtualization: Sourced::default(Switch(false)),
-        share_store: Sourced::default(Switch(host.nix)),
-        store_dir: Sourced::default(AbsolutePath(PathBuf::from(host::STORE))),
-        store_daemon: Sourced::default(AbsolutePath(PathBuf::from(host::STORE_DAEMON))),
-        backend: Sourced::default(Runner(None)),
-        accelerator: Sourced::default(Accelerator(None)),
-        boot_timeout: Sourced::default(Limit(Duration::from_secs(180))),
-        stop_grace: Sourced::default(Limit(Duration::from_secs(30))),
-        hang_timeout: Sourced::default(MaybeLimit(Some(Duration::from_secs(300)))),
-    }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use dvn_types::Kind;
 use proptest::prelude::*;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 const FILE: &str = "/etc/darwin-vz-nix/config.toml";
 const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false, nix: false };
@@ -97,6 +97,23 @@ fn every_key_can_be_set_from_every_source() {
             assert_eq!((row.1.as_str(), row.2.to_string()), (shown, origin));
         }
     }
+}
+
+#[test]
+fn what_is_offered_can_be_given() {
+    let base = Base { dir: "/".into(), home: None };
+    let read = |key: Key, text: &str| Layer::default().set(key, &Raw::Text(text.to_owned()), Origin::Default, &base);
+    for key in Key::ALL {
+        for text in key.choices().iter().copied().chain(key.alone()) {
+            assert_eq!(read(key, text), Ok(()), "{key} = {text}");
+        }
+        assert!(
+            !key.about().ends_with('.') && !key.help().ends_with('.'),
+            "{key}: a page and the help end it themselves"
+        );
+    }
+    assert_eq!((Key::ShareStore.alone(), Key::Cores.alone()), (Some("true"), None));
+    assert_eq!(Key::Accelerator.choices(), ["auto", "kvm", "tcg"]);
 }
 
 #[test]

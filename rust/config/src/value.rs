@@ -54,6 +54,10 @@ pub struct Base {
 pub trait Setting: Sized + fmt::Display {
     /// How it is written, for the reference.
     const FORM: &'static str;
+    /// All that it can be, where that is little.
+    const CHOICES: &'static [&'static str] = &[];
+    /// What its flag says without a value, if it can stand so.
+    const ALONE: Option<&'static str> = None;
     /// Reads it. The error says what would be right, as in "give …".
     fn read(raw: &Raw, base: &Base) -> Result<Self, String>;
 }
@@ -279,6 +283,8 @@ pub struct Switch(pub bool);
 
 impl Setting for Switch {
     const FORM: &'static str = "`true` or `false`";
+    const CHOICES: &'static [&'static str] = &["true", "false"];
+    const ALONE: Option<&'static str> = Some("true");
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
@@ -386,6 +392,7 @@ pub struct Runner(pub Option<Backend>);
 
 impl Setting for Runner {
     const FORM: &'static str = "`auto`, `qemu` or `vz`";
+    const CHOICES: &'static [&'static str] = &["auto", "qemu", "vz"];
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
@@ -411,6 +418,7 @@ pub struct Accelerator(pub Option<String>);
 
 impl Setting for Accelerator {
     const FORM: &'static str = "`auto`, `kvm` or `tcg`";
+    const CHOICES: &'static [&'static str] = &["auto", "kvm", "tcg"];
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
@@ -433,6 +441,7 @@ pub struct LogLevel(pub String);
 
 impl Setting for LogLevel {
     const FORM: &'static str = "`error`, `warn`, `info`, `debug`, `trace`, or directives such as `dvn_http=debug`";
+    const CHOICES: &'static [&'static str] = &["error", "warn", "info", "debug", "trace"];
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {

@@ -16,6 +16,7 @@ mod metrics_tests;
 mod options;
 mod pulse;
 mod service;
+#[cfg(feature = "specimen")]
 pub mod specimen;
 mod ssh_listener;
 pub mod views;

@@ -133,7 +133,7 @@ impl Machine {
         let accelerator = settings.accelerator.as_deref();
         let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
         let dir = state.make_machine(&name)?;
-        let connect_program = furnish::connect_program(options, &name);
+        let connect_program = furnish::connect_program(options, &name)?;
         furnish::furnish(&dir, &name, &connect_program)?;
         let sharing = Sharing::new(&name, &settings, &dir)?;
         let capabilities = hypervisor.capabilities().clone();

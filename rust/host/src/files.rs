@@ -5,7 +5,7 @@
 //!        └── its maker died ──▶ swept by the next daemon
 //! ```
 
-use crate::{regular_file::NotRegular, trust};
+use crate::{quoting::for_shell, regular_file::NotRegular, trust};
 use dvn_types::{Kind, Report};
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
@@ -160,8 +160,11 @@ pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
 
 /// The command that moves a path away, for a shell.
 fn away(path: &Path) -> String {
-    let quoted = format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-    format!("mv {quoted} {quoted}.aside")
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".aside");
+    // There is a file with that name, so it has no NUL.
+    let words = for_shell(["mv".as_ref(), path.as_os_str(), &aside]).unwrap_or_default();
+    String::from_utf8_lossy(&words).into_owned()
 }
 
 /// Makes a directory if need be, and refuses one that others could read, that belongs to another user, or to which

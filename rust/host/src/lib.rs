@@ -11,6 +11,7 @@ pub mod lobby;
 pub mod log_file;
 pub mod machine_dir;
 pub mod naming;
+pub mod quoting;
 pub mod regular_file;
 pub mod search_path;
 pub mod signals;

@@ -89,9 +89,7 @@ struct DiskSpec: Decodable {
         switch bus {
         case .virtio: return VZVirtioBlockDeviceConfiguration(attachment: image)
         case .usb: return VZUSBMassStorageDeviceConfiguration(attachment: image)
-        case .nvme:
-            guard #available(macOS 14, *) else { throw fault(.system, "an NVMe disk needs macOS 14") }
-            return VZNVMExpressControllerDeviceConfiguration(attachment: image)
+        case .nvme: return VZNVMExpressControllerDeviceConfiguration(attachment: image)
         }
     }
 }
@@ -112,10 +110,7 @@ struct RosettaSpec: Decodable {
 
     func device() throws -> VZDirectorySharingDeviceConfiguration {
         let share = try VZLinuxRosettaDirectoryShare()
-        if caching {
-            guard #available(macOS 14, *) else { throw fault(.system, "Rosetta's cache needs macOS 14") }
-            try share.setCachingOptions(.defaultUnixSocket)
-        }
+        if caching { try share.setCachingOptions(.defaultUnixSocket) }
         return sharing(share, tag)
     }
 }

@@ -24,22 +24,17 @@ public final class ShimMachine: NSObject, @unchecked Sendable {
     func requestStop(op: UInt64) { perform(op) { try $0.requestStop(); $1.done() } }
 
     func canSave(op: UInt64) {
-        perform(op) { [estate] in
-            guard #available(macOS 14, *) else { throw fault(.system, "saving a machine needs macOS 14") }
-            try estate.configuration.validateSaveRestoreSupport(); $1.done()
-        }
+        perform(op) { [estate] in try estate.configuration.validateSaveRestoreSupport(); $1.done() }
     }
 
     func save(op: UInt64, path: RustString) {
         perform(op) { [url = file(path.toString())] in
-            guard #available(macOS 14, *) else { throw fault(.system, "saving a machine needs macOS 14") }
             $0.saveMachineStateTo(url: url, completionHandler: $1.error)
         }
     }
 
     func restore(op: UInt64, path: RustString) {
         perform(op) { [url = file(path.toString())] in
-            guard #available(macOS 14, *) else { throw fault(.system, "restoring a machine needs macOS 14") }
             $0.restoreMachineStateFrom(url: url, completionHandler: $1.error)
         }
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks a program for Macs on any computer: check_macho.py PROGRAM [ENTITLEMENTS.plist]
 
-A thin arm64 Mach-O whose oldest macOS is 13, whose libraries are all the system's, where every name that is left open
+A thin arm64 Mach-O whose oldest macOS is 14, whose libraries are all the system's, where every name that is left open
 is one of the Swift half's, and whose signature is whole: each hash of it is computed anew. With a property list, the
 signature must hold exactly those entitlements, in both of its forms.
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ARM64 = 0x0100000C
-OLDEST_MACOS = (13, 0)
+OLDEST_MACOS = (14, 0)
 # Load commands, without the bit that says «required».
 SYMTAB, DYLIBS, SIGNATURE, BUILD_VERSION = 0x2, (0xC, 0x18, 0x1F), 0x1D, 0x32
 # Slots of the signature.

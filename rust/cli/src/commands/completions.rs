@@ -2,8 +2,9 @@
 //! of generations it asks of `complete`.
 
 use crate::output;
-use clap::{Args, Command};
+use clap::{Arg, Args, Command, ValueHint, builder::PossibleValuesParser};
 use clap_complete::Shell;
+use dvn_config::Key;
 use dvn_types::{Kind, Report};
 
 /// Flags of `completions`.
@@ -58,8 +59,8 @@ complete -c darwin-vz-nix -n '__fish_seen_subcommand_from generations; and __fis
 
 impl Completions {
     /// Prints it.
-    pub fn run(self, mut program: Command) -> Result<(), Report> {
-        let mut script = Vec::new();
+    pub fn run(self, program: Command) -> Result<(), Report> {
+        let (mut program, mut script) = (knowing_values(program), Vec::new());
         clap_complete::generate(self.shell, &mut program, "darwin-vz-nix", &mut script);
         let script = String::from_utf8(script).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
         output::print(&match self.shell {
@@ -70,6 +71,20 @@ impl Completions {
             _ => script,
         })
     }
+}
+
+/// The command line, with what a script can say of the values of settings.
+fn knowing_values(command: Command) -> Command {
+    let values = |arg: Arg| match arg.get_long().and_then(Key::named) {
+        Some(key) if !key.choices().is_empty() => arg.value_parser(PossibleValuesParser::new(key.choices())),
+        Some(key) => arg.value_hint(match key.placeholder() {
+            "DIR" => ValueHint::DirPath,
+            "FILE" | "DRV" => ValueHint::FilePath,
+            _ => ValueHint::Other,
+        }),
+        None => arg,
+    };
+    command.mut_args(values).mut_subcommands(knowing_values)
 }
 
 /// An argument's line ends in what completes it; the functions come before the line that calls the first one.

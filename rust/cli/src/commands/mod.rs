@@ -10,12 +10,10 @@ pub mod destroy;
 pub mod doctor;
 pub mod generations;
 pub mod logs;
-pub mod man;
 pub mod nix_config;
 #[cfg(test)]
 mod nix_module_tests;
 pub mod pause;
-pub mod reference;
 pub mod run;
 pub mod ssh;
 pub mod start;

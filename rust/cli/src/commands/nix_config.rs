@@ -3,7 +3,6 @@
 use crate::{
     context::Context,
     output::{print, print_json},
-    quote::quoted,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
@@ -15,7 +14,7 @@ use dvn_guest::{
         keys::{Keys, host_alias},
     },
 };
-use dvn_host::machine_dir::StateDir;
+use dvn_host::{machine_dir::StateDir, quoting::for_ssh_config};
 use dvn_types::{Arch, Kind, MachineName, Report};
 use serde::Serialize;
 use std::{
@@ -152,7 +151,7 @@ impl Builder {
 
     /// A block of ssh's configuration.
     pub fn ssh_block(&self) -> String {
-        let path = |path: &Path| quoted(path.as_os_str()).to_string_lossy().into_owned();
+        let path = |path: &Path| for_ssh_config(path.as_os_str()).to_string_lossy().into_owned();
         Block {
             alias: &host_alias(&self.machine),
             listen: &self.listen,

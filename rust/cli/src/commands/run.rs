@@ -7,7 +7,7 @@ use crate::{
     runtime::block_on,
 };
 use clap::Args;
-use dvn_config::HostFacts;
+use dvn_config::{HostFacts, Key};
 use dvn_daemon::{Daemon, RunOptions};
 use dvn_host::{descriptors::Inheritance, machine_dir::StateDir};
 use dvn_types::{Kind, Report};
@@ -20,8 +20,7 @@ Examples:
   darwin-vz-nix run --bundle ./guest --cores 4
   darwin-vz-nix run --api-listen 127.0.0.1:31180")]
 pub struct Run {
-    /// Where the HTTP API answers on TCP, too: a loopback address and port
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = Key::ApiListen.placeholder(), help = Key::ApiListen.help())]
     pub api_listen: Option<String>,
     #[command(flatten)]
     pub machine: MachineFlags,

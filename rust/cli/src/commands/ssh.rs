@@ -5,20 +5,19 @@
 use crate::{
     context::{Context, this_program},
     launch, progress,
-    quote::quoted,
     runtime::block_on,
 };
 use clap::Args;
 use dvn_guest::ssh::keys::host_alias;
-use dvn_host::machine_dir::StateDir;
+use dvn_host::{
+    machine_dir::StateDir,
+    quoting::{for_ssh_command, for_ssh_config},
+};
 use dvn_types::{Kind, Report, wire::StartRequest};
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        process::CommandExt,
-    },
+    os::unix::process::CommandExt,
     path::Path,
     process::Command,
 };
@@ -46,15 +45,15 @@ impl Ssh {
         })??;
         let dir = StateDir::open(&context.state_dir())?.machine(&machine);
         let guest = crate::commands::nix_config::Guest::of(context, &machine)?;
-        let proxy = proxy_command(&this_program()?, &context.state_dir(), machine.as_str());
+        let proxy = proxy_command(&this_program()?, &context.state_dir(), machine.as_str())?;
         let error = Command::new("ssh")
             .args(["-F", "none"])
             .arg("-o")
-            .arg(option("IdentityFile=", &quoted(dir.user_key().as_os_str())))
+            .arg(option("IdentityFile=", &for_ssh_config(dir.user_key().as_os_str())))
             .arg("-o")
             .arg(option("ProxyCommand=", &proxy))
             .arg("-o")
-            .arg(option("UserKnownHostsFile=", &quoted(dir.known_hosts().as_os_str())))
+            .arg(option("UserKnownHostsFile=", &for_ssh_config(dir.known_hosts().as_os_str())))
             .args(["-o", &format!("HostKeyAlias={}", host_alias(&machine))])
             .args(["-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "GlobalKnownHostsFile=none"])
             .args(["-l", &guest.user, "--", &host_alias(&machine)])
@@ -75,21 +74,10 @@ fn option(name: &str, value: &OsStr) -> OsString {
 }
 
 /// This program's `connect`, as a line for a shell, in which ssh expands `%`.
-pub fn proxy_command(program: &Path, state_dir: &Path, machine: &str) -> OsString {
-    let mut line = Vec::new();
-    for word in [program.as_os_str(), OsStr::new("--state-dir"), state_dir.as_os_str()] {
-        line.push(b'\'');
-        for byte in word.as_bytes() {
-            match byte {
-                b'\'' => line.extend_from_slice(b"'\\''"),
-                b'%' => line.extend_from_slice(b"%%"),
-                byte => line.push(*byte),
-            }
-        }
-        line.extend_from_slice(b"' ");
-    }
-    line.extend_from_slice(format!("--machine {machine} connect --service ssh").as_bytes());
-    OsString::from_vec(line)
+pub fn proxy_command(program: &Path, state_dir: &Path, machine: &str) -> Result<OsString, Report> {
+    let program = [program.as_os_str(), OsStr::new("--state-dir"), state_dir.as_os_str()];
+    let verb = ["--machine", machine, "connect", "--service", "ssh"].map(OsStr::new);
+    for_ssh_command(program.into_iter().chain(verb))
 }
 
 #[cfg(test)]
@@ -98,15 +86,15 @@ mod tests {
 
     #[test]
     fn odd_paths_survive_the_shell_and_ssh() {
-        let line = proxy_command(Path::new("/opt/it's/vz"), Path::new("/st ate/100%"), "b");
-        assert_eq!(line, "'/opt/it'\\''s/vz' '--state-dir' '/st ate/100%%' --machine b connect --service ssh");
+        let line = proxy_command(Path::new("/opt/it's/vz"), Path::new("/st ate/100%"), "b").unwrap();
+        assert_eq!(line, "\"/opt/it's/vz\" --state-dir '/st ate/100%%' --machine b connect --service ssh");
         // What a shell makes of it, after ssh has turned %% back.
-        let shown = line.to_str().unwrap().replace("%%", "%").replacen("'/opt", "printf '%s|' '/opt", 1);
+        let shown = line.to_str().unwrap().replace("%%", "%").replacen("\"/opt", "printf '%s|' \"/opt", 1);
         let output = Command::new("sh").args(["-c", &shown]).output().unwrap();
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
             "/opt/it's/vz|--state-dir|/st ate/100%|--machine|b|connect|--service|ssh|"
         );
-        assert_eq!(quoted(OsStr::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
+        assert_eq!(for_ssh_config(OsStr::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
     }
 }

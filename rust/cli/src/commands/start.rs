@@ -3,10 +3,12 @@
 use crate::{
     commands::status::{self, timeline},
     context::Context,
-    launch, output, progress,
+    launch,
+    machine_flags::SizeFlags,
+    output, progress,
 };
 use clap::Args;
-use dvn_config::{HostFacts, Key, start_request};
+use dvn_config::{HostFacts, start_request};
 use dvn_types::{
     Report,
     wire::{StartRequest, State},
@@ -19,15 +21,8 @@ Examples:
   darwin-vz-nix start
   darwin-vz-nix start --cores 8 --memory 16G")]
 pub struct Start {
-    /// Processors of the guest, for this boot
-    #[arg(long, value_name = "N")]
-    cores: Option<String>,
-    /// Memory of the guest, for this boot, such as 8G
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// Size of the data disk, such as 100G; a disk can grow, not shrink
-    #[arg(long, value_name = "SIZE")]
-    disk_size: Option<String>,
+    #[command(flatten)]
+    sizes: SizeFlags,
     /// Print the machine's status as JSON
     #[arg(long)]
     pub json: bool,
@@ -57,9 +52,6 @@ impl Start {
     }
 
     fn request(&self) -> Result<StartRequest, Report> {
-        let given = [(Key::Cores, &self.cores), (Key::Memory, &self.memory), (Key::DiskSize, &self.disk_size)];
-        let flags: Vec<(Key, String)> =
-            given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
-        start_request(&flags, &HostFacts::gather()).map(Into::into)
+        start_request(&self.sizes.flags(), &HostFacts::gather()).map(Into::into)
     }
 }

@@ -2,13 +2,9 @@
 
 use crate::options::RunOptions;
 use dvn_guest::ssh::keys::Keys;
-use dvn_host::{files::write_atomic, machine_dir::MachineDir, regular_file};
+use dvn_host::{files::write_atomic, machine_dir::MachineDir, quoting::for_shell, regular_file};
 use dvn_types::{MachineName, Report};
-use std::{
-    ffi::{OsStr, OsString},
-    fs::Metadata,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-};
+use std::{ffi::OsString, fs::Metadata, os::unix::fs::PermissionsExt};
 
 /// Permissions of the program of the direct door.
 const PROGRAM: u32 = 0o700;
@@ -28,25 +24,16 @@ pub(super) fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &[u
 }
 
 /// The program that Nix runs for the direct door: an address can name a program, but not its flags.
-pub(super) fn connect_program(options: &RunOptions, name: &MachineName) -> Vec<u8> {
+pub(super) fn connect_program(options: &RunOptions, name: &MachineName) -> Result<Vec<u8>, Report> {
     let mut script =
         format!("#!/bin/sh\n# Joins Nix, on stdin and stdout, to the nix-daemon of the machine {name}.\nexec ")
             .into_bytes();
     let mut words = vec![options.program.clone().into_os_string()];
     words.extend(options.flags.iter().cloned());
     words.extend(["--machine", name.as_str(), "connect"].map(OsString::from));
-    for word in words {
-        script.extend(quoted(&word));
-        script.push(b' ');
-    }
-    script.extend(b"\"$@\"\n");
-    script
-}
-
-/// A word for a POSIX shell, byte by byte: no path is without a way to write it.
-fn quoted(word: &OsStr) -> Vec<u8> {
-    let inside = word.as_bytes().split(|byte| *byte == b'\'').collect::<Vec<_>>().join(&br"'\''"[..]);
-    [b"'", &inside[..], b"'"].concat()
+    script.extend(for_shell(words.iter().map(OsString::as_os_str))?);
+    script.extend(b" \"$@\"\n");
+    Ok(script)
 }
 
 #[cfg(test)]
@@ -69,11 +56,11 @@ mod tests {
     #[test]
     fn the_direct_doors_program_survives_any_path() {
         let options = options("/nix/it's here/darwin-vz-nix".into(), &["--state-dir".into(), "/a $HOME".into()]);
-        let script = String::from_utf8(connect_program(&options, &"builder".parse().unwrap())).unwrap();
+        let script = String::from_utf8(connect_program(&options, &"builder".parse().unwrap()).unwrap()).unwrap();
         let exec = script.lines().last().unwrap();
         assert_eq!(
             exec,
-            r#"exec '/nix/it'\''s here/darwin-vz-nix' '--state-dir' '/a $HOME' '--machine' 'builder' 'connect' "$@""#
+            r#"exec "/nix/it's here/darwin-vz-nix" --state-dir '/a $HOME' --machine builder connect "$@""#
         );
     }
 
@@ -86,7 +73,8 @@ mod tests {
         fs::write(&program, "#!/bin/sh\nprintf '%s|' \"$@\"\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
         let flag = OsString::from_vec(odd.clone());
-        let script = connect_program(&options(program.into(), &["--config".into(), flag]), &"b".parse().unwrap());
+        let script =
+            connect_program(&options(program.into(), &["--config".into(), flag]), &"b".parse().unwrap()).unwrap();
         let connect = tmp.path().join("connect");
         fs::write(&connect, script).unwrap();
         let said = Command::new("sh").arg(&connect).arg("--stdio").output().unwrap();

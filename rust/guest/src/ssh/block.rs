@@ -4,7 +4,7 @@
 //! that a block leaves open, and some of those end a connection or hang Nix. So the block says everything that another block
 //! could spoil (decision 25). `nix/darwin/builder.nix` writes the same block; a test compares them.
 //!
-//! The rule: only options that OpenSSH 8.7 knows (macOS 13 has 9.0). ssh refuses its whole configuration for one that it does
+//! The rule: only options that OpenSSH 8.7 knows (macOS 14 has a newer one). ssh refuses its whole configuration for one that it does
 //! not know, whichever host it is asked for.
 
 use dvn_config::MachineSettings;

@@ -26,7 +26,7 @@ struct Family {
 
 /// The page.
 pub(super) fn page() -> Result<String, Report> {
-    let mut text = head("Metrics", "metrics");
+    let mut text = head("Metrics");
     text.push_str(INTRODUCTION);
     for Family { name, kind, help, labels } in families(&specimen::metrics()?) {
         let suffix = if kind == "counter" { "_total" } else { "" };

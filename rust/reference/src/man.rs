@@ -1,36 +1,32 @@
-//! The manual pages: `darwin-vz-nix(1)` with all settings, and one for each verb. Installers of the program write them with
-//! the program itself, so that they never tell of another version.
+//! The manual pages: `darwin-vz-nix(1)` with all settings, and one for each verb.
 
-use super::reference;
-use crate::exit_codes::EXIT_CODES;
-use clap::{Args, Command};
+use crate::{exit_codes::EXIT_CODES, settings};
+use clap::Command;
+use clap_mangen::Man;
 use dvn_config::Key;
-use dvn_types::{Kind, Report};
-use std::{fmt::Write, fs, io, path::PathBuf};
+use std::{fmt::Write, io};
 
-/// Flags of `man`.
-#[derive(Debug, Args)]
-pub struct Man {
-    /// The directory, which is made if need be
-    dir: PathBuf,
+/// Names of files, and what is in them.
+pub(super) fn pages(program: Command) -> io::Result<Vec<(String, String)>> {
+    let mut program = program.disable_help_subcommand(true);
+    program.build();
+    let mut pages = Vec::new();
+    add(program, &mut pages)?;
+    for (_, text) in pages.iter_mut().filter(|(name, _)| name == "darwin-vz-nix.1") {
+        text.push_str(&exit_status());
+        text.push_str(&all_settings());
+    }
+    Ok(pages)
 }
 
-impl Man {
-    /// Writes them.
-    pub fn run(self, program: Command) -> Result<(), Report> {
-        self.write(program).map_err(|e| {
-            Report::new(Kind::Host, format!("cannot write the manual pages to {}: {e}", self.dir.display()))
-                .hint("give a directory that this user may write")
-        })
+fn add(command: Command, pages: &mut Vec<(String, String)>) -> io::Result<()> {
+    for part in command.get_subcommands().filter(|part| !part.is_hide_set()) {
+        add(part.clone(), pages)?;
     }
-
-    fn write(&self, program: Command) -> io::Result<()> {
-        fs::create_dir_all(&self.dir)?;
-        clap_mangen::generate_to(program, &self.dir)?;
-        let page = self.dir.join("darwin-vz-nix.1");
-        let text = fs::read_to_string(&page)? + &exit_status() + &settings();
-        fs::write(page, text)
-    }
+    let (page, mut text) = (Man::new(command), Vec::new());
+    page.render(&mut text)?;
+    pages.push((page.get_filename(), String::from_utf8(text).map_err(io::Error::other)?));
+    Ok(())
 }
 
 fn exit_status() -> String {
@@ -47,7 +43,7 @@ fn exit_status() -> String {
 }
 
 /// The section on settings, which are more than the flags of one verb.
-fn settings() -> String {
+fn all_settings() -> String {
     let mut text = String::from(".SH SETTINGS\n");
     text.push_str(&roff(
         "A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the \
@@ -55,7 +51,7 @@ fn settings() -> String {
          as elsewhere, unless --color says otherwise.",
     ));
     for key in Key::ALL {
-        let about = format!("{}; {}; by default {}", key.about(), key.form(), reference::default(key)).replace('`', "");
+        let about = format!("{}; {}; by default {}", key.about(), key.form(), settings::default(key)).replace('`', "");
         let (name, variable, about) = (roff(key.name()), roff(&key.env()), roff(&about));
         // Writing to a string cannot fail.
         let _ = write!(text, ".TP\n\\fB{}\\fR, {variable}{about}", name.trim_end());

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// The page.
 pub(super) fn page(document: &Value) -> String {
-    let mut text = head("HTTP API: routes and types", "api-reference");
+    let mut text = head("HTTP API: routes and types");
     text.push_str(
         r"
 [api.md](api.md) tells where it answers, how one gets in and how to watch; [openapi.json](openapi.json) is this page for programs. A

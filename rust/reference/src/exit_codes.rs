@@ -1,7 +1,7 @@
 //! The exit codes, in words.
 
 /// For the manual and the reference.
-pub const EXIT_CODES: &str = "\
+pub(super) const EXIT_CODES: &str = "\
 Exit codes:
    0  done
    2  the command line is wrong

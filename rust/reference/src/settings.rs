@@ -26,7 +26,7 @@ A name that no setting has is an error, in the file and among the variables. An 
 /// The page.
 pub(super) fn page(mut program: Command) -> String {
     program.build();
-    let mut text = head("Settings", "config");
+    let mut text = head("Settings");
     text.push_str(INTRODUCTION);
     let [file, machine] = ENV_OF_THE_CLI;
     text.push_str(&format!(
@@ -58,7 +58,7 @@ fn section(program: &Command, key: Key) -> String {
 }
 
 /// The default in words.
-pub(crate) fn default(key: Key) -> String {
+pub(super) fn default(key: Key) -> String {
     match (default_value(key).as_deref(), key.default_of_the_host()) {
         (Some("-"), _) => "none".to_owned(),
         (Some(value), _) => format!("`{value}`"),

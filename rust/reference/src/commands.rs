@@ -8,7 +8,7 @@ pub(super) fn page(mut program: Command) -> String {
     program.build();
     let mut text = format!(
         "{}\n{}. Settings are in [config.md](config.md), exit codes in [errors.md](errors.md).\n\n## Options of every command\n\n{}",
-        head("Command line", "cli"),
+        head("Command line"),
         program.get_about().map(ToString::to_string).unwrap_or_default(),
         options(program.get_arguments()),
     );

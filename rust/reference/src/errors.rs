@@ -7,7 +7,7 @@ use dvn_types::Kind;
 
 /// The page.
 pub(super) fn page() -> String {
-    let mut text = head("Errors and exit codes", "errors");
+    let mut text = head("Errors and exit codes");
     text.push_str(
         r#"
 Every error has a kind, which says who can mend it, a message that says what happened and why, and hints that say what to do
