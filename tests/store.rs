@@ -1,7 +1,7 @@
-//! The gate to the host's store with a real Nix on both ends: a daemon with a store of its own as the host's, and Nix's
-//! commands, or a whole `local-overlay` store, as the guest's. No VM: what the guest's agent does is done by a few lines here.
+//! The gate to the host's store with a real Nix on both ends: a daemon with a separate store as the host's, and Nix's
+//! commands, or a whole `local-overlay` store, as the guest's. No VM: a few lines here replace the guest's agent.
 
-// The test's Nix is made for Linux.
+// The test's Nix is for Linux.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -68,7 +68,7 @@ impl Host {
         self.dir.path().join(name)
     }
 
-    /// The agent's part: each connection to a socket goes through the gate, with the token before it.
+    /// The agent's part: forwards each connection of a socket to the gate, with the token first.
     fn be_a_guest(&self) {
         let listener = UnixListener::bind(self.at("gate.sock")).unwrap();
         let (dial, incoming) = mpsc::channel::<GuestStream>(8);
@@ -97,7 +97,7 @@ impl Host {
         format!("unix://{}", self.at("host.sock").display())
     }
 
-    /// The host's store as a guest may see it.
+    /// The host's store as the guest sees it.
     fn gate(&self) -> String {
         format!("unix://{}", self.at("gate.sock").display())
     }
@@ -116,7 +116,7 @@ impl Host {
         out.trim().to_owned()
     }
 
-    /// What a command complains of; it must fail.
+    /// The error of a command that must fail.
     async fn fails(&self, store: &str, args: &[&str]) -> String {
         let output = self.run(store, args).await;
         assert!(!output.status.success(), "{args:?}");
@@ -133,10 +133,10 @@ impl Host {
         self.at("host").join(&path[1..]).exists()
     }
 
-    /// Everything in the host's store: what the database says, and what lies there.
+    /// Everything in the host's store: the content of the database, and of the directory.
     async fn inventory(&self) -> (String, BTreeSet<PathBuf>) {
         let files = fs::read_dir(self.at("host/nix/store")).unwrap().map(|entry| entry.unwrap().path());
-        // `.links` comes and goes by itself.
+        // `.links` changes by itself.
         let files = files.filter(|path| path.file_name().unwrap() != ".links").collect();
         (self.ok(&self.direct(), &["nix", "path-info", "--all", "--json", "--sigs"]).await, files)
     }
@@ -188,14 +188,14 @@ async fn queries_are_answered_as_the_host_would() {
     assert!(untrusted && info.contains("darwin-vz-nix"), "{info}");
     let none = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-none";
     assert!(host.fails(&host.gate(), &["nix-store", "--query", "--hash", none]).await.contains("is not valid"));
-    // The chain was told of, and a derivation.
+    // The gate has described the chain, and a derivation.
     let told = host.store.trusted_paths();
     assert!(told.len() == 4 && told.contains(&top) && told.contains(&drv), "{told:?}");
     let all = host.ok(&host.gate(), &["nix", "path-info", "--all"]).await;
     assert_eq!(all.lines().collect::<BTreeSet<_>>(), told.iter().map(String::as_str).collect());
     let middle = told.iter().find(|path| path.ends_with("-middle")).unwrap();
     assert_eq!(host.ok(&host.gate(), &["nix-store", "--query", "--referrers", middle]).await, top);
-    // What the host gets later is seen at once.
+    // A path that the host gets later is visible at once.
     let late = host.make(r#"builtins.toFile "late" """#).await;
     host.ok(&host.gate(), &["nix-store", "--query", "--hash", &late]).await;
 }
@@ -215,7 +215,7 @@ async fn every_write_is_refused_with_its_name_and_nothing_changes() {
     let key = host.at("key").display().to_string();
     let gate = host.gate();
     let built = format!("{drv}^*");
-    // So that `--all` is something.
+    // So that `--all` is not empty.
     host.ok(&gate, &["nix-store", "--query", "--hash", &top]).await;
     for (operation, args) in [
         ("AddToStore", &["nix", "store", "add", &file][..]),
@@ -261,7 +261,8 @@ async fn a_local_overlay_store_takes_over_paths_without_copying_any() {
     let own: Vec<_> =
         fs::read_dir(host.at("guest/nix/store")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(own.iter().all(|name| name == ".links"), "{own:?}");
-    // It never asks for them again. That is why the ledger outlives the connection, and why the guest must be made to forget.
+    // The guest never asks for them again. That is why the ledger outlives the connection, and why the guest must be
+    // made to forget.
     host.store.close("to see who asks");
     host.ok(&guest, &["nix-store", "--check-validity", &top]).await;
 }
@@ -310,7 +311,7 @@ async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
     let building = async {
         let mut told = Vec::new();
         for round in 0..25 {
-            // Two paths on one, so that the collector finds them in any order.
+            // Two paths that depend on one, so that the collector finds them in any order.
             let made = host
                 .make(&format!(
                     r#"let x = builtins.toFile "x" "{round}"; in builtins.seq "${{builtins.toFile "y" "${{x}}"}}" (builtins.toFile "z" "${{x}}")"#
@@ -372,7 +373,7 @@ async fn malformed_requests_and_ten_thousand_connections_leave_the_host_alive() 
     let before = host.inventory().await;
     for round in 0..10_000_u64 {
         let mut stream = UnixStream::connect(host.at("gate.sock")).await.unwrap();
-        // A greeting as it should be, and then numbers that are none.
+        // A valid handshake, then invalid numbers.
         let words = [0x6e69_7863, 0x126, 0, 0, round % 64, round << 40, u64::MAX];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let _ = stream.write_all(&bytes[..(round as usize % 57)]).await;

@@ -1,9 +1,9 @@
-//! Measured series, the figures made of them, and how they are shown.
+//! Measured series, the figures computed from them, and their output.
 
 use serde_json::json;
 use std::{fmt::Write, time::Duration};
 
-/// One row: what was measured, and what was wanted.
+/// One row: the measured value and its limit.
 pub struct Figure {
     name: &'static str,
     value: f64,
@@ -93,7 +93,7 @@ fn middle(mut values: Vec<f64>) -> (f64, (f64, f64)) {
     (values[values.len() / 2], (values[0], values[values.len() - 1]))
 }
 
-/// For people.
+/// For humans.
 pub fn table(figures: &[Figure]) -> String {
     let mut text = format!(
         "{:<22}{:>10}{:>10}  {:<5}{:>24}{:>16}\n",

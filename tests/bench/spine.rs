@@ -31,10 +31,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that one measurement of throughput carries.
+/// Bytes that one measurement of throughput transfers.
 const BULK: u64 = 24 << 20;
 
-/// How long the daemon is watched at rest.
+/// How long the idle daemon is observed.
 const REST: Duration = Duration::from_secs(20);
 
 fn main() {
@@ -141,7 +141,7 @@ fn throughput(lab: &Lab, rounds: usize) -> Figure {
         let mut child = ssh.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let mut first = [0; 1];
-        // From the first byte on: the handshake is measured elsewhere.
+        // From the first byte on: the handshake is measured separately.
         out.read_exact(&mut first).unwrap();
         let began = Instant::now();
         let n = std::io::copy(&mut out, &mut std::io::sink()).unwrap();
@@ -179,7 +179,7 @@ fn direct_build(lab: &Lab, rounds: usize) -> Figure {
     series.ratio("direct-build-ratio", 0.6, false)
 }
 
-/// A number of `/proc/PID/status`, or of its threads added up.
+/// A number of `/proc/PID/status`, or the sum over its threads.
 fn of_status(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-/// Bytes of inputs that were copied, and the time against that of copying them all.
+/// Bytes of copied inputs, and the time relative to copying all of them.
 pub fn figures(rounds: usize) -> [Figure; 2] {
     let (shared, copying) = (Lab::sharing("cores = 2"), Lab::running("cores = 2"));
     let inputs = (many_inputs(&shared), many_inputs(&copying));
@@ -19,7 +19,7 @@ pub fn figures(rounds: usize) -> [Figure; 2] {
         let before = begin_anew(&shared);
         series.ours.push(time(&shared, &format!("first-{round}"), &inputs.0));
         let first = sent(&shared) - before;
-        // The guest knows all of them now, so this is what it takes to ask for a build.
+        // The guest knows all of them now, so this is the cost of asking for a build.
         time(&shared, &format!("other-{round}"), &inputs.0);
         let asking = sent(&shared) - before - first;
         copied += first.abs_diff(asking);
@@ -32,7 +32,7 @@ pub fn figures(rounds: usize) -> [Figure; 2] {
     [copied, series.ratio("store-build-ratio", 0.5, false)]
 }
 
-/// A guest with an empty disk; what was sent to those before it.
+/// A guest with an empty disk, and the bytes sent to those before it.
 fn begin_anew(lab: &Lab) -> u64 {
     lab.ok(&["destroy", "--yes", "--keep-keys"]);
     lab.ok(&["start"]);

@@ -1,4 +1,4 @@
-//! `doctor` without a guest: what it says of files, and of a daemon that pretends.
+//! `doctor` without a guest: its findings about files, and about a fake daemon.
 
 use super::{common::Server, program, run, told};
 use dvn_guest::ssh::keys::Keys;
@@ -117,7 +117,7 @@ fn a_repair_that_fails_is_told() {
 #[test]
 fn a_daemon_is_asked_over_its_socket() {
     let server = Server::new();
-    // It pretends, and so holds no lock.
+    // The fake daemon holds no lock.
     assert_snapshot!(run(server.path(), &["doctor", "daemon", "port"]), @r"
     exit 9
     --- stdout

@@ -1,5 +1,5 @@
-//! What the program has from the one that started it: descriptors above stderr, a blocked signal, a directory. Neither the daemon
-//! nor a program that a verb starts keeps any of it. Looks into `/proc`.
+//! What the program inherits: descriptors above stderr, a blocked signal, a directory. Neither the daemon nor a program
+//! that a verb starts keeps any of it. Reads `/proc`.
 
 use super::{pid_of_the_daemon, plain, run};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
@@ -41,7 +41,7 @@ impl Strays {
         self.0.iter().map(|stray| fs::read_link(format!("/proc/self/fd/{}", stray.as_raw_fd())).unwrap()).collect()
     }
 
-    /// Those that a process holds, too.
+    /// Those that a process also has.
     fn held_by(&self, pid: u32) -> BTreeSet<PathBuf> {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
         let held: BTreeSet<_> = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
@@ -86,7 +86,7 @@ fn a_daemon_that_start_launches_has_no_descriptor_directory_or_session_of_its_st
     let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned();
     assert_eq!(session, pid.to_string());
 
-    // So what the script holds ends with the script. Programs of other tests may have it for a moment.
+    // So what the script holds ends with the script. Programs of other tests may hold it for a moment.
     drop(strays);
     let lock = File::open(dir.path().join("lock-of-a-script")).unwrap();
     super::wait("the script's lock to be free", || lock.try_lock().is_ok());
@@ -102,7 +102,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
         let strays = Strays::open(dir.path());
         let mut command = plain(dir.path(), &["run"]);
         if handed_over {
-            // As systemd does: descriptor 3, and the receiver's own number in the environment.
+            // As systemd does: descriptor 3, and the receiver's process id in the environment.
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", r#"exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#, "sh"]);
             shell.arg(command.get_program()).args(command.get_args()).env_clear();
@@ -110,7 +110,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
             command = shell;
             command.stdin(OwnedFd::from(listener));
             let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            // Our copy goes with the command.
+            // Our copy is closed with the command.
             drop(command);
             let daemon = Foreground(child);
             super::wait("the daemon to answer", || run(dir.path(), &["status"]).starts_with("exit 0\n"));
@@ -124,7 +124,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
     }
 }
 
-/// `doctor` asks programs, and `ssh` becomes one. Each of them writes down what it has.
+/// `doctor` runs programs, and `ssh` replaces the process. Each of these programs records what it has.
 #[test]
 fn a_program_that_a_verb_starts_has_no_descriptor_of_the_verbs_starter() {
     let server = super::common::Server::new();

@@ -1,4 +1,4 @@
-//! `--json`: of every verb that tells facts, and of its errors.
+//! `--json`: for every verb that reports facts, and for its errors.
 
 use super::{common::Server, program, run, verbs};
 use serde_json::Value;

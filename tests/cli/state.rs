@@ -1,5 +1,5 @@
-//! State directories that the daemon refuses: every verb that needs one says so in one error with a hint, `doctor` finds the
-//! same by itself, and nothing hangs.
+//! State directories that the daemon refuses: every verb that needs one reports it in one error with a hint, `doctor`
+//! finds the same by itself, and nothing hangs.
 
 use super::program;
 use std::{
@@ -12,7 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A place for state directories; its own settings are beside them.
+/// A place for state directories; its settings are beside them.
 fn place() -> tempfile::TempDir {
     let dir = crate::common::private_dir();
     fs::write(dir.path().join("config.toml"), "cores = 1\nmemory = \"1G\"\nlisten = \"127.0.0.1:0\"\n").unwrap();
@@ -31,7 +31,7 @@ fn said(dir: &Path, state: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-/// What the checks that failed said, with their hints.
+/// The findings of the failed checks, with their hints.
 fn failed(json: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
     let failed = json["checks"].as_array().unwrap().iter().filter(|check| check["outcome"] == "failed");
@@ -50,7 +50,7 @@ fn assert_refused(dir: &Path, state: &Path, code: i32, why: &str) {
     assert!(ended == code && found.contains(why), "doctor: {ended} {found}{error}");
 }
 
-/// `doctor` finds no fault in it, and a daemon can be had.
+/// `doctor` finds no fault in it, and a daemon starts.
 fn assert_taken(dir: &Path, state: &Path) {
     let (_, json, _) = said(dir, state, &["doctor", "--json", "state-directory", "state-files", "socket-paths"]);
     assert_eq!(failed(&json), "", "{}", state.display());
@@ -71,7 +71,7 @@ fn a_directory_that_another_user_could_replace_is_refused_by_every_verb() {
     assert_eq!(fs::read_dir(&way).unwrap().count(), 0, "nothing is made there");
     symlink(&way, dir.path().join("link")).unwrap();
     assert_refused(dir.path(), &dir.path().join("link/s"), 9, &told);
-    // A link to the state directory itself, from and to a safe place.
+    // A link to the state directory itself, in and to a safe place.
     let real = dir.path().join("real");
     fs::create_dir(&real).unwrap();
     set_mode(&real, 0o700);
@@ -81,7 +81,7 @@ fn a_directory_that_another_user_could_replace_is_refused_by_every_verb() {
     assert_taken(dir.path(), &dir.path().join("safe-link"));
     set_mode(&way, 0o1777);
     assert_taken(dir.path(), &way.join("s"));
-    // A group: it may be this user's own.
+    // A group may be the user's private one.
     set_mode(&way, 0o775);
     let (code, _, error) = said(dir.path(), &way.join("s"), &["start"]);
     assert!(code == 6 && error.contains("a group may write in"), "{error}");
@@ -98,7 +98,7 @@ fn a_path_that_nix_or_ssh_would_misread_is_refused_by_every_verb() {
         assert_refused(dir.path(), &state, 9, why);
         assert!(!state.exists(), "nothing is made there");
     }
-    // One that an older version of this program has made.
+    // A state directory of an older version of this program.
     let old = dir.path().join("old state");
     fs::create_dir(&old).unwrap();
     set_mode(&old, 0o700);
@@ -118,7 +118,7 @@ fn one_that_cannot_be_made_is_named_by_every_verb() {
     }
 }
 
-/// Each kind of a thing that is no file, wherever the daemon has one: an error with a hint, or a daemon.
+/// Each kind of irregular file, in place of each file of the daemon: an error with a hint, or a daemon.
 #[test]
 fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
     let dir = place();
@@ -160,7 +160,7 @@ fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
     assert_eq!(said(dir.path(), &state, &["token", "--rotate"]).0, 0);
 }
 
-/// A user who may not write there: where root runs the tests, `nobody` is that user, with a copy of the program.
+/// A user without write permission: if root runs the tests, `nobody`, with a copy of the program.
 #[test]
 fn one_that_this_user_cannot_write_is_found_by_doctor_as_by_start() {
     let dir = place();
@@ -192,7 +192,7 @@ fn one_that_this_user_cannot_write_is_found_by_doctor_as_by_start() {
     let (code, json, _) = ask(&["doctor", "state-directory", "--json"]);
     assert_eq!(code, Some(9), "{json}");
     assert!(failed(&json).contains(&format!("cannot make the directory {}", state.display())), "{json}");
-    // And one that is there, of this user, whose files are another's or closed.
+    // And an existing directory of this user, whose files are another's or not accessible.
     set_mode(&theirs, 0o755);
     fs::create_dir(&state).unwrap();
     fs::write(state.join("daemon.log"), "").unwrap();

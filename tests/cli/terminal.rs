@@ -1,4 +1,4 @@
-//! Colours, moving lines, pipes and signals: what a terminal gets, and what nobody else does.
+//! Colours, animations, pipes and signals: what appears on a terminal only.
 
 use super::{common::Server, run};
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_darwin-vz-nix");
 
-/// A command with nothing of this computer's own settings but these variables.
+/// A command without this computer's own settings, with only these variables.
 fn clean(name: &str, dir: &Path, variables: &[(&str, &str)]) -> Command {
     let config = dir.join("config.toml");
     if !config.exists() {
@@ -27,7 +27,7 @@ fn clean(name: &str, dir: &Path, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// What the program writes on a terminal of its own, both outputs as they come.
+/// What the program writes on its own terminal, stdout and stderr as they come.
 fn on_a_terminal(dir: &Path, variables: &[(&str, &str)], args: &str) -> String {
     let mut script = clean("script", dir, variables);
     // There are two programs of this name.
@@ -118,7 +118,7 @@ fn whoever_reads_no_further_is_left_in_peace() {
         let code = std::fs::read_to_string(server.path().join("code")).unwrap();
         assert_eq!((first.lines().count(), said.as_str(), code.trim()), (1, "", "0"), "{args}");
     }
-    // Nobody reads what it says while it waits; the waiting is done all the same.
+    // The reader of its messages is gone; it waits all the same.
     shell("{ \"$1\" start 2>&1 >/dev/null; echo $? >code; } | true");
     assert_eq!(std::fs::read_to_string(server.path().join("code")).unwrap().trim(), "0");
     assert_eq!(server.calls().len(), 1);

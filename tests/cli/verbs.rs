@@ -1,4 +1,4 @@
-//! The verbs without a daemon, and against a pretended one.
+//! The verbs without a daemon, and with a fake one.
 
 use super::{common::Server, program, run, told};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -138,7 +138,7 @@ fn boots_are_told_with_why_they_failed_and_their_consoles_shown() {
     }
 }
 
-/// The daemon may find what this command does not, and the other way round.
+/// The daemon's PATH may have programs that this command's lacks, and the reverse.
 #[test]
 fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it_was() {
     let server = Server::new();
@@ -326,7 +326,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
     let bin = server.path().join("a bin");
     std::fs::create_dir(&bin).unwrap();
     let machine = with_keys(server.path());
-    // Shows its arguments, then does with its proxy command what ssh does.
+    // Prints its arguments, then uses its proxy command as ssh does.
     let script = "#!/bin/sh\nfor a; do case $a in ProxyCommand=*) proxy=${a#ProxyCommand=};; *) printf '%s|' \"$a\";; esac; done\n\
                   echo; exec sh -c \"exec $proxy\" </dev/null\n";
     std::fs::write(bin.join("ssh"), script).unwrap();
@@ -380,7 +380,7 @@ fn nix_config_prints_its_sections() {
             ["--state-dir", state_dir.to_str().unwrap(), "nix-config"].iter().chain(args).copied().collect();
         run(dir.path(), &args)
     };
-    // Nothing ran yet: what is printed is made for it.
+    // Nothing has run yet: the command creates what it prints.
     let pinned = nix_config(&["--only", "known-hosts"]);
     let machine = machine_dir(&state_dir);
     let host_key = std::fs::read_to_string(machine.known_hosts()).unwrap();
@@ -431,7 +431,7 @@ fn nix_config_prints_its_sections() {
 #[test]
 fn capabilities_tell_what_works_and_why_not() {
     let dir = tempfile::tempdir().unwrap();
-    // Where no program is: the answer is that they are missing, even though the settings are broken, too.
+    // Without these programs, the report says that they are missing, even though the settings are invalid, too.
     std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
     let mut command = program(dir.path(), &["capabilities", "--json"]);
     command.env("PATH", dir.path());

@@ -67,7 +67,7 @@ fn twenty_parallel_builds_from_a_stopped_vm_cause_one_boot() {
     let mut nix = lab.nix("nix-build", Door::Ssh);
     nix.args(["--no-out-link", "-E", &format!("[ {all} ]")]);
     let config = nix.get_envs().find(|(key, _)| *key == "NIX_CONFIG").unwrap().1.unwrap().to_str().unwrap().to_owned();
-    // Twenty at once, each with a connection of its own, where the line of nix-config allows as many as there are cores.
+    // Twenty at once, each with its own connection; the line of nix-config allows as many as there are cores.
     let mut words: Vec<_> = config.lines().next().unwrap().split(' ').map(str::to_owned).collect();
     let jobs =
         words.iter().position(|word| word.parse::<u32>().is_ok()).expect("the builder line has a number of jobs");

@@ -1,4 +1,4 @@
-//! `doctor` on real machines: a healthy one has no fault, and each fault that is planted is found by its check alone.
+//! `doctor` on real machines: a healthy one has no fault, and each planted fault is found by its check alone.
 
 use crate::lab::{Lab, bundle_like, handed, wait};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What `doctor --json` says, with its exit code.
+/// The output of `doctor --json`, with its exit code.
 struct Told {
     code: i32,
     checks: Vec<Value>,
@@ -45,8 +45,8 @@ fn a_healthy_machine_has_no_fault_and_is_left_as_it_was() {
     deep.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
     let told = Told::by(deep);
     assert_eq!((told.code, told.with(&["failed", "warning"])), (0, vec![]), "{:#?}", told.checks);
-    // What this computer has none of, what the machine does not use, and a network that may be closed. The checks of files come
-    // first, before there was a boot to record.
+    // Checks that do not apply to this computer or machine, and a network that may be blocked. The checks of files come
+    // first, before there is a recorded boot.
     let elsewhere =
         ["nested", "rosetta", "signature", "boots", "api-port", "service", "ssh-config", "store-case", "network"];
     let skipped = told.with(&["not-applicable"]);
@@ -83,14 +83,14 @@ fn at_rest(settings: &str) -> Lab {
     lab
 }
 
-/// The fault is found by that check alone, with that exit code.
+/// Only that check finds the fault, with that exit code.
 fn found(lab: &Lab, check: &str, code: i32) -> Told {
     let told = doctor(lab, &[]);
     assert_eq!((told.code, told.with(&["failed", "warning"])), (code, vec![check]), "{:#?}", told.checks);
     told
 }
 
-/// And is gone after `--fix`, which says what it did.
+/// It is gone after `--fix`, which reports the repair.
 fn repaired(lab: &Lab, check: &str, code: i32) {
     let plan = found(lab, check, code).of(check)["repairs"].as_array().unwrap().len();
     let told = doctor(lab, &["--fix"]);
@@ -122,7 +122,7 @@ fn faults_in_the_state_directory_are_found_and_repaired() {
     set_mode(&lab.state(), 0o755);
     repaired(&lab, "state-directory", 9);
 
-    // What was repaired is good enough for the daemon itself.
+    // The daemon itself accepts what was repaired.
     lab.run_daemon();
     assert_eq!(doctor(&lab, &[]).code, 0);
 }

@@ -1,4 +1,4 @@
-//! The ways into a guest: ssh and direct, alone and in crowds.
+//! The doors to a guest: ssh and direct, one connection and many.
 
 use crate::lab::{Door, Lab, derivation, kill, said, stderr, wait};
 use std::{
@@ -135,7 +135,7 @@ fn a_guest_that_dies_ends_its_connections_with_an_error() {
 #[test]
 fn a_clock_that_the_guest_has_changed_is_right_for_the_next_connection() {
     let lab = Lab::running("");
-    // Root in the guest, as the daemon of its Nix is, for whom a trusted user names a program.
+    // Root in the guest, like its nix-daemon, which runs a program for a trusted user.
     lab.ssh("printf '#!/bin/sh\\ndate -s 2020-02-02\\n' >/tmp/change && chmod 755 /tmp/change");
     for door in [Door::Direct, Door::Ssh] {
         let build = derivation(&format!("before-{door:?}"), "echo >$out");

@@ -1,4 +1,4 @@
-//! What a watcher hears of a real build.
+//! The events of a real build.
 
 use crate::lab::{Door, Lab, said};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-/// Events as the API tells them from now on; a watcher that hears nothing for long gives up.
+/// Events of the API from now on; gives up after a long silence.
 fn events(lab: &Lab) -> impl Iterator<Item = Value> {
     let mut stream = UnixStream::connect(lab.state().join("api.sock")).unwrap();
     stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
@@ -24,7 +24,7 @@ fn a_build_is_told_when_it_has_begun_and_when_it_is_over() {
     lab.ok(&["start"]);
     let mut events = events(&lab);
     let build = std::thread::spawn({
-        // Longer than two looks at the guest.
+        // Longer than two queries of the guest.
         let mut build = lab.build(Door::Direct, "watched", "sleep 12; echo done > $out");
         move || build.output().unwrap()
     });
@@ -42,7 +42,7 @@ fn a_build_is_told_when_it_has_begun_and_when_it_is_over() {
     assert_eq!(builds, [Some(1), Some(0)], "{heard:?}");
     let at = |wanted: &str| heard.iter().position(|(kind, _)| kind == wanted).unwrap();
     assert!(at("opened") < at("builds"), "{heard:?}");
-    // Long before the guest would be stopped as idle, for which it would be asked, too.
+    // Long before an idle stop, for which the guest would be queried, too.
     assert!(lab.is("running"));
     let metrics = lab.api("/v1/metrics");
     for line in ["darwin_vz_builds{machine=\"builder\"} 0", "darwin_vz_builds_seen_total{machine=\"builder\"} 1"] {

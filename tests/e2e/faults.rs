@@ -1,4 +1,4 @@
-//! Guests, helpers and daemons that fail: each is an event with a reason, and nothing of it is left.
+//! Guests, helpers and daemons that fail: each failure is an event with a reason, and leaves nothing behind.
 
 use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, said, wait};
 use std::fs;
@@ -19,7 +19,7 @@ fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
     let error = lab.fails(&["connect", "--service", "ssh"], 7);
     assert!(error.contains("panic"), "{error}");
     assert_eq!(lab.boots(), boots, "within the back-off nothing boots");
-    // The console of `vz` is a virtio device, whose driver is a module that this guest did not get to load.
+    // The console of `vz` is a virtio device, whose driver is a module that this guest did not load.
     if backend() != "vz" {
         assert!(lab.ok(&["logs", "--console"]).contains("Kernel panic"));
     }
@@ -33,7 +33,7 @@ fn a_guest_that_never_gets_ready_is_given_up_with_what_was_seen_last() {
     let lab = Lab::running(&format!("bundle = {bundle:?}\nboot-timeout = \"1500ms\""));
     let error = lab.fails(&["start"], 7);
     assert!(error.contains("not ready within 1s 500ms"), "{error}");
-    // As above: so early there may be nothing on the console of `vz`.
+    // As above: the console of `vz` may still be empty.
     let silent = backend() == "vz" && error.contains("nothing was seen on its console");
     assert!(silent || error.contains("the console said last: "), "{error}");
     wait("QEMU to be gone", || lab.children("vhost-device-vsock").is_empty());

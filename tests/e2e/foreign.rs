@@ -1,4 +1,4 @@
-//! A guest of the other architecture: what a Mac boots, on the computers where this project is made.
+//! A guest of the other architecture: the one that a Mac boots, on Linux.
 
 use crate::lab::{Door, Lab, handed, said};
 

@@ -1,4 +1,4 @@
-//! Guest systems that the guest builds: tried at an idle moment, kept if they come up, left if they do not.
+//! Guest systems that the guest builds: tried when the machine is idle, kept if they come up, dropped otherwise.
 
 use crate::lab::{Door, Lab, backend, bundle, handed, said, wait};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What every recipe here does first: the kernel and the initrd are those of the guest under test.
+/// The first part of every recipe here: the kernel and the initrd are those of the guest under test.
 const KERNEL: &str = "set -e; mkdir $out; gzip -dc $kernel > $out/vmlinux; cp $initrd $out/initrd";
 
 /// A recipe in the lab's own store: a script with the bundle's files, compressed, as variables.
@@ -33,11 +33,11 @@ fn recipe(lab: &Lab, script: &str) -> String {
         }
         format!("{name} = builtins.path {{ path = {path:?}; name = {name:?}; }};")
     };
-    // What goes into the guest is hashed there, which is slow under translation: so it goes compressed.
+    // The guest hashes its inputs, which is slow under emulation: so they are compressed.
     let sources = [
         make("kernel", &kernel, &["gzip", "-1", "-c"]),
         make("image", "system.img", &["gzip", "-1", "-c"]),
-        // As long as it was, so that nothing else in the image moves: the sandbox of builds gets no `/bin/sh`.
+        // The same length, so that nothing else in the image moves: the sandbox of builds gets no `/bin/sh`.
         make(
             "shellless",
             "system.img",
@@ -52,7 +52,7 @@ fn recipe(lab: &Lab, script: &str) -> String {
         std::env::consts::ARCH,
         sources.concat()
     );
-    // What Nix would read as its own in a string.
+    // Escapes what Nix would interpret in a string.
     let expression = expression.replace("\\$", "$").replace("${", "\\${");
     said(&lab.nix("nix-instantiate", Door::Direct).args(["--expr", &expression]).output().unwrap(), "the recipe")
         .trim()
@@ -76,7 +76,7 @@ fn run(lab: &mut Lab) {
     wait("the daemon to answer", || lab.cli(&["status"]).status.success());
 }
 
-/// Programs that were told of this lab's machine: `nix`, and what it calls.
+/// Programs whose command line names this lab's machine: `nix`, and its children.
 fn visitors(lab: &Lab) -> usize {
     let machine = lab.machine().display().to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -92,7 +92,7 @@ fn prospect(lab: &Lab) -> String {
     list(lab)["prospect"]["is"].as_str().unwrap_or_default().to_owned()
 }
 
-/// A guest that builds a guest takes its time, more so beside other tests.
+/// A guest that builds a guest is slow, more so beside other tests.
 fn until(lab: &Lab, what: &str, mut is_so: impl FnMut(&Lab) -> bool) {
     let begun = Instant::now();
     while !is_so(lab) {
@@ -169,7 +169,7 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
     let bad = &list["generations"][1];
     assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
     let why = bad["why"]["message"].as_str().unwrap();
-    // As in faults.rs: so early there may be nothing on the console of `vz`.
+    // As in faults.rs: the console of `vz` may still be empty.
     assert!(why.contains("panic") || backend() == "vz" && why.contains("before it was ready"), "{why}");
     assert!(lab.ok(&["status"]).contains("generation 1 does not work, so generation 0 boots"));
     std::thread::sleep(Duration::from_secs(2));

@@ -1,5 +1,5 @@
-//! The builds that README and guides show, word for word, on a host of another system with a shared store: what a Mac is to its
-//! Nix. Each must come from the guest, each time that it is run, and must fail where there is no builder.
+//! The builds of README and guides, word for word, on a host of another system with a shared store, like a Mac. Each
+//! must come from the guest, every time, and must fail without a builder.
 
 #[path = "../docs/markdown.rs"]
 #[allow(dead_code, reason = "of a page, only the code is wanted")]
@@ -18,12 +18,12 @@ use std::{
 #[derive(Debug)]
 struct Shown {
     page: String,
-    /// What its block has before it, as far as it is of the program's.
+    /// The part of its block before it that runs our program.
     before: Vec<String>,
     command: String,
 }
 
-/// All `nix build` in the blocks for a shell.
+/// All `nix build` commands in shell blocks.
 fn shown() -> Vec<Shown> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![PathBuf::from("README.md")];
@@ -48,7 +48,7 @@ fn shown() -> Vec<Shown> {
     shown
 }
 
-/// The commands of a block: a line each, or as many as a quotation or a backslash goes on for.
+/// The commands of a block: one per line, or several lines of a quotation or after a backslash.
 fn commands(code: &str) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     let mut open = false;
@@ -63,8 +63,9 @@ fn commands(code: &str) -> Vec<String> {
     commands
 }
 
-/// What a user of the guides has: the program and Nix on PATH, a builder in Nix's configuration where the page has the module, and
-/// a flake in the directory. Words of the guides that are about another computer are replaced here, and nowhere else.
+/// The environment of a reader of the guides: the program and Nix on PATH, a builder in Nix's configuration if the page
+/// has the module, and a flake in the directory. Only this function replaces words of the guides that concern another
+/// computer.
 struct Desk {
     lab: Lab,
     cwd: PathBuf,
@@ -74,7 +75,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Desk {
-        // The shared store is what a Mac has by default.
+        // A Mac shares the store by default.
         let lab = Lab::sharing("");
         let dir = lab.dir.path().to_owned();
         let cwd = dir.join("d");
@@ -84,7 +85,7 @@ impl Desk {
         let arch = std::env::consts::ARCH;
         let run = "builtins.derivation { inherit name; system = \"SYSTEM\"; builder = \"/bin/sh\"; args = [ \"-c\" script ]; PATH = \"/bin\"; }";
         let run = run.replace("SYSTEM", &format!("{arch}-linux"));
-        // nixpkgs, as far as the guides use it.
+        // The parts of nixpkgs that the guides use.
         let nixpkgs =
             format!("{{ outputs = _: {{ legacyPackages.{arch}-linux.runCommand = name: _: script: {run}; }}; }}");
         fs::write(dir.join("nixpkgs/flake.nix"), nixpkgs).unwrap();
@@ -100,14 +101,14 @@ impl Desk {
         let builders = lab.ok(&["nix-config", "--only", "builders"]).trim().to_owned();
         let desk = Desk { lab, cwd, builders, runs: Cell::new(0) };
         desk.write_project();
-        // Of a repository Nix takes what git knows; a state directory in it is none of that.
+        // Nix takes from a repository what git tracks; a state directory in it is not tracked.
         for args in [&["init", "--quiet"][..], &["add", "flake.nix"]] {
             assert!(Command::new("git").args(args).current_dir(&desk.cwd).status().unwrap().success());
         }
         desk
     }
 
-    /// Writes a project of the user's, with something in it that was never built.
+    /// Writes a project of the user, with content that was never built.
     fn write_project(&self) {
         let number = self.runs.replace(self.runs.get() + 1);
         let arch = std::env::consts::ARCH;
@@ -186,7 +187,7 @@ fn every_build_that_is_shown_comes_from_the_guest() {
             assert_ne!(text.trim(), here.trim(), "{page}: it was built here");
             assert!(text.starts_with("Linux version ") || text.trim() == std::env::consts::ARCH, "{page}: {text}");
             results.push(path);
-            // What makes a derivation a new one is the time in seconds.
+            // The time in seconds makes a derivation a new one.
             std::thread::sleep(std::time::Duration::from_secs(1));
         }
         assert_ne!(

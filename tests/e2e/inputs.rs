@@ -3,7 +3,7 @@
 use crate::lab::{Door, Lab, said, stderr, wait};
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-/// What the build has to do with that many paths: all are named to it, and it reads them.
+/// The number of paths: the build gets all of them, and reads them.
 pub const SMALL: usize = 1000;
 /// Files of this many bytes.
 pub const LARGE: u64 = 64 << 20;
@@ -21,7 +21,7 @@ pub fn add_text(lab: &Lab, name: &str, text: &str) -> String {
     add(lab, &file)
 }
 
-/// A build through a door whose inputs are paths of the host's store; the script finds them as `$inputs`.
+/// A build through a door whose inputs are paths of the host's store; the script has them in `$inputs`.
 pub fn build(lab: &Lab, door: Door, name: &str, inputs: &[String], script: &str) -> String {
     let paths: String = inputs.iter().map(|path| format!(" (builtins.storePath {path})")).collect();
     let expression = format!(
@@ -62,11 +62,11 @@ pub fn many_inputs(lab: &Lab) -> Vec<String> {
     inputs
 }
 
-/// A script for [`build`] over [`many_inputs`]: reads all of the small ones, a byte from the middle of the large ones, and one
-/// of them whole.
+/// A script for [`build`] over [`many_inputs`]: reads all of the small ones, a byte from the middle of the large ones,
+/// and one of them completely.
 pub const SUM: &str = "n=0; for f in $inputs; do case $f in *-small-*) read i <$f ;; *) i=$(dd if=$f bs=1 skip=33554432 count=1 2>/dev/null) ;; esac; n=$((n + i)); done; echo $n $(wc -c <$f) >$out";
 
-/// What [`SUM`] makes of them.
+/// The result of [`SUM`].
 pub fn sum_of_many() -> String {
     format!("{} {LARGE}\n", (0..SMALL).sum::<usize>() + (0..LARGE_ONES).sum::<usize>())
 }

@@ -1,4 +1,4 @@
-//! A guest that stands still.
+//! A paused guest.
 
 use crate::lab::{Lab, PATIENCE, wait};
 use std::{
@@ -16,7 +16,7 @@ fn host_now() -> f64 {
 #[test]
 fn a_paused_guest_stands_still_and_a_connection_has_it_go_on_with_its_clock_right() {
     let lab = Lab::running("idle-timeout = \"3s\"");
-    // A connection that is open through the pause, and in use: a silent one would not keep the guest after it.
+    // A connection that is open and in use during the pause: a silent one would not keep the guest after it.
     let mut open = lab.program(&["ssh", "--", "for i in 1 2 3 4 5 6 7 8 9 a b c d e f; do echo $i; sleep 1; done"]);
     let mut open = open.stdout(Stdio::piped()).spawn().unwrap();
     let (said, heard) = mpsc::channel();
@@ -40,7 +40,7 @@ fn a_paused_guest_stands_still_and_a_connection_has_it_go_on_with_its_clock_righ
     told.extend(heard);
     let text: String = told.iter().map(|(_, line)| line.as_str()).collect();
     assert_eq!(text, "123456789abcdef", "the connection has lost nothing");
-    // What the guest had said before is on its way for a moment.
+    // Output from before the pause may still be in transit.
     let still = paused + Duration::from_millis(500)..resumed;
     let while_still = told.iter().filter(|(when, _)| still.contains(when)).count();
     assert_eq!(while_still, 0, "it went on in its pause");
@@ -50,7 +50,7 @@ fn a_paused_guest_stands_still_and_a_connection_has_it_go_on_with_its_clock_righ
     lab.await_state("stopped");
 }
 
-/// QEMU's own way to pause left the vsock device deaf by the third time.
+/// With QEMU's own pause the vsock device no longer received anything after the third time.
 #[test]
 fn a_guest_is_paused_again_and_again_with_traffic_on_its_connections() {
     let lab = Lab::running("");

@@ -1,4 +1,4 @@
-//! What is kept between boots, and what a stop means.
+//! What is kept between boots, and the effect of a stop.
 
 use crate::lab::{Door, Lab, said, wait};
 use std::fs;
@@ -54,7 +54,7 @@ fn a_damaged_disk_is_made_anew_and_a_larger_one_grows() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
 }
 
-/// Damage that can be seen from outside costs what was cached, and no boot.
+/// Damage that is visible from outside loses the cached content, and no boot.
 #[test]
 fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
     let lab = Lab::running("");
@@ -87,7 +87,7 @@ fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept", "it is whole again");
 }
 
-/// All punctuation that a state directory's path may have, before QEMU and its helpers, ssh and Nix.
+/// A path with all punctuation that a state directory may have, for QEMU and its helpers, ssh and Nix.
 #[test]
 fn a_state_directory_whose_path_is_taken_builds_through_both_doors() {
     let tmp = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();

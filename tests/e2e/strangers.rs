@@ -1,4 +1,4 @@
-//! Other users of the computer at the ssh door, who have no key.
+//! Other users of the computer at the ssh door, without a key.
 
 use crate::lab::{Lab, said, wait};
 use std::{
@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the owner may wait for a session. Its guest is translated, and boots or starts servers for the crowd meanwhile.
+/// Time for the owner's session. The guest is emulated, and meanwhile boots or starts servers for the other
+/// connections.
 const SOON: Duration = Duration::from_secs(100);
 
-/// Connections of a process of its own that send this and then nothing more, until dropped.
+/// Connections of a separate process that send this and then stay silent, until dropped.
 struct Crowd(Child);
 
 impl Crowd {
@@ -39,7 +40,7 @@ impl Drop for Crowd {
     }
 }
 
-/// ssh as a user runs it, with what `nix-config` says, through the door.
+/// ssh as a user runs it, with the output of `nix-config`, through the door.
 fn ssh(lab: &Lab, script: &str) -> Command {
     let [config, known_hosts] = ["ssh_config", "known_hosts"].map(|name| lab.dir.path().join(name));
     fs::write(&config, lab.ok(&["nix-config", "--only", "ssh"])).unwrap();

@@ -1,4 +1,4 @@
-//! Faults, planted one at a time: each must be found. So the check can fail, wherever a slip is.
+//! Planted faults, one at a time: each must be found, which proves that the check can fail.
 
 use super::{Sources, apple::Apple};
 
@@ -13,7 +13,7 @@ impl Planted {
         Planted { sources: Sources::read(), apple: Apple::load() }
     }
 
-    /// What is said of `files` once `from` is `to` in them.
+    /// The errors after `from` is replaced by `to` in `files`.
     fn said(&self, of: fn(&mut Sources) -> Vec<&mut String>, from: &str, to: &str) -> Vec<String> {
         let mut sources = self.sources.clone();
         let mut places = 0;
@@ -138,6 +138,6 @@ fn a_slip_that_is_the_same_in_all_three_is_found() {
     ] {
         found(&tree.said(everywhere, from, to), &words);
     }
-    // Here the list keeps Apple's own name, and the spelling does not fit that.
+    // The list keeps Apple's own name here, and the spelling does not match it.
     found(&tree.said(list, "cpuCount =", "cpus ="), &["cpus", "does not make that of CPUCount"]);
 }

@@ -1,5 +1,5 @@
-//! The first moment of a guest that is ready: each way of asking it to power off works by itself, so none of the host's is in vain.
-//! Below the supervisor, which would ask in all ways and again.
+//! The first moment of a ready guest: each way to power it off works alone, so no request of the host is lost. Below
+//! the supervisor, which would use all ways and repeat them.
 
 use crate::lab::{Lab, PATIENCE};
 use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
@@ -13,10 +13,10 @@ use dvn_types::MachineName;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Each way, so often.
+/// The number of boots for each way.
 const BOOTS: usize = 2;
 
-/// What a guest may take to end its processes and leave its disk clean, translated and beside other tests.
+/// Time for a guest to end its processes and leave its disk clean, emulated and beside other tests.
 const POWERS_OFF_WITHIN: Duration = Duration::from_secs(60);
 
 /// A machine without a daemon.

@@ -1,4 +1,5 @@
-//! Collections of garbage on the host, between builds and during them, while inputs come, go and come back changed.
+//! Garbage collections on the host, between builds and during them, while inputs are added, deleted and rebuilt
+//! differently.
 
 use crate::lab::{Door, Lab, said, stderr, wait};
 use std::{
@@ -30,13 +31,13 @@ impl Dice {
 
 struct Field {
     lab: Lab,
-    /// All derivations, in Nix.
+    /// All derivations, as Nix code.
     file: PathBuf,
 }
 
 impl Field {
-    /// Inputs are built on the host. Each time it comes out different, at the same path. A result is built in the guest from
-    /// two inputs and refers to them.
+    /// Inputs are built on the host. Each build has another content at the same path. A result is built in the guest
+    /// from two inputs and refers to them.
     fn new() -> Field {
         let lab = Lab::sharing("");
         let file = lab.dir.path().join("field.nix");
@@ -59,7 +60,7 @@ impl Field {
         nix
     }
 
-    /// Builds an input on the host, if it is not there, and keeps it.
+    /// Builds an input on the host, if it is missing, and keeps it.
     fn input(&self, n: u64) -> String {
         let mut nix = self.build(self.lab.host_nix("nix"), &format!("input {n}"), &format!("input-{n}"));
         said(&nix.output().unwrap(), "an input").trim().to_owned()
@@ -75,7 +76,7 @@ impl Field {
         let _ = fs::remove_file(self.lab.dir.path().join(link));
     }
 
-    /// What a result of these inputs says if it was made from what the host has now.
+    /// The expected content of a result that was built from the host's current inputs.
     fn expected(&self, inputs: &[String]) -> String {
         inputs.iter().map(|path| format!("{path}\n{}", fs::read_to_string(self.lab.result(path)).unwrap())).collect()
     }
@@ -92,7 +93,7 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
     let mut session: Option<std::process::Child> = None;
     let mut built = 0;
     for round in 0..ROUNDS {
-        // Somebody may use the guest all the while, so that what it knows stays held from build to build.
+        // A client may use the guest all the time, so that the paths it knows stay held from build to build.
         if dice.once_in(4) {
             match session.take() {
                 Some(mut ssh) => {
@@ -108,10 +109,11 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
                     field.let_go(&format!("input-{n}"));
                 }
             }
-            // The last build's connection ends a second after its client; what it holds is held until then.
+            // The last build's connection ends a second after its client, and holds its paths until then.
             if session.is_none() && dice.once_in(2) {
                 wait("the last connection to end", || lab.leases() == 0);
-                // It may build without a connection: what it has is held until it was asked, which is within five seconds.
+                // It may build without a connection: its paths are held until the next query, which comes within five
+                // seconds.
                 std::thread::sleep(Duration::from_secs(6));
             }
             said(&field.collect().output().unwrap(), "between builds");

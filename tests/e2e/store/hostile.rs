@@ -1,5 +1,5 @@
-//! A guest that wants to harm the host. It is played on the socket where the guest's own connections to the gate arrive, with
-//! the token that root in the guest can read.
+//! A hostile guest. The test acts as the guest on the socket where its connections to the gate arrive, with the token
+//! that root in the guest can read.
 
 use crate::{
     inputs::{add_text, build},
@@ -17,16 +17,16 @@ use std::{
     time::Duration,
 };
 
-/// The highest number of an operation that any Nix knows, and some more.
+/// Higher than any operation number that Nix uses.
 const OPERATIONS: u64 = 64;
 const CONNECTIONS: usize = 10_000;
 
-/// A client's part of the greeting: magic number, version 1.35, and two switches that are off.
+/// A client's part of the handshake: magic number, version 1.35, and two options that are off.
 fn greeting() -> Vec<u8> {
     [0x6e69_7863_u64, 0x123, 0, 0].iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// What the boot payload tells the guest.
+/// The guest's part of the boot payload.
 fn token(lab: &Lab) -> String {
     let initrd = fs::read(lab.machine().join("run/initrd")).unwrap();
     let key = b"\"token\":\"";
@@ -46,7 +46,7 @@ fn enter(gate: &Path, token: &str) -> UnixStream {
     stream
 }
 
-/// All that the gate answers; it must not take for ever.
+/// The whole answer of the gate, within a time limit.
 fn answer(mut stream: UnixStream, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.write_all(bytes); // it may have been closed
     let _ = stream.shutdown(Shutdown::Write);
@@ -57,7 +57,7 @@ fn answer(mut stream: UnixStream, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What must not change: every file of the host's store, and what its database holds.
+/// What must not change: every file of the host's store, and the content of its database.
 fn host_store(lab: &Lab) -> (BTreeSet<PathBuf>, String) {
     let mut files = BTreeSet::new();
     let mut dirs = vec![lab.dir.path().join("host/nix/store")];
@@ -125,7 +125,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         assert!(!output.status.success() && complaint.contains("read-only"), "{words:?}: {complaint}");
     }
 
-    // Every operation by its number, with a body that suits many; then what is no operation at all.
+    // Every operation by its number, with a body that fits many; then bytes that are no operation.
     let text = |text: &str| {
         let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(text.as_bytes());
@@ -150,7 +150,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
             scope.spawn(move || {
                 let mut open = Vec::new();
                 for n in 0..CONNECTIONS / 8 {
-                    // Some stay open, silent or half-way through the greeting.
+                    // Some stay open, silent or in the middle of the handshake.
                     let Ok(mut stream) = UnixStream::connect(gate) else { continue };
                     if n % 2 == 0 {
                         let _ = writeln!(stream, "{{\"token\":\"{token}\"}}");
@@ -165,7 +165,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         }
     });
 
-    // What was half-way through the greeting takes its time to go, and a full gate lets nobody in.
+    // Connections in the middle of the handshake end only after a while, and a full gate accepts no others.
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", lab.daemon_pid())).unwrap().count();
     wait("the gate to be free again", || descriptors() < 60);
     assert_eq!(host_store(&lab), before);

@@ -3,7 +3,7 @@
 use crate::lab::{Door, Lab, derivation, said};
 use std::fs;
 
-/// All of them together fill what is left of the disk more than once. Small, because Nix hashes each result.
+/// Together they fill the free part of the disk more than once. Small, because Nix hashes each result.
 const BUILDS: usize = 5;
 const MEGABYTES: u64 = 24;
 const LEFT: u64 = 90;
@@ -11,12 +11,12 @@ const LEFT: u64 = 90;
 /// Paths of the host, among which a collection must find the guest's own.
 const OF_THE_HOST: usize = 200;
 
-/// Megabytes that are free on the data disk.
+/// Free megabytes of the data disk.
 fn free(lab: &Lab) -> u64 {
     lab.ssh("df -Pk /data | tail -n 1 | awk '{print $4}'").trim().parse::<u64>().unwrap() >> 10
 }
 
-/// Leaves so many megabytes free, by one more file that only takes them.
+/// Leaves that many megabytes free, by another file of the right size.
 fn fill(lab: &Lab, name: &str, left: u64) {
     let taken = free(lab).saturating_sub(left);
     lab.ssh(&format!("busybox fallocate -l {} /tmp/{name}", taken << 20));
@@ -42,7 +42,7 @@ fn no_build_fails_for_want_of_space(lab: &Lab) {
     assert_eq!(lab.ssh(&format!("cat {kept}")), "kept\n", "a root stays");
     let console = fs::read_to_string(lab.machine().join("console.log")).unwrap();
     assert!(console.contains("store paths deleted"), "{console}");
-    // Nix and the overlay agree on what is there.
+    // Nix and the overlay agree on the content.
     let first = build(lab, Door::Direct, "large-0", "echo small now >$out");
     assert_eq!(lab.ssh(&format!("cat {first}")), "small now\n");
     assert_eq!(lab.boots(), 1);
@@ -58,7 +58,7 @@ fn repeated_large_builds_on_a_small_disk_find_room() {
     let lab = Lab::running("disk-size = \"1G\"");
     no_build_fails_for_want_of_space(&lab);
 
-    // What takes the space now is no garbage.
+    // What fills the disk now is not garbage.
     fill(&lab, "more", 1);
     let doctor = lab.cli(&["doctor", "--deep", "data-disk"]);
     let said = String::from_utf8_lossy(&doctor.stdout);
