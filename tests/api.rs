@@ -354,7 +354,7 @@ async fn what_has_been_begun_is_brought_to_its_end_though_the_client_leaves() {
 }
 
 #[tokio::test]
-async fn events_come_in_order_with_their_ids_and_a_slow_reader_is_told() {
+async fn events_come_in_order_with_their_ids_and_a_slow_reader_learns_what_it_missed() {
     let server = Server::new();
     let mut events = Client::new(server.path()).events().await.unwrap();
     server.fake.events.send(event(1)).unwrap();
@@ -414,13 +414,13 @@ async fn what_is_known_of_boots_and_of_the_backend_comes_as_it_is() {
     assert_eq!(client.boots(&builder()).await.unwrap().boots, common::boots());
     let backend = client.capabilities(&builder()).await.unwrap();
     assert_eq!((backend.backend.as_str(), backend.search_path.as_str()), ("fake", "/fake/bin"));
-    let nobody = "nobody".parse().unwrap();
-    assert_eq!(client.boots(&nobody).await.unwrap_err().kind, Kind::NotFound);
-    assert_eq!(client.capabilities(&nobody).await.unwrap_err().kind, Kind::NotFound);
+    let unknown = "unknown".parse().unwrap();
+    assert_eq!(client.boots(&unknown).await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(client.capabilities(&unknown).await.unwrap_err().kind, Kind::NotFound);
 }
 
 #[tokio::test]
-async fn shutdown_stops_the_guests_answers_and_ends_the_server_although_somebody_follows() {
+async fn shutdown_stops_the_guests_answers_and_ends_the_server_while_a_client_follows() {
     let server = Server::new();
     let client = Client::new(server.path());
     let _follower = client.logs(true, None).await.unwrap();
@@ -446,12 +446,12 @@ fn the_socket_is_for_its_owner_alone_and_replaces_a_stale_one() {
     assert!(dvn_http::server::bind(&server.path().join("x".repeat(200))).is_err());
 }
 
-trait Patience {
+trait WithTimeout {
     async fn next_before(&mut self, time: Duration) -> Option<Told>;
 }
 
-impl Patience for dvn_client::Events {
+impl WithTimeout for dvn_client::Events {
     async fn next_before(&mut self, time: Duration) -> Option<Told> {
-        tokio::time::timeout(time, self.next()).await.ok().and_then(|told| told.unwrap())
+        tokio::time::timeout(time, self.next()).await.ok().and_then(|next| next.unwrap())
     }
 }

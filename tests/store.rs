@@ -24,7 +24,7 @@ use tokio::{
 };
 
 const TOKEN: &str = "secret";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const FEATURES: &str = "extra-experimental-features = local-overlay-store";
 
 /// A host with a Nix daemon and a gate, and a socket on the guest's side of it.
@@ -56,7 +56,7 @@ impl Host {
         })
         .unwrap();
         let host = Host { dir, store, _daemon: daemon };
-        host.be_a_guest();
+        host.forward_with_token();
         host
     }
 
@@ -69,7 +69,7 @@ impl Host {
     }
 
     /// The agent's part: forwards each connection of a socket to the gate, with the token first.
-    fn be_a_guest(&self) {
+    fn forward_with_token(&self) {
         let listener = UnixListener::bind(self.at("gate.sock")).unwrap();
         let (dial, incoming) = mpsc::channel::<GuestStream>(8);
         let store = self.store.clone();
@@ -105,7 +105,7 @@ impl Host {
     async fn run(&self, store: &str, args: &[&str]) -> Output {
         let mut command = nix(args[0], self.dir.path());
         let output = command.env("NIX_REMOTE", store).args(&args[1..]).kill_on_drop(true).output();
-        timeout(PATIENCE, output).await.unwrap_or_else(|_| panic!("{args:?} does not end")).unwrap()
+        timeout(TIMEOUT, output).await.unwrap_or_else(|_| panic!("{args:?} does not end")).unwrap()
     }
 
     /// What a command prints; it must succeed.
@@ -153,7 +153,7 @@ fn nix(program: &str, home: &Path) -> Command {
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < TIMEOUT, "waited in vain for {what}");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -180,8 +180,8 @@ async fn queries_are_answered_as_the_host_would() {
         &["nix-store", "--query", "--deriver", &top],
         &["nix-store", "--query", "--references", &drv],
     ] {
-        let told = host.ok(&host.gate(), query).await;
-        assert_eq!(told, host.ok(&host.daemon(), query).await, "{query:?}");
+        let described = host.ok(&host.gate(), query).await;
+        assert_eq!(described, host.ok(&host.daemon(), query).await, "{query:?}");
     }
     let info = host.ok(&host.gate(), &["nix", "store", "info", "--json"]).await;
     let untrusted = [r#""trusted":0"#, r#""trusted":false"#].iter().any(|form| info.contains(form));
@@ -189,11 +189,11 @@ async fn queries_are_answered_as_the_host_would() {
     let none = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-none";
     assert!(host.fails(&host.gate(), &["nix-store", "--query", "--hash", none]).await.contains("is not valid"));
     // The gate has described the chain, and a derivation.
-    let told = host.store.trusted_paths();
-    assert!(told.len() == 4 && told.contains(&top) && told.contains(&drv), "{told:?}");
+    let described = host.store.trusted_paths();
+    assert!(described.len() == 4 && described.contains(&top) && described.contains(&drv), "{described:?}");
     let all = host.ok(&host.gate(), &["nix", "path-info", "--all"]).await;
-    assert_eq!(all.lines().collect::<BTreeSet<_>>(), told.iter().map(String::as_str).collect());
-    let middle = told.iter().find(|path| path.ends_with("-middle")).unwrap();
+    assert_eq!(all.lines().collect::<BTreeSet<_>>(), described.iter().map(String::as_str).collect());
+    let middle = described.iter().find(|path| path.ends_with("-middle")).unwrap();
     assert_eq!(host.ok(&host.gate(), &["nix-store", "--query", "--referrers", middle]).await, top);
     // A path that the host gets later is visible at once.
     let late = host.make(r#"builtins.toFile "late" """#).await;
@@ -254,16 +254,16 @@ async fn a_local_overlay_store_takes_over_paths_without_copying_any() {
         host.at("upper").display()
     );
     host.ok(&guest, &["nix", "copy", "--no-check-sigs", "--from", &host.direct(), "--to", &guest, &top]).await;
-    let told: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
-    assert_eq!(told.len(), 3, "{told:?}");
+    let described: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
+    assert_eq!(described.len(), 3, "{described:?}");
     let registered = host.ok(&guest, &["nix", "path-info", "--all"]).await;
-    assert_eq!(registered.lines().map(str::to_owned).collect::<BTreeSet<_>>(), told);
+    assert_eq!(registered.lines().map(str::to_owned).collect::<BTreeSet<_>>(), described);
     let own: Vec<_> =
         fs::read_dir(host.at("guest/nix/store")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(own.iter().all(|name| name == ".links"), "{own:?}");
     // The guest never asks for them again. That is why the ledger outlives the connection, and why the guest must be
     // made to forget.
-    host.store.close("to see who asks");
+    host.store.close("to see which queries it still gets");
     host.ok(&guest, &["nix-store", "--check-validity", &top]).await;
 }
 
@@ -276,10 +276,10 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
     assert_eq!(session.vanished, Vec::<String>::new());
     let mut spared = vec![known];
     for round in 0..5 {
-        let told = host.make(&format!(r#"builtins.toFile "told" "{round}""#)).await;
+        let described = host.make(&format!(r#"builtins.toFile "text" "{round}""#)).await;
         let untold = host.make(&format!(r#"builtins.toFile "untold" "{round}""#)).await;
-        host.ok(&host.gate(), &["nix-store", "--query", "--hash", &told]).await;
-        spared.push(told);
+        host.ok(&host.gate(), &["nix-store", "--query", "--hash", &described]).await;
+        spared.push(described);
         host.ok(&host.direct(), &["nix-store", "--gc"]).await;
         assert!(!host.exists(&untold));
         assert!(spared.iter().all(|path| host.exists(path)), "round {round}");
@@ -289,7 +289,7 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
     let trusted: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
     let begun = Instant::now();
     while spared.iter().any(|path| host.exists(path)) {
-        assert!(begun.elapsed() < PATIENCE, "the roots are never let go");
+        assert!(begun.elapsed() < TIMEOUT, "the roots are never let go");
         host.ok(&host.direct(), &["nix-store", "--gc"]).await;
     }
     let session = host.store.open_session().await.unwrap();
@@ -299,7 +299,7 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
+async fn what_was_described_while_garbage_was_collected_is_there_afterwards() {
     let host = Host::new().await;
     let session = host.store.open_session().await.unwrap();
     let (direct, gate) = (host.direct(), host.gate());
@@ -309,7 +309,7 @@ async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
         }
     };
     let building = async {
-        let mut told = Vec::new();
+        let mut described = Vec::new();
         for round in 0..25 {
             // Two paths that depend on one, so that the collector finds them in any order.
             let made = host
@@ -318,19 +318,19 @@ async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
                 ))
                 .await;
             if host.run(&gate, &["nix-store", "--query", "--requisites", &made]).await.status.success() {
-                told.push(made);
+                described.push(made);
             }
             for path in host.store.trusted_paths() {
-                assert!(host.exists(&path), "{path} is gone in round {round}, though it was told of and is held");
+                assert!(host.exists(&path), "{path} is gone in round {round}, although it was described and is held");
             }
         }
-        told
+        described
     };
-    let told = tokio::select! {
-        told = building => told,
+    let described = tokio::select! {
+        described = building => described,
         () = collecting => return,
     };
-    assert!(!told.is_empty(), "or this proves nothing");
+    assert!(!described.is_empty(), "otherwise this proves nothing");
     assert!(!session.is_lost());
 }
 
@@ -348,7 +348,7 @@ async fn a_path_that_nix_restored_under_other_names_is_not_valid() {
     let copy = ["nix", "copy", "--no-check-sigs", "--option", "use-case-hack", "true", "--from", &other];
     host.ok(&other, &[&copy[..], &["--to", &host.direct(), &clash]].concat()).await;
     let inside = fs::read_dir(host.at("host").join(&clash[1..])).unwrap().map(|entry| entry.unwrap().file_name());
-    assert!(inside.into_iter().any(|name| name == "a~nix~case~hack~1"), "or this proves nothing");
+    assert!(inside.into_iter().any(|name| name == "a~nix~case~hack~1"), "otherwise this proves nothing");
     let on_top = host
         .make(&format!(
             r#"builtins.toFile "on-top" "${{builtins.appendContext "{clash}" {{ "{clash}".path = true; }}}}""#

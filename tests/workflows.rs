@@ -187,6 +187,6 @@ fn faults_are_found() {
     ] {
         assert!(good.contains(from), "there is no {from:?} to plant a fault in");
         let wrong = complaints(&good.replacen(from, to, 1));
-        assert!(wrong.iter().any(|line| line.contains(said)), "nobody says {said:?}, but: {wrong:?}");
+        assert!(wrong.iter().any(|line| line.contains(said)), "no error has {said:?}, only: {wrong:?}");
     }
 }

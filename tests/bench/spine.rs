@@ -19,7 +19,7 @@ mod pass;
 mod store;
 
 use figures::{Figure, Series};
-use lab::{Door, Lab, PATIENCE, derivation, said};
+use lab::{Door, Lab, TIMEOUT, derivation, said};
 use std::{
     fs,
     io::Read,
@@ -92,7 +92,7 @@ fn forwarding_lab() -> (Lab, u16) {
 fn banner(port: u16) -> Duration {
     let began = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut text = [0; 4];
     stream.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"SSH-");

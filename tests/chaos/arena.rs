@@ -4,7 +4,7 @@ use crate::{
     aftermath::Aftermath,
     faults::Fault,
     inputs::add_text,
-    lab::{Door, Lab, PATIENCE, derivation, free_port, said, stderr},
+    lab::{Door, Lab, TIMEOUT, derivation, free_port, said, stderr},
     outcome::Outcome,
 };
 use rand::{RngExt, rngs::StdRng};
@@ -119,7 +119,7 @@ impl Arena {
         let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, door(random), random)).collect();
         sleep(Duration::from_millis(random.random_range(0..longest)));
         outcome.took.push(parted("before"));
-        let aftermath = fault.inflict(self, random).unwrap_or_else(|why| {
+        let aftermath = fault.inject(self, random).unwrap_or_else(|why| {
             outcome.absent = Some(why);
             Aftermath::None
         });
@@ -298,7 +298,7 @@ fn door(random: &mut StdRng) -> Door {
 /// A command with a time limit, so that it cannot block the suite.
 fn limited(command: &mut Command) -> Command {
     let mut limited = Command::new("timeout");
-    limited.arg(PATIENCE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    limited.arg(TIMEOUT.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
     limited.env_clear();
     for (name, value) in command.get_envs() {
         limited.env(name, value.unwrap());

@@ -113,7 +113,7 @@ impl Fault {
     }
 
     /// Injects it, and removes what would not disappear by itself (a full disk). `Err`: not possible on this computer.
-    pub fn inflict(self, arena: &mut Arena, random: &mut StdRng) -> Result<Aftermath, String> {
+    pub fn inject(self, arena: &mut Arena, random: &mut StdRng) -> Result<Aftermath, String> {
         match self {
             // The harness acts as the service manager: it starts the daemon again.
             Fault::DaemonKilled => {
@@ -125,12 +125,12 @@ impl Fault {
                 arena.restart_daemon(Some(("cores = 2", &format!("cores = {cores}"))));
             }
             Fault::DaemonKilledWhileTheGateIsAsked => {
-                let mut asking = asking(&arena.lab);
+                let mut querying = querying(&arena.lab);
                 sleep(Duration::from_millis(random.random_range(0..1500)));
                 arena.lab.kill_daemon();
                 arena.lab.run_daemon();
                 // Its connection ended with the daemon.
-                let _ = asking.wait();
+                let _ = querying.wait();
             }
             Fault::QemuKilled => kill(running(&arena.lab, &qemu()), "KILL"),
             Fault::VsockDeviceKilled => kill(running(&arena.lab, VSOCK), "KILL"),
@@ -172,10 +172,10 @@ impl Fault {
                 arena.lab.run_host_nix();
             }
             Fault::HostGarbageCollected => {
-                let mut asking = asking(&arena.lab);
+                let mut querying = querying(&arena.lab);
                 said(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
-                asking.kill().unwrap();
-                asking.wait().unwrap();
+                querying.kill().unwrap();
+                querying.wait().unwrap();
             }
             Fault::HostDiskFull => fill_host(arena)?,
             Fault::GuestDiskFull => {
@@ -243,10 +243,10 @@ fn running(lab: &Lab, program: &str) -> u32 {
 }
 
 /// A program in the guest that queries one path of the host after another.
-fn asking(lab: &Lab) -> Child {
+fn querying(lab: &Lab) -> Child {
     let ask = "while :; do n=$((n + 1)); nix-store --check-validity /nix/store/$(printf %032d $n | tr 0 a)-x 2>/dev/null; done";
-    let mut asking = lab.program(&["ssh", "--", ask]);
-    asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    let mut querying = lab.program(&["ssh", "--", ask]);
+    querying.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn stall(process: u32) {

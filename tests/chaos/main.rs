@@ -50,17 +50,17 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// That many faults with this in their names, each kind equally often.
-fn dealt(random: &mut StdRng, only: &str, wanted: usize) -> Vec<Fault> {
+fn chosen(random: &mut StdRng, only: &str, wanted: usize) -> Vec<Fault> {
     let kinds: Vec<_> = Fault::ALL.into_iter().filter(|fault| fault.name().contains(only)).collect();
     assert!(!kinds.is_empty(), "no fault has {only:?} in its name");
-    let mut dealt = Vec::new();
-    while dealt.len() < wanted {
+    let mut chosen = Vec::new();
+    while chosen.len() < wanted {
         let mut deck = kinds.clone();
         deck.shuffle(random);
-        dealt.extend(deck);
+        chosen.extend(deck);
     }
-    dealt.truncate(wanted);
-    dealt
+    chosen.truncate(wanted);
+    chosen
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn every_fault_is_survived_without_loss_and_without_leftovers() {
     let arenas = number("DVN_CHAOS_ARENAS").map_or(1, |n| usize::try_from(n).unwrap().max(1));
     println!("seed {seed}, {wanted} faults, {arenas} at once");
     let only = std::env::var("DVN_CHAOS_ONLY").unwrap_or_default();
-    let faults = dealt(&mut StdRng::seed_from_u64(seed), &only, wanted);
+    let faults = chosen(&mut StdRng::seed_from_u64(seed), &only, wanted);
     let run = Run { wanted, begun: AtomicUsize::new(0), table: Mutex::default(), interrupted: AtomicBool::new(false) };
     let run = Arc::new(run);
     on_signal({

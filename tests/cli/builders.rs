@@ -110,9 +110,9 @@ impl Host {
             .env("NIX_REMOTE", format!("local?root={}", self.path("store").display()))
             .env("NIX_CONFIG", self.config(builders));
         let output = doctor.output().unwrap();
-        let told: serde_json::Value =
+        let report: serde_json::Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let check = &told["checks"][0];
+        let check = &report["checks"][0];
         (check["outcome"].as_str().unwrap().to_owned(), check["evidence"].as_str().unwrap().to_owned())
     }
 }

@@ -40,7 +40,7 @@ fn start_launches_a_daemon_that_outlives_it() {
 }
 
 #[test]
-fn a_daemon_answers_on_tcp_where_it_is_told_to_and_only_to_whoever_has_its_token() {
+fn a_daemon_answers_on_tcp_if_configured_and_only_with_its_token() {
     let dir = crate::common::private_dir();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let text = format!("listen = \"127.0.0.1:0\"\napi-listen = \"127.0.0.1:{port}\"\n");

@@ -17,11 +17,11 @@ use std::{
 };
 
 /// Descriptors of each sort, which every child of this process inherits.
-struct Strays(Vec<OwnedFd>);
+struct Inherited(Vec<OwnedFd>);
 
-impl Strays {
+impl Inherited {
     /// One of each sort, at low numbers and at one that is far up.
-    fn open(dir: &Path) -> Strays {
+    fn open(dir: &Path) -> Inherited {
         let locked = File::create(dir.join("lock-of-a-script")).unwrap();
         locked.lock().unwrap();
         let (pipe, other_end) = std::io::pipe().unwrap();
@@ -33,7 +33,7 @@ impl Strays {
         for stray in &strays {
             fcntl_setfd(stray.as_fd(), FdFlags::empty()).unwrap();
         }
-        Strays(strays)
+        Inherited(strays)
     }
 
     /// What they are, as `/proc` names it.
@@ -76,7 +76,7 @@ fn settings(dir: &Path, listen: &str) {
 fn a_daemon_that_start_launches_has_no_descriptor_directory_or_session_of_its_starter() {
     let dir = crate::common::private_dir();
     settings(dir.path(), "127.0.0.1:0");
-    let strays = Strays::open(dir.path());
+    let strays = Inherited::open(dir.path());
     let _daemon = super::Launched(dir.path());
     assert!(run(dir.path(), &["start"]).contains("no guest bundle is configured"));
     let pid = pid_of_the_daemon(dir.path());
@@ -99,7 +99,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         settings(dir.path(), &address.to_string());
-        let strays = Strays::open(dir.path());
+        let strays = Inherited::open(dir.path());
         let mut command = plain(dir.path(), &["run"]);
         if handed_over {
             // As systemd does: descriptor 3, and the receiver's process id in the environment.
@@ -130,19 +130,19 @@ fn a_program_that_a_verb_starts_has_no_descriptor_of_the_verbs_starter() {
     let server = super::common::Server::new();
     let dir = server.path();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_darwin-vz-nix"), dir.join("darwin-vz-nix")).unwrap();
-    let told = dir.join("told");
-    let script = format!("#!/bin/sh\nls -l /proc/$$/fd >>{}\nexit 1\n", told.display());
+    let record = dir.join("record");
+    let script = format!("#!/bin/sh\nls -l /proc/$$/fd >>{}\nexit 1\n", record.display());
     for name in ["nix", "ssh", "systemctl", "launchctl", "codesign"] {
         let program = dir.join(name);
         fs::write(&program, &script).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     }
-    let strays = Strays::open(dir);
+    let strays = Inherited::open(dir);
     let path = format!("{}:/usr/bin:/bin", dir.display());
     for args in [&["doctor", "nix-config", "ssh-config", "service"][..], &["ssh", "--", "true"]] {
-        let _ = fs::remove_file(&told);
+        let _ = fs::remove_file(&record);
         let output = plain(dir, args).env("PATH", &path).output().unwrap();
-        let listed = fs::read_to_string(&told).unwrap_or_else(|_| panic!("{args:?} ran no program: {output:?}"));
+        let listed = fs::read_to_string(&record).unwrap_or_else(|_| panic!("{args:?} ran no program: {output:?}"));
         for stray in strays.targets() {
             assert!(!listed.contains(&format!("-> {}\n", stray.display())), "{args:?}: {}\n{listed}", stray.display());
         }

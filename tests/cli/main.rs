@@ -17,9 +17,9 @@ mod settings;
 mod signals;
 mod ssh_block;
 mod state;
-mod strangers;
 mod terminal;
 mod token;
+mod unauthenticated;
 mod verbs;
 
 use std::path::Path;
@@ -96,11 +96,11 @@ pub fn verbs(dir: &Path) -> Vec<String> {
 
 /// Exit code and both outputs as one text, with `[DIR]` for the test's directory.
 pub fn run(dir: &Path, args: &[&str]) -> String {
-    told(dir, program(dir, args))
+    transcript(dir, program(dir, args))
 }
 
 /// As [`run`], for a prepared command.
-pub fn told(dir: &Path, mut command: assert_cmd::Command) -> String {
+pub fn transcript(dir: &Path, mut command: assert_cmd::Command) -> String {
     let output = command.output().unwrap();
     let mut text = format!("exit {}\n", output.status.code().map_or("by a signal".to_owned(), |code| code.to_string()));
     for (name, bytes) in [("stdout", output.stdout), ("stderr", output.stderr)] {

@@ -191,9 +191,9 @@ fn nothing_that_comes_after_the_block_spoils_a_connection() {
 fn every_option_of_ssh_has_been_judged() {
     let dir = crate::common::private_dir();
     let judged: BTreeSet<String> = OPTIONS.iter().map(|(option, ..)| option.to_lowercase()).collect();
-    let told = effective(dir.path(), "");
+    let known = effective(dir.path(), "");
     let kerberos = |key: &&String| key.starts_with("gssapi");
-    let unknown: Vec<_> = told
+    let unknown: Vec<_> = known
         .keys()
         .filter(|key| !kerberos(key) && !judged.contains(*key) && !NEWER.contains(&key.as_str()) && *key != "host")
         .collect();
@@ -219,8 +219,8 @@ fn doctor(dir: &Path, config: &str) -> (String, String) {
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let output = program(dir, &["doctor", "ssh-config", "--json"]).env("PATH", path).output().unwrap();
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let check = &told["checks"][0];
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let check = &report["checks"][0];
     (check["outcome"].as_str().unwrap().to_owned(), check["evidence"].as_str().unwrap().to_owned())
 }
 

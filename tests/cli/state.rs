@@ -65,19 +65,19 @@ fn a_directory_that_another_user_could_replace_is_refused_by_every_verb() {
     let way = dir.path().join("way");
     fs::create_dir(&way).unwrap();
     set_mode(&way, 0o777);
-    let told = format!("every user may write in {}", way.display());
-    assert_refused(dir.path(), &way.join("s"), 9, &told);
-    assert_refused(dir.path(), &way.join("deeper/s"), 9, &told);
+    let reason = format!("every user may write in {}", way.display());
+    assert_refused(dir.path(), &way.join("s"), 9, &reason);
+    assert_refused(dir.path(), &way.join("deeper/s"), 9, &reason);
     assert_eq!(fs::read_dir(&way).unwrap().count(), 0, "nothing is made there");
     symlink(&way, dir.path().join("link")).unwrap();
-    assert_refused(dir.path(), &dir.path().join("link/s"), 9, &told);
+    assert_refused(dir.path(), &dir.path().join("link/s"), 9, &reason);
     // A link to the state directory itself, in and to a safe place.
     let real = dir.path().join("real");
     fs::create_dir(&real).unwrap();
     set_mode(&real, 0o700);
     symlink(&real, dir.path().join("safe-link")).unwrap();
     symlink(&real, way.join("link")).unwrap();
-    assert_refused(dir.path(), &way.join("link"), 9, &told);
+    assert_refused(dir.path(), &way.join("link"), 9, &reason);
     assert_taken(dir.path(), &dir.path().join("safe-link"));
     set_mode(&way, 0o1777);
     assert_taken(dir.path(), &way.join("s"));

@@ -45,7 +45,7 @@ const XTERM: (&str, &str) = ("TERM", "xterm");
 const RED: &str = "\x1b[1;31merror:\x1b[0m ";
 
 #[test]
-fn a_terminal_gets_colours_unless_somebody_says_no() {
+fn a_terminal_gets_colours_unless_they_are_switched_off() {
     let dir = crate::common::private_dir();
     let coloured = |variables: &[(&str, &str)], args: &str| {
         let text = on_a_terminal(dir.path(), variables, args);
@@ -61,7 +61,7 @@ fn a_terminal_gets_colours_unless_somebody_says_no() {
 }
 
 #[test]
-fn a_pipe_gets_no_escape_codes_unless_somebody_insists() {
+fn a_pipe_gets_no_escape_codes_unless_they_are_forced() {
     let server = Server::new();
     for args in [
         &["status"][..],
@@ -107,7 +107,7 @@ fn waiting_is_shown_by_a_moving_line_or_by_a_plain_one() {
 }
 
 #[test]
-fn whoever_reads_no_further_is_left_in_peace() {
+fn a_reader_that_stops_early_causes_no_error() {
     let server = Server::new();
     let shell = |line: &str| {
         let output = clean("sh", server.path(), &[]).args(["-c", line, "sh", PROGRAM]).output().unwrap();
@@ -142,10 +142,13 @@ fn an_interrupt_ends_it_at_once_and_quietly() {
 }
 
 #[test]
-fn a_daemon_that_does_not_run_is_told_in_one_way() {
+fn every_verb_reports_a_missing_daemon_alike() {
     let dir = crate::common::private_dir();
-    let told = run(dir.path(), &["status"]);
-    assert!(told.starts_with("exit 4\n") && told.contains("hint: start one with `darwin-vz-nix start`"), "{told}");
+    let expected = run(dir.path(), &["status"]);
+    assert!(
+        expected.starts_with("exit 4\n") && expected.contains("hint: start one with `darwin-vz-nix start`"),
+        "{expected}"
+    );
     for args in [
         &["status", "--watch"][..],
         &["status", "--connections"],
@@ -163,6 +166,6 @@ fn a_daemon_that_does_not_run_is_told_in_one_way() {
         &["generations", "delete", "1"],
         &["config", "--daemon"],
     ] {
-        assert_eq!(run(dir.path(), args), told, "{args:?}");
+        assert_eq!(run(dir.path(), args), expected, "{args:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! The API's token on TCP: printing, creation, rotation.
 
-use super::{common::Server, program, run, told};
+use super::{common::Server, program, run, transcript};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -52,7 +52,7 @@ fn it_is_made_once_and_changed_on_demand() {
 }
 
 #[test]
-fn where_nobody_asks_for_it_it_is_printed_and_that_is_said() {
+fn a_token_that_no_listener_uses_is_printed_with_a_note() {
     let dir = crate::common::private_dir();
     let output = program(dir.path(), &["token"]).output().unwrap();
     assert_eq!(output.stdout.len(), 65, "stdout has the token alone, for `$(darwin-vz-nix token)`");
@@ -62,7 +62,7 @@ fn where_nobody_asks_for_it_it_is_printed_and_that_is_said() {
     assert!(quiet.output().unwrap().stderr.is_empty());
     // A directory that others can enter is refused.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = told(dir.path(), program(dir.path(), &["token", "--rotate"]));
+    let refused = transcript(dir.path(), program(dir.path(), &["token", "--rotate"]));
     assert!(refused.starts_with("exit 9\n") && refused.contains("chmod 700"), "{refused}");
 }
 

@@ -121,7 +121,7 @@ fn absent() -> String {
 }
 
 /// The program's own use of the host's Nix for its checks.
-fn consult_doctor(lab: &Lab) {
+fn run_doctor(lab: &Lab) {
     let mut doctor = lab.program(&["doctor", "nix-config", "build", "--deep"]);
     doctor.env("PATH", format!("{}:{}", lab.nix_programs.display(), lab.path));
     doctor.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
@@ -138,7 +138,7 @@ fn every_version_of_nix_asks_builds_and_copies_through_both_doors() {
             use_door(&lab, client, door);
         }
         use_file(&lab, client);
-        consult_doctor(&lab);
+        run_doctor(&lab);
     }
     assert_eq!(lab.boots(), 1);
     wait("the connections to end", || lab.leases() == 0);

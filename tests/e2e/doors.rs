@@ -10,7 +10,7 @@ use std::{
 
 fn connect(lab: &Lab) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
-    stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(crate::lab::TIMEOUT)).unwrap();
     stream
 }
 
@@ -43,7 +43,7 @@ fn ssh_starts_a_stopped_vm_and_trusts_only_the_pinned_key() {
 }
 
 #[test]
-fn nobody_in_the_guest_but_root_can_read_the_keys_or_pose_as_the_agent() {
+fn only_root_in_the_guest_can_read_the_keys_or_pose_as_the_agent() {
     let lab = Lab::running("");
     let look = "for f in /run/darwin-vz /run/darwin-vz/* /darwin-vz /darwin-vz/*; do cat $f 2>/dev/null | grep -l -e PRIVATE -e token; done; true";
     assert_eq!(lab.ssh(look).trim(), "");
@@ -128,7 +128,7 @@ fn a_guest_that_dies_ends_its_connections_with_an_error() {
     kill(lab.qemu(), "KILL");
     let began = std::time::Instant::now();
     assert!(!session.wait().unwrap().success());
-    assert!(began.elapsed() < Duration::from_secs(20), "the client was told at once, not by a timeout");
+    assert!(began.elapsed() < Duration::from_secs(20), "the client got the error at once, not by a timeout");
     lab.await_state("stopped");
 }
 

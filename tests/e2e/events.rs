@@ -10,7 +10,7 @@ use std::{
 /// Events of the API from now on; gives up after a long silence.
 fn events(lab: &Lab) -> impl Iterator<Item = Value> {
     let mut stream = UnixStream::connect(lab.state().join("api.sock")).unwrap();
-    stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(crate::lab::TIMEOUT)).unwrap();
     write!(stream, "GET /v1/events HTTP/1.0\r\n\r\n").unwrap();
     let mut lines = BufReader::new(stream).lines();
     let head = lines.next().unwrap().unwrap();
@@ -19,7 +19,7 @@ fn events(lab: &Lab) -> impl Iterator<Item = Value> {
 }
 
 #[test]
-fn a_build_is_told_when_it_has_begun_and_when_it_is_over() {
+fn a_build_is_reported_when_it_begins_and_when_it_ends() {
     let lab = Lab::running("");
     lab.ok(&["start"]);
     let mut events = events(&lab);

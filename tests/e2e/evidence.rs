@@ -30,10 +30,10 @@ fn the_console_and_the_reason_of_a_failed_boot_are_there_after_a_good_one() {
     let printed = |boot: &str| lab.ok(&["logs", "--console", "--boot", boot]);
     assert!(printed("-1").contains("FAILED: ") && printed("1").contains("FAILED: "));
     assert!(!printed("0").contains("FAILED: ") && printed("0") == lab.ok(&["logs", "--console"]));
-    let told = lab.ok(&["logs", "--boots"]);
-    assert!(told.contains("FAILED: ") && told.contains(broken.to_str().unwrap()), "{told}");
-    let told = lab.ok(&["doctor", "boots"]);
-    assert!(told.starts_with("ok ") && told.contains("FAILED: ") && told.contains("logs --boot 1"), "{told}");
+    let shown = lab.ok(&["logs", "--boots"]);
+    assert!(shown.contains("FAILED: ") && shown.contains(broken.to_str().unwrap()), "{shown}");
+    let shown = lab.ok(&["doctor", "boots"]);
+    assert!(shown.starts_with("ok ") && shown.contains("FAILED: ") && shown.contains("logs --boot 1"), "{shown}");
     let records = boots(&lab);
     assert_eq!((&records[0]["outcome"], &records[1]["outcome"]), (&"running".into(), &"failed".into()));
     assert!(lab.fails(&["logs", "--boot", "-2"], 11).contains("hint: "));
@@ -162,8 +162,8 @@ fn a_helper_that_fails_while_the_guest_runs_is_quoted_too() {
     lab.await_state("stopped");
     let exit = lab.status()["lastExit"].as_str().unwrap().to_owned();
     assert!(exit.contains("vhost-device-vsock ended with exit code 9: ") && exit.contains("out of luck"), "{exit}");
-    let told = lab.ok(&["doctor", "boots"]);
-    assert!(told.starts_with("warning ") && told.contains("out of luck"), "{told}");
+    let shown = lab.ok(&["doctor", "boots"]);
+    assert!(shown.starts_with("warning ") && shown.contains("out of luck"), "{shown}");
 }
 
 #[test]
@@ -239,8 +239,8 @@ fn a_bundle_that_hangs_keeps_no_daemon_from_its_end() {
                 || fs::read_to_string(thread.path().join("stack")).is_ok_and(|stack| stack.contains("lease"))
         })
     });
-    let told = String::from_utf8_lossy(&lab.cli(&["doctor", "bundle", "kernel"]).stdout).into_owned();
-    assert!(told.contains("do not answer within"), "{told}");
+    let shown = String::from_utf8_lossy(&lab.cli(&["doctor", "bundle", "kernel"]).stdout).into_owned();
+    assert!(shown.contains("do not answer within"), "{shown}");
     let begun = std::time::Instant::now();
     lab.end_daemon();
     assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());

@@ -4,7 +4,7 @@ use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, said, wait};
 use std::fs;
 
 #[test]
-fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
+fn a_kernel_panic_is_reported_with_its_last_output_and_backs_off() {
     let tmp = tempfile::tempdir().unwrap();
     let bundle = bundle_like(tmp.path(), |json| {
         let cmdline = json["cmdline"].as_str().unwrap().replace("quiet", "");

@@ -77,7 +77,7 @@ fn run(lab: &mut Lab) {
 }
 
 /// Programs whose command line names this lab's machine: `nix`, and its children.
-fn visitors(lab: &Lab) -> usize {
+fn nix_clients(lab: &Lab) -> usize {
     let machine = lab.machine().display().to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
@@ -88,7 +88,7 @@ fn list(lab: &Lab) -> Value {
     serde_json::from_str(&lab.ok(&["generations", "--json"])).unwrap()
 }
 
-fn prospect(lab: &Lab) -> String {
+fn pending(lab: &Lab) -> String {
     list(lab)["prospect"]["is"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -108,7 +108,7 @@ fn address(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_there() {
+fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_at_an_idle_moment() {
     let script = format!(
         "{KERNEL}; gzip -dc $image > $out/system.img; sed 's/quiet/quiet successor=1/' $manifest > $out/guest.json"
     );
@@ -119,10 +119,10 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_th
     assert!(!lab.ssh("cat /proc/cmdline").contains("successor"));
 
     let mut user = lab.program(&["ssh", "--", "sleep 1000"]).stdout(Stdio::null()).spawn().unwrap();
-    until(&lab, "it is built", |lab| prospect(lab) == "waiting");
+    until(&lab, "it is built", |lab| pending(lab) == "waiting");
     assert!(lab.ok(&["status"]).contains("generation 1 is built"), "{}", lab.ok(&["status"]));
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!((prospect(&lab).as_str(), lab.boots()), ("waiting", 1), "somebody is logged in");
+    assert_eq!((pending(&lab).as_str(), lab.boots()), ("waiting", 1), "a client is logged in");
     user.kill().unwrap();
     user.wait().unwrap();
     until(&lab, "it is current", |lab| list(lab)["current"] == 1);
@@ -139,7 +139,7 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_th
     lab.end_daemon();
     lab.run_daemon();
     assert!(lab.ssh("cat /proc/cmdline").contains("successor=1"), "it is what boots");
-    assert_eq!((lab.boots(), prospect(&lab).as_str()), (1, ""), "and there is nothing to build");
+    assert_eq!((lab.boots(), pending(&lab).as_str()), (1, ""), "and there is nothing to build");
 
     lab.ok(&["generations", "rollback"]);
     lab.await_state("stopped");
@@ -162,7 +162,7 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
          sed 's|quiet|rdinit=/nonexistent root=/dev/none|' $manifest > $out/guest.json"
     );
     let lab = with_recipe(&script);
-    until(&lab, "it is tried", |lab| prospect(lab) == "trying");
+    until(&lab, "it is tried", |lab| pending(lab) == "trying");
     said(&lab.build(Door::Direct, "meanwhile", "echo built > $out").output().unwrap(), "a build during the try");
 
     let list = list(&lab);
@@ -182,7 +182,7 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
 fn a_successor_that_answers_and_cannot_build_is_left_for_the_last_good_guest() {
     let script = format!("{KERNEL}; gzip -dc $shellless > $out/system.img; cp $manifest $out/guest.json");
     let lab = with_recipe(&script);
-    until(&lab, "it is found to be bad", |lab| prospect(lab) == "bad");
+    until(&lab, "it is found to be bad", |lab| pending(lab) == "bad");
     let list = list(&lab);
     let bad = &list["generations"][1];
     assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
@@ -193,16 +193,16 @@ fn a_successor_that_answers_and_cannot_build_is_left_for_the_last_good_guest() {
 }
 
 #[test]
-fn a_recipe_that_cannot_be_built_is_told_with_its_last_words_and_the_machine_works_on() {
+fn a_recipe_that_cannot_be_built_is_reported_with_its_last_output_and_the_machine_works_on() {
     let lab = with_recipe("echo $manifest is no good >&2; exit 7");
-    until(&lab, "it is given up", |lab| prospect(lab) == "given-up");
+    until(&lab, "it is given up", |lab| pending(lab) == "given-up");
     let status = lab.ok(&["status"]);
     assert!(status.contains("could not build the recipe") && status.contains("logs --build"), "{status}");
     assert!(lab.ok(&["logs", "--build"]).contains("manifest is no good"));
     said(&lab.build(Door::Direct, "after", "echo after > $out").output().unwrap(), "a build");
-    assert_eq!((lab.boots(), prospect(&lab).as_str()), (1, "given-up"));
+    assert_eq!((lab.boots(), pending(&lab).as_str()), (1, "given-up"));
     lab.ok(&["generations", "build"]);
-    assert_eq!(prospect(&lab), "building", "who asks gets another attempt");
+    assert_eq!(pending(&lab), "building", "a request gets another attempt");
 }
 
 #[test]
@@ -210,11 +210,11 @@ fn a_daemon_that_is_killed_while_its_guest_builds_leaves_nothing_and_the_next_on
     let mut lab = with_recipe("cat $manifest; while :; do read x </dev/zero; done");
     let is_built = |lab: &Lab| lab.ok(&["logs", "--build"]).contains("building '");
     until(&lab, "it is built", is_built);
-    assert!(visitors(&lab) > 0);
+    assert!(nix_clients(&lab) > 0);
     lab.kill_daemon();
-    wait("all to be gone", || visitors(&lab) == 0);
+    wait("all to be gone", || nix_clients(&lab) == 0);
     run(&mut lab);
     until(&lab, "it is built again", |lab| lab.boots() == 1 && is_built(lab));
     lab.ok(&["stop", "--force"]);
-    until(&lab, "it is postponed", |lab| prospect(lab) == "postponed");
+    until(&lab, "it is postponed", |lab| pending(lab) == "postponed");
 }

@@ -66,15 +66,15 @@ fn commands(code: &str) -> Vec<String> {
 /// The environment of a reader of the guides: the program and Nix on PATH, a builder in Nix's configuration if the page
 /// has the module, and a flake in the directory. Only this function replaces words of the guides that concern another
 /// computer.
-struct Desk {
+struct Setup {
     lab: Lab,
     cwd: PathBuf,
     builders: String,
     runs: Cell<u32>,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Setup {
+    fn new() -> Setup {
         // A Mac shares the store by default.
         let lab = Lab::sharing("");
         let dir = lab.dir.path().to_owned();
@@ -99,13 +99,13 @@ impl Desk {
         fs::set_permissions(dir.join("bin/darwin-vz-nix"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(dir.join("config.toml"), cwd.join("config.toml")).unwrap();
         let builders = lab.ok(&["nix-config", "--only", "builders"]).trim().to_owned();
-        let desk = Desk { lab, cwd, builders, runs: Cell::new(0) };
-        desk.write_project();
+        let setup = Setup { lab, cwd, builders, runs: Cell::new(0) };
+        setup.write_project();
         // Nix takes from a repository what git tracks; a state directory in it is not tracked.
         for args in [&["init", "--quiet"][..], &["add", "flake.nix"]] {
-            assert!(Command::new("git").args(args).current_dir(&desk.cwd).status().unwrap().success());
+            assert!(Command::new("git").args(args).current_dir(&setup.cwd).status().unwrap().success());
         }
-        desk
+        setup
     }
 
     /// Writes a project of the user, with content that was never built.
@@ -166,7 +166,7 @@ fn stderr(output: &Output) -> String {
 fn every_build_that_is_shown_comes_from_the_guest() {
     let shown = shown();
     assert!(shown.len() > 5, "the guides show {} builds: the test has shrunk", shown.len());
-    let desk = Desk::new();
+    let setup = Setup::new();
     let here = fs::read_to_string("/proc/version").unwrap();
     for Shown { page, before, command } in &shown {
         assert!(command.contains("-linux"), "{page} shows a build for no system of a guest:\n{command}");
@@ -174,16 +174,16 @@ fn every_build_that_is_shown_comes_from_the_guest() {
         let own: Vec<_> =
             before.iter().filter(|line| line.contains("--state-dir") && line.contains(" start")).collect();
         for line in &own {
-            let started = desk.run(line, "");
+            let started = setup.run(line, "");
             assert!(started.status.success(), "{page}: {line}\n{}", stderr(&started));
         }
         // On a page without the module, the command itself names the builder.
-        let builders = if command.contains("--builders") { "" } else { &desk.builders };
+        let builders = if command.contains("--builders") { "" } else { &setup.builders };
         let mut results = Vec::new();
         for _ in 0..2 {
-            let built = desk.run(command, builders);
+            let built = setup.run(command, builders);
             assert!(built.status.success(), "{page}:\n{command}\n{}", stderr(&built));
-            let (path, text) = desk.result();
+            let (path, text) = setup.result();
             assert_ne!(text.trim(), here.trim(), "{page}: it was built here");
             assert!(text.starts_with("Linux version ") || text.trim() == std::env::consts::ARCH, "{page}: {text}");
             results.push(path);
@@ -192,10 +192,10 @@ fn every_build_that_is_shown_comes_from_the_guest() {
         }
         assert_ne!(
             results[0], results[1],
-            "{page}: the second run found the result of the first, and asked nobody:\n{command}"
+            "{page}: the second run found the result of the first, and did not build:\n{command}"
         );
         let without = command.split(" --builders").next().unwrap();
-        let refused = desk.run(without, "");
+        let refused = setup.run(without, "");
         assert!(!refused.status.success(), "{page}: it needs no builder:\n{command}");
         assert!(
             ["required", "Unable to start any build"].iter().any(|words| stderr(&refused).contains(words)),
@@ -203,7 +203,7 @@ fn every_build_that_is_shown_comes_from_the_guest() {
             stderr(&refused)
         );
         if !own.is_empty() {
-            let stopped = desk.run("darwin-vz-nix --state-dir \"$PWD/vm\" stop --daemon", "");
+            let stopped = setup.run("darwin-vz-nix --state-dir \"$PWD/vm\" stop --daemon", "");
             assert!(stopped.status.success(), "{page}: {}", stderr(&stopped));
         }
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Longest wait for anything. Guests are emulated, and other tests run beside this one.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Variables that `make test` sets; without them these tests cannot run.
 pub fn handed(variable: &str) -> PathBuf {
@@ -450,7 +450,7 @@ pub fn stderr(output: &Output) -> String {
 
 /// Waits until the condition holds.
 pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < give_up, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(50));

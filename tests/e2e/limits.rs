@@ -20,8 +20,8 @@ fn debugfs(image: &Path, request: &str) -> String {
 }
 
 /// The bundle under test with a short limit and an additional feature; and its Nix's configuration.
-fn impatient(dir: &Path) -> (PathBuf, String) {
-    let copy = dir.join("impatient");
+fn with_short_limit(dir: &Path) -> (PathBuf, String) {
+    let copy = dir.join("with_short_limit");
     fs::create_dir(&copy).unwrap();
     for file in fs::read_dir(bundle()).unwrap().flatten() {
         fs::copy(file.path(), copy.join(file.file_name())).unwrap();
@@ -58,7 +58,7 @@ fn content_addressed(lab: &mut Lab, named: bool) -> (bool, String) {
 #[test]
 fn the_guests_limit_counts_through_both_doors_and_the_clients_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let (bundle, conf) = impatient(dir.path());
+    let (bundle, conf) = with_short_limit(dir.path());
     assert!(conf.lines().any(|line| line == "max-silent-time = 7200"), "{conf}");
     let mut lab = Lab::running(&format!("bundle = {bundle:?}"));
     for (door, protocol) in [(Door::Direct, "ssh-ng"), (Door::Ssh, "ssh-ng"), (Door::Ssh, "ssh")] {

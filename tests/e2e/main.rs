@@ -29,6 +29,6 @@ mod signals;
 mod ssh_config;
 mod state;
 mod store;
-mod strangers;
 mod systemd;
+mod unauthenticated;
 mod vsock;

@@ -150,7 +150,7 @@ fn a_full_disk_is_refused_before_the_image_is_made() {
 
 /// The command that the error suggests does not change what hosts know of the machine.
 #[test]
-fn a_host_whose_disk_is_full_of_the_image_is_told_so_and_what_frees_it() {
+fn on_a_host_whose_disk_is_full_the_error_names_the_image_and_what_frees_it() {
     let tmp = tempfile::tempdir().unwrap();
     let mount = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().unwrap().success();
     let at = tmp.path().to_str().unwrap();

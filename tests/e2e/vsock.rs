@@ -1,6 +1,6 @@
 //! What the vsock device of a running guest must support: thousands of connections, and clients that give up.
 
-use crate::lab::{Lab, PATIENCE, backend, kill, wait};
+use crate::lab::{Lab, TIMEOUT, backend, kill, wait};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -27,7 +27,7 @@ const DAEMON: u64 = 0x6478_696f;
 /// A connection through the ssh door that has received sshd's banner.
 fn ssh(lab: &Lab) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", lab.port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut banner = [0; 8];
     stream.read_exact(&mut banner)?;
     assert_eq!(&banner, b"SSH-2.0-", "{}", String::from_utf8_lossy(&banner));
@@ -37,7 +37,7 @@ fn ssh(lab: &Lab) -> std::io::Result<TcpStream> {
 /// A connection through the direct door on which nix-daemon has answered.
 fn direct(lab: &Lab) -> std::io::Result<UnixStream> {
     let mut stream = UnixStream::connect(lab.state().join("api.sock"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let path = "/v1/machines/builder/connect/nix";
     let head = "Host: localhost\r\nConnection: upgrade\r\nUpgrade: darwin-vz-stream";
     write!(stream, "GET {path} HTTP/1.1\r\n{head}\r\n\r\n")?;
@@ -141,7 +141,7 @@ fn a_guest_that_runs_again_after_clients_gave_up_takes_connections_again() {
 }
 
 #[test]
-fn a_guest_that_stands_still_for_good_is_replaced_by_the_client_that_notices() {
+fn a_halted_guest_is_replaced_by_the_client_that_notices() {
     let lab = Lab::running("hang-timeout = \"1h\"");
     drop(ssh(&lab).unwrap());
     kill(lab.qemu(), "STOP");

@@ -47,7 +47,7 @@ fn everywhere(sources: &mut Sources) -> Vec<&mut String> {
 fn found(said: &[String], words: &[&str]) {
     assert!(
         said.iter().any(|line| words.iter().all(|word| line.contains(word))),
-        "nobody says {words:?}, but: {said:#?}"
+        "no error has {words:?}, only: {said:#?}"
     );
 }
 

@@ -1,7 +1,7 @@
 //! The first moment of a ready guest: each way to power it off works alone, so no request of the host is lost. Below
 //! the supervisor, which would use all ways and repeat them.
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, TIMEOUT};
 use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
 use dvn_generations::Generations;
 use dvn_guest::launch::Launch;
@@ -61,7 +61,7 @@ impl Bare {
         );
         let launch: &dyn GuestProvider = &launch;
         let guest = hypervisor.boot(launch.prepare(Default::default()).await.unwrap()).await.unwrap();
-        let ready = timeout(PATIENCE, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
+        let ready = timeout(TIMEOUT, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
         (guest, ready)
     }
 }

@@ -13,9 +13,9 @@ const ROUNDS: usize = 50;
 const INPUTS: u64 = 4;
 
 /// Small, fast and the same on every computer: splitmix64.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -87,14 +87,14 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
     let by_chance = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let seed = std::env::var("DVN_TEST_SEED").map_or(by_chance, |seed| seed.parse().unwrap());
     println!("seed {seed}");
-    let mut dice = Dice(seed);
+    let mut random = Random(seed);
     let field = Field::new();
     let lab = &field.lab;
     let mut session: Option<std::process::Child> = None;
     let mut built = 0;
     for round in 0..ROUNDS {
         // A client may use the guest all the time, so that the paths it knows stay held from build to build.
-        if dice.once_in(4) {
+        if random.once_in(4) {
             match session.take() {
                 Some(mut ssh) => {
                     ssh.kill().unwrap();
@@ -103,14 +103,14 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
                 None => session = Some(lab.program(&["ssh", "--", "sleep 600"]).spawn().unwrap()),
             }
         }
-        if dice.once_in(2) {
+        if random.once_in(2) {
             for n in 0..INPUTS {
-                if dice.once_in(2) {
+                if random.once_in(2) {
                     field.let_go(&format!("input-{n}"));
                 }
             }
             // The last build's connection ends a second after its client, and holds its paths until then.
-            if session.is_none() && dice.once_in(2) {
+            if session.is_none() && random.once_in(2) {
                 wait("the last connection to end", || lab.leases() == 0);
                 // It may build without a connection: its paths are held until the next query, which comes within five
                 // seconds.
@@ -118,12 +118,12 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
             }
             said(&field.collect().output().unwrap(), "between builds");
         }
-        let (a, b) = (dice.roll(INPUTS), dice.roll(INPUTS));
+        let (a, b) = (random.roll(INPUTS), random.roll(INPUTS));
         let inputs = [field.input(a), field.input(b)];
         let mut nix = field.build(lab.nix("nix", Door::Direct), &format!("result {a} {b}"), "result");
         let nix = nix.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-        if dice.once_in(2) {
-            std::thread::sleep(Duration::from_millis(dice.roll(800)));
+        if random.once_in(2) {
+            std::thread::sleep(Duration::from_millis(random.roll(800)));
             said(&field.collect().output().unwrap(), "during a build");
         }
         let output = nix.wait_with_output().unwrap();

@@ -47,10 +47,7 @@ fn no_build_fails_for_want_of_space(lab: &Lab) {
     assert_eq!(lab.ssh(&format!("cat {first}")), "small now\n");
     assert_eq!(lab.boots(), 1);
     let known = lab.status()["store"]["sharedPaths"].as_u64().unwrap_or(0);
-    assert!(
-        known < OF_THE_HOST as u64 / 2,
-        "a collection has told the guest of {known} paths that it needs nothing of"
-    );
+    assert!(known < OF_THE_HOST as u64 / 2, "a collection made {known} paths known to the guest that it does not need");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn rest(mut stream: impl Read) -> String {
 }
 
 #[test]
-fn a_crowd_without_the_token_does_not_keep_its_owner_out() {
+fn a_crowd_without_the_token_does_not_block_its_owner() {
     let daemon = Daemon::new();
     for (among, first_words) in [
         ("silent connections", String::new()),
@@ -128,7 +128,7 @@ fn a_crowd_without_the_token_does_not_keep_its_owner_out() {
 }
 
 #[test]
-fn a_crowd_that_dials_all_the_time_does_not_keep_the_owner_out() {
+fn a_crowd_that_dials_all_the_time_does_not_block_the_owner() {
     let daemon = Daemon::new();
     let mut kept = daemon.send("GET /v1/health");
     answer_head(&mut kept);
@@ -154,7 +154,7 @@ fn a_crowd_that_dials_all_the_time_does_not_keep_the_owner_out() {
                 daemon.answers("a crowd that dials");
                 rest_of_one_answer(&mut kept);
                 kept.write_all(format!("{}\r\n", daemon.head("GET /v1/health")).as_bytes()).unwrap();
-                assert_eq!(status(&answer_head(&mut kept)), 200, "what was let in does not give way");
+                assert_eq!(status(&answer_head(&mut kept)), 200, "an authenticated connection is not evicted");
             }
         }));
         over.store(true, Relaxed);
@@ -170,7 +170,7 @@ fn rest_of_one_answer(stream: &mut TcpStream) {
 }
 
 #[test]
-fn who_is_refused_has_to_come_anew() {
+fn a_refused_request_closes_its_connection() {
     let daemon = Daemon::new();
     let owner = daemon.head("GET /v1/health");
     for refused in [
@@ -258,7 +258,7 @@ fn ends_in_time(
 }
 
 #[test]
-fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
+fn streams_have_a_limit_of_their_own_and_one_too_many_gets_503() {
     const MOST: usize = 32;
     const TOO_MANY: usize = 8;
     for request in [
@@ -275,9 +275,10 @@ fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
         let mut refused = Vec::new();
         while refused.len() < TOO_MANY {
             assert!(begun.elapsed() < IN_TIME, "{request}: {} are refused", refused.len());
-            let (told, others) = watchers.into_iter().partition(|stream| start_of(stream).contains("HTTP/1.1 503"));
+            let (now_refused, others) =
+                watchers.into_iter().partition(|stream| start_of(stream).contains("HTTP/1.1 503"));
             watchers = others;
-            refused.extend::<Vec<_>>(told);
+            refused.extend::<Vec<_>>(now_refused);
             thread::sleep(Duration::from_millis(20));
         }
         let mut refused = refused.pop().unwrap();
@@ -295,7 +296,7 @@ fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
         watchers.pop();
         let begun = Instant::now();
         while status(&answer_head(&mut daemon.send("GET /v1/events"))) != 200 {
-            assert!(begun.elapsed() < IN_TIME, "one that has ended makes room: {request}");
+            assert!(begun.elapsed() < IN_TIME, "one that has ended frees its place: {request}");
             thread::sleep(Duration::from_millis(50));
         }
     }

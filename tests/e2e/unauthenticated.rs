@@ -52,7 +52,7 @@ fn ssh(lab: &Lab, script: &str) -> Command {
     ssh
 }
 
-fn owner_gets_in(lab: &Lab, among: &str) {
+fn owner_can_log_in(lab: &Lab, among: &str) {
     let begun = Instant::now();
     let output = ssh(lab, "echo in").output().unwrap();
     assert_eq!(said(&output, among), "in\n");
@@ -60,10 +60,10 @@ fn owner_gets_in(lab: &Lab, among: &str) {
 }
 
 #[test]
-fn a_crowd_without_a_key_keeps_nobody_out_and_throws_no_session_out() {
+fn a_crowd_without_a_key_neither_prevents_a_login_nor_ends_a_session() {
     let lab = Lab::running("cores = 2");
     let crowd = Crowd::of(600, "", lab.port);
-    owner_gets_in(&lab, "a silent crowd, from before the boot on");
+    owner_can_log_in(&lab, "a silent crowd, from before the boot on");
     assert_eq!(lab.boots(), 1);
 
     let mut session = ssh(&lab, "echo here; cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -71,7 +71,7 @@ fn a_crowd_without_a_key_keeps_nobody_out_and_throws_no_session_out() {
     assert_eq!(lines.next().unwrap().unwrap(), "here");
     drop(crowd);
     let crowds = [Crowd::of(600, "", lab.port), Crowd::of(200, r"SSH-2.0-nobody\r\n", lab.port)];
-    owner_gets_in(&lab, "a silent crowd and one that begins a handshake");
+    owner_can_log_in(&lab, "a silent crowd and one that begins a handshake");
     session.stdin.take().unwrap().write_all(b"still here\n").unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "still here");
     assert!(session.wait().unwrap().success());
