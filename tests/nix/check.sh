@@ -2,7 +2,7 @@
 # `make check-nix`: everything about the Nix half that can be checked without nixpkgs and without a network, in seconds.
 #
 #   check.sh            check
-# check.sh --update   regenerate the snapshots and the options reference; then review the difference
+#   check.sh --update   regenerate the snapshots and the options reference; then review the difference
 #
 # With DVN_NIXPKGS and DVN_NIX_DARWIN, directories of real copies, the same snapshots are compared with the results of
 # nixpkgs' and nix-darwin's own modules, and the flake is evaluated (docs/nix-checks.md).
