@@ -19,7 +19,7 @@ mod pass;
 mod store;
 
 use figures::{Figure, Series};
-use lab::{Door, Lab, TIMEOUT, derivation, said};
+use lab::{Door, Lab, TIMEOUT, derivation, stdout_of};
 use std::{
     fs,
     io::Read,
@@ -165,7 +165,7 @@ fn direct_build(lab: &Lab, rounds: usize) -> Figure {
         let mut nix = lab.nix("nix-build", door);
         nix.args(["--no-out-link", "-E", &derivation(&format!("bench-{serial}"), "echo > $out")]);
         let began = Instant::now();
-        said(&nix.output().unwrap(), "a trivial build");
+        stdout_of(&nix.output().unwrap(), "a trivial build");
         began.elapsed()
     };
     build(Door::Direct);
@@ -188,7 +188,7 @@ fn of_status(path: &Path, key: &str) -> u64 {
 
 fn memory(lab: &Lab) -> Figure {
     let kib = of_status(Path::new(&format!("/proc/{}/status", lab.daemon_pid())), "VmRSS");
-    Figure::alone("daemon-rss-mib", kib as f64 / 1024.0, "MiB", 15.0)
+    Figure::without_reference("daemon-rss-mib", kib as f64 / 1024.0, "MiB", 15.0)
 }
 
 fn wakeups(lab: &Lab) -> Figure {
@@ -198,7 +198,7 @@ fn wakeups(lab: &Lab) -> Figure {
     };
     let before = switches();
     sleep(REST);
-    Figure::alone("daemon-wakeups-per-s", (switches() - before) as f64 / REST.as_secs_f64(), "1/s", 1.0)
+    Figure::without_reference("daemon-wakeups-per-s", (switches() - before) as f64 / REST.as_secs_f64(), "1/s", 1.0)
 }
 
 fn status(lab: &Lab, rounds: usize) -> Figure {

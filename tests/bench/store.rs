@@ -16,7 +16,7 @@ pub fn figures(rounds: usize) -> [Figure; 2] {
     let mut copied = 0;
     for round in 0..rounds {
         progress("a build of many inputs", round, rounds);
-        let before = begin_anew(&shared);
+        let before = empty_disk(&shared);
         series.ours.push(time(&shared, &format!("first-{round}"), &inputs.0));
         let first = sent(&shared) - before;
         // The guest knows all of them now, so this is the cost of asking for a build.
@@ -24,16 +24,16 @@ pub fn figures(rounds: usize) -> [Figure; 2] {
         let asking = sent(&shared) - before - first;
         copied += first.abs_diff(asking);
         shared.ok(&["stop"]);
-        begin_anew(&copying);
+        empty_disk(&copying);
         series.reference.push(time(&copying, &format!("first-{round}"), &inputs.1));
         copying.ok(&["stop"]);
     }
-    let copied = Figure::alone("host-inputs-copied-bytes", copied as f64, "bytes", 0.0);
+    let copied = Figure::without_reference("host-inputs-copied-bytes", copied as f64, "bytes", 0.0);
     [copied, series.ratio("store-build-ratio", 0.5, false)]
 }
 
 /// A guest with an empty disk, and the bytes sent to those before it.
-fn begin_anew(lab: &Lab) -> u64 {
+fn empty_disk(lab: &Lab) -> u64 {
     lab.ok(&["destroy", "--yes", "--keep-keys"]);
     lab.ok(&["start"]);
     sent(lab)

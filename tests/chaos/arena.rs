@@ -4,7 +4,7 @@ use crate::{
     aftermath::Aftermath,
     faults::Fault,
     inputs::add_text,
-    lab::{Door, Lab, TIMEOUT, derivation, free_port, said, stderr},
+    lab::{Door, Lab, TIMEOUT, derivation, free_port, stderr, stdout_of},
     outcome::Outcome,
 };
 use rand::{RngExt, rngs::StdRng};
@@ -128,7 +128,7 @@ impl Arena {
             let output = build.run.join().unwrap();
             if output.status.success() {
                 outcome.built += 1;
-                self.finished.insert(said(&output, "a build").trim().to_owned(), build.content);
+                self.finished.insert(stdout_of(&output, "a build").trim().to_owned(), build.content);
             } else {
                 outcome.failed += 1;
             }
@@ -156,7 +156,7 @@ impl Arena {
             let first = said.lines().find(|line| line.contains("error")).or(said.lines().last());
             return Err(first.unwrap_or("it said nothing").to_owned());
         }
-        self.finished.insert(said(&output, "the next build").trim().to_owned(), next.content);
+        self.finished.insert(stdout_of(&output, "the next build").trim().to_owned(), next.content);
         aftermath.look(self)?;
         Ok(began.elapsed())
     }
@@ -274,7 +274,7 @@ impl Arena {
     /// Paths of the host's store that a process holds, when no build runs.
     pub fn roots_of_processes(&self) -> Vec<String> {
         let roots = self.lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap();
-        let roots = said(&roots, "--print-roots");
+        let roots = stdout_of(&roots, "--print-roots");
         roots.lines().filter(|line| line.starts_with("{temp")).map(str::to_owned).collect()
     }
 

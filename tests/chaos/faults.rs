@@ -3,7 +3,7 @@
 use crate::{
     aftermath::{Aftermath, Crowd},
     arena::Arena,
-    lab::{Door, Lab, derivation, kill, said, wait},
+    lab::{Door, Lab, derivation, kill, stdout_of, wait},
 };
 use rand::{RngExt, rngs::StdRng};
 use std::{
@@ -173,7 +173,7 @@ impl Fault {
             }
             Fault::HostGarbageCollected => {
                 let mut querying = querying(&arena.lab);
-                said(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+                stdout_of(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
                 querying.kill().unwrap();
                 querying.wait().unwrap();
             }

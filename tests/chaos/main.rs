@@ -115,7 +115,7 @@ impl Run {
             let n = 1 + self.begun.fetch_add(1, Ordering::SeqCst);
             let outcome = round(&mut standing, fault, &mut random);
             println!("{n}/{} {}: {outcome}", self.wanted, fault.name());
-            self.table.lock().unwrap().enter(fault, &outcome);
+            self.table.lock().unwrap().record(fault, &outcome);
         }
         if let Some(arena) = standing {
             let outcome = broken_or(|| arena.end());

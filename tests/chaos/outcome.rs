@@ -68,7 +68,7 @@ pub struct Table(BTreeMap<&'static str, Row>);
 
 impl Table {
     /// Adds one.
-    pub fn enter(&mut self, fault: Fault, outcome: &Outcome) {
+    pub fn record(&mut self, fault: Fault, outcome: &Outcome) {
         self.add(fault.name(), outcome);
     }
 

@@ -51,7 +51,7 @@ fn what_ends_a_terminal_or_a_session_stops_the_daemon_cleanly() {
 fn every_other_signal_does_nothing_to_a_daemon_however_it_was_started() {
     let dir = crate::common::private_dir();
     let mut foreground = in_the_foreground(dir.path(), plain(dir.path(), &["run"]));
-    unmoved(dir.path(), foreground.id());
+    assert_still_answers(dir.path(), foreground.id());
     send(foreground.id(), "TERM");
     assert!(foreground.wait().unwrap().success());
 
@@ -59,11 +59,11 @@ fn every_other_signal_does_nothing_to_a_daemon_however_it_was_started() {
     settings(dir.path());
     let _daemon = super::Launched(dir.path());
     run(dir.path(), &["start"]);
-    unmoved(dir.path(), pid_of_the_daemon(dir.path()));
+    assert_still_answers(dir.path(), pid_of_the_daemon(dir.path()));
 }
 
 /// It answers after each, and was neither halted nor replaced.
-fn unmoved(dir: &Path, pid: u32) {
+fn assert_still_answers(dir: &Path, pid: u32) {
     for signal in NOTHING {
         send(pid, signal);
         let text = run(dir, &["status", "--json"]);

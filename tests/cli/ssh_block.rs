@@ -12,7 +12,7 @@ use std::{
 
 /// The effect of a later value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Later {
+enum Effect {
     /// None: the block's own value wins.
     Ignored,
     /// It is added to the block's own.
@@ -21,12 +21,12 @@ enum Later {
     Harmless,
 }
 
-use Later::{Added, Harmless, Ignored};
+use Effect::{Added, Harmless, Ignored};
 
 /// The options of OpenSSH 9.2, except those about Kerberos, which not every ssh has, and which the guest does not use.
 /// Harmless are those that have an effect only with another one, or with a terminal, or for a log-in method that is not
 /// used.
-const OPTIONS: [(&str, &str, Later); 96] = [
+const OPTIONS: [(&str, &str, Effect); 96] = [
     ("AddKeysToAgent", "yes", Harmless),
     ("AddressFamily", "inet6", Ignored),
     ("BatchMode", "no", Ignored),

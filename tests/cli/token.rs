@@ -11,7 +11,7 @@ fn printed(text: &str) -> String {
     text.strip_prefix("exit 0\n--- stdout\n").unwrap_or_else(|| panic!("{text}")).trim().to_owned()
 }
 
-fn admitted(address: SocketAddr, token: &str) -> bool {
+fn is_accepted(address: SocketAddr, token: &str) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!("GET /v1/health HTTP/1.1\r\nHost: {address}\r\nConnection: close");
     write!(stream, "{head}\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
@@ -94,8 +94,8 @@ fn a_daemon_that_runs_goes_by_the_new_one_at_once() {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     let first = token(&["token"]);
-    assert!(admitted(address, &first));
+    assert!(is_accepted(address, &first));
     let second = token(&["token", "--rotate"]);
-    assert!(!admitted(address, &first), "the old one is void");
-    assert!(admitted(address, &second));
+    assert!(!is_accepted(address, &first), "the old one is void");
+    assert!(is_accepted(address, &second));
 }

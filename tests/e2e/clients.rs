@@ -2,7 +2,7 @@
 //!
 //! Each is Debian's, from the suite that `tests/tools/setup.sh` names, in a separate directory. The guest's is 2.26.
 
-use crate::lab::{Door, Lab, derivation, handed, said, stderr, wait};
+use crate::lab::{Door, Lab, derivation, path_from_env, stderr, stdout_of, wait};
 use std::{
     fs,
     io::Write,
@@ -27,9 +27,9 @@ const CLIENTS: [Client; 3] = [
 impl Client {
     /// Makes the lab's host use it, and checks its version.
     fn install(&self, lab: &mut Lab) {
-        lab.nix_programs = handed("DVN_TEST_NIX_CLIENTS").join(self.suite);
+        lab.nix_programs = path_from_env("DVN_TEST_NIX_CLIENTS").join(self.suite);
         assert!(lab.nix_programs.is_dir(), "{:?} is not there: run `tests/tools/setup.sh tests`", lab.nix_programs);
-        let text = said(&lab.host_nix("nix").arg("--version").output().unwrap(), "nix --version");
+        let text = stdout_of(&lab.host_nix("nix").arg("--version").output().unwrap(), "nix --version");
         // Not by a macro: the line must appear in the output of a successful test, too.
         let _ = write!(std::io::stderr(), "Nix of Debian {}: {text}", self.suite);
         let mut numbers = text.trim().rsplit(' ').next().unwrap().split('.').map(|number| number.parse().unwrap());
@@ -51,7 +51,7 @@ fn address(lab: &Lab, door: Door) -> String {
 }
 
 fn run(command: &mut Command, what: &str) -> String {
-    said(&command.output().unwrap(), what).trim().to_owned()
+    stdout_of(&command.output().unwrap(), what).trim().to_owned()
 }
 
 /// A file in the host's store.
@@ -70,13 +70,13 @@ fn copying(name: &str, input: &str) -> String {
 /// Builds it with the old command, which all versions have. Returns the whole output and the result.
 fn build(lab: &Lab, nix: &mut Command, name: &str, input: &str) -> (Output, String) {
     let output = nix.args(["--no-out-link", "-E", &copying(name, input)]).output().unwrap();
-    let text = fs::read_to_string(lab.result(&said(&output, name))).unwrap();
+    let text = fs::read_to_string(lab.result(&stdout_of(&output, name))).unwrap();
     (output, text)
 }
 
 /// Everything that a client does at a door: checks whether the machine answers, builds, copies both ways, queries
 /// paths.
-fn use_door(lab: &Lab, client: &Client, door: Door) {
+fn check_door(lab: &Lab, client: &Client, door: Door) {
     let (suite, address) = (client.suite, address(lab, door));
     let name = |what: &str| format!("{suite}-{}-{what}", door.name());
     let nix = |args: &[&str]| run(lab.nix("nix", door).args(args), &format!("{}: nix {args:?}", name("")));
@@ -111,13 +111,14 @@ fn use_file(lab: &Lab, client: &Client) {
     nix.arg("--builders").arg(format!("@{}", machines.display()));
     let name = format!("{}-by-file", client.suite);
     assert_eq!(build(lab, &mut nix, &name, &add(lab, &format!("{name}-input"))).1, format!("{name}-input\n"));
-    let unknown = lab.nix("nix", door).args(["path-info", "--store", &address(lab, door), &absent()]).output().unwrap();
+    let unknown =
+        lab.nix("nix", door).args(["path-info", "--store", &address(lab, door), &missing_path()]).output().unwrap();
     assert!(!unknown.status.success() && stderr(&unknown).contains("is not valid"), "{}", stderr(&unknown));
 }
 
 /// A path that no store has.
-fn absent() -> String {
-    format!("/nix/store/{}-absent", "0".repeat(32))
+fn missing_path() -> String {
+    format!("/nix/store/{}-missing_path", "0".repeat(32))
 }
 
 /// The program's own use of the host's Nix for its checks.
@@ -125,7 +126,7 @@ fn run_doctor(lab: &Lab) {
     let mut doctor = lab.program(&["doctor", "nix-config", "build", "--deep"]);
     doctor.env("PATH", format!("{}:{}", lab.nix_programs.display(), lab.path));
     doctor.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
-    let text = said(&doctor.output().unwrap(), "doctor");
+    let text = stdout_of(&doctor.output().unwrap(), "doctor");
     assert!(text.lines().filter(|line| line.starts_with("ok ")).count() == 2, "{text}");
 }
 
@@ -135,7 +136,7 @@ fn every_version_of_nix_asks_builds_and_copies_through_both_doors() {
     for client in &CLIENTS {
         client.install(&mut lab);
         for door in [Door::Direct, Door::Ssh] {
-            use_door(&lab, client, door);
+            check_door(&lab, client, door);
         }
         use_file(&lab, client);
         run_doctor(&lab);

@@ -1,6 +1,6 @@
 //! `doctor` on real machines: a healthy one has no fault, and each planted fault is found by its check alone.
 
-use crate::lab::{Lab, bundle_like, handed, wait};
+use crate::lab::{Lab, bundle_like, path_from_env, wait};
 use serde_json::Value;
 use std::{
     fs::{self, File},
@@ -40,7 +40,7 @@ fn doctor(lab: &Lab, args: &[&str]) -> Findings {
 #[test]
 fn a_healthy_machine_has_no_fault_and_is_left_as_it_was() {
     let mut lab = Lab::running("");
-    lab.path = format!("{}:{}", lab.path, handed("DVN_TEST_NIX").display());
+    lab.path = format!("{}:{}", lab.path, path_from_env("DVN_TEST_NIX").display());
     let mut deep = lab.program(&["doctor", "--json", "--deep"]);
     deep.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
     let findings = Findings::by(deep);
@@ -154,7 +154,7 @@ fn faults_around_the_machine_are_found() {
     lab.configure("");
 
     let mut misled = lab.program(&["doctor", "--json"]);
-    misled.env("PATH", format!("{}:{}", lab.path, handed("DVN_TEST_NIX").display()));
+    misled.env("PATH", format!("{}:{}", lab.path, path_from_env("DVN_TEST_NIX").display()));
     misled.env(
         "NIX_CONFIG",
         format!(

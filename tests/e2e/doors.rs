@@ -1,6 +1,6 @@
 //! The doors to a guest: ssh and direct, one connection and many.
 
-use crate::lab::{Door, Lab, derivation, kill, said, stderr, wait};
+use crate::lab::{Door, Lab, derivation, kill, stderr, stdout_of, wait};
 use std::{
     fs,
     io::{Read, Write},
@@ -110,7 +110,7 @@ fn a_large_result_arrives_whole_through_both_doors() {
     for (door, name) in [(Door::Direct, "large-direct"), (Door::Ssh, "large-ssh")] {
         let script = "head -c 12000000 /dev/urandom > $out; sha256sum $out";
         let output = lab.build(door, name, script).output().unwrap();
-        let path = said(&output, name);
+        let path = stdout_of(&output, name);
         let sum = stderr(&output).split_whitespace().find(|word| word.len() == 64).unwrap().to_owned();
         let file = lab.result(&path);
         let here = std::process::Command::new("sha256sum").arg(&file).output().unwrap();
@@ -141,7 +141,7 @@ fn a_clock_that_the_guest_has_changed_is_right_for_the_next_connection() {
         let build = derivation(&format!("before-{door:?}"), "echo >$out");
         lab.ssh(&format!("nix-build --no-out-link --option post-build-hook /tmp/change -E '{build}'"));
         let built =
-            said(&lab.build(door, &format!("the-date-{door:?}"), "date +%s >$out").output().unwrap(), "a build");
+            stdout_of(&lab.build(door, &format!("the-date-{door:?}"), "date +%s >$out").output().unwrap(), "a build");
         let there: u64 = fs::read_to_string(lab.result(&built)).unwrap().trim().parse().unwrap();
         let here = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         assert!(there.abs_diff(here) < 60, "{there} there and {here} here");

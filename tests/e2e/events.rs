@@ -1,6 +1,6 @@
 //! The events of a real build.
 
-use crate::lab::{Door, Lab, said};
+use crate::lab::{Door, Lab, stdout_of};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader, Write},
@@ -37,7 +37,7 @@ fn a_build_is_reported_when_it_begins_and_when_it_ends() {
             heard.push((kind, event["running"].as_u64()));
         }
     }
-    said(&build.join().unwrap(), "the build");
+    stdout_of(&build.join().unwrap(), "the build");
     let builds: Vec<_> = heard.iter().filter(|(kind, _)| kind == "builds").map(|(_, running)| *running).collect();
     assert_eq!(builds, [Some(1), Some(0)], "{heard:?}");
     let at = |wanted: &str| heard.iter().position(|(kind, _)| kind == wanted).unwrap();

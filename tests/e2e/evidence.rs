@@ -54,8 +54,8 @@ fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
     let manifest: Value = serde_json::from_slice(&fs::read(whole.join("guest.json")).unwrap()).unwrap();
     let image = manifest["images"][0]["file"].as_str().unwrap().to_owned();
     let initrd = manifest["initrd"].as_str().unwrap().to_owned();
-    type Harm<'a> = &'a dyn Fn(&Path);
-    let cases: [(&str, Harm); 2] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Damage); 2] = [
         ("a system image that ends too early", &|bundle| {
             let data = fs::read(whole.join(&image)).unwrap();
             replace(&bundle.join(&image), &data[..data.len() / 3]);

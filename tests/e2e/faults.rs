@@ -1,6 +1,6 @@
 //! Guests, helpers and daemons that fail: each failure is an event with a reason, and leaves nothing behind.
 
-use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, said, wait};
+use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, stdout_of, wait};
 use std::fs;
 
 #[test]
@@ -61,7 +61,7 @@ fn a_frozen_guest_does_not_hold_its_clients_for_ever() {
     wait("the build to run", || lab.ssh("ps | grep -c '[s]leep 1' || true").trim() != "0");
     kill(lab.qemu(), "STOP");
     assert!(!build.wait().unwrap().success());
-    said(&lab.build(Door::Direct, "next", "echo done > $out").output().unwrap(), "the next build");
+    stdout_of(&lab.build(Door::Direct, "next", "echo done > $out").output().unwrap(), "the next build");
     assert_eq!(lab.boots(), 2);
 }
 

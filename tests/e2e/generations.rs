@@ -1,6 +1,6 @@
 //! Guest systems that the guest builds: tried when the machine is idle, kept if they come up, dropped otherwise.
 
-use crate::lab::{Door, Lab, backend, bundle, handed, said, wait};
+use crate::lab::{Door, Lab, backend, bundle, path_from_env, stdout_of, wait};
 use serde_json::Value;
 use std::{
     fs,
@@ -54,7 +54,7 @@ fn recipe(lab: &Lab, script: &str) -> String {
     );
     // Escapes what Nix would interpret in a string.
     let expression = expression.replace("\\$", "$").replace("${", "\\${");
-    said(&lab.nix("nix-instantiate", Door::Direct).args(["--expr", &expression]).output().unwrap(), "the recipe")
+    stdout_of(&lab.nix("nix-instantiate", Door::Direct).args(["--expr", &expression]).output().unwrap(), "the recipe")
         .trim()
         .to_owned()
 }
@@ -63,7 +63,7 @@ fn recipe(lab: &Lab, script: &str) -> String {
 fn with_recipe(script: &str) -> Lab {
     let mut lab = Lab::new("");
     let recipe = recipe(&lab, script);
-    lab.configure(&format!("recipe = {recipe:?}\nnix = {:?}", handed("DVN_TEST_NIX")));
+    lab.configure(&format!("recipe = {recipe:?}\nnix = {:?}", path_from_env("DVN_TEST_NIX")));
     run(&mut lab);
     lab
 }
@@ -113,7 +113,7 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_at_an_idle_moment
         "{KERNEL}; gzip -dc $image > $out/system.img; sed 's/quiet/quiet successor=1/' $manifest > $out/guest.json"
     );
     let mut lab = with_recipe(&script);
-    let before = said(&lab.build(Door::Direct, "before", "echo before > $out").output().unwrap(), "a build");
+    let before = stdout_of(&lab.build(Door::Direct, "before", "echo before > $out").output().unwrap(), "a build");
     let keys = || ["id_ed25519", "ssh_host_ed25519_key"].map(|key| fs::read(lab.machine().join(key)).unwrap());
     let keys_before = keys();
     assert!(!lab.ssh("cat /proc/cmdline").contains("successor"));
@@ -134,7 +134,7 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_at_an_idle_moment
     assert!(keys() == keys_before);
     let mut known = lab.nix("nix", Door::Direct);
     known.args(["path-info", "--store", &address(&lab), before.trim()]);
-    assert_eq!(said(&known.output().unwrap(), "what was built before"), before);
+    assert_eq!(stdout_of(&known.output().unwrap(), "what was built before"), before);
 
     lab.end_daemon();
     lab.run_daemon();
@@ -163,7 +163,7 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
     );
     let lab = with_recipe(&script);
     until(&lab, "it is tried", |lab| pending(lab) == "trying");
-    said(&lab.build(Door::Direct, "meanwhile", "echo built > $out").output().unwrap(), "a build during the try");
+    stdout_of(&lab.build(Door::Direct, "meanwhile", "echo built > $out").output().unwrap(), "a build during the try");
 
     let list = list(&lab);
     let bad = &list["generations"][1];
@@ -188,7 +188,7 @@ fn a_successor_that_answers_and_cannot_build_is_left_for_the_last_good_guest() {
     assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
     let why = bad["why"]["message"].as_str().unwrap();
     assert!(why.contains("the guest is up, but it cannot build") && why.contains("/bin/sh"), "{why}");
-    said(&lab.build(Door::Direct, "after", "echo built > $out").output().unwrap(), "a build after the try");
+    stdout_of(&lab.build(Door::Direct, "after", "echo built > $out").output().unwrap(), "a build after the try");
     assert_eq!(lab.boots(), 3, "the guest that built, the one that could not, and the one that took over");
 }
 
@@ -199,7 +199,7 @@ fn a_recipe_that_cannot_be_built_is_reported_with_its_last_output_and_the_machin
     let status = lab.ok(&["status"]);
     assert!(status.contains("could not build the recipe") && status.contains("logs --build"), "{status}");
     assert!(lab.ok(&["logs", "--build"]).contains("manifest is no good"));
-    said(&lab.build(Door::Direct, "after", "echo after > $out").output().unwrap(), "a build");
+    stdout_of(&lab.build(Door::Direct, "after", "echo after > $out").output().unwrap(), "a build");
     assert_eq!((lab.boots(), pending(&lab).as_str()), (1, "given-up"));
     lab.ok(&["generations", "build"]);
     assert_eq!(pending(&lab), "building", "a request gets another attempt");

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "of a page, only the code is wanted")]
 mod markdown;
 
-use crate::lab::{Lab, handed};
+use crate::lab::{Lab, path_from_env};
 use std::{
     cell::Cell,
     fs,
@@ -129,7 +129,7 @@ impl Setup {
     fn run(&self, command: &str, builders: &str) -> Output {
         self.write_project();
         let dir = self.lab.dir.path();
-        let path = format!("{}/bin:{}:{}", dir.display(), handed("DVN_TEST_NIX").display(), self.lab.path);
+        let path = format!("{}/bin:{}:{}", dir.display(), path_from_env("DVN_TEST_NIX").display(), self.lab.path);
         let mut bash = Command::new("timeout");
         bash.args(["100", "bash", "-euc", &self.words(command)])
             .current_dir(&self.cwd)

@@ -1,6 +1,6 @@
 //! Builds whose inputs are on the host, for tests and benchmarks.
 
-use crate::lab::{Door, Lab, said, stderr, wait};
+use crate::lab::{Door, Lab, stderr, stdout_of, wait};
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 /// The number of paths: the build gets all of them, and reads them.
@@ -11,7 +11,9 @@ pub const LARGE_ONES: usize = 8;
 
 /// Adds a file or a directory to the host's store.
 pub fn add(lab: &Lab, path: &Path) -> String {
-    said(&lab.host_nix("nix").args(["store", "add"]).arg(path).output().unwrap(), "nix store add").trim().to_owned()
+    stdout_of(&lab.host_nix("nix").args(["store", "add"]).arg(path).output().unwrap(), "nix store add")
+        .trim()
+        .to_owned()
 }
 
 /// Adds a text.
@@ -33,7 +35,7 @@ pub fn build(lab: &Lab, door: Door, name: &str, inputs: &[String], script: &str)
     let mut nix = lab.nix("nix", door);
     nix.args(["build", "--print-build-logs", "--no-link", "--print-out-paths", "--impure", "--file"]).arg(file);
     let output = nix.output().unwrap();
-    let path = said(&output, name);
+    let path = stdout_of(&output, name);
     assert!(stderr(&output).contains("on 'ssh-ng://"), "built in the guest: {}", stderr(&output));
     fs::read_to_string(lab.result(&path)).unwrap()
 }
@@ -49,7 +51,7 @@ pub fn many_inputs(lab: &Lab) -> Vec<String> {
     let texts = format!(
         "builtins.concatStringsSep \"\\n\" (builtins.genList (n: builtins.toFile \"small-${{toString n}}\" \"${{toString n}}\\n\") {SMALL})"
     );
-    let small = said(&lab.host_nix("nix").args(["eval", "--raw", "--expr", &texts]).output().unwrap(), "nix eval");
+    let small = stdout_of(&lab.host_nix("nix").args(["eval", "--raw", "--expr", &texts]).output().unwrap(), "nix eval");
     let mut inputs: Vec<_> = small.lines().map(str::to_owned).collect();
     for n in 0..LARGE_ONES {
         let file = lab.dir.path().join(format!("large-{n}"));

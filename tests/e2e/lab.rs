@@ -15,7 +15,7 @@ use std::{
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Variables that `make test` sets; without them these tests cannot run.
-pub fn handed(variable: &str) -> PathBuf {
+pub fn path_from_env(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(path) => path.into(),
         None => {
@@ -170,7 +170,7 @@ impl Lab {
 
     /// What a verb prints; it must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
-        said(&self.cli(args), &args.join(" "))
+        stdout_of(&self.cli(args), &args.join(" "))
     }
 
     /// What a verb prints on stderr; it must fail with this exit code.
@@ -306,7 +306,7 @@ impl Lab {
     /// A Nix command on this lab's own store.
     pub fn host_nix(&self, program: &str) -> Command {
         let programs = &self.nix_programs;
-        let programs = if programs.as_os_str().is_empty() { &handed("DVN_TEST_NIX") } else { programs };
+        let programs = if programs.as_os_str().is_empty() { &path_from_env("DVN_TEST_NIX") } else { programs };
         let mut nix = self.command(programs.join(program));
         nix.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("host").display()));
         nix.env("NIX_CONFIG", &self.nix_settings);
@@ -414,7 +414,7 @@ pub fn backend() -> String {
 
 /// The guest bundle under test.
 pub fn bundle() -> PathBuf {
-    handed("DVN_TEST_BUNDLE")
+    path_from_env("DVN_TEST_BUNDLE")
 }
 
 /// A copy of the bundle with a manifest edited by `change`; files are links.
@@ -438,7 +438,7 @@ pub fn changed(bundle: &Path, dir: &Path, change: impl FnOnce(&mut Value)) -> Pa
 }
 
 /// The standard output of a command that must succeed.
-pub fn said(output: &Output, what: &str) -> String {
+pub fn stdout_of(output: &Output, what: &str) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what}: {}\n{stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()

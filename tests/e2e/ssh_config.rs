@@ -1,6 +1,6 @@
 //! A user's ssh configuration after the machine's block, in a real build: `tests/cli/ssh_block.rs` checks each option.
 
-use crate::lab::{Door, Lab, free_port, said, wait};
+use crate::lab::{Door, Lab, free_port, stdout_of, wait};
 use std::{
     fs,
     net::TcpListener,
@@ -65,7 +65,7 @@ fn a_cold_build_comes_through_whatever_another_block_says() {
     bounded.arg("110").arg(build.get_program()).args(build.get_args()).env_clear();
     bounded.envs(build.get_envs().filter_map(|(key, value)| Some((key, value?))));
     bounded.env("SSH_AUTH_SOCK", lab.dir.path().join("agent")).stdin(Stdio::null());
-    let path = said(&bounded.output().unwrap(), "a build through ssh");
+    let path = stdout_of(&bounded.output().unwrap(), "a build through ssh");
     assert_eq!(fs::read_to_string(lab.result(&path)).unwrap(), "through\n");
     assert_eq!(lab.boots(), 1);
 }

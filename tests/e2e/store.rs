@@ -7,7 +7,7 @@ mod trouble;
 
 use crate::{
     inputs::{SUM, add, add_text, build, many_inputs, sent, sum_of_many},
-    lab::{Door, Lab, said, wait},
+    lab::{Door, Lab, stdout_of, wait},
 };
 use std::{fs, os::unix::fs::MetadataExt, process::Stdio};
 
@@ -27,7 +27,7 @@ fn nothing_is_copied_that_the_host_has() {
     lab.ok(&["start"]);
     // They are added after the boot, and the guest has already looked up one of them in vain.
     let late = add_text(&lab, "late", "late\n");
-    said(&lab.host_nix("nix-store").args(["--delete", &late]).output().unwrap(), "nix-store --delete");
+    stdout_of(&lab.host_nix("nix-store").args(["--delete", &late]).output().unwrap(), "nix-store --delete");
     assert_eq!(lab.ssh(&format!("cat {late} 2>/dev/null || echo absent")), "absent\n");
     assert_eq!(add_text(&lab, "late", "late\n"), late);
     assert_eq!(build(&lab, Door::Ssh, "late-build", std::slice::from_ref(&late), "cat $inputs >$out"), "late\n");

@@ -5,7 +5,7 @@
 use crate::{
     bare::Bare,
     inputs::{add_text, build},
-    lab::{Door, Lab, bundle, changed, handed, said, wait},
+    lab::{Door, Lab, bundle, changed, path_from_env, stdout_of, wait},
 };
 use std::{
     fs,
@@ -18,18 +18,18 @@ use std::{
 const SYSTEM: &str = "/nix/store/00000000000000000000000000000000-nixos";
 
 fn guest() -> PathBuf {
-    handed("DVN_TEST_BUNDLE_systemd")
+    path_from_env("DVN_TEST_BUNDLE_systemd")
 }
 
 fn settings() -> String {
     format!("bundle = {:?}", guest())
 }
 
-/// Kinds of processes that hold files of the data disk during a stop.
+/// Kinds of processes that start_holder files of the data disk during a stop.
 const HOLDERS: [&str; 5] = ["nothing", "a build", "a log-in", "a program that ignores signals", "a deleted file"];
 
 /// Starts it, and waits until it holds a file.
-fn hold(lab: &Lab, holder: &str) -> Option<Child> {
+fn start_holder(lab: &Lab, holder: &str) -> Option<Child> {
     let log_in = |script: &str| {
         let mut command = lab.program(&["ssh", "--", script]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -97,7 +97,7 @@ fn every_stop_leaves_the_disk_clean_whatever_holds_it() {
     for boot in 0..boots {
         let started = lab.cli(&["start"]);
         keep_console(&lab, boot);
-        said(&started, &format!("boot {boot}"));
+        stdout_of(&started, &format!("boot {boot}"));
         assert_eq!(
             lab.status()["lastBoot"]["dataDisk"],
             expected,
@@ -110,9 +110,9 @@ fn every_stop_leaves_the_disk_clean_whatever_holds_it() {
         );
         assert_eq!(lab.ssh(&all), "all\n", "boot {boot}: paths that were there are valid and can be read");
         let name = format!("kept-{boot}");
-        let path = said(&lab.build(Door::Direct, &name, "echo kept >$out").output().unwrap(), &name);
+        let path = stdout_of(&lab.build(Door::Direct, &name, "echo kept >$out").output().unwrap(), &name);
         let holder = HOLDERS[boot % HOLDERS.len()];
-        let child = hold(&lab, holder);
+        let child = start_holder(&lab, holder);
         // In a long run, sometimes like a power failure: the next boot gets an unclean disk.
         let unclean = boot % (HOLDERS.len() + 2) == HOLDERS.len();
         lab.ok(if unclean { &["stop", "--force"] } else { &["stop"] });

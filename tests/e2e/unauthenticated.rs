@@ -1,6 +1,6 @@
 //! Other users of the computer at the ssh door, without a key.
 
-use crate::lab::{Lab, said, wait};
+use crate::lab::{Lab, stdout_of, wait};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -55,7 +55,7 @@ fn ssh(lab: &Lab, script: &str) -> Command {
 fn owner_can_log_in(lab: &Lab, among: &str) {
     let begun = Instant::now();
     let output = ssh(lab, "echo in").output().unwrap();
-    assert_eq!(said(&output, among), "in\n");
+    assert_eq!(stdout_of(&output, among), "in\n");
     assert!(begun.elapsed() < SOON, "{among}: {:?}", begun.elapsed());
 }
 

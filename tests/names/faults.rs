@@ -14,7 +14,7 @@ impl Planted {
     }
 
     /// The errors after `from` is replaced by `to` in `files`.
-    fn said(&self, of: fn(&mut Sources) -> Vec<&mut String>, from: &str, to: &str) -> Vec<String> {
+    fn errors(&self, of: fn(&mut Sources) -> Vec<&mut String>, from: &str, to: &str) -> Vec<String> {
         let mut sources = self.sources.clone();
         let mut places = 0;
         for text in of(&mut sources) {
@@ -44,10 +44,10 @@ fn everywhere(sources: &mut Sources) -> Vec<&mut String> {
 }
 
 #[track_caller]
-fn found(said: &[String], words: &[&str]) {
+fn found(errors: &[String], words: &[&str]) {
     assert!(
-        said.iter().any(|line| words.iter().all(|word| line.contains(word))),
-        "no error has {words:?}, only: {said:#?}"
+        errors.iter().any(|line| words.iter().all(|word| line.contains(word))),
+        "no error has {words:?}, only: {errors:#?}"
     );
 }
 
@@ -63,7 +63,7 @@ fn a_slip_in_the_shim_is_found() {
         ("didStopWithError", "didStopWith", ["lacks", "virtualMachine(_:didStopWithError:)"]),
         (".isSupported", ".isSuported", ["swift/", "VZVirtualMachine.isSuported"]),
     ] {
-        found(&tree.said(shim, from, to), &words);
+        found(&tree.errors(shim, from, to), &words);
     }
 }
 
@@ -76,7 +76,7 @@ fn a_name_that_is_younger_than_the_oldest_macos_must_be_asked_for() {
         ("#available(macOS 14, *)", "true", ["saveMachineStateTo", "needs macOS 14"]),
         ("#available(macOS 14, *)", "true", ["VZNVMExpressControllerDeviceConfiguration", "needs macOS 14"]),
     ] {
-        found(&tree.said(shim, from, to), &words);
+        found(&tree.errors(shim, from, to), &words);
     }
 }
 
@@ -101,7 +101,7 @@ fn a_slip_in_the_stand_in_is_found() {
         ("save, restore", "restore, save", ["VZError.Code.restore is 11", "Apple's 12"]),
         ("forPort port: UInt32", "for port: UInt32", ["virtualization-standin/", "setSocketListener(_:for:)"]),
     ] {
-        found(&tree.said(stand_in, from, to), &words);
+        found(&tree.errors(stand_in, from, to), &words);
     }
 }
 
@@ -124,7 +124,7 @@ fn a_slip_in_the_list_is_found() {
         ),
         ("apple.com/documentation/virt", "apple.com/docs/virt", ["documentation is at", "apple.com"]),
     ] {
-        found(&tree.said(list, from, to), &words);
+        found(&tree.errors(list, from, to), &words);
     }
 }
 
@@ -136,8 +136,8 @@ fn a_slip_that_is_the_same_in_all_three_is_found() {
         ("memoryBalloonDevices", "balloonDevices", ["VZVirtualMachineConfiguration", "no balloonDevices"]),
         ("forPort", "toPort", ["VZVirtioSocketDevice", "no setSocketListener:toPort:"]),
     ] {
-        found(&tree.said(everywhere, from, to), &words);
+        found(&tree.errors(everywhere, from, to), &words);
     }
     // The list keeps Apple's own name here, and the spelling does not match it.
-    found(&tree.said(list, "cpuCount =", "cpus ="), &["cpus", "does not make that of CPUCount"]);
+    found(&tree.errors(list, "cpuCount =", "cpus ="), &["cpus", "does not make that of CPUCount"]);
 }

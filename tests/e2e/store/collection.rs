@@ -1,7 +1,7 @@
 //! Garbage collections on the host, between builds and during them, while inputs are added, deleted and rebuilt
 //! differently.
 
-use crate::lab::{Door, Lab, said, stderr, wait};
+use crate::lab::{Door, Lab, stderr, stdout_of, wait};
 use std::{
     fs,
     path::PathBuf,
@@ -16,7 +16,7 @@ const INPUTS: u64 = 4;
 struct Random(u64);
 
 impl Random {
-    fn roll(&mut self, below: u64) -> u64 {
+    fn next_below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
     }
 
     fn once_in(&mut self, n: u64) -> bool {
-        self.roll(n) == 0
+        self.next_below(n) == 0
     }
 }
 
@@ -63,7 +63,7 @@ impl Field {
     /// Builds an input on the host, if it is missing, and keeps it.
     fn input(&self, n: u64) -> String {
         let mut nix = self.build(self.lab.host_nix("nix"), &format!("input {n}"), &format!("input-{n}"));
-        said(&nix.output().unwrap(), "an input").trim().to_owned()
+        stdout_of(&nix.output().unwrap(), "an input").trim().to_owned()
     }
 
     fn collect(&self) -> Command {
@@ -72,7 +72,7 @@ impl Field {
         gc
     }
 
-    fn let_go(&self, link: &str) {
+    fn unroot(&self, link: &str) {
         let _ = fs::remove_file(self.lab.dir.path().join(link));
     }
 
@@ -106,7 +106,7 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
         if random.once_in(2) {
             for n in 0..INPUTS {
                 if random.once_in(2) {
-                    field.let_go(&format!("input-{n}"));
+                    field.unroot(&format!("input-{n}"));
                 }
             }
             // The last build's connection ends a second after its client, and holds its paths until then.
@@ -116,22 +116,22 @@ fn no_build_sees_what_is_gone_or_was_replaced() {
                 // seconds.
                 std::thread::sleep(Duration::from_secs(6));
             }
-            said(&field.collect().output().unwrap(), "between builds");
+            stdout_of(&field.collect().output().unwrap(), "between builds");
         }
-        let (a, b) = (random.roll(INPUTS), random.roll(INPUTS));
+        let (a, b) = (random.next_below(INPUTS), random.next_below(INPUTS));
         let inputs = [field.input(a), field.input(b)];
         let mut nix = field.build(lab.nix("nix", Door::Direct), &format!("result {a} {b}"), "result");
         let nix = nix.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
         if random.once_in(2) {
-            std::thread::sleep(Duration::from_millis(random.roll(800)));
-            said(&field.collect().output().unwrap(), "during a build");
+            std::thread::sleep(Duration::from_millis(random.next_below(800)));
+            stdout_of(&field.collect().output().unwrap(), "during a build");
         }
         let output = nix.wait_with_output().unwrap();
-        let result = said(&output, &format!("round {round} with seed {seed}"));
+        let result = stdout_of(&output, &format!("round {round} with seed {seed}"));
         built += usize::from(stderr(&output).contains("on 'ssh-ng://"));
         let seen = fs::read_to_string(lab.result(&result)).unwrap();
         assert_eq!(seen, field.expected(&inputs), "round {round} with seed {seed}: {}", stderr(&output));
-        field.let_go("result");
+        field.unroot("result");
     }
     if let Some(mut ssh) = session {
         let _ = ssh.kill();

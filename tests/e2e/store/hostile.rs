@@ -3,7 +3,7 @@
 
 use crate::{
     inputs::{add_text, build},
-    lab::{Door, Lab, alive, said, wait},
+    lab::{Door, Lab, alive, stdout_of, wait},
 };
 use std::{
     collections::BTreeSet,
@@ -39,7 +39,7 @@ fn gate(lab: &Lab) -> PathBuf {
 }
 
 /// A connection as the agent opens it.
-fn enter(gate: &Path, token: &str) -> UnixStream {
+fn connect(gate: &Path, token: &str) -> UnixStream {
     let mut stream = UnixStream::connect(gate).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     writeln!(stream, "{{\"token\":\"{token}\"}}").unwrap();
@@ -70,7 +70,7 @@ fn host_store(lab: &Lab) -> (BTreeSet<PathBuf>, String) {
         }
     }
     let infos = lab.host_nix("nix").args(["path-info", "--all", "--json"]).output().unwrap();
-    (files, said(&infos, "path-info"))
+    (files, stdout_of(&infos, "path-info"))
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         let (gate, token) = (gate.clone(), token.clone());
         move || {
             for client in listener.incoming() {
-                let (mut client, mut host) = (client.unwrap(), enter(&gate, &token));
+                let (mut client, mut host) = (client.unwrap(), connect(&gate, &token));
                 let (mut back, mut there) = (client.try_clone().unwrap(), host.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut client, &mut there));
                 thread::spawn(move || {
@@ -107,7 +107,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         nix.args(&words[1..]).args(["--store", &store]);
         nix
     };
-    said(&nix(&["nix-store", "--check-validity", &input]).output().unwrap(), "a question");
+    stdout_of(&nix(&["nix-store", "--check-validity", &input]).output().unwrap(), "a question");
     let attempts: [&[&str]; 9] = [
         &["nix", "store", "add", file],
         &["nix", "store", "delete", "--ignore-liveness", &input],
@@ -135,13 +135,13 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
     for operation in 0..=OPERATIONS {
         for body in [text(&input), vec![0; 512], vec![0xff; 512]] {
             let bytes = [greeting(), operation.to_le_bytes().to_vec(), body.repeat(4)].concat();
-            answer(enter(&gate, &token), &bytes);
+            answer(connect(&gate, &token), &bytes);
         }
     }
     for length in 0..200 {
         let noise: Vec<u8> = (0..length * 7).map(|_| rand::random()).collect();
-        answer(enter(&gate, &token), &noise);
-        answer(enter(&gate, &token), &[greeting(), noise.clone()].concat());
+        answer(connect(&gate, &token), &noise);
+        answer(connect(&gate, &token), &[greeting(), noise.clone()].concat());
         answer(UnixStream::connect(&gate).unwrap(), &noise);
     }
     thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! A small data disk and builds that leave garbage on it.
 
-use crate::lab::{Door, Lab, derivation, said};
+use crate::lab::{Door, Lab, derivation, stdout_of};
 use std::fs;
 
 /// Together they fill the free part of the disk more than once. Small, because Nix hashes each result.
@@ -26,7 +26,7 @@ fn fill(lab: &Lab, name: &str, left: u64) {
 fn build(lab: &Lab, door: Door, name: &str, script: &str) -> String {
     let mut nix = lab.nix_in_guest(door, "build");
     nix.args(["--no-link", "--print-out-paths", "--impure", "--expr", &derivation(name, script)]);
-    said(&nix.output().unwrap(), name).trim().to_owned()
+    stdout_of(&nix.output().unwrap(), name).trim().to_owned()
 }
 
 fn no_build_fails_for_want_of_space(lab: &Lab) {
@@ -69,6 +69,6 @@ fn repeated_large_builds_on_a_small_disk_find_room_beside_the_hosts_store() {
     let lab = Lab::sharing("disk-size = \"1G\"");
     let texts =
         format!("map (n: builtins.toFile \"host-${{toString n}}\" \"\") (builtins.genList (n: n) {OF_THE_HOST})");
-    said(&lab.host_nix("nix").args(["eval", "--json", "--expr", &texts]).output().unwrap(), "paths of the host's");
+    stdout_of(&lab.host_nix("nix").args(["eval", "--json", "--expr", &texts]).output().unwrap(), "paths of the host's");
     no_build_fails_for_want_of_space(&lab);
 }

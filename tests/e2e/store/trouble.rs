@@ -3,7 +3,7 @@
 use super::in_guest;
 use crate::{
     inputs::{add, add_text, build},
-    lab::{Door, Lab, kill, said, wait},
+    lab::{Door, Lab, kill, stdout_of, wait},
 };
 use std::fs;
 
@@ -124,7 +124,8 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
     // Restarted while a client uses the guest: the paths in use are held again.
     let mut session = lab.program(&["ssh", "--", "sleep 60"]).spawn().unwrap();
     let is_held = |lab: &Lab| {
-        said(&lab.host_nix("nix-store").args(["--gc", "--print-live"]).output().unwrap(), "--print-live").contains(&one)
+        stdout_of(&lab.host_nix("nix-store").args(["--gc", "--print-live"]).output().unwrap(), "--print-live")
+            .contains(&one)
     };
     // Neither the input's own build nor anything else on the host holds it now.
     wait("the guest's paths to be held", || is_held(&lab));
@@ -139,7 +140,7 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
     wait("the guest's paths to be let go", || !is_held(&lab));
 
     lab.end_host_nix();
-    said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+    stdout_of(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
     let two = add_text(&lab, "two", "two\n");
     assert_eq!(build(&lab, Door::Direct, "alone", std::slice::from_ref(&two), "cat $inputs >$out"), "two\n");
     let in_guest = in_guest(&lab);
@@ -153,7 +154,8 @@ fn what_a_build_without_a_connection_needs_is_held_until_it_is_done() {
     let lab = Lab::sharing("idle-timeout = \"10s\"");
     let input = add_text(&lab, "needed", "needed\n");
     let is_held = |lab: &Lab| {
-        let roots = said(&lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap(), "--print-roots");
+        let roots =
+            stdout_of(&lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap(), "--print-roots");
         roots.lines().any(|root| root.starts_with("{temp") && root.ends_with(&input))
     };
     // The gate has described it to the guest before, so the guest does not ask again, and no connection to the gate
@@ -177,7 +179,7 @@ fn what_a_build_without_a_connection_needs_is_held_until_it_is_done() {
         status["leases"] == 0 && status["builds"] == 1
     });
     assert!(is_held(&lab));
-    said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+    stdout_of(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
     assert!(lab.result(&input).exists(), "it is not collected");
     lab.await_state("stopped");
     wait("it to be let go", || !is_held(&lab));
