@@ -1,4 +1,4 @@
-//! The API and its client over a real Unix socket, with a pretended daemon behind it.
+//! The API and its client over a real Unix socket, with a fake daemon behind it.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -29,12 +29,12 @@ fn builder() -> MachineName {
     "builder".parse().unwrap()
 }
 
-/// Sends a request as written; returns the status line and the body.
+/// Sends the request as written; returns the status line and the body.
 fn raw(server: &Server, request: &str, body: &str) -> (String, String) {
     raw_head(server, &format!("{request} HTTP/1.1"), body)
 }
 
-/// The same for the beginning of a head.
+/// Sends an incomplete head; returns the same.
 fn raw_head(server: &Server, head: &str, body: &str) -> (String, String) {
     let answer = raw_answer(server, head, body);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -315,7 +315,7 @@ async fn a_client_that_leaves_while_the_guest_boots_gives_its_lease_up() {
     let waiting = || server.fake.waiting.load(Ordering::SeqCst);
     let patience = tokio::time::timeout(Duration::from_millis(200), client.connect(&stuck, Service::Ssh)).await;
     assert!(patience.is_err());
-    // The client is dropped with its future; what is left is for the server to notice.
+    // The client is dropped with its future; the server must notice that by itself.
     for _ in 0..100 {
         if !server.calls().is_empty() && waiting() == 0 {
             return;
@@ -340,7 +340,7 @@ async fn what_has_been_begun_is_brought_to_its_end_though_the_client_leaves() {
     let client = Client::new(server.path());
     assert!(tokio::time::timeout(leave, client.shut_down()).await.is_err());
     drop(client);
-    // Time for the server to notice that they have left.
+    // The server needs time to notice that they have left.
     tokio::time::sleep(leave).await;
     assert_eq!((server.calls().len(), finished(&server)), (2, 0));
     drop(brake);
@@ -354,13 +354,13 @@ async fn what_has_been_begun_is_brought_to_its_end_though_the_client_leaves() {
 }
 
 #[tokio::test]
-async fn events_come_in_order_with_their_ids_and_a_slow_reader_is_told() {
+async fn events_come_in_order_with_their_ids_and_a_slow_reader_learns_what_it_missed() {
     let server = Server::new();
     let mut events = Client::new(server.path()).events().await.unwrap();
     server.fake.events.send(event(1)).unwrap();
     assert_eq!(events.next().await.unwrap(), Some(Told::Event(event(1))));
     assert_eq!(events.next_before(Duration::from_millis(50)).await, None, "nothing more has happened");
-    // More than the channel holds, at once, so that the server cannot have taken them out in between.
+    // More than the channel holds, at once, so that the server cannot have read some in between.
     let sender = server.fake.events.clone();
     for id in 2..4000 {
         sender.send(event(id)).unwrap();
@@ -414,13 +414,13 @@ async fn what_is_known_of_boots_and_of_the_backend_comes_as_it_is() {
     assert_eq!(client.boots(&builder()).await.unwrap().boots, common::boots());
     let backend = client.capabilities(&builder()).await.unwrap();
     assert_eq!((backend.backend.as_str(), backend.search_path.as_str()), ("fake", "/fake/bin"));
-    let nobody = "nobody".parse().unwrap();
-    assert_eq!(client.boots(&nobody).await.unwrap_err().kind, Kind::NotFound);
-    assert_eq!(client.capabilities(&nobody).await.unwrap_err().kind, Kind::NotFound);
+    let unknown = "unknown".parse().unwrap();
+    assert_eq!(client.boots(&unknown).await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(client.capabilities(&unknown).await.unwrap_err().kind, Kind::NotFound);
 }
 
 #[tokio::test]
-async fn shutdown_stops_the_guests_answers_and_ends_the_server_although_somebody_follows() {
+async fn shutdown_stops_the_guests_answers_and_ends_the_server_while_a_client_follows() {
     let server = Server::new();
     let client = Client::new(server.path());
     let _follower = client.logs(true, None).await.unwrap();
@@ -446,12 +446,12 @@ fn the_socket_is_for_its_owner_alone_and_replaces_a_stale_one() {
     assert!(dvn_http::server::bind(&server.path().join("x".repeat(200))).is_err());
 }
 
-trait Patience {
+trait WithTimeout {
     async fn next_before(&mut self, time: Duration) -> Option<Told>;
 }
 
-impl Patience for dvn_client::Events {
+impl WithTimeout for dvn_client::Events {
     async fn next_before(&mut self, time: Duration) -> Option<Told> {
-        tokio::time::timeout(time, self.next()).await.ok().and_then(|told| told.unwrap())
+        tokio::time::timeout(time, self.next()).await.ok().and_then(|next| next.unwrap())
     }
 }

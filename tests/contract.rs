@@ -1,6 +1,6 @@
-//! `docs/guest-contract.md`, read as what it is: the tables are held against the constants and types of host and agent, and
-//! against all three guests: the Debian test guest as it was built, the base guest and the NixOS guest as they were evaluated
-//! (`tests/nix/guests.json`, which `make check-nix` keeps true).
+//! Compares the tables of `docs/guest-contract.md` with the constants and types of host and agent, and with all three
+//! guests: the Debian test guest as built, the base guest and the NixOS guest as evaluated (`tests/nix/guests.json`,
+//! which `make check-nix` verifies).
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -30,7 +30,7 @@ impl Page {
         Page(fs::read_to_string(project("docs/guest-contract.md")).unwrap())
     }
 
-    /// The rows of the table in this section whose first column has this head; of each row, its cells.
+    /// The rows of the table in this section whose first column has this head, as cells.
     fn table(&self, section: &str, head: &str) -> Vec<Vec<String>> {
         let from = self.0.split(&format!("\n## {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));
         let section = from.split("\n## ").next().unwrap();
@@ -51,7 +51,7 @@ impl Page {
     }
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -60,7 +60,7 @@ fn first_quoted(rows: &[Vec<String>]) -> BTreeSet<String> {
     rows.iter().map(|row| quoted(&row[0])[0].clone()).collect()
 }
 
-/// The variants of an enumeration, as its deserializer names them to whoever spells one wrong.
+/// The variants of an enumeration, as its deserializer lists them in the error for an unknown one.
 fn variants<T: DeserializeOwned>(tag: &str) -> BTreeSet<String> {
     let error = serde_json::from_value::<T>(json!({ tag: "no such" })).err().unwrap().to_string();
     let known: BTreeSet<String> = quoted(&error).into_iter().skip(1).collect();
@@ -163,7 +163,7 @@ fn every_guest_has_the_bundle_of_the_page() {
         for feature in manifest["features"].as_array().unwrap() {
             assert!(quoted(&features).iter().any(|known| feature == known), "{guest}: the page knows no {feature}");
         }
-        // What the host itself makes of it, with a kernel of the right form.
+        // The host's own check, with a kernel of the right form.
         let tmp = tempfile::tempdir().unwrap();
         let arm = Arch::Aarch64;
         let mut image = vec![0; 0x40];
@@ -205,7 +205,7 @@ fn the_base_guest_has_what_the_page_puts_inside() {
         let file = if user == "nixbld" { "/etc/group" } else { "/etc/passwd" };
         assert!(text(file).lines().any(|line| line.starts_with(&format!("{user}:"))), "no {user} in {file}");
     }
-    // No password fits, and yet the account is not locked.
+    // No password matches, but the account is not locked.
     assert!(text("/etc/shadow").contains("\nbuilder:*:") && layout["/etc/shadow"]["mode"] == "0600");
     let variables = quoted(&inside("variables of nix-daemon"))[0].clone();
     assert_eq!(text(&variables), "http_proxy=http://proxy.example:3128\n");
@@ -241,7 +241,7 @@ fn the_nixos_guest_has_what_the_page_puts_inside() {
     assert!(agent["serviceConfig"]["ExecStart"].as_str().unwrap().ends_with("/bin/darwin-vz-agent service"));
     assert_eq!(nixos["users"]["builder"], json!({"hashedPassword": "*", "isNormalUser": true, "uid": 1000}));
     assert_eq!(nixos["powerKey"], "poweroff");
-    // The way down: after all services, before the mounts that it is about go.
+    // Shutdown: after all services, before the mounts that it works on are unmounted.
     let clean = &nixos["services"]["darwin-vz-leave-clean"];
     assert_eq!((&clean["wantedBy"], &clean["before"][0]), (&json!(["sysinit.target"]), &json!("sysinit.target")));
     let mounts = clean["unitConfig"]["RequiresMountsFor"].as_str().unwrap();
@@ -249,18 +249,18 @@ fn the_nixos_guest_has_what_the_page_puts_inside() {
         assert!(mounts.split(' ').any(|mount| mount == path), "{path} may be unmounted before: {mounts}");
     }
     assert!(lines(&clean["preStop"]).contains("mount -o remount,ro /data"), "{clean}");
-    // The image knows what is in it.
+    // The image contains a database of its paths.
     assert!(disks.contains("cp -R $root/nix/.image/nix-db $data/var/nix/db"), "{disks}");
     assert!(lines(&nixos["database"]).contains("--directory=$PWD nix-db"), "{nixos}");
     // Nothing listens on the network.
     assert_eq!(nixos["resolved"], json!({"LLMNR": false, "MulticastDNS": false}));
-    // The agent's sshd is the only one, and what it lets in becomes no root.
+    // The agent's sshd is the only one, and its log-ins cannot become root.
     assert!((&nixos["sshd"], &nixos["sudo"]) == (&json!(false), &json!(false)));
     let daemon = &nixos["services"]["nix-daemon"]["environment"];
     assert_eq!(daemon["http_proxy"], "http://proxy.example:3128");
 }
 
-/// A file in Nix's own form.
+/// A file in the form of nix.conf.
 fn settings(text: &str) -> BTreeMap<String, String> {
     let pairs = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
     pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
@@ -321,7 +321,7 @@ fn programs(page: &Page) -> Vec<String> {
     programs
 }
 
-/// A driver for each device that the page has the host add.
+/// A driver for each device that the host adds, by the page.
 fn assert_drivers(guest: &str, modules: &[String]) {
     let rows = Page::read().table("What the host adds", "what");
     for (device, driver) in [

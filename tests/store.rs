@@ -1,7 +1,7 @@
-//! The gate to the host's store with a real Nix on both ends: a daemon with a store of its own as the host's, and Nix's
-//! commands, or a whole `local-overlay` store, as the guest's. No VM: what the guest's agent does is done by a few lines here.
+//! The gate to the host's store with a real Nix on both ends: a daemon with a separate store as the host's, and Nix's
+//! commands, or a whole `local-overlay` store, as the guest's. No VM: a few lines here replace the guest's agent.
 
-// The test's Nix is made for Linux.
+// The test's Nix is for Linux.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 const TOKEN: &str = "secret";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const FEATURES: &str = "extra-experimental-features = local-overlay-store";
 
 /// A host with a Nix daemon and a gate, and a socket on the guest's side of it.
@@ -56,7 +56,7 @@ impl Host {
         })
         .unwrap();
         let host = Host { dir, store, _daemon: daemon };
-        host.be_a_guest();
+        host.forward_with_token();
         host
     }
 
@@ -68,8 +68,8 @@ impl Host {
         self.dir.path().join(name)
     }
 
-    /// The agent's part: each connection to a socket goes through the gate, with the token before it.
-    fn be_a_guest(&self) {
+    /// The agent's part: forwards each connection of a socket to the gate, with the token first.
+    fn forward_with_token(&self) {
         let listener = UnixListener::bind(self.at("gate.sock")).unwrap();
         let (dial, incoming) = mpsc::channel::<GuestStream>(8);
         let store = self.store.clone();
@@ -97,7 +97,7 @@ impl Host {
         format!("unix://{}", self.at("host.sock").display())
     }
 
-    /// The host's store as a guest may see it.
+    /// The host's store as the guest sees it.
     fn gate(&self) -> String {
         format!("unix://{}", self.at("gate.sock").display())
     }
@@ -105,7 +105,7 @@ impl Host {
     async fn run(&self, store: &str, args: &[&str]) -> Output {
         let mut command = nix(args[0], self.dir.path());
         let output = command.env("NIX_REMOTE", store).args(&args[1..]).kill_on_drop(true).output();
-        timeout(PATIENCE, output).await.unwrap_or_else(|_| panic!("{args:?} does not end")).unwrap()
+        timeout(TIMEOUT, output).await.unwrap_or_else(|_| panic!("{args:?} does not end")).unwrap()
     }
 
     /// What a command prints; it must succeed.
@@ -116,7 +116,7 @@ impl Host {
         out.trim().to_owned()
     }
 
-    /// What a command complains of; it must fail.
+    /// The error of a command that must fail.
     async fn fails(&self, store: &str, args: &[&str]) -> String {
         let output = self.run(store, args).await;
         assert!(!output.status.success(), "{args:?}");
@@ -133,10 +133,10 @@ impl Host {
         self.at("host").join(&path[1..]).exists()
     }
 
-    /// Everything in the host's store: what the database says, and what lies there.
+    /// Everything in the host's store: the content of the database, and of the directory.
     async fn inventory(&self) -> (String, BTreeSet<PathBuf>) {
         let files = fs::read_dir(self.at("host/nix/store")).unwrap().map(|entry| entry.unwrap().path());
-        // `.links` comes and goes by itself.
+        // `.links` changes by itself.
         let files = files.filter(|path| path.file_name().unwrap() != ".links").collect();
         (self.ok(&self.direct(), &["nix", "path-info", "--all", "--json", "--sigs"]).await, files)
     }
@@ -153,7 +153,7 @@ fn nix(program: &str, home: &Path) -> Command {
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < TIMEOUT, "waited in vain for {what}");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -180,22 +180,22 @@ async fn queries_are_answered_as_the_host_would() {
         &["nix-store", "--query", "--deriver", &top],
         &["nix-store", "--query", "--references", &drv],
     ] {
-        let told = host.ok(&host.gate(), query).await;
-        assert_eq!(told, host.ok(&host.daemon(), query).await, "{query:?}");
+        let described = host.ok(&host.gate(), query).await;
+        assert_eq!(described, host.ok(&host.daemon(), query).await, "{query:?}");
     }
     let info = host.ok(&host.gate(), &["nix", "store", "info", "--json"]).await;
     let untrusted = [r#""trusted":0"#, r#""trusted":false"#].iter().any(|form| info.contains(form));
     assert!(untrusted && info.contains("darwin-vz-nix"), "{info}");
     let none = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-none";
     assert!(host.fails(&host.gate(), &["nix-store", "--query", "--hash", none]).await.contains("is not valid"));
-    // The chain was told of, and a derivation.
-    let told = host.store.trusted_paths();
-    assert!(told.len() == 4 && told.contains(&top) && told.contains(&drv), "{told:?}");
+    // The gate has described the chain, and a derivation.
+    let described = host.store.trusted_paths();
+    assert!(described.len() == 4 && described.contains(&top) && described.contains(&drv), "{described:?}");
     let all = host.ok(&host.gate(), &["nix", "path-info", "--all"]).await;
-    assert_eq!(all.lines().collect::<BTreeSet<_>>(), told.iter().map(String::as_str).collect());
-    let middle = told.iter().find(|path| path.ends_with("-middle")).unwrap();
+    assert_eq!(all.lines().collect::<BTreeSet<_>>(), described.iter().map(String::as_str).collect());
+    let middle = described.iter().find(|path| path.ends_with("-middle")).unwrap();
     assert_eq!(host.ok(&host.gate(), &["nix-store", "--query", "--referrers", middle]).await, top);
-    // What the host gets later is seen at once.
+    // A path that the host gets later is visible at once.
     let late = host.make(r#"builtins.toFile "late" """#).await;
     host.ok(&host.gate(), &["nix-store", "--query", "--hash", &late]).await;
 }
@@ -215,7 +215,7 @@ async fn every_write_is_refused_with_its_name_and_nothing_changes() {
     let key = host.at("key").display().to_string();
     let gate = host.gate();
     let built = format!("{drv}^*");
-    // So that `--all` is something.
+    // So that `--all` is not empty.
     host.ok(&gate, &["nix-store", "--query", "--hash", &top]).await;
     for (operation, args) in [
         ("AddToStore", &["nix", "store", "add", &file][..]),
@@ -254,15 +254,16 @@ async fn a_local_overlay_store_takes_over_paths_without_copying_any() {
         host.at("upper").display()
     );
     host.ok(&guest, &["nix", "copy", "--no-check-sigs", "--from", &host.direct(), "--to", &guest, &top]).await;
-    let told: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
-    assert_eq!(told.len(), 3, "{told:?}");
+    let described: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
+    assert_eq!(described.len(), 3, "{described:?}");
     let registered = host.ok(&guest, &["nix", "path-info", "--all"]).await;
-    assert_eq!(registered.lines().map(str::to_owned).collect::<BTreeSet<_>>(), told);
+    assert_eq!(registered.lines().map(str::to_owned).collect::<BTreeSet<_>>(), described);
     let own: Vec<_> =
         fs::read_dir(host.at("guest/nix/store")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(own.iter().all(|name| name == ".links"), "{own:?}");
-    // It never asks for them again. That is why the ledger outlives the connection, and why the guest must be made to forget.
-    host.store.close("to see who asks");
+    // The guest never asks for them again. That is why the ledger outlives the connection, and why the guest must be
+    // made to forget.
+    host.store.close("to see which queries it still gets");
     host.ok(&guest, &["nix-store", "--check-validity", &top]).await;
 }
 
@@ -275,10 +276,10 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
     assert_eq!(session.vanished, Vec::<String>::new());
     let mut spared = vec![known];
     for round in 0..5 {
-        let told = host.make(&format!(r#"builtins.toFile "told" "{round}""#)).await;
+        let described = host.make(&format!(r#"builtins.toFile "text" "{round}""#)).await;
         let untold = host.make(&format!(r#"builtins.toFile "untold" "{round}""#)).await;
-        host.ok(&host.gate(), &["nix-store", "--query", "--hash", &told]).await;
-        spared.push(told);
+        host.ok(&host.gate(), &["nix-store", "--query", "--hash", &described]).await;
+        spared.push(described);
         host.ok(&host.direct(), &["nix-store", "--gc"]).await;
         assert!(!host.exists(&untold));
         assert!(spared.iter().all(|path| host.exists(path)), "round {round}");
@@ -288,7 +289,7 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
     let trusted: BTreeSet<_> = host.store.trusted_paths().into_iter().collect();
     let begun = Instant::now();
     while spared.iter().any(|path| host.exists(path)) {
-        assert!(begun.elapsed() < PATIENCE, "the roots are never let go");
+        assert!(begun.elapsed() < TIMEOUT, "the roots are never let go");
         host.ok(&host.direct(), &["nix-store", "--gc"]).await;
     }
     let session = host.store.open_session().await.unwrap();
@@ -298,7 +299,7 @@ async fn garbage_collection_spares_what_a_session_holds_and_the_next_session_mis
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
+async fn what_was_described_while_garbage_was_collected_is_there_afterwards() {
     let host = Host::new().await;
     let session = host.store.open_session().await.unwrap();
     let (direct, gate) = (host.direct(), host.gate());
@@ -308,28 +309,28 @@ async fn what_was_told_while_garbage_was_collected_is_there_afterwards() {
         }
     };
     let building = async {
-        let mut told = Vec::new();
+        let mut described = Vec::new();
         for round in 0..25 {
-            // Two paths on one, so that the collector finds them in any order.
+            // Two paths that depend on one, so that the collector finds them in any order.
             let made = host
                 .make(&format!(
                     r#"let x = builtins.toFile "x" "{round}"; in builtins.seq "${{builtins.toFile "y" "${{x}}"}}" (builtins.toFile "z" "${{x}}")"#
                 ))
                 .await;
             if host.run(&gate, &["nix-store", "--query", "--requisites", &made]).await.status.success() {
-                told.push(made);
+                described.push(made);
             }
             for path in host.store.trusted_paths() {
-                assert!(host.exists(&path), "{path} is gone in round {round}, though it was told of and is held");
+                assert!(host.exists(&path), "{path} is gone in round {round}, although it was described and is held");
             }
         }
-        told
+        described
     };
-    let told = tokio::select! {
-        told = building => told,
+    let described = tokio::select! {
+        described = building => described,
         () = collecting => return,
     };
-    assert!(!told.is_empty(), "or this proves nothing");
+    assert!(!described.is_empty(), "otherwise this proves nothing");
     assert!(!session.is_lost());
 }
 
@@ -347,7 +348,7 @@ async fn a_path_that_nix_restored_under_other_names_is_not_valid() {
     let copy = ["nix", "copy", "--no-check-sigs", "--option", "use-case-hack", "true", "--from", &other];
     host.ok(&other, &[&copy[..], &["--to", &host.direct(), &clash]].concat()).await;
     let inside = fs::read_dir(host.at("host").join(&clash[1..])).unwrap().map(|entry| entry.unwrap().file_name());
-    assert!(inside.into_iter().any(|name| name == "a~nix~case~hack~1"), "or this proves nothing");
+    assert!(inside.into_iter().any(|name| name == "a~nix~case~hack~1"), "otherwise this proves nothing");
     let on_top = host
         .make(&format!(
             r#"builtins.toFile "on-top" "${{builtins.appendContext "{clash}" {{ "{clash}".path = true; }}}}""#
@@ -372,7 +373,7 @@ async fn malformed_requests_and_ten_thousand_connections_leave_the_host_alive() 
     let before = host.inventory().await;
     for round in 0..10_000_u64 {
         let mut stream = UnixStream::connect(host.at("gate.sock")).await.unwrap();
-        // A greeting as it should be, and then numbers that are none.
+        // A valid handshake, then invalid numbers.
         let words = [0x6e69_7863, 0x126, 0, 0, round % 64, round << 40, u64::MAX];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let _ = stream.write_all(&bytes[..(round as usize % 57)]).await;

@@ -1,5 +1,5 @@
-//! The workflows of continuous integration are what GitHub would accept, as far as that can be told without GitHub: they
-//! are YAML, their jobs hang together, their scripts are bash, and what those call exists.
+//! The workflows of continuous integration are valid, as far as that can be checked without GitHub: they are YAML,
+//! their jobs depend on existing ones, their scripts are bash, and the programs that those call exist.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -11,7 +11,7 @@ use std::{
 };
 use yaml_rust2::{Yaml, YamlLoader};
 
-/// Everything that is wrong with a workflow.
+/// All errors in a workflow.
 fn complaints(text: &str) -> Vec<String> {
     let documents = match YamlLoader::load_from_str(text) {
         Ok(documents) => documents,
@@ -85,7 +85,7 @@ fn every_workflow_is_whole() {
     assert!(seen > 0);
 }
 
-/// `.ci/flake-lock` in a clone, with a Nix that locks at what `$PINS` says and a `gh` that writes down what it is asked.
+/// `.ci/flake-lock` in a clone, with a Nix that locks to `$PINS` and a `gh` that records its arguments.
 struct LockJob(tempfile::TempDir);
 
 impl LockJob {
@@ -121,7 +121,7 @@ impl LockJob {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// A run of the job from what is on the main branch: whether it succeeded, and what it asked of `gh`.
+    /// Runs the job on the main branch: whether it succeeded, and its requests to `gh`.
     fn run(&self, pins: &str) -> (bool, Vec<String>) {
         let log = self.0.path().join("log");
         std::fs::write(&log, "").unwrap();
@@ -168,7 +168,7 @@ fn the_job_for_the_lock_runs_by_itself_and_may_open_a_pull_request() {
     for right in ["contents", "pull-requests", "actions"] {
         assert_eq!(workflow["permissions"][right].as_str(), Some("write"), "{right}");
     }
-    // What it starts on its branch can be started.
+    // The workflow that it starts on its branch can be started.
     let ci = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows/ci.yml")).unwrap();
     assert!(!YamlLoader::load_from_str(&ci).unwrap()[0]["on"]["workflow_dispatch"].is_badvalue());
 }
@@ -187,6 +187,6 @@ fn faults_are_found() {
     ] {
         assert!(good.contains(from), "there is no {from:?} to plant a fault in");
         let wrong = complaints(&good.replacen(from, to, 1));
-        assert!(wrong.iter().any(|line| line.contains(said)), "nobody says {said:?}, but: {wrong:?}");
+        assert!(wrong.iter().any(|line| line.contains(said)), "no error has {said:?}, only: {wrong:?}");
     }
 }

@@ -1,14 +1,13 @@
-//! The API against its own description: schemathesis makes requests of it, good ones and bad ones, and holds the answers against
-//! it.
+//! The API against its own description: schemathesis sends valid and invalid requests, and checks the answers.
 
 use super::common::Server;
 use std::{fs, path::Path, process::Command};
 
-/// What must hold of every answer.
+/// The checks for every answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,unsupported_method,allow_header_conformance,ignored_auth";
 
-/// Two it leaves out: events never end, and to shut down would end the test.
+/// Two routes are left out: events never end, and a shutdown would end the test.
 #[test]
 fn the_api_is_as_it_describes_itself() {
     let Some(program) = std::env::var_os("DVN_SCHEMATHESIS") else {

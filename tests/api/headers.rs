@@ -1,4 +1,4 @@
-//! Headers as HTTP has them: in any letters, as lists, and in several lines.
+//! Headers by the rules of HTTP: in any case, as lists, and in several lines.
 
 use super::common::Server;
 use std::{
@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-/// Sends that, and no more; returns all that is answered until the connection ends or is silent.
+/// Sends exactly that; returns all that is answered until the connection ends or is silent.
 fn sent(server: &Server, request: &str) -> String {
     let mut stream = UnixStream::connect(server.path().join("api.sock")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();
-    // An error is an end like any other: the server has closed it with something unread.
+    // An error also counts as the end: the server has closed the connection with unread bytes.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -80,7 +80,7 @@ fn every_line_of_a_header_counts() {
         (format!("{json}\r\nContent-Encoding: identity\r\nContent-Encoding: gzip"), 415),
         (format!("{json}\r\nContent-Length: 14\r\nContent-Length: 14"), 200),
         (format!("{json}\r\nContent-Length: 14\r\nContent-Length: 15"), 400),
-        // Which is the last one is told by all lines, too.
+        // The last coding is that of all lines together.
         ("Connection: close\r\nConnection: keep-alive".to_owned(), 200),
     ] {
         let length = if headers.contains("Content-Length") { "" } else { "Content-Length: 14\r\n" };

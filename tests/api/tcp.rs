@@ -1,4 +1,4 @@
-//! The API on loopback TCP, as clients, other users and web pages come to it.
+//! The API on loopback TCP, as clients, other users and web pages reach it.
 
 use super::common::Server;
 use dvn_host::api_token::Token;
@@ -13,7 +13,7 @@ fn token(server: &Server) -> String {
     fs::read_to_string(server.path().join("api-token")).unwrap().trim().to_owned()
 }
 
-/// Sends that head; returns the answer as it came.
+/// Sends that head; returns the raw answer.
 fn answer(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "{head}\r\nConnection: close\r\n\r\n").unwrap();
@@ -55,7 +55,7 @@ fn the_token_is_asked_for_and_no_other_will_do() {
     assert!(answer.to_ascii_lowercase().contains("\r\nwww-authenticate: bearer\r\n"), "{answer}");
     let report: Report = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert!(report.kind == Kind::Host && report.hints[0].contains("api-token"), "{report:?}");
-    // What does not exist is not told to those who lack it, and nothing is done for them.
+    // Without the token, a missing resource is not distinguished, and nothing is executed.
     assert_eq!(status(&super::tcp::answer(address, &format!("GET /nothing HTTP/1.1\r\nHost: {address}"))), 401);
     assert_eq!(status(&super::tcp::answer(address, &format!("POST /v1/shutdown HTTP/1.1\r\nHost: {address}"))), 401);
     assert!(server.calls().is_empty());
@@ -70,7 +70,7 @@ fn a_new_token_counts_from_the_next_request_on() {
         let head = format!("GET /v1/health HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}");
         status(&answer(address, &head))
     };
-    // A stream that was let in, and stays.
+    // A stream that was accepted, and stays open.
     let mut stream = TcpStream::connect(address).unwrap();
     let head =
         format!("GET /v1/machines/builder/connect/ssh HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {old}");
@@ -79,7 +79,7 @@ fn a_new_token_counts_from_the_next_request_on() {
     Token::rotate(&file).unwrap();
     let new = token(&server);
     assert_eq!((ask(&old), ask(&new)), (401, 200));
-    // Neither a file that is gone nor one that holds no token is an open door.
+    // A missing file and one without a valid token both refuse every request.
     fs::remove_file(&file).unwrap();
     assert_eq!((ask(&old), ask(&new), ask("")), (401, 401, 401));
     fs::write(&file, "\n").unwrap();

@@ -1,9 +1,9 @@
-//! Measured series, the figures made of them, and how they are shown.
+//! Measured series, the figures computed from them, and their output.
 
 use serde_json::json;
 use std::{fmt::Write, time::Duration};
 
-/// One row: what was measured, and what was wanted.
+/// One row: the measured value and its limit.
 pub struct Figure {
     name: &'static str,
     value: f64,
@@ -20,7 +20,7 @@ pub struct Figure {
 
 impl Figure {
     /// A figure without a reference; lower is better.
-    pub fn alone(name: &'static str, value: f64, unit: &'static str, target: f64) -> Figure {
+    pub fn without_reference(name: &'static str, value: f64, unit: &'static str, target: f64) -> Figure {
         let lower_is_better = true;
         Figure {
             name,
@@ -35,7 +35,7 @@ impl Figure {
         }
     }
 
-    fn met(&self) -> bool {
+    fn meets_target(&self) -> bool {
         if self.lower_is_better { self.value <= self.target } else { self.value >= self.target }
     }
 }
@@ -79,7 +79,7 @@ impl Series {
     /// Our median in milliseconds, beside the reference's; lower is better.
     pub fn milliseconds(&self, name: &'static str, target: f64) -> Figure {
         let ours = median_ms(&self.ours);
-        Figure { reference: Some(median_ms(&self.reference)), ..Figure::alone(name, ours, "ms", target) }
+        Figure { reference: Some(median_ms(&self.reference)), ..Figure::without_reference(name, ours, "ms", target) }
     }
 }
 
@@ -93,7 +93,7 @@ fn middle(mut values: Vec<f64>) -> (f64, (f64, f64)) {
     (values[values.len() / 2], (values[0], values[values.len() - 1]))
 }
 
-/// For people.
+/// For humans.
 pub fn table(figures: &[Figure]) -> String {
     let mut text = format!(
         "{:<22}{:>10}{:>10}  {:<5}{:>24}{:>16}\n",
@@ -107,7 +107,7 @@ pub fn table(figures: &[Figure]) -> String {
         };
         let spread = figure.spread.map_or(String::new(), |(low, high)| format!("{low:.2} … {high:.2}"));
         let target = format!("{sign} {}", figure.target);
-        let met = if figure.met() { "yes" } else { "NO" };
+        let met = if figure.meets_target() { "yes" } else { "NO" };
         // Writing to a string does not fail.
         let _ =
             writeln!(text, "{:<22}{:>10.3}{target:>10}  {met:<5}{detail:>24}{spread:>16}", figure.name, figure.value);

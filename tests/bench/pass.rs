@@ -1,12 +1,12 @@
-//! ssh over a vsock connection that nothing stands in front of.
+//! ssh over a vsock connection without a proxy in between.
 
 use crate::bare::dial;
 use std::{io::IoSlice, os::fd::AsFd, path::Path};
 
-/// The verb of this program that hands a vsock connection to ssh.
+/// The verb of this program that passes a vsock connection to ssh.
 pub const PASS: &str = "pass-descriptor";
 
-/// For ssh's `ProxyUseFdpass`: hands it the connection itself, so that nothing stands between ssh and the device.
+/// For ssh's `ProxyUseFdpass`: passes the connection itself, so that no process is between ssh and the device.
 pub fn pass_descriptor(socket: &Path, port: u32) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let stream = dial(socket, port).unwrap();

@@ -19,7 +19,7 @@ mod pass;
 mod store;
 
 use figures::{Figure, Series};
-use lab::{Door, Lab, PATIENCE, derivation, said};
+use lab::{Door, Lab, TIMEOUT, derivation, stdout_of};
 use std::{
     fs,
     io::Read,
@@ -31,10 +31,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that one measurement of throughput carries.
+/// Bytes that one measurement of throughput transfers.
 const BULK: u64 = 24 << 20;
 
-/// How long the daemon is watched at rest.
+/// How long the idle daemon is observed.
 const REST: Duration = Duration::from_secs(20);
 
 fn main() {
@@ -92,7 +92,7 @@ fn forwarding_lab() -> (Lab, u16) {
 fn banner(port: u16) -> Duration {
     let began = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut text = [0; 4];
     stream.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"SSH-");
@@ -141,7 +141,7 @@ fn throughput(lab: &Lab, rounds: usize) -> Figure {
         let mut child = ssh.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let mut first = [0; 1];
-        // From the first byte on: the handshake is measured elsewhere.
+        // From the first byte on: the handshake is measured separately.
         out.read_exact(&mut first).unwrap();
         let began = Instant::now();
         let n = std::io::copy(&mut out, &mut std::io::sink()).unwrap();
@@ -165,7 +165,7 @@ fn direct_build(lab: &Lab, rounds: usize) -> Figure {
         let mut nix = lab.nix("nix-build", door);
         nix.args(["--no-out-link", "-E", &derivation(&format!("bench-{serial}"), "echo > $out")]);
         let began = Instant::now();
-        said(&nix.output().unwrap(), "a trivial build");
+        stdout_of(&nix.output().unwrap(), "a trivial build");
         began.elapsed()
     };
     build(Door::Direct);
@@ -179,7 +179,7 @@ fn direct_build(lab: &Lab, rounds: usize) -> Figure {
     series.ratio("direct-build-ratio", 0.6, false)
 }
 
-/// A number of `/proc/PID/status`, or of its threads added up.
+/// A number of `/proc/PID/status`, or the sum over its threads.
 fn of_status(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
@@ -188,7 +188,7 @@ fn of_status(path: &Path, key: &str) -> u64 {
 
 fn memory(lab: &Lab) -> Figure {
     let kib = of_status(Path::new(&format!("/proc/{}/status", lab.daemon_pid())), "VmRSS");
-    Figure::alone("daemon-rss-mib", kib as f64 / 1024.0, "MiB", 15.0)
+    Figure::without_reference("daemon-rss-mib", kib as f64 / 1024.0, "MiB", 15.0)
 }
 
 fn wakeups(lab: &Lab) -> Figure {
@@ -198,7 +198,7 @@ fn wakeups(lab: &Lab) -> Figure {
     };
     let before = switches();
     sleep(REST);
-    Figure::alone("daemon-wakeups-per-s", (switches() - before) as f64 / REST.as_secs_f64(), "1/s", 1.0)
+    Figure::without_reference("daemon-wakeups-per-s", (switches() - before) as f64 / REST.as_secs_f64(), "1/s", 1.0)
 }
 
 fn status(lab: &Lab, rounds: usize) -> Figure {

@@ -1,4 +1,4 @@
-//! What of a fault goes on while the next build runs, and must not keep it from succeeding.
+//! The lasting effect of a fault during the next build, which must succeed all the same.
 
 use crate::arena::Arena;
 use std::{
@@ -8,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the API may be out of reach for those who have its token.
+/// How long the API may be unreachable for clients with the token.
 const REACH: Duration = Duration::from_secs(60);
 
-/// It.
+/// The lasting effect.
 pub enum Aftermath {
     None,
-    /// The daemon runs with settings that only this fault wants.
+    /// The daemon runs with settings for this fault only.
     OtherSettings,
     Crowd(Crowd),
 }
 
 impl Aftermath {
-    /// What must be possible meanwhile besides a build: why it was not.
+    /// Checks what must work meanwhile besides a build. `Err` says why it failed.
     pub fn look(&self, arena: &Arena) -> Result<(), String> {
         match self {
             Aftermath::Crowd(_) => ask_the_api(arena),
@@ -28,7 +28,7 @@ impl Aftermath {
         }
     }
 
-    /// Puts an end to it.
+    /// Ends it.
     pub fn end(self, arena: &mut Arena) {
         match self {
             Aftermath::None => {}
@@ -38,11 +38,11 @@ impl Aftermath {
     }
 }
 
-/// Connections that say nothing, of a process of another user where this one is root.
+/// Silent connections of another process; of another user if this one runs as root.
 pub struct Crowd(Child);
 
-/// Dials as often as it is told, and whenever one of its connections is closed, but not more than ten a second, dials again. Root
-/// becomes another user before that, and not before Python has found its modules. An end of stdin ends it.
+/// Dials on request, and redials each connection that is closed, at most ten per second. Root changes to another user
+/// first, but only after Python has found its modules. The end of stdin ends it.
 const DIAL: &str = r#"
 import os, resource, select, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
@@ -77,8 +77,8 @@ while True:
 "#;
 
 impl Crowd {
-    /// Connects so many times to each of these ports. The listeners' queues are longer than what is dialled, so no connection is
-    /// waited for.
+    /// Opens that many connections to each of these ports. The listeners' queues are longer than that, so it does not
+    /// wait for any.
     pub fn gather(ports: &[(u16, u32)]) -> Crowd {
         let mut crowd = Command::new("python3");
         crowd.args(["-c", DIAL]);
@@ -102,7 +102,7 @@ impl Drop for Crowd {
     }
 }
 
-/// Somebody who has the token is served, if not at once.
+/// A client with the token is served, if not at once.
 fn ask_the_api(arena: &Arena) -> Result<(), String> {
     let token = arena.lab.ok(&["token"]);
     let ask = || {

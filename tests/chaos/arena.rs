@@ -1,10 +1,10 @@
-//! One lab on a file system of its own, and a round of chaos in it.
+//! One lab on its own file system, and a round of chaos in it.
 
 use crate::{
     aftermath::Aftermath,
     faults::Fault,
     inputs::add_text,
-    lab::{Door, Lab, PATIENCE, derivation, free_port, said, stderr},
+    lab::{Door, Lab, TIMEOUT, derivation, free_port, stderr, stdout_of},
     outcome::Outcome,
 };
 use rand::{RngExt, rngs::StdRng};
@@ -17,24 +17,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Settings of the lab's machine: everything that takes time takes little.
+/// Settings of the lab's machine: short timeouts.
 const SETTINGS: &str = "idle-timeout = \"6s\"\nhang-timeout = \"6s\"\nboot-timeout = \"60s\"\nstop-grace = \"5s\"\ncores = 2\ndisk-size = \"1G\"";
 
-/// Size of the file system with the state, in MiB: more than a full data disk takes, and small enough to be filled itself.
+/// Size of the file system with the state, in MiB: larger than a full data disk, and small enough to be filled.
 const STATE_MIB: u32 = 1600;
 
-/// How long something may take to be cleaned up after a fault.
+/// Time for the cleanup after a fault.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// Builds under way in a round.
+/// Concurrent builds in a round.
 const BUILDS: usize = 3;
 
 pub struct Arena {
     pub lab: Lab,
     pub rounds: usize,
-    /// Where the API answers on TCP.
+    /// The API's TCP address.
     pub api_port: u16,
-    /// Store paths of builds that ended well, and what they must hold.
+    /// Store paths of successful builds, and their expected content.
     finished: BTreeMap<String, String>,
     state: Option<Mount>,
 }
@@ -74,20 +74,20 @@ impl Arena {
         lab.configure_sharing(&settings(api_port));
         fs::create_dir(lab.state()).unwrap();
         fs::create_dir(lab.dir.path().join("roots")).unwrap();
-        // Only root can mount: for others the state is on a disk that cannot be filled.
+        // Only root can mount: other users get a state directory on a disk that cannot be filled.
         let state = Mount::new(&lab.state());
         lab.run_daemon();
         Arena { lab, rounds: 0, api_port, finished: BTreeMap::new(), state }
     }
 
-    /// Starts the daemon again, with the usual settings but for one, and what is said in its place.
+    /// Restarts the daemon with the usual settings, but for one, which is replaced.
     pub fn restart_daemon(&mut self, but: Option<(&str, &str)>) {
         self.lab.configure_sharing(&self.settings(but));
         self.lab.end_daemon();
         self.lab.run_daemon();
     }
 
-    /// The same without the host's store, which takes the guest's answers before a connection gets to it.
+    /// The same without the host's store, which needs the guest's answers before a connection is served.
     pub fn restart_daemon_without_the_store(&mut self, but: Option<(&str, &str)>) {
         self.lab.configure(&self.settings(but));
         self.lab.end_daemon();
@@ -99,7 +99,7 @@ impl Arena {
         but.map_or(usual.clone(), |(one, other)| usual.replace(one, other))
     }
 
-    /// Where the state is on a file system that may be filled.
+    /// Whether the state is on a file system that may be filled.
     pub fn can_be_filled(&self) -> bool {
         self.state.is_some()
     }
@@ -114,12 +114,12 @@ impl Arena {
             part = Instant::now();
             (what, took)
         };
-        // From before the guest is there, over its boot, to the middle of the builds, which come sooner where it is.
+        // From before the guest runs, over its boot, to the middle of the builds, which come sooner if it runs already.
         let longest = if self.lab.is("running") { 3000 } else { 7000 };
         let builds: Vec<_> = (0..BUILDS).map(|n| self.build(n, door(random), random)).collect();
         sleep(Duration::from_millis(random.random_range(0..longest)));
         outcome.took.push(parted("before"));
-        let aftermath = fault.inflict(self, random).unwrap_or_else(|why| {
+        let aftermath = fault.inject(self, random).unwrap_or_else(|why| {
             outcome.absent = Some(why);
             Aftermath::None
         });
@@ -128,7 +128,7 @@ impl Arena {
             let output = build.run.join().unwrap();
             if output.status.success() {
                 outcome.built += 1;
-                self.finished.insert(said(&output, "a build").trim().to_owned(), build.content);
+                self.finished.insert(stdout_of(&output, "a build").trim().to_owned(), build.content);
             } else {
                 outcome.failed += 1;
             }
@@ -143,11 +143,11 @@ impl Arena {
         outcome
     }
 
-    /// The next build, which must succeed: how long it took, and why it failed.
+    /// The next build, which must succeed: its time, or why it failed.
     fn next(&mut self, aftermath: &Aftermath, random: &mut StdRng) -> Result<Duration, String> {
         let began = Instant::now();
         self.sit_out_the_back_off();
-        // The door on which a crowd waits.
+        // The door that the silent connections occupy.
         let door = if let Aftermath::Crowd(_) = aftermath { Door::Ssh } else { door(random) };
         let next = self.build(BUILDS, door, random);
         let output = next.run.join().unwrap();
@@ -156,20 +156,20 @@ impl Arena {
             let first = said.lines().find(|line| line.contains("error")).or(said.lines().last());
             return Err(first.unwrap_or("it said nothing").to_owned());
         }
-        self.finished.insert(said(&output, "the next build").trim().to_owned(), next.content);
+        self.finished.insert(stdout_of(&output, "the next build").trim().to_owned(), next.content);
         aftermath.look(self)?;
         Ok(began.elapsed())
     }
 
-    /// Boots that failed in a row, as with a full disk, make the daemon refuse connections for some seconds. Who builds then
-    /// waits, and so do we; the time counts.
+    /// Failed boots in a row, as with a full disk, make the daemon refuse connections for some seconds. A client waits
+    /// then, and so does this test; the time counts.
     fn sit_out_the_back_off(&self) {
         while let Some(ms @ 1..) = self.lab.status()["retryInMs"].as_u64() {
             sleep(Duration::from_millis(ms.min(60_000)));
         }
     }
 
-    /// The last look, at a machine at rest.
+    /// The last check, on an idle machine.
     pub fn end(mut self) -> Outcome {
         self.lab.await_state("stopped");
         let outcome = Outcome { left: self.settled(), lost: self.lost(), ..Outcome::default() };
@@ -177,8 +177,8 @@ impl Arena {
         outcome
     }
 
-    /// Starts a build of its own content and length, with an input that is on the host alone. Its
-    /// output is kept from the host's garbage collector from the moment in which it is there.
+    /// Starts a build with unique content and length, and an input that only the host has. Its output is protected from
+    /// the host's garbage collector from the moment it exists.
     fn build(&self, n: usize, door: Door, random: &mut StdRng) -> Build {
         let content = format!("{} {n} {}", self.rounds, random.random::<u64>());
         let pause = if n == BUILDS { 0 } else { random.random_range(0..3) };
@@ -199,7 +199,7 @@ impl Arena {
         Build { content, run }
     }
 
-    /// What of finished builds is not in the host's store as it was built.
+    /// Outputs of finished builds that are missing or changed in the host's store.
     fn lost(&self) -> Vec<String> {
         let is_there = |path: &str, content: &str| {
             fs::read_to_string(self.lab.result(path)).is_ok_and(|text| text.trim() == content)
@@ -207,7 +207,7 @@ impl Arena {
         self.finished.iter().filter(|(path, content)| !is_there(path, content)).map(|(path, _)| path.clone()).collect()
     }
 
-    /// What should not be there, once there was time to clean up.
+    /// Leftovers after the time for the cleanup.
     fn settled(&self) -> Vec<String> {
         let give_up = Instant::now() + SETTLE;
         loop {
@@ -264,21 +264,21 @@ impl Arena {
         if descriptors > 80 {
             left.push(format!("{descriptors} descriptors of the daemon"));
         }
-        // It takes a program's time, so only when all else is well.
+        // Starts a program, so only when all else passes.
         if left.is_empty() {
             left.extend(self.roots_of_processes().into_iter().map(|root| format!("temporary root: {root}")));
         }
         left
     }
 
-    /// What of the host's store is held by a process; nobody builds any more.
+    /// Paths of the host's store that a process holds, when no build runs.
     pub fn roots_of_processes(&self) -> Vec<String> {
         let roots = self.lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap();
-        let roots = said(&roots, "--print-roots");
+        let roots = stdout_of(&roots, "--print-roots");
         roots.lines().filter(|line| line.starts_with("{temp")).map(str::to_owned).collect()
     }
 
-    /// Processes that name this lab's state: their names and command lines.
+    /// Processes whose command line names this lab's state: their names and command lines.
     fn processes(&self) -> Vec<(String, String)> {
         let state = self.lab.state().display().to_string();
         let line = |dir: fs::DirEntry| {
@@ -295,10 +295,10 @@ fn door(random: &mut StdRng) -> Door {
     if random.random() { Door::Direct } else { Door::Ssh }
 }
 
-/// A command that cannot hang the suite.
+/// A command with a time limit, so that it cannot block the suite.
 fn limited(command: &mut Command) -> Command {
     let mut limited = Command::new("timeout");
-    limited.arg(PATIENCE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    limited.arg(TIMEOUT.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
     limited.env_clear();
     for (name, value) in command.get_envs() {
         limited.env(name, value.unwrap());

@@ -1,9 +1,9 @@
-//! The faults: what goes wrong, and how it is brought about.
+//! The faults, and how each is injected.
 
 use crate::{
     aftermath::{Aftermath, Crowd},
     arena::Arena,
-    lab::{Door, Lab, derivation, kill, said, wait},
+    lab::{Door, Lab, derivation, kill, stdout_of, wait},
 };
 use rand::{RngExt, rngs::StdRng};
 use std::{
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A thing that goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     DaemonKilled,
@@ -112,10 +112,10 @@ impl Fault {
         }
     }
 
-    /// Brings it about, and takes away what would not go away by itself (a full disk). `Err`: this computer cannot have it.
-    pub fn inflict(self, arena: &mut Arena, random: &mut StdRng) -> Result<Aftermath, String> {
+    /// Injects it, and removes what would not disappear by itself (a full disk). `Err`: not possible on this computer.
+    pub fn inject(self, arena: &mut Arena, random: &mut StdRng) -> Result<Aftermath, String> {
         match self {
-            // The harness is the service manager: it starts the daemon again.
+            // The harness acts as the service manager: it starts the daemon again.
             Fault::DaemonKilled => {
                 arena.lab.kill_daemon();
                 arena.lab.run_daemon();
@@ -125,12 +125,12 @@ impl Fault {
                 arena.restart_daemon(Some(("cores = 2", &format!("cores = {cores}"))));
             }
             Fault::DaemonKilledWhileTheGateIsAsked => {
-                let mut asking = asking(&arena.lab);
+                let mut querying = querying(&arena.lab);
                 sleep(Duration::from_millis(random.random_range(0..1500)));
                 arena.lab.kill_daemon();
                 arena.lab.run_daemon();
                 // Its connection ended with the daemon.
-                let _ = asking.wait();
+                let _ = querying.wait();
             }
             Fault::QemuKilled => kill(running(&arena.lab, &qemu()), "KILL"),
             Fault::VsockDeviceKilled => kill(running(&arena.lab, VSOCK), "KILL"),
@@ -142,8 +142,8 @@ impl Fault {
             Fault::GuestFrozen => kill(running(&arena.lab, &qemu()), "STOP"),
             Fault::GuestStalled => stall(running(&arena.lab, &qemu())),
             Fault::GuestStalledUntilClientsGiveUp => {
-                // The guest is not to be found by its silence, as it would be within seconds, and a client is to get as far as
-                // the guest's door.
+                // The daemon must not find the guest by its silence, as it would within seconds, and a client must get
+                // as far as the guest's door.
                 arena.restart_daemon_without_the_store(Some(("hang-timeout = \"6s\"", "hang-timeout = \"30m\"")));
                 arena.lab.cli(&["ssh", "--", "true"]);
                 let qemu = running(&arena.lab, &qemu());
@@ -157,11 +157,11 @@ impl Fault {
             Fault::VirtiofsdKilled => kill(running(&arena.lab, VIRTIOFSD), "KILL"),
             Fault::VirtiofsdFrozen => {
                 kill(running(&arena.lab, VIRTIOFSD), "STOP");
-                // Whoever connects next finds out; the builds that wait for the share would not.
+                // The next connection notices it; the builds that wait for the share would not.
                 arena.lab.cli(&["ssh", "--", "true"]);
             }
             Fault::VirtiofsdStalled => stall(running(&arena.lab, VIRTIOFSD)),
-            // Here, too, the harness is the service manager.
+            // The harness acts as the service manager here, too.
             Fault::HostNixKilled => {
                 arena.lab.end_host_nix();
                 arena.lab.run_host_nix();
@@ -172,10 +172,10 @@ impl Fault {
                 arena.lab.run_host_nix();
             }
             Fault::HostGarbageCollected => {
-                let mut asking = asking(&arena.lab);
-                said(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
-                asking.kill().unwrap();
-                asking.wait().unwrap();
+                let mut querying = querying(&arena.lab);
+                stdout_of(&arena.lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+                querying.kill().unwrap();
+                querying.wait().unwrap();
             }
             Fault::HostDiskFull => fill_host(arena)?,
             Fault::GuestDiskFull => {
@@ -193,7 +193,7 @@ impl Fault {
                 let mut reader = arena.lab.program(&["ssh", "--", "cat /dev/zero"]);
                 let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
                 let mut first = [0];
-                // It may fail: another fault's guest may be on its way out.
+                // It may fail: another fault's guest may be stopping.
                 let _ = reader.stdout.as_mut().unwrap().read(&mut first);
                 sleep(Duration::from_secs(3));
                 reader.kill().unwrap();
@@ -231,7 +231,7 @@ fn qemu() -> String {
     format!("qemu-system-{}", std::env::consts::ARCH)
 }
 
-/// The process of a guest that answers; starts one if need be.
+/// The process of a guest that answers; starts one if necessary.
 fn running(lab: &Lab, program: &str) -> u32 {
     let mut found = None;
     wait("a guest", || {
@@ -242,11 +242,11 @@ fn running(lab: &Lab, program: &str) -> u32 {
     found.unwrap()
 }
 
-/// Somebody in the guest who asks the host about one path after another.
-fn asking(lab: &Lab) -> Child {
+/// A program in the guest that queries one path of the host after another.
+fn querying(lab: &Lab) -> Child {
     let ask = "while :; do n=$((n + 1)); nix-store --check-validity /nix/store/$(printf %032d $n | tr 0 a)-x 2>/dev/null; done";
-    let mut asking = lab.program(&["ssh", "--", ask]);
-    asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    let mut querying = lab.program(&["ssh", "--", ask]);
+    querying.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn stall(process: u32) {
@@ -255,13 +255,13 @@ fn stall(process: u32) {
     resume(process);
 }
 
-/// It may have been given up meanwhile.
+/// The process may have been killed meanwhile.
 fn resume(process: u32) {
     let _ = std::process::Command::new("kill").args(["-CONT", &process.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// Clients of every kind come to a guest that does not answer, and leave after their own time: ssh, and the direct door's
-/// program. The last leaves when the daemon has lost its patience with the guest, too, which it has after ten seconds.
+/// Clients of every kind (ssh, the direct door's program) connect to a guest that does not answer, and give up after
+/// different times. The last does so after the daemon has given up the guest, too, which takes ten seconds.
 fn give_up(lab: &Lab, random: &mut StdRng) {
     let verbs: [&[&str]; 3] = [&["ssh", "--", "true"], &["connect"], &["connect", "--service", "ssh"]];
     let last = random.random_range(11..16);
@@ -272,7 +272,7 @@ fn give_up(lab: &Lab, random: &mut StdRng) {
             let mut client = std::process::Command::new("timeout");
             client.arg(patience.to_string()).arg(program.get_program()).args(program.get_args());
             client.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-            // An input that does not end: they leave because they lose patience.
+            // Their input does not end, so they end by their timeout.
             client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         })
         .collect();
@@ -282,11 +282,11 @@ fn give_up(lab: &Lab, random: &mut StdRng) {
         client.wait().unwrap();
         drop(stdin);
     }
-    // ssh has a patience of its own, which may be less.
+    // ssh's own timeout may be shorter.
     sleep(Duration::from_secs(last).saturating_sub(began.elapsed()));
 }
 
-/// Runs a script as root of the guest: a trusted user may name a program that nix-daemon calls after a build.
+/// Runs a script as root of the guest: a trusted user may set a program that nix-daemon runs after a build.
 fn as_root(lab: &Lab, round: usize, script: &str) {
     let build = derivation(&format!("hook{round}"), &format!("echo {round} > $out"));
     lab.cli(&[
@@ -299,13 +299,13 @@ fn as_root(lab: &Lab, round: usize, script: &str) {
     ]);
 }
 
-/// A new data disk that the host has no room for.
+/// Makes a new data disk for which the host has no space.
 fn fill_host(arena: &mut Arena) -> Result<(), String> {
     if !arena.can_be_filled() {
         return Err("only root can mount a small file system".to_owned());
     }
     arena.lab.cli(&["stop", "--force"]);
-    // Blocks that are there already need no room.
+    // Existing blocks would need no space.
     let _ = fs::remove_file(arena.lab.machine().join("data.img"));
     let filler = arena.lab.state().join("filler");
     let mut file = fs::File::create(&filler).unwrap();
@@ -315,7 +315,7 @@ fn fill_host(arena: &mut Arena) -> Result<(), String> {
     file.set_len(fs::metadata(&filler).unwrap().len().saturating_sub(room)).unwrap();
     let began = Instant::now();
     arena.lab.cli(&["ssh", "--", "dd if=/dev/zero of=/tmp/fill bs=1M count=286; sync; rm -f /tmp/fill"]);
-    // The builds of this round meet the full disk, too.
+    // The builds of this round hit the full disk, too.
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed()));
     fs::remove_file(filler).unwrap();
     Ok(())

@@ -1,4 +1,4 @@
-//! Signals that want the run to end.
+//! Signals that end the run.
 
 use std::thread;
 use tokio::{
@@ -6,7 +6,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Has this called at each SIGINT and SIGTERM, by a thread of its own; they do nothing else any more.
+/// Calls this in a separate thread at each SIGINT and SIGTERM, which have no other effect any more.
 pub fn on_signal(called: impl Fn() + Send + 'static) {
     let runtime = runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let [mut interrupt, mut terminate] = {

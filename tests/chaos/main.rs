@@ -1,6 +1,6 @@
-//! The chaos suite: faults at random moments while builds run, and after each: is anything left over, is anything lost, and
-//! does the next build succeed without a command? The host's store is shared, and every build reads an input that only the
-//! host has.
+//! The chaos suite: random faults while builds run, and checks after each: leftovers, lost results, and whether the
+//! next build succeeds without a command. The host's store is shared, and every build reads an input that only the host
+//! has.
 //!
 //! ```text
 //!   builds under way ─ wait at random ─ fault ─ builds end, well or not ─ next build ─ look for what is left or lost ─┐
@@ -8,11 +8,11 @@
 //!          └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `make test` has a few, always the same; `make chaos FAULTS=200` has as many as are asked for, of every kind, in two arenas
-//! at once, each with a daemon, a guest and a store of its own: one core is idle while a guest boots. The seed is printed, and
-//! `SEED=…` repeats the order and the moments, as far as real processes can be repeated; `ONLY=QEMU` takes
-//! the faults with that in their name, and `ARENAS=1` keeps to one. The table at the end is the result. A round that breaks is part of it, and the next one has
-//! a new arena; SIGINT and SIGTERM print the table at once, and end the run after the round.
+//! `make test` runs a few, always the same. `make chaos FAULTS=200` runs that many, of every kind, in two arenas at
+//! once, each with its own daemon, guest and store: one core is idle while a guest boots. The seed is printed, and
+//! `SEED=…` repeats order and times, as far as real processes can be repeated; `ONLY=QEMU` takes the faults with that
+//! in their name, and `ARENAS=1` uses one arena. The table at the end is the result. A failed round is part of it, and
+//! the next round has a new arena; SIGINT and SIGTERM print the table at once, and end the run after the round.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -49,18 +49,18 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
 }
 
-/// So many faults with this in their names, each kind as often as any other.
-fn dealt(random: &mut StdRng, only: &str, wanted: usize) -> Vec<Fault> {
+/// That many faults with this in their names, each kind equally often.
+fn chosen(random: &mut StdRng, only: &str, wanted: usize) -> Vec<Fault> {
     let kinds: Vec<_> = Fault::ALL.into_iter().filter(|fault| fault.name().contains(only)).collect();
     assert!(!kinds.is_empty(), "no fault has {only:?} in its name");
-    let mut dealt = Vec::new();
-    while dealt.len() < wanted {
+    let mut chosen = Vec::new();
+    while chosen.len() < wanted {
         let mut deck = kinds.clone();
         deck.shuffle(random);
-        dealt.extend(deck);
+        chosen.extend(deck);
     }
-    dealt.truncate(wanted);
-    dealt
+    chosen.truncate(wanted);
+    chosen
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn every_fault_is_survived_without_loss_and_without_leftovers() {
     let arenas = number("DVN_CHAOS_ARENAS").map_or(1, |n| usize::try_from(n).unwrap().max(1));
     println!("seed {seed}, {wanted} faults, {arenas} at once");
     let only = std::env::var("DVN_CHAOS_ONLY").unwrap_or_default();
-    let faults = dealt(&mut StdRng::seed_from_u64(seed), &only, wanted);
+    let faults = chosen(&mut StdRng::seed_from_u64(seed), &only, wanted);
     let run = Run { wanted, begun: AtomicUsize::new(0), table: Mutex::default(), interrupted: AtomicBool::new(false) };
     let run = Arc::new(run);
     on_signal({
@@ -81,7 +81,7 @@ fn every_fault_is_survived_without_loss_and_without_leftovers() {
     thread::scope(|scope| {
         for arena in 0..arenas {
             let faults = faults.iter().skip(arena).step_by(arenas);
-            // Moments of its own for each, so that they do not depend on what another does.
+            // Each arena has its own random times, independent of the others.
             let random = StdRng::seed_from_u64(seed.wrapping_add(1 + arena as u64));
             let run = &run;
             scope.spawn(move || run.in_an_arena(faults, random));
@@ -115,7 +115,7 @@ impl Run {
             let n = 1 + self.begun.fetch_add(1, Ordering::SeqCst);
             let outcome = round(&mut standing, fault, &mut random);
             println!("{n}/{} {}: {outcome}", self.wanted, fault.name());
-            self.table.lock().unwrap().enter(fault, &outcome);
+            self.table.lock().unwrap().record(fault, &outcome);
         }
         if let Some(arena) = standing {
             let outcome = broken_or(|| arena.end());
@@ -123,7 +123,8 @@ impl Run {
         }
     }
 
-    /// The first time the table is printed as it is, and the rounds under way are the last; the second time all ends at once.
+    /// The first signal prints the table as it is and ends the run after the rounds under way; the second ends it at
+    /// once.
     fn interrupt(&self) {
         if self.interrupted.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
@@ -132,7 +133,8 @@ impl Run {
     }
 }
 
-/// A round in the arena that stands, or in a new one. One that breaks goes, and what it said is the outcome.
+/// A round in the existing arena, or in a new one. An arena whose round fails is dropped, and its message is the
+/// outcome.
 fn round(standing: &mut Option<Arena>, fault: Fault, random: &mut StdRng) -> Outcome {
     let arena = standing.take();
     broken_or(|| {
@@ -143,7 +145,7 @@ fn round(standing: &mut Option<Arena>, fault: Fault, random: &mut StdRng) -> Out
     })
 }
 
-/// An outcome, also of what panics; that has printed why.
+/// The outcome, also of a panic, which has printed its reason.
 fn broken_or(what: impl FnOnce() -> Outcome) -> Outcome {
     catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

@@ -1,26 +1,26 @@
-//! What came of a fault, and the table of all of them.
+//! The outcome of a fault, and the table of all of them.
 
 use crate::faults::Fault;
 use comfy_table::{Table as Lines, presets};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// What came of one fault.
+/// The outcome of one fault.
 #[derive(Default)]
 pub struct Outcome {
-    /// The fault could not be had on this computer: why.
+    /// Why this computer cannot have the fault.
     pub absent: Option<String>,
-    /// The round itself failed: why.
+    /// Why the round itself failed.
     pub broken: Option<String>,
-    /// Builds under way that ended well, and that failed.
+    /// Concurrent builds that succeeded, and that failed.
     pub built: usize,
     pub failed: usize,
-    /// How long the next build took; why it failed.
+    /// The time of the next build, or why it failed.
     pub next: Option<Result<Duration, String>>,
-    /// Outputs of finished builds that are gone or wrong.
+    /// Outputs of finished builds that are missing or wrong.
     pub lost: Vec<String>,
-    /// Processes, files, sockets, leases, roots in the host's store that should not be there.
+    /// Leftover processes, files, sockets, leases, and roots in the host's store.
     pub left: Vec<String>,
-    /// How long its parts took, the looking included.
+    /// The time of its parts, including the checks.
     pub took: Vec<(&'static str, Duration)>,
 }
 
@@ -68,11 +68,11 @@ pub struct Table(BTreeMap<&'static str, Row>);
 
 impl Table {
     /// Adds one.
-    pub fn enter(&mut self, fault: Fault, outcome: &Outcome) {
+    pub fn record(&mut self, fault: Fault, outcome: &Outcome) {
         self.add(fault.name(), outcome);
     }
 
-    /// Adds what belongs to no single fault.
+    /// Adds a result that belongs to no single fault.
     pub fn add(&mut self, name: &'static str, outcome: &Outcome) {
         let row = self.0.entry(name).or_default();
         row.times += 1;
@@ -89,7 +89,7 @@ impl Table {
         row.left += outcome.left.len();
     }
 
-    /// Every round came to its end, nothing was lost, nothing is left, and every next build succeeded.
+    /// Every round finished, nothing was lost or left over, and every next build succeeded.
     pub fn is_clean(&self) -> bool {
         self.0.values().all(|row| row.broken + row.lost + row.left + row.next_failed == 0)
     }

@@ -1,4 +1,4 @@
-//! `doctor nix-config` against Nix itself: what Nix does with a list of builders, and what is said of it.
+//! `doctor nix-config` against Nix itself: how Nix uses a list of builders, and what `doctor` reports.
 
 use super::program;
 use dvn_guest::ssh::keys::Keys;
@@ -15,20 +15,20 @@ fn nix() -> PathBuf {
     std::env::var_os("DVN_TEST_NIX").expect("DVN_TEST_NIX is not set: run these tests with `make test`").into()
 }
 
-/// What Nix does with a build for a system that is not its own.
+/// What Nix does with a build for a foreign system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nix {
     /// It asks the machine.
     Asks,
-    /// It refuses, or takes the list for unreadable.
+    /// It refuses, or cannot parse the list.
     Refuses,
-    /// It waits for the machine to have a place, which never comes.
+    /// It waits for a free job of the machine, which never comes.
     Waits,
 }
 
 use Nix::{Asks, Refuses, Waits};
 
-/// A computer with machines that only write down that they were asked.
+/// A computer with machines that only record requests.
 struct Host(tempfile::TempDir);
 
 impl Host {
@@ -53,7 +53,7 @@ impl Host {
         self.0.path().join(name)
     }
 
-    /// The words `DIR`, `DIRECT` and `KEY` of a setting, filled in.
+    /// Fills in the words `DIR`, `DIRECT` and `KEY` of a setting.
     fn filled(&self, text: &str) -> String {
         let dir = self.0.path().to_str().unwrap();
         text.replace("DIRECT", "ssh-ng://localhost?remote-program=DIR/plain/x-darwin-vz-nix-connect")
@@ -69,7 +69,7 @@ impl Host {
         format!("{}:{}:{}", self.path("bin").display(), nix().display(), std::env::var("PATH").unwrap())
     }
 
-    /// What Nix does with it. Of a wait it says so, at its third level of words.
+    /// What Nix does with it. Nix reports a wait at its third level of verbosity.
     fn nix(&self, builders: &str) -> Nix {
         let _ = fs::remove_file(self.path("asked"));
         let system = format!("{}-linux", std::env::consts::ARCH);
@@ -100,7 +100,7 @@ impl Host {
         }
     }
 
-    /// What `doctor` says of it.
+    /// The report of `doctor`.
     fn doctor(&self, builders: &str) -> (String, String) {
         let mut doctor = program(self.0.path(), &["doctor", "nix-config", "--json"]);
         doctor
@@ -110,9 +110,9 @@ impl Host {
             .env("NIX_REMOTE", format!("local?root={}", self.path("store").display()))
             .env("NIX_CONFIG", self.config(builders));
         let output = doctor.output().unwrap();
-        let told: serde_json::Value =
+        let report: serde_json::Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let check = &told["checks"][0];
+        let check = &report["checks"][0];
         (check["outcome"].as_str().unwrap().to_owned(), check["evidence"].as_str().unwrap().to_owned())
     }
 }
@@ -178,7 +178,7 @@ fn doctor_calls_a_list_of_builders_fine_if_nix_asks_the_machine_and_only_then() 
     }
 }
 
-/// Where Nix asks and then gets no answer that it can use.
+/// Nix asks the machine and then gets no answer that it can use.
 #[test]
 fn doctor_does_not_call_fine_what_nix_asks_in_vain() {
     let host = Host::new();
@@ -201,7 +201,7 @@ fn doctor_does_not_call_fine_what_nix_asks_in_vain() {
     assert!(outcome == "failed" && evidence.contains("build-hook is empty"), "{evidence}");
 }
 
-/// Nix puts its settings together; `doctor` looks at what came of them.
+/// Nix merges its settings; `doctor` checks the result.
 #[test]
 fn the_setting_counts_wherever_it_stands() {
     let host = Host::new();
@@ -215,7 +215,7 @@ fn the_setting_counts_wherever_it_stands() {
         ("include DIR/etc/none.conf\ninclude DIR/etc/more.conf".to_owned(), "ok"),
         ("include DIR/etc/more.conf\ninclude DIR/etc/none.conf".to_owned(), "warning"),
     ] {
-        // The last line for a setting counts, so these are all that is said of it.
+        // The last line for a setting wins, so only these lines matter.
         let (outcome, evidence) = host.doctor(&format!("none i686-linux\n{}", host.filled(&rest)));
         assert_eq!(outcome, expected, "{rest}: {evidence}");
     }

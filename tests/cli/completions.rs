@@ -1,9 +1,9 @@
-//! What the shells complete.
+//! Shell completions.
 
 use super::{common::Server, program, run, verbs};
 use std::{path::Path, process::Command};
 
-/// What bash offers for these words, the last of which is not whole yet.
+/// What bash offers for these words, the last of which is incomplete.
 fn offered(dir: &Path, words: &[&str]) -> Vec<String> {
     let bin = Path::new(env!("CARGO_BIN_EXE_darwin-vz-nix"));
     let script = r#"source <(darwin-vz-nix completions bash)
@@ -11,7 +11,7 @@ fn offered(dir: &Path, words: &[&str]) -> Vec<String> {
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
         _darwin_vz_nix_names "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
-    // Only for its environment.
+    // Used for its environment only.
     let mut bash = Command::new("bash");
     bash.args(["-c", script, "bash", "darwin-vz-nix"]).args(words).current_dir(dir).env_clear();
     let path = std::env::var("PATH").unwrap();
@@ -57,7 +57,7 @@ fn bash_completes_verbs_machines_and_generations() {
 }
 
 #[test]
-fn whoever_presses_tab_gets_no_error() {
+fn completion_prints_no_error() {
     let dir = crate::common::private_dir();
     std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
     for what in ["machines", "generations"] {
@@ -65,7 +65,7 @@ fn whoever_presses_tab_gets_no_error() {
     }
 }
 
-/// These shells may not be here to try it: what their scripts must have for it is looked for.
+/// These shells may be missing here, so the test searches their scripts for the necessary parts.
 #[test]
 fn zsh_and_fish_ask_for_names() {
     let dir = crate::common::private_dir();

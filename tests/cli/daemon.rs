@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// A daemon needs a state directory of its own, and no port that others have.
+/// A daemon needs its own state directory, and a free port.
 fn settings(dir: &Path) {
     std::fs::write(dir.join("config.toml"), "listen = \"127.0.0.1:0\"\n").unwrap();
 }
@@ -40,7 +40,7 @@ fn start_launches_a_daemon_that_outlives_it() {
 }
 
 #[test]
-fn a_daemon_answers_on_tcp_where_it_is_told_to_and_only_to_whoever_has_its_token() {
+fn a_daemon_answers_on_tcp_if_configured_and_only_with_its_token() {
     let dir = crate::common::private_dir();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let text = format!("listen = \"127.0.0.1:0\"\napi-listen = \"127.0.0.1:{port}\"\n");
@@ -65,7 +65,7 @@ fn a_daemon_answers_on_tcp_where_it_is_told_to_and_only_to_whoever_has_its_token
     let own = format!("{{\"value\":\"127.0.0.1:{port}\",\"origin\":\"{}/config.toml:2\"}}", dir.path().display());
     assert!(answer.contains(&own), "{answer}");
 
-    // The file has changed since; the daemon goes by what it was.
+    // The file has changed since; the daemon uses the old settings.
     std::fs::write(dir.path().join("config.toml"), "cores = 1\nlisten = \"127.0.0.1:0\"\n").unwrap();
     let running = run(dir.path(), &["config", "--daemon", "--json"]);
     assert!(running.contains(&format!("\"value\": \"127.0.0.1:{port}\"")), "{running}");
@@ -81,7 +81,7 @@ fn of_many_starts_at_once_one_launches_the_daemon_and_all_find_it() {
         let starts: Vec<_> = (0..6).map(|_| scope.spawn(|| run(dir.path(), &["start"]))).collect();
         let texts: Vec<String> = starts.into_iter().map(|start| start.join().unwrap()).collect();
         for text in &texts {
-            // Each was refused by the machine, none by the lack of a daemon.
+            // The machine refused each, so a daemon was there.
             assert!(text.starts_with("exit 6\n") && text.contains("error: no guest bundle is configured"), "{text}");
         }
     });
@@ -92,7 +92,7 @@ fn a_start_whose_daemon_comes_second_waits_for_the_first() {
     let dir = crate::common::private_dir();
     settings(dir.path());
     let path = dir.path().to_owned();
-    // A daemon that has the lock, and serves only a while later.
+    // A daemon that has the lock, and serves only later.
     let _lock = StateDir::open(&path).unwrap().lock().unwrap();
     let start = std::thread::spawn(move || run(&path, &["start"]));
     std::thread::sleep(Duration::from_millis(500));

@@ -1,13 +1,13 @@
-//! `doctor` without a guest: what it says of files, and of a daemon that pretends.
+//! `doctor` without a guest: its findings about files, and about a fake daemon.
 
-use super::{common::Server, program, run, told};
+use super::{common::Server, program, run, transcript};
 use dvn_guest::ssh::keys::Keys;
 use dvn_host::machine_dir::{MachineDir, StateDir};
 use insta::assert_snapshot;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 /// Settings that are the same on every computer, and keys.
-fn furnished() -> (tempfile::TempDir, MachineDir) {
+fn provisioned() -> (tempfile::TempDir, MachineDir) {
     let dir = crate::common::private_dir();
     fs::write(dir.path().join("config.toml"), "cores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\n").unwrap();
     let name = "builder".parse().unwrap();
@@ -33,7 +33,7 @@ fn what_is_fine_is_said_to_be_so_and_nothing_is_made() {
     );
     assert!(text.contains("\nfailed   bundle           no guest bundle is configured"), "{text}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only the settings: looking makes nothing");
-    let (dir, _) = furnished();
+    let (dir, _) = provisioned();
     assert_snapshot!(run(dir.path(), &["doctor", "keys", "settings", "rosetta", "store-case"]), @r"
     exit 0
     --- stdout
@@ -47,8 +47,8 @@ fn what_is_fine_is_said_to_be_so_and_nothing_is_made() {
 }
 
 #[test]
-fn a_fault_is_told_in_text_and_json_and_repaired_when_asked() {
-    let (dir, machine) = furnished();
+fn a_fault_is_reported_in_text_and_json_and_repaired_on_request() {
+    let (dir, machine) = provisioned();
     set_mode(&machine.user_key(), 0o644);
     assert_snapshot!(run(dir.path(), &["doctor", "keys", "known-hosts"]), @r"
     exit 9
@@ -63,7 +63,7 @@ fn a_fault_is_told_in_text_and_json_and_repaired_when_asked() {
     ");
     let mut json = program(dir.path(), &["doctor", "keys", "known-hosts", "--json"]);
     assert_eq!(json.output().unwrap().status.code(), Some(9));
-    assert_snapshot!(told(dir.path(), json), @r#"
+    assert_snapshot!(transcript(dir.path(), json), @r#"
     exit 9
     --- stdout
     {
@@ -91,7 +91,7 @@ fn a_fault_is_told_in_text_and_json_and_repaired_when_asked() {
       "notRun": []
     }
     "#);
-    assert_eq!(fs::metadata(machine.user_key()).unwrap().permissions().mode() & 0o777, 0o644, "nobody said --fix");
+    assert_eq!(fs::metadata(machine.user_key()).unwrap().permissions().mode() & 0o777, 0o644, "--fix was not given");
     assert_snapshot!(run(dir.path(), &["doctor", "keys", "--fix"]), @r"
     exit 0
     --- stdout
@@ -104,8 +104,8 @@ fn a_fault_is_told_in_text_and_json_and_repaired_when_asked() {
 }
 
 #[test]
-fn a_repair_that_fails_is_told() {
-    let (dir, machine) = furnished();
+fn a_repair_that_fails_is_reported() {
+    let (dir, machine) = provisioned();
     fs::write(machine.known_hosts(), "foreign ssh-ed25519 AAAA\n").unwrap();
     // What is derived from the keys is written for both of them or not at all.
     fs::write(machine.user_key(), "damage").unwrap();
@@ -117,7 +117,7 @@ fn a_repair_that_fails_is_told() {
 #[test]
 fn a_daemon_is_asked_over_its_socket() {
     let server = Server::new();
-    // It pretends, and so holds no lock.
+    // The fake daemon holds no lock.
     assert_snapshot!(run(server.path(), &["doctor", "daemon", "port"]), @r"
     exit 9
     --- stdout

@@ -334,7 +334,7 @@ fn every_verbs_help_fits_a_screen_and_ends_in_examples() {
     assert!(verbs.len() > 15, "{verbs:?}");
     for verb in &verbs {
         let text = run(dir.path(), &[verb, "-h"]);
-        // Those that take every setting list every setting.
+        // A verb that takes settings lists all of them.
         let lines = if ["run", "config"].contains(&verb.as_str()) { 50 } else { 30 };
         assert!(text.lines().count() <= lines, "{verb} has {} lines", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{verb}: {text}");
@@ -351,7 +351,7 @@ fn the_manual_has_a_page_for_each_verb_and_every_setting() {
     let page = |name: &str| pages[name].clone();
     let names: Vec<String> = pages.keys().cloned().collect();
     let main = page("darwin-vz-nix.1");
-    // Each page but the first is referred to by another one, and nothing else is: what is hidden has no page.
+    // Each page but the first is referred to by another one, and hidden verbs have no page.
     let mut known: Vec<String> = names
         .iter()
         .flat_map(|name| page(name).lines().map(str::to_owned).collect::<Vec<_>>())
@@ -369,7 +369,7 @@ fn the_manual_has_a_page_for_each_verb_and_every_setting() {
             "{name}: {text}"
         );
         assert!(heads("NAME") && heads("SYNOPSIS") && heads("OPTIONS"), "{name}: {text}");
-        // A line that begins with a dot is a request; one that is not known shows nothing.
+        // A line that begins with a dot is a request; an unknown one shows nothing.
         for line in text.lines().filter(|line| line.starts_with(['.', '\''])) {
             let request = line.split_whitespace().next().unwrap();
             assert!(

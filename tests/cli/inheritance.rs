@@ -1,5 +1,5 @@
-//! What the program has from the one that started it: descriptors above stderr, a blocked signal, a directory. Neither the daemon
-//! nor a program that a verb starts keeps any of it. Looks into `/proc`.
+//! What the program inherits: descriptors above stderr, a blocked signal, a directory. Neither the daemon nor a program
+//! that a verb starts keeps any of it. Reads `/proc`.
 
 use super::{pid_of_the_daemon, plain, run};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
@@ -17,11 +17,11 @@ use std::{
 };
 
 /// Descriptors of each sort, which every child of this process inherits.
-struct Strays(Vec<OwnedFd>);
+struct Inherited(Vec<OwnedFd>);
 
-impl Strays {
+impl Inherited {
     /// One of each sort, at low numbers and at one that is far up.
-    fn open(dir: &Path) -> Strays {
+    fn open(dir: &Path) -> Inherited {
         let locked = File::create(dir.join("lock-of-a-script")).unwrap();
         locked.lock().unwrap();
         let (pipe, other_end) = std::io::pipe().unwrap();
@@ -33,7 +33,7 @@ impl Strays {
         for stray in &strays {
             fcntl_setfd(stray.as_fd(), FdFlags::empty()).unwrap();
         }
-        Strays(strays)
+        Inherited(strays)
     }
 
     /// What they are, as `/proc` names it.
@@ -41,7 +41,7 @@ impl Strays {
         self.0.iter().map(|stray| fs::read_link(format!("/proc/self/fd/{}", stray.as_raw_fd())).unwrap()).collect()
     }
 
-    /// Those that a process holds, too.
+    /// Those that a process also has.
     fn held_by(&self, pid: u32) -> BTreeSet<PathBuf> {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
         let held: BTreeSet<_> = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
@@ -76,7 +76,7 @@ fn settings(dir: &Path, listen: &str) {
 fn a_daemon_that_start_launches_has_no_descriptor_directory_or_session_of_its_starter() {
     let dir = crate::common::private_dir();
     settings(dir.path(), "127.0.0.1:0");
-    let strays = Strays::open(dir.path());
+    let strays = Inherited::open(dir.path());
     let _daemon = super::Launched(dir.path());
     assert!(run(dir.path(), &["start"]).contains("no guest bundle is configured"));
     let pid = pid_of_the_daemon(dir.path());
@@ -86,7 +86,7 @@ fn a_daemon_that_start_launches_has_no_descriptor_directory_or_session_of_its_st
     let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().to_owned();
     assert_eq!(session, pid.to_string());
 
-    // So what the script holds ends with the script. Programs of other tests may have it for a moment.
+    // So what the script holds ends with the script. Programs of other tests may hold it for a moment.
     drop(strays);
     let lock = File::open(dir.path().join("lock-of-a-script")).unwrap();
     super::wait("the script's lock to be free", || lock.try_lock().is_ok());
@@ -99,10 +99,10 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         settings(dir.path(), &address.to_string());
-        let strays = Strays::open(dir.path());
+        let strays = Inherited::open(dir.path());
         let mut command = plain(dir.path(), &["run"]);
         if handed_over {
-            // As systemd does: descriptor 3, and the receiver's own number in the environment.
+            // As systemd does: descriptor 3, and the receiver's process id in the environment.
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", r#"exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#, "sh"]);
             shell.arg(command.get_program()).args(command.get_args()).env_clear();
@@ -110,7 +110,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
             command = shell;
             command.stdin(OwnedFd::from(listener));
             let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            // Our copy goes with the command.
+            // Our copy is closed with the command.
             drop(command);
             let daemon = Foreground(child);
             super::wait("the daemon to answer", || run(dir.path(), &["status"]).starts_with("exit 0\n"));
@@ -124,25 +124,25 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
     }
 }
 
-/// `doctor` asks programs, and `ssh` becomes one. Each of them writes down what it has.
+/// `doctor` runs programs, and `ssh` replaces the process. Each of these programs records what it has.
 #[test]
 fn a_program_that_a_verb_starts_has_no_descriptor_of_the_verbs_starter() {
     let server = super::common::Server::new();
     let dir = server.path();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_darwin-vz-nix"), dir.join("darwin-vz-nix")).unwrap();
-    let told = dir.join("told");
-    let script = format!("#!/bin/sh\nls -l /proc/$$/fd >>{}\nexit 1\n", told.display());
+    let record = dir.join("record");
+    let script = format!("#!/bin/sh\nls -l /proc/$$/fd >>{}\nexit 1\n", record.display());
     for name in ["nix", "ssh", "systemctl", "launchctl", "codesign"] {
         let program = dir.join(name);
         fs::write(&program, &script).unwrap();
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     }
-    let strays = Strays::open(dir);
+    let strays = Inherited::open(dir);
     let path = format!("{}:/usr/bin:/bin", dir.display());
     for args in [&["doctor", "nix-config", "ssh-config", "service"][..], &["ssh", "--", "true"]] {
-        let _ = fs::remove_file(&told);
+        let _ = fs::remove_file(&record);
         let output = plain(dir, args).env("PATH", &path).output().unwrap();
-        let listed = fs::read_to_string(&told).unwrap_or_else(|_| panic!("{args:?} ran no program: {output:?}"));
+        let listed = fs::read_to_string(&record).unwrap_or_else(|_| panic!("{args:?} ran no program: {output:?}"));
         for stray in strays.targets() {
             assert!(!listed.contains(&format!("-> {}\n", stray.display())), "{args:?}: {}\n{listed}", stray.display());
         }

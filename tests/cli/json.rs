@@ -1,4 +1,4 @@
-//! `--json`: of every verb that tells facts, and of its errors.
+//! `--json`: for every verb that reports facts, and for its errors.
 
 use super::{common::Server, program, run, verbs};
 use serde_json::Value;
@@ -8,7 +8,7 @@ const WITHOUT: [(&str, &str); 7] = [
     ("ssh", "its output is the guest's"),
     ("connect", "its output is the guest's"),
     ("logs", "a log is lines of text"),
-    ("run", "it tells nothing but its log"),
+    ("run", "it prints only its log"),
     ("destroy", "nothing is left to tell of"),
     ("completions", "a script for a shell"),
     ("", "the program itself"),

@@ -1,4 +1,4 @@
-//! The program as a user runs it: its words, its exit codes, and what it asks of a daemon.
+//! The program as a user runs it: its output, its exit codes, and its requests to a daemon.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -17,14 +17,14 @@ mod settings;
 mod signals;
 mod ssh_block;
 mod state;
-mod strangers;
 mod terminal;
 mod token;
+mod unauthenticated;
 mod verbs;
 
 use std::path::Path;
 
-/// The program with nothing of this computer's own settings, in a directory of the test's.
+/// The program without this computer's own settings, in a directory of the test.
 pub fn program(dir: &Path, args: &[&str]) -> assert_cmd::Command {
     let config = dir.join("config.toml");
     if !config.exists() {
@@ -38,13 +38,13 @@ pub fn program(dir: &Path, args: &[&str]) -> assert_cmd::Command {
         .env("DARWIN_VZ_NIX_CONFIG", config)
         .env("DARWIN_VZ_NIX_STATE_DIR", dir)
         .current_dir(dir)
-        // A program that hangs fails its test, and does not hang the others.
+        // A program that hangs fails its test, and does not block the others.
         .timeout(std::time::Duration::from_secs(60))
         .args(args);
     command
 }
 
-/// The same as a plain command, for what goes on beside the test.
+/// The same as a plain command, to run beside the test.
 pub fn plain(dir: &Path, args: &[&str]) -> std::process::Command {
     let prepared = program(dir, args);
     let mut command = std::process::Command::new(prepared.get_program());
@@ -75,7 +75,7 @@ pub fn send(pid: u32, signal: &str) {
     assert!(sent.success(), "{signal}");
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
     let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !is_so() {
@@ -96,11 +96,11 @@ pub fn verbs(dir: &Path) -> Vec<String> {
 
 /// Exit code and both outputs as one text, with `[DIR]` for the test's directory.
 pub fn run(dir: &Path, args: &[&str]) -> String {
-    told(dir, program(dir, args))
+    transcript(dir, program(dir, args))
 }
 
-/// As [`run`], for a command with more to it.
-pub fn told(dir: &Path, mut command: assert_cmd::Command) -> String {
+/// As [`run`], for a prepared command.
+pub fn transcript(dir: &Path, mut command: assert_cmd::Command) -> String {
     let output = command.output().unwrap();
     let mut text = format!("exit {}\n", output.status.code().map_or("by a signal".to_owned(), |code| code.to_string()));
     for (name, bytes) in [("stdout", output.stdout), ("stderr", output.stderr)] {

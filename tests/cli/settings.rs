@@ -1,6 +1,6 @@
 //! Settings as given on the command line, in the environment and in the file.
 
-use super::{program, run, told};
+use super::{program, run, transcript};
 use insta::assert_snapshot;
 
 fn with_file(text: &str, args: &[&str]) -> String {
@@ -20,7 +20,7 @@ fn config_shows_what_counts_and_where_it_comes_from() {
     let mut command = program(dir.path(), &["config", "--idle-timeout", "30s", "--share-store"]);
     command.env("DARWIN_VZ_NIX_LISTEN", "[::1]:2222");
     // Columns are as wide as the test's directory is long.
-    let text = told(dir.path(), command);
+    let text = transcript(dir.path(), command);
     let text: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_snapshot!(text.join("\n"), @r"
     exit 0
@@ -149,7 +149,7 @@ fn mistakes_in_flags_and_variables() {
     let with = |name: &str, value: &str| {
         let mut command = program(dir.path(), &["run"]);
         command.env(name, value);
-        told(dir.path(), command)
+        transcript(dir.path(), command)
     };
     assert_snapshot!(with("DARWIN_VZ_NIX_CROES", "1"), @r"
     exit 3

@@ -1,4 +1,5 @@
-//! What each signal does to a daemon: an ordinary end of a terminal or a session stops it cleanly, all else does nothing.
+//! What each signal does to a daemon: an ordinary end of a terminal or a session stops it cleanly, all others do
+//! nothing.
 
 use super::{pid_of_the_daemon, plain, run, send, wait};
 use std::{
@@ -10,7 +11,7 @@ use std::{
 /// Those with which a terminal, a session or a service manager ends a program.
 const ENDS: [&str; 4] = ["HUP", "INT", "QUIT", "TERM"];
 
-/// All others that can be caught, but for those of broken programs. Numbers are those of real-time signals.
+/// All others that can be caught, except those of crashed programs. Numbers are those of real-time signals.
 const NOTHING: [&str; 25] = [
     "PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "XFSZ", "TSTP", "TTIN", "TTOU", "POLL", "PWR", "STKFLT",
     "WINCH", "URG", "CONT", "CHLD", "TRAP", "SYS", "ABRT", "34", "40", "50", "64",
@@ -50,7 +51,7 @@ fn what_ends_a_terminal_or_a_session_stops_the_daemon_cleanly() {
 fn every_other_signal_does_nothing_to_a_daemon_however_it_was_started() {
     let dir = crate::common::private_dir();
     let mut foreground = in_the_foreground(dir.path(), plain(dir.path(), &["run"]));
-    unmoved(dir.path(), foreground.id());
+    assert_still_answers(dir.path(), foreground.id());
     send(foreground.id(), "TERM");
     assert!(foreground.wait().unwrap().success());
 
@@ -58,11 +59,11 @@ fn every_other_signal_does_nothing_to_a_daemon_however_it_was_started() {
     settings(dir.path());
     let _daemon = super::Launched(dir.path());
     run(dir.path(), &["start"]);
-    unmoved(dir.path(), pid_of_the_daemon(dir.path()));
+    assert_still_answers(dir.path(), pid_of_the_daemon(dir.path()));
 }
 
 /// It answers after each, and was neither halted nor replaced.
-fn unmoved(dir: &Path, pid: u32) {
+fn assert_still_answers(dir: &Path, pid: u32) {
     for signal in NOTHING {
         send(pid, signal);
         let text = run(dir, &["status", "--json"]);
@@ -71,7 +72,7 @@ fn unmoved(dir: &Path, pid: u32) {
     }
 }
 
-/// The terminal's other end is gone: a hangup, and whatever is written there from now on fails.
+/// The terminal's other end is closed: a hangup, and writing to it fails from now on.
 #[test]
 fn a_terminal_that_is_closed_stops_the_daemon_on_it_cleanly() {
     let dir = crate::common::private_dir();

@@ -1,5 +1,5 @@
-//! The block for ssh, followed by what a user may have in a `Host *`: what ssh makes of both together, for every option of
-//! ssh_config(5).
+//! The block for ssh, followed by what a user may have in a `Host *`: what ssh makes of both together, for every option
+//! of ssh_config(5).
 
 use super::program;
 use assert_cmd::Command;
@@ -10,22 +10,23 @@ use std::{
     path::Path,
 };
 
-/// What becomes of a later value.
+/// The effect of a later value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Later {
-    /// The block's own counts.
+enum Effect {
+    /// None: the block's own value wins.
     Ignored,
-    /// It is added after the block's own.
+    /// It is added to the block's own.
     Added,
-    /// It counts, and changes nothing that matters to the machine.
+    /// It is used, and changes nothing that matters to the machine.
     Harmless,
 }
 
-use Later::{Added, Harmless, Ignored};
+use Effect::{Added, Harmless, Ignored};
 
-/// The options of OpenSSH 9.2, but for those about Kerberos, which not every ssh has, and for which the guest's does not ask.
-/// Harmless are those that need another one to count, or a terminal, or a way to log in that is not asked for.
-const OPTIONS: [(&str, &str, Later); 96] = [
+/// The options of OpenSSH 9.2, except those about Kerberos, which not every ssh has, and which the guest does not use.
+/// Harmless are those that have an effect only with another one, or with a terminal, or for a log-in method that is not
+/// used.
+const OPTIONS: [(&str, &str, Effect); 96] = [
     ("AddKeysToAgent", "yes", Harmless),
     ("AddressFamily", "inet6", Ignored),
     ("BatchMode", "no", Ignored),
@@ -117,7 +118,7 @@ const OPTIONS: [(&str, &str, Later); 96] = [
     ("VerifyHostKeyDNS", "yes", Ignored),
     ("VisualHostKey", "yes", Harmless),
     ("XAuthLocation", "/none", Harmless),
-    // The values beside the usual ones that do something else.
+    // Values other than the usual ones, with another effect.
     ("ControlMaster", "auto", Ignored),
     ("ProxyJump", "none", Ignored),
     ("RequestTTY", "no", Ignored),
@@ -125,7 +126,7 @@ const OPTIONS: [(&str, &str, Later); 96] = [
     ("ConnectTimeout", "none", Ignored),
 ];
 
-/// What newer versions know, too. `doctor` looks at those which matter.
+/// Options of newer versions. `doctor` checks those that matter.
 const NEWER: [&str; 8] = [
     "channeltimeout",
     "enableescapecommandline",
@@ -139,7 +140,7 @@ const NEWER: [&str; 8] = [
 
 type Effective = BTreeMap<String, Vec<String>>;
 
-/// What ssh would do with that configuration.
+/// ssh's evaluation of that configuration.
 fn effective(dir: &Path, config: &str) -> Effective {
     let file = dir.join("ssh_config");
     fs::write(&file, config).unwrap();
@@ -190,22 +191,22 @@ fn nothing_that_comes_after_the_block_spoils_a_connection() {
 fn every_option_of_ssh_has_been_judged() {
     let dir = crate::common::private_dir();
     let judged: BTreeSet<String> = OPTIONS.iter().map(|(option, ..)| option.to_lowercase()).collect();
-    let told = effective(dir.path(), "");
+    let known = effective(dir.path(), "");
     let kerberos = |key: &&String| key.starts_with("gssapi");
-    let unknown: Vec<_> = told
+    let unknown: Vec<_> = known
         .keys()
         .filter(|key| !kerberos(key) && !judged.contains(*key) && !NEWER.contains(&key.as_str()) && *key != "host")
         .collect();
     assert_eq!(unknown, Vec::<&String>::new(), "say what becomes of them after the block");
 }
 
-/// What `doctor ssh-config` says where ssh reads this.
+/// The report of `doctor ssh-config` if ssh reads this.
 fn doctor(dir: &Path, config: &str) -> (String, String) {
     let file = dir.join("read_by_ssh");
     fs::write(&file, config).unwrap();
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).unwrap();
-    // Root's ssh, or another user's who is told to read root's file.
+    // Root's ssh, or another user's with root's file.
     let ssh = bin.join("ssh");
     let real =
         std::env::split_paths(&std::env::var_os("PATH").unwrap()).map(|dir| dir.join("ssh")).find(|ssh| ssh.exists());
@@ -218,8 +219,8 @@ fn doctor(dir: &Path, config: &str) -> (String, String) {
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let output = program(dir, &["doctor", "ssh-config", "--json"]).env("PATH", path).output().unwrap();
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let check = &told["checks"][0];
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let check = &report["checks"][0];
     (check["outcome"].as_str().unwrap().to_owned(), check["evidence"].as_str().unwrap().to_owned())
 }
 

@@ -1,5 +1,5 @@
-//! State directories that the daemon refuses: every verb that needs one says so in one error with a hint, `doctor` finds the
-//! same by itself, and nothing hangs.
+//! State directories that the daemon refuses: every verb that needs one reports it in one error with a hint, `doctor`
+//! finds the same by itself, and nothing hangs.
 
 use super::program;
 use std::{
@@ -12,7 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A place for state directories; its own settings are beside them.
+/// A place for state directories; its settings are beside them.
 fn place() -> tempfile::TempDir {
     let dir = crate::common::private_dir();
     fs::write(dir.path().join("config.toml"), "cores = 1\nmemory = \"1G\"\nlisten = \"127.0.0.1:0\"\n").unwrap();
@@ -24,14 +24,14 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// Exit code, stdout and stderr of a verb with this state directory.
-fn said(dir: &Path, state: &Path, args: &[&str]) -> (i32, String, String) {
+fn output_of(dir: &Path, state: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = program(dir, args);
     let output = command.env("DARWIN_VZ_NIX_STATE_DIR", state).output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-/// What the checks that failed said, with their hints.
+/// The findings of the failed checks, with their hints.
 fn failed(json: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
     let failed = json["checks"].as_array().unwrap().iter().filter(|check| check["outcome"] == "failed");
@@ -41,22 +41,22 @@ fn failed(json: &str) -> String {
 /// `start`, `run`, `nix-config` and `doctor` refuse a state directory alike.
 fn assert_refused(dir: &Path, state: &Path, code: i32, why: &str) {
     for verb in ["start", "run", "nix-config"] {
-        let (ended, _, error) = said(dir, state, &[verb]);
+        let (ended, _, error) = output_of(dir, state, &[verb]);
         assert!(ended == code && error.contains(why) && error.contains("hint: "), "{verb}: {ended} {error}");
         assert!(!error.contains("panicked"), "{error}");
     }
-    let (ended, json, error) = said(dir, state, &["doctor", "--json"]);
+    let (ended, json, error) = output_of(dir, state, &["doctor", "--json"]);
     let found = failed(&json);
     assert!(ended == code && found.contains(why), "doctor: {ended} {found}{error}");
 }
 
-/// `doctor` finds no fault in it, and a daemon can be had.
-fn assert_taken(dir: &Path, state: &Path) {
-    let (_, json, _) = said(dir, state, &["doctor", "--json", "state-directory", "state-files", "socket-paths"]);
+/// `doctor` finds no fault in it, and a daemon starts.
+fn assert_accepted(dir: &Path, state: &Path) {
+    let (_, json, _) = output_of(dir, state, &["doctor", "--json", "state-directory", "state-files", "socket-paths"]);
     assert_eq!(failed(&json), "", "{}", state.display());
-    let (code, _, error) = said(dir, state, &["start"]);
+    let (code, _, error) = output_of(dir, state, &["start"]);
     assert!(code == 6 && error.contains("no guest bundle is configured"), "{}: {error}", state.display());
-    assert_eq!(said(dir, state, &["stop", "--daemon"]).0, 0);
+    assert_eq!(output_of(dir, state, &["stop", "--daemon"]).0, 0);
 }
 
 #[test]
@@ -65,28 +65,28 @@ fn a_directory_that_another_user_could_replace_is_refused_by_every_verb() {
     let way = dir.path().join("way");
     fs::create_dir(&way).unwrap();
     set_mode(&way, 0o777);
-    let told = format!("every user may write in {}", way.display());
-    assert_refused(dir.path(), &way.join("s"), 9, &told);
-    assert_refused(dir.path(), &way.join("deeper/s"), 9, &told);
+    let reason = format!("every user may write in {}", way.display());
+    assert_refused(dir.path(), &way.join("s"), 9, &reason);
+    assert_refused(dir.path(), &way.join("deeper/s"), 9, &reason);
     assert_eq!(fs::read_dir(&way).unwrap().count(), 0, "nothing is made there");
     symlink(&way, dir.path().join("link")).unwrap();
-    assert_refused(dir.path(), &dir.path().join("link/s"), 9, &told);
-    // A link to the state directory itself, from and to a safe place.
+    assert_refused(dir.path(), &dir.path().join("link/s"), 9, &reason);
+    // A link to the state directory itself, in and to a safe place.
     let real = dir.path().join("real");
     fs::create_dir(&real).unwrap();
     set_mode(&real, 0o700);
     symlink(&real, dir.path().join("safe-link")).unwrap();
     symlink(&real, way.join("link")).unwrap();
-    assert_refused(dir.path(), &way.join("link"), 9, &told);
-    assert_taken(dir.path(), &dir.path().join("safe-link"));
+    assert_refused(dir.path(), &way.join("link"), 9, &reason);
+    assert_accepted(dir.path(), &dir.path().join("safe-link"));
     set_mode(&way, 0o1777);
-    assert_taken(dir.path(), &way.join("s"));
-    // A group: it may be this user's own.
+    assert_accepted(dir.path(), &way.join("s"));
+    // A group may be the user's private one.
     set_mode(&way, 0o775);
-    let (code, _, error) = said(dir.path(), &way.join("s"), &["start"]);
+    let (code, _, error) = output_of(dir.path(), &way.join("s"), &["start"]);
     assert!(code == 6 && error.contains("a group may write in"), "{error}");
-    assert_eq!(said(dir.path(), &way.join("s"), &["stop", "--daemon"]).0, 0);
-    let (_, text, _) = said(dir.path(), &way.join("s"), &["doctor", "state-directory"]);
+    assert_eq!(output_of(dir.path(), &way.join("s"), &["stop", "--daemon"]).0, 0);
+    let (_, text, _) = output_of(dir.path(), &way.join("s"), &["doctor", "state-directory"]);
     assert!(text.starts_with("warning  state-directory"), "{text}");
 }
 
@@ -98,14 +98,14 @@ fn a_path_that_nix_or_ssh_would_misread_is_refused_by_every_verb() {
         assert_refused(dir.path(), &state, 9, why);
         assert!(!state.exists(), "nothing is made there");
     }
-    // One that an older version of this program has made.
+    // A state directory of an older version of this program.
     let old = dir.path().join("old state");
     fs::create_dir(&old).unwrap();
     set_mode(&old, 0o700);
     assert_refused(dir.path(), &old, 9, "a blank");
     let long = "x".repeat(100);
     assert_refused(dir.path(), &dir.path().join(&long), 9, &long);
-    assert_taken(dir.path(), &dir.path().join("é,x=y@z+~"));
+    assert_accepted(dir.path(), &dir.path().join("é,x=y@z+~"));
 }
 
 #[test]
@@ -118,13 +118,13 @@ fn one_that_cannot_be_made_is_named_by_every_verb() {
     }
 }
 
-/// Each kind of a thing that is no file, wherever the daemon has one: an error with a hint, or a daemon.
+/// Each kind of irregular file, in place of each file of the daemon: an error with a hint, or a daemon.
 #[test]
 fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
     let dir = place();
     let state = dir.path().join("s");
-    assert_taken(dir.path(), &state);
-    assert_eq!(said(dir.path(), &state, &["token"]).0, 0);
+    assert_accepted(dir.path(), &state);
+    assert_eq!(output_of(dir.path(), &state, &["token"]).0, 0);
     let machine = state.join("machines/builder");
     let pipe = |path: &Path| {
         if path.exists() {
@@ -134,33 +134,33 @@ fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
     };
     for file in ["known_hosts", "id_ed25519.pub", "darwin-vz-nix-connect"] {
         pipe(&machine.join(file));
-        assert_taken(dir.path(), &state);
+        assert_accepted(dir.path(), &state);
         assert!(machine.join(file).metadata().unwrap().is_file(), "{file}");
     }
     pipe(&state.join("daemon.log"));
-    assert_taken(dir.path(), &state);
+    assert_accepted(dir.path(), &state);
     for file in ["lock", "machines/builder/id_ed25519", "machines/builder/ssh_host_ed25519_key"] {
         let path = state.join(file);
         let before = path.with_extension("before");
         fs::rename(&path, &before).unwrap();
         pipe(&path);
         for verb in [&["start"][..], &["run"]] {
-            let (code, _, error) = said(dir.path(), &state, verb);
+            let (code, _, error) = output_of(dir.path(), &state, verb);
             assert!(code == 9 && error.contains("it is a pipe") && error.contains("hint: move it away"), "{error}");
         }
-        let (_, text, _) = said(dir.path(), &state, &["doctor"]);
+        let (_, text, _) = output_of(dir.path(), &state, &["doctor"]);
         assert!(text.contains("it is a pipe"), "{file}: {text}");
         fs::rename(&before, &path).unwrap();
     }
     for (file, verb) in [("api-token", &["token"][..]), ("daemon.log", &["logs"]), ("daemon.log", &["logs", "-f"])] {
         pipe(&state.join(file));
-        let (code, _, error) = said(dir.path(), &state, verb);
+        let (code, _, error) = output_of(dir.path(), &state, verb);
         assert!(code == 9 && error.contains("it is a pipe") && error.contains("hint: "), "{verb:?}: {error}");
     }
-    assert_eq!(said(dir.path(), &state, &["token", "--rotate"]).0, 0);
+    assert_eq!(output_of(dir.path(), &state, &["token", "--rotate"]).0, 0);
 }
 
-/// A user who may not write there: where root runs the tests, `nobody` is that user, with a copy of the program.
+/// A user without write permission: if root runs the tests, `nobody`, with a copy of the program.
 #[test]
 fn one_that_this_user_cannot_write_is_found_by_doctor_as_by_start() {
     let dir = place();
@@ -192,7 +192,7 @@ fn one_that_this_user_cannot_write_is_found_by_doctor_as_by_start() {
     let (code, json, _) = ask(&["doctor", "state-directory", "--json"]);
     assert_eq!(code, Some(9), "{json}");
     assert!(failed(&json).contains(&format!("cannot make the directory {}", state.display())), "{json}");
-    // And one that is there, of this user, whose files are another's or closed.
+    // And an existing directory of this user, whose files are another's or not accessible.
     set_mode(&theirs, 0o755);
     fs::create_dir(&state).unwrap();
     fs::write(state.join("daemon.log"), "").unwrap();

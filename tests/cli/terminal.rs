@@ -1,4 +1,4 @@
-//! Colours, moving lines, pipes and signals: what a terminal gets, and what nobody else does.
+//! Colours, animations, pipes and signals: what appears on a terminal only.
 
 use super::{common::Server, run};
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_darwin-vz-nix");
 
-/// A command with nothing of this computer's own settings but these variables.
+/// A command without this computer's own settings, with only these variables.
 fn clean(name: &str, dir: &Path, variables: &[(&str, &str)]) -> Command {
     let config = dir.join("config.toml");
     if !config.exists() {
@@ -27,7 +27,7 @@ fn clean(name: &str, dir: &Path, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// What the program writes on a terminal of its own, both outputs as they come.
+/// What the program writes on its own terminal, stdout and stderr as they come.
 fn on_a_terminal(dir: &Path, variables: &[(&str, &str)], args: &str) -> String {
     let mut script = clean("script", dir, variables);
     // There are two programs of this name.
@@ -45,7 +45,7 @@ const XTERM: (&str, &str) = ("TERM", "xterm");
 const RED: &str = "\x1b[1;31merror:\x1b[0m ";
 
 #[test]
-fn a_terminal_gets_colours_unless_somebody_says_no() {
+fn a_terminal_gets_colours_unless_they_are_switched_off() {
     let dir = crate::common::private_dir();
     let coloured = |variables: &[(&str, &str)], args: &str| {
         let text = on_a_terminal(dir.path(), variables, args);
@@ -61,7 +61,7 @@ fn a_terminal_gets_colours_unless_somebody_says_no() {
 }
 
 #[test]
-fn a_pipe_gets_no_escape_codes_unless_somebody_insists() {
+fn a_pipe_gets_no_escape_codes_unless_they_are_forced() {
     let server = Server::new();
     for args in [
         &["status"][..],
@@ -107,7 +107,7 @@ fn waiting_is_shown_by_a_moving_line_or_by_a_plain_one() {
 }
 
 #[test]
-fn whoever_reads_no_further_is_left_in_peace() {
+fn a_reader_that_stops_early_causes_no_error() {
     let server = Server::new();
     let shell = |line: &str| {
         let output = clean("sh", server.path(), &[]).args(["-c", line, "sh", PROGRAM]).output().unwrap();
@@ -118,7 +118,7 @@ fn whoever_reads_no_further_is_left_in_peace() {
         let code = std::fs::read_to_string(server.path().join("code")).unwrap();
         assert_eq!((first.lines().count(), said.as_str(), code.trim()), (1, "", "0"), "{args}");
     }
-    // Nobody reads what it says while it waits; the waiting is done all the same.
+    // The reader of its messages is gone; it waits all the same.
     shell("{ \"$1\" start 2>&1 >/dev/null; echo $? >code; } | true");
     assert_eq!(std::fs::read_to_string(server.path().join("code")).unwrap().trim(), "0");
     assert_eq!(server.calls().len(), 1);
@@ -142,10 +142,13 @@ fn an_interrupt_ends_it_at_once_and_quietly() {
 }
 
 #[test]
-fn a_daemon_that_does_not_run_is_told_in_one_way() {
+fn every_verb_reports_a_missing_daemon_alike() {
     let dir = crate::common::private_dir();
-    let told = run(dir.path(), &["status"]);
-    assert!(told.starts_with("exit 4\n") && told.contains("hint: start one with `darwin-vz-nix start`"), "{told}");
+    let expected = run(dir.path(), &["status"]);
+    assert!(
+        expected.starts_with("exit 4\n") && expected.contains("hint: start one with `darwin-vz-nix start`"),
+        "{expected}"
+    );
     for args in [
         &["status", "--watch"][..],
         &["status", "--connections"],
@@ -163,6 +166,6 @@ fn a_daemon_that_does_not_run_is_told_in_one_way() {
         &["generations", "delete", "1"],
         &["config", "--daemon"],
     ] {
-        assert_eq!(run(dir.path(), args), told, "{args:?}");
+        assert_eq!(run(dir.path(), args), expected, "{args:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! The API's token on TCP: printed, made, changed.
+//! The API's token on TCP: printing, creation, rotation.
 
-use super::{common::Server, program, run, told};
+use super::{common::Server, program, run, transcript};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -11,7 +11,7 @@ fn printed(text: &str) -> String {
     text.strip_prefix("exit 0\n--- stdout\n").unwrap_or_else(|| panic!("{text}")).trim().to_owned()
 }
 
-fn admitted(address: SocketAddr, token: &str) -> bool {
+fn is_accepted(address: SocketAddr, token: &str) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!("GET /v1/health HTTP/1.1\r\nHost: {address}\r\nConnection: close");
     write!(stream, "{head}\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
@@ -41,7 +41,7 @@ fn it_is_made_once_and_changed_on_demand() {
     let json: serde_json::Value = serde_json::from_str(&printed(&run(dir.path(), &["token", "--json"]))).unwrap();
     let expected = serde_json::json!({"token": second, "path": "[DIR]/api-token", "apiListen": "127.0.0.1:31180"});
     assert_eq!(json, expected);
-    // A file that was spoiled is told of, and mended by what the hint says.
+    // An invalid file is reported, and the hint repairs it.
     std::fs::write(&file, "short").unwrap();
     let text = run(dir.path(), &["token"]);
     assert!(
@@ -52,7 +52,7 @@ fn it_is_made_once_and_changed_on_demand() {
 }
 
 #[test]
-fn where_nobody_asks_for_it_it_is_printed_and_that_is_said() {
+fn a_token_that_no_listener_uses_is_printed_with_a_note() {
     let dir = crate::common::private_dir();
     let output = program(dir.path(), &["token"]).output().unwrap();
     assert_eq!(output.stdout.len(), 65, "stdout has the token alone, for `$(darwin-vz-nix token)`");
@@ -60,13 +60,13 @@ fn where_nobody_asks_for_it_it_is_printed_and_that_is_said() {
     assert!(said.contains("set api-listen"), "{said}");
     let mut quiet = program(dir.path(), &["--log-level", "error", "token"]);
     assert!(quiet.output().unwrap().stderr.is_empty());
-    // A directory that others can enter is no place for it.
+    // A directory that others can enter is refused.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = told(dir.path(), program(dir.path(), &["token", "--rotate"]));
+    let refused = transcript(dir.path(), program(dir.path(), &["token", "--rotate"]));
     assert!(refused.starts_with("exit 9\n") && refused.contains("chmod 700"), "{refused}");
 }
 
-/// `sudo darwin-vz-nix token --rotate`, where a service has a user of its own.
+/// `sudo darwin-vz-nix token --rotate`, where the service has its own user.
 #[test]
 fn what_root_makes_in_another_users_directory_is_that_users() {
     if !rustix::process::geteuid().is_root() {
@@ -94,8 +94,8 @@ fn a_daemon_that_runs_goes_by_the_new_one_at_once() {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     let first = token(&["token"]);
-    assert!(admitted(address, &first));
+    assert!(is_accepted(address, &first));
     let second = token(&["token", "--rotate"]);
-    assert!(!admitted(address, &first), "the old one is void");
-    assert!(admitted(address, &second));
+    assert!(!is_accepted(address, &first), "the old one is void");
+    assert!(is_accepted(address, &second));
 }

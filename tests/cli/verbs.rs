@@ -1,6 +1,6 @@
-//! The verbs without a daemon, and against a pretended one.
+//! The verbs without a daemon, and with a fake one.
 
-use super::{common::Server, program, run, told};
+use super::{common::Server, program, run, transcript};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use dvn_guest::ssh::{block::PINNED, keys::Keys};
 use dvn_host::machine_dir::{MachineDir, StateDir};
@@ -79,7 +79,7 @@ fn destroy_asks_and_deletes_without_a_daemon_under_the_lock() {
     ");
     assert!(machine.user_key().exists());
     let lock = StateDir::open(dir.path()).unwrap().lock().unwrap();
-    assert!(run(dir.path(), &["destroy", "--yes"]).starts_with("exit 8\n"), "somebody has the lock");
+    assert!(run(dir.path(), &["destroy", "--yes"]).starts_with("exit 8\n"), "another process has the lock");
     drop(lock);
     assert!(machine.user_key().exists());
     assert_snapshot!(run(dir.path(), &["destroy", "--yes"]), @r"
@@ -105,7 +105,7 @@ fn logs_of_a_daemon_that_has_ended() {
 }
 
 #[test]
-fn boots_are_told_with_why_they_failed_and_their_consoles_shown() {
+fn boots_are_listed_with_why_they_failed_and_their_consoles_shown() {
     let server = Server::new();
     assert_snapshot!(run(server.path(), &["logs", "--boots"]), @r"
     exit 0
@@ -138,7 +138,7 @@ fn boots_are_told_with_why_they_failed_and_their_consoles_shown() {
     }
 }
 
-/// The daemon may find what this command does not, and the other way round.
+/// The daemon's PATH may have programs that this command's lacks, and the reverse.
 #[test]
 fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it_was() {
     let server = Server::new();
@@ -147,7 +147,7 @@ fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it
     let alone = crate::common::private_dir();
     let mut doctor = program(alone.path(), &["doctor", "backend"]);
     doctor.env("PATH", "/nonexistent/bin");
-    let found = told(alone.path(), doctor);
+    let found = transcript(alone.path(), doctor);
     assert!(found.starts_with("exit 5\n"), "{found}");
     assert!(
         found.contains("as no daemon runs: a daemon may have another search path than /nonexistent/bin"),
@@ -156,7 +156,7 @@ fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it
 }
 
 #[test]
-fn start_tells_the_boot_and_stop_stops() {
+fn start_shows_the_boot_and_stop_stops() {
     let server = Server::new();
     assert_snapshot!(run(server.path(), &["start", "--cores", "1", "--memory", "1G"]), @r"
     exit 0
@@ -273,7 +273,7 @@ fn connect_carries_stdin_and_stdout_and_ignores_what_nix_adds() {
     let server = Server::new();
     let mut command = program(server.path(), &["connect", "--service", "nix", "--stdio", "--store", "x"]);
     command.write_stdin(vec![b'x'; 3_000_000]);
-    assert_eq!(told(server.path(), command), "exit 0\n--- stdout\nread 3000000\n");
+    assert_eq!(transcript(server.path(), command), "exit 0\n--- stdout\nread 3000000\n");
     let mut command = program(server.path(), &["connect", "--service", "ssh"]);
     let sent: Vec<u8> = (0..1_000_000).map(|n| (n % 251) as u8).collect();
     command.write_stdin(sent.clone());
@@ -313,11 +313,11 @@ fn connect_ends_with_the_guest_although_stdin_stays_open_and_loses_no_time() {
 }
 
 #[test]
-fn connect_needs_no_configuration_when_it_is_told_the_daemon_and_the_machine() {
+fn connect_needs_no_configuration_with_the_daemon_and_the_machine_given() {
     let server = Server::new();
     let mut command = program(server.path(), &["--machine", "builder", "connect"]);
     command.env("DARWIN_VZ_NIX_CONFIG", "/nonexistent");
-    assert_eq!(told(server.path(), command), "exit 0\n--- stdout\nread 0\n");
+    assert_eq!(transcript(server.path(), command), "exit 0\n--- stdout\nread 0\n");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
     let bin = server.path().join("a bin");
     std::fs::create_dir(&bin).unwrap();
     let machine = with_keys(server.path());
-    // Shows its arguments, then does with its proxy command what ssh does.
+    // Prints its arguments, then uses its proxy command as ssh does.
     let script = "#!/bin/sh\nfor a; do case $a in ProxyCommand=*) proxy=${a#ProxyCommand=};; *) printf '%s|' \"$a\";; esac; done\n\
                   echo; exec sh -c \"exec $proxy\" </dev/null\n";
     std::fs::write(bin.join("ssh"), script).unwrap();
@@ -335,7 +335,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
     command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
     let key = machine.user_key().display().to_string();
     let hosts = machine.known_hosts().display().to_string();
-    let text = told(server.path(), command);
+    let text = transcript(server.path(), command);
     let expected = format!(
         "exit 0\n--- stdout\n-F|none|-o|IdentityFile=\"{key}\"|-o|-o|UserKnownHostsFile=\"{hosts}\"|-o|HostKeyAlias=darwin-vz-builder|\
          -o|StrictHostKeyChecking=yes|-o|IdentitiesOnly=yes|-o|GlobalKnownHostsFile=none|-l|builder|--|darwin-vz-builder|uname|-a|\n\
@@ -345,7 +345,7 @@ fn ssh_runs_the_systems_ssh_with_this_program_as_its_proxy() {
 
     let mut command = program(server.path(), &["ssh"]);
     command.env("PATH", server.path());
-    assert_snapshot!(told(server.path(), command), @r"
+    assert_snapshot!(transcript(server.path(), command), @r"
     exit 5
     --- stderr
     builder: starting
@@ -380,7 +380,7 @@ fn nix_config_prints_its_sections() {
             ["--state-dir", state_dir.to_str().unwrap(), "nix-config"].iter().chain(args).copied().collect();
         run(dir.path(), &args)
     };
-    // Nothing ran yet: what is printed is made for it.
+    // Nothing has run yet: the command creates what it prints.
     let pinned = nix_config(&["--only", "known-hosts"]);
     let machine = machine_dir(&state_dir);
     let host_key = std::fs::read_to_string(machine.known_hosts()).unwrap();
@@ -431,11 +431,11 @@ fn nix_config_prints_its_sections() {
 #[test]
 fn capabilities_tell_what_works_and_why_not() {
     let dir = tempfile::tempdir().unwrap();
-    // Where no program is: the answer is that they are missing, even though the settings are broken, too.
+    // Without these programs, the report says that they are missing, even though the settings are invalid, too.
     std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
     let mut command = program(dir.path(), &["capabilities", "--json"]);
     command.env("PATH", dir.path());
-    let text = told(dir.path(), command);
+    let text = transcript(dir.path(), command);
     let json: serde_json::Value = serde_json::from_str(text.strip_prefix("exit 0\n--- stdout\n").unwrap()).unwrap();
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
     assert!(

@@ -1,4 +1,4 @@
-//! The API, served over a real Unix socket, with a daemon behind it that only pretends.
+//! The API, served over a real Unix socket, with a fake daemon behind it.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 #![allow(dead_code, reason = "each test program uses a part")]
@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The computer on which the pretended daemon runs.
+/// The computer on which the fake daemon runs.
 pub const HOST: HostFacts = HostFacts { cores: 8, memory: 16 * GIB, arch: None, rosetta: false, nix: false };
 
 /// A daemon with the machines `builder` and `stuck`, whose boots never end.
@@ -45,15 +45,15 @@ pub struct Fake {
     generation: watch::Sender<u64>,
     /// For tests to send.
     pub events: broadcast::Sender<Event>,
-    /// What was asked, in order.
+    /// The calls, in order.
     pub calls: Mutex<Vec<String>>,
-    /// Boots of `stuck` that somebody waits for.
+    /// Pending boots of `stuck`.
     pub waiting: Arc<AtomicUsize>,
-    /// Whoever holds it keeps what stops guests from going on.
+    /// Holding it delays the stop of guests.
     pub brake: tokio::sync::Mutex<()>,
-    /// Calls that have stopped all guests, or deleted state, to their end.
+    /// Completed calls that stop all guests, or delete state.
     pub finished: AtomicUsize,
-    /// What the next start or connection fails with.
+    /// The error of the next start or connection.
     pub fault: Mutex<Option<Report>>,
 }
 
@@ -63,14 +63,14 @@ pub struct Server {
     pub fake: Arc<Fake>,
     /// Its state directory.
     pub dir: tempfile::TempDir,
-    /// Where it answers on TCP, if it does.
+    /// Its TCP address, if any.
     pub tcp: Option<SocketAddr>,
     stop: CancellationToken,
     thread: Option<JoinHandle<Result<(), Report>>>,
 }
 
 impl Server {
-    /// Serves in a thread of its own, with a state directory of its own.
+    /// Serves in a new thread, with a new state directory.
     pub fn new() -> Server {
         Server::at(crate::common::private_dir())
     }
@@ -115,12 +115,12 @@ impl Server {
         self.dir.path()
     }
 
-    /// Waits until somebody else ends it.
+    /// Waits until it is shut down from elsewhere.
     pub fn join(mut self) -> Result<(), Report> {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// What was asked so far.
+    /// The calls so far.
     pub fn calls(&self) -> Vec<String> {
         self.fake.calls.lock().unwrap().clone()
     }
@@ -178,7 +178,7 @@ impl Fake {
     }
 }
 
-/// The timeline of every pretended boot.
+/// The timeline of every fake boot.
 pub fn timeline() -> BootTimeline {
     let phase = |name: &str, at_ms| TimelinePhase { name: name.to_owned(), at_ms };
     BootTimeline {
@@ -189,7 +189,7 @@ pub fn timeline() -> BootTimeline {
     }
 }
 
-/// One boot that went well and is over, and one before that failed.
+/// A successful boot that has ended, and a failed one before it.
 pub fn boots() -> Vec<BootRecord> {
     let good = BootRecord {
         number: 8,
@@ -218,7 +218,7 @@ pub fn event(id: u64) -> Event {
     Event { id, unix_ms: 7, machine: "builder".parse().unwrap(), what: What::State { state: State::Starting } }
 }
 
-/// Two of them, the configured bundle and one built from a recipe.
+/// Two generations: the configured bundle and one built from a recipe.
 pub fn generations() -> GenerationList {
     let floor = GenerationStatus {
         number: 0,
@@ -337,7 +337,7 @@ impl Control for Fake {
             self.known(machine)?;
             self.called(format!("start {machine} {request:?}"))?;
             self.moved(State::Starting);
-            // Long enough for a client to see it, on a busy computer too.
+            // Long enough for a client to see it, also on a busy computer.
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             self.state.lock().unwrap().1 = Some(timeline());
             self.moved(State::Running { leases: 0, idle_stop_in_ms: Some(90 * 60 * 1000), builds: 0 });
@@ -429,8 +429,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Its sshd sends a banner, then every byte back. Its nix-daemon reads to the end, and then tells how much that was, so that
-/// it answers only a client which can close one half.
+/// Its sshd sends a banner, then echoes every byte. Its nix-daemon reads to the end, then sends the number of bytes, so
+/// that it answers only a client which can close one half.
 struct Guest(Service);
 
 impl Tunnel for Guest {
@@ -462,7 +462,7 @@ impl Tunnel for Guest {
     }
 }
 
-/// A directory that may hold keys: a state directory that others could read is refused.
+/// A directory for keys: a state directory that others could read is refused.
 pub fn private_dir() -> tempfile::TempDir {
     let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     tempfile::Builder::new().permissions(closed).tempdir().unwrap()

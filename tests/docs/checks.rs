@@ -1,4 +1,4 @@
-//! What must hold of every page. Each check gives back everything that is wrong, for whoever mends it.
+//! Checks for every page. Each returns all errors that it finds.
 
 use super::markdown::{self, Page};
 use std::{
@@ -39,7 +39,7 @@ impl Pages {
         self.pages.iter()
     }
 
-    /// Links and anchors that lead nowhere, in the repository or in the book.
+    /// Broken links and anchors, in the repository or in the book.
     pub fn dead_links(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (path, page) in &self.pages {
@@ -82,7 +82,8 @@ impl Pages {
         }
     }
 
-    /// Pages of the book that its summary does not list, decisions that their list doesn't, and what the summary lists twice.
+    /// Pages of the book that its summary does not list, decisions that their list doesn't, and duplicates in the
+    /// summary.
     pub fn unlisted(&self) -> Vec<String> {
         let (summary, decisions) = (Path::new("docs/SUMMARY.md"), Path::new("docs/decisions/README.md"));
         let links = |list: &Path| -> Vec<PathBuf> {
@@ -101,7 +102,7 @@ impl Pages {
         twice.chain(missing(summary, "docs")).chain(missing(decisions, "docs/decisions")).collect()
     }
 
-    /// Commands of our program, wherever they are shown, that it does not have, or flags that they don't take.
+    /// Shown commands of our program that it does not have, or flags that they don't take.
     pub fn unknown_commands(&self, reference: &Reference) -> Vec<String> {
         let mut wrong = Vec::new();
         for (path, page) in &self.pages {
@@ -117,7 +118,7 @@ impl Pages {
         wrong
     }
 
-    /// Options of the nix-darwin module, wherever they are shown, that it does not have. `known` is their reference.
+    /// Shown options of the nix-darwin module that it does not have. `known` is their reference.
     pub fn unknown_options(&self, known: &Path) -> Vec<String> {
         let reference = fs::read_to_string(self.root.join(known)).unwrap();
         let known: BTreeSet<&str> = reference.lines().filter_map(|line| line.strip_prefix("## ")).collect();
@@ -139,8 +140,8 @@ impl Pages {
     }
 }
 
-/// Numbers that tables of another builder's options give for the module's defaults, `` `cores` (4) `` in the last column, where
-/// the module has another, and sentences that give a feature to another option than the module does.
+/// Wrong defaults of the module in the tables for other builders, `` `cores` (4) `` in the last column, and sentences
+/// that attribute a feature to the wrong option.
 impl Pages {
     /// See above. `known` is the reference of the options.
     pub fn wrong_defaults(&self, below: &str, known: &Path) -> Vec<String> {
@@ -176,7 +177,7 @@ impl Pages {
                     }
                 }
             }
-            // What comes with nested virtualization needs no line of its own.
+            // What comes with nested virtualization needs no line.
             for feature in ["kvm", "nixos-test"] {
                 let by_hand = text.split(['.', '|']).map(|sentence| sentence.replace('\n', " ")).find(|sentence| {
                     sentence.contains(&format!("`{feature}`"))
@@ -208,7 +209,7 @@ fn defaults_given(cell: &str) -> Vec<(String, String)> {
     given
 }
 
-/// What a relative link means; `None` leads above the root.
+/// The target of a relative link; `None` is above the root.
 fn joined(page: &Path, link: &str) -> Option<PathBuf> {
     let mut path = page.parent()?.to_owned();
     for part in Path::new(link).components() {
@@ -221,7 +222,7 @@ fn joined(page: &Path, link: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The words after our program's name, up to what ends a command, each time it is called.
+/// The words after our program's name, up to the end of the command, for each call.
 fn commands(code: &str) -> Vec<Vec<String>> {
     let code = code.split(" #").next().unwrap_or_default();
     let mut found = Vec::new();
@@ -233,7 +234,7 @@ fn commands(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// What `docs/cli.md` says there is.
+/// The commands and flags in `docs/cli.md`.
 pub struct Reference {
     /// Flags by command; those of every command under no name.
     flags: BTreeMap<String, BTreeSet<String>>,
@@ -258,7 +259,7 @@ impl Reference {
         Reference { flags }
     }
 
-    /// What is wrong with a command line.
+    /// The errors of a command line.
     fn complaint(&self, words: &[String]) -> Option<String> {
         let everywhere = &self.flags[""];
         let mut words = words.iter().map(|word| word.trim_matches(['"', '\'', ','])).peekable();

@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Those between its pages that lead nowhere.
+/// Broken links between its pages.
 pub fn dead_links(book: &Path) -> Vec<String> {
     let mut pages = BTreeMap::new();
     let mut todo = vec![book.to_owned()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            // The page for what is not found has links from the site's root, the one to print all anchors anew.
+            // The 404 page has links from the site's root, and the print page has all anchors again.
             let own =
                 path.file_name().is_some_and(|name| name == "404.html" || name == "print.html" || name == "toc.html");
             match path.extension() {

@@ -1,5 +1,5 @@
-//! The documentation against the tree that it describes: links, the book's summary, commands and settings that are shown, and
-//! the book as mdbook makes it. Whether the generated pages are fresh is seen in `tests/cli` and `tests/api.rs`.
+//! The documentation against the source tree: links, the book's summary, shown commands and settings, and the book as
+//! mdbook builds it. `tests/cli` and `tests/api.rs` check that the generated pages are current.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -67,7 +67,7 @@ fn what_is_said_of_defaults_is_so() {
     }
 }
 
-/// `--rebuild` builds here, and asks no builder: as a proof that there is one, it shows nothing.
+/// `--rebuild` builds locally without a builder, so it proves nothing.
 #[test]
 fn no_build_that_is_shown_for_a_guest_is_a_rebuild() {
     let mut seen = 0;
@@ -91,7 +91,7 @@ fn every_file_of_settings_that_is_shown_can_be_read() {
     let mut seen = 0;
     for (path, page) in pages().iter() {
         for (_, line, text) in page.blocks.iter().filter(|(language, ..)| language == "toml") {
-            // This computer may have less than the example.
+            // This computer may have fewer resources than the example.
             fs::write(
                 &file,
                 text.replace("cores = 4", "cores = 1").replace("\"8G\"", "\"1G\"").replace("\"4G\"", "\"1G\""),
@@ -108,7 +108,7 @@ fn every_file_of_settings_that_is_shown_can_be_read() {
     assert!(seen > 3, "there are {seen}: the test has shrunk");
 }
 
-/// What can be wrong with a page is found.
+/// The checks find every kind of error.
 #[test]
 fn the_checks_find_what_they_are_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -179,7 +179,7 @@ fn the_book_is_made_without_a_warning_and_its_links_lead_somewhere() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("WARN") && !said.contains("ERROR"), "{said}");
     none(html::dead_links(&book));
-    // It does find them.
+    // The checks do find them.
     let page = book.join("guides/linux.html");
     let text = fs::read_to_string(&page).unwrap();
     fs::write(&page, text.replacen("../config.html", "../config.html#gone", 1)).unwrap();

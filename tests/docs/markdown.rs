@@ -1,11 +1,11 @@
-//! As much of Markdown as these pages use: headings, links, code.
+//! The subset of Markdown that these pages use: headings, links, code.
 
-/// A page, taken apart.
+/// A parsed page.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// The names by which its headings can be linked to.
+    /// The anchors of its headings.
     pub anchors: Vec<String>,
-    /// Where its links lead, with the lines they stand in.
+    /// The targets of its links, with their lines.
     pub links: Vec<(usize, String)>,
     /// Its fenced code: the language, the line after the fence, and the text.
     pub blocks: Vec<(String, usize, String)>,
@@ -13,7 +13,7 @@ pub struct Page {
     pub spans: Vec<(usize, String)>,
 }
 
-/// Reads one. Lines count from 1.
+/// Parses one. Lines count from 1.
 pub fn read(text: &str) -> Page {
     let mut page = Page::default();
     let mut fence: Option<(String, usize, String)> = None;
@@ -34,7 +34,7 @@ pub fn read(text: &str) -> Page {
         if let Some(heading) = line.get(hashes..).and_then(|rest| rest.strip_prefix(' ')).filter(|_| hashes > 0) {
             page.anchors.push(unique(slug(heading), &page.anchors));
         }
-        // Code spans hide what looks like links; every other piece between backticks is one.
+        // Code spans hide text that looks like a link; every second piece between backticks is one.
         let mut prose = String::new();
         for (index, piece) in line.split('`').enumerate() {
             match index % 2 {

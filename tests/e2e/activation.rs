@@ -1,6 +1,6 @@
 //! Sockets that a service manager opened before the daemon ran, handed over as systemd does it.
 
-use crate::lab::{Lab, PATIENCE, wait};
+use crate::lab::{Lab, TIMEOUT, wait};
 use std::{
     io::Read,
     net::{TcpListener, TcpStream},
@@ -12,7 +12,7 @@ fn a_connection_made_before_the_daemon_ran_is_answered_by_the_vm() {
     let port = listener.local_addr().unwrap().port();
     let mut lab = Lab::new(&format!("listen = \"127.0.0.1:{port}\""));
     let mut early = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early.set_read_timeout(Some(TIMEOUT)).unwrap();
 
     lab.activate_daemon(listener);
     wait("the daemon to answer", || lab.cli(&["status"]).status.success());

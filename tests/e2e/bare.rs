@@ -1,4 +1,4 @@
-//! The references: the same guest booted by QEMU alone, and its vsock without our doors.
+//! The references: the same guest booted with QEMU alone, and its vsock without our daemon.
 
 use crate::lab::{Lab, wait};
 use std::{
@@ -22,13 +22,13 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Learns from the guest that runs.
+    /// Takes the arguments from the running guest.
     pub fn like(lab: &Lab) -> Bare {
         let dir = lab.dir.path().join("bare");
         fs::create_dir(&dir).unwrap();
         let (run, data) = (lab.machine().join("run"), lab.machine().join("data.img"));
         fs::copy(run.join("initrd"), dir.join("initrd")).unwrap();
-        // As blank as ours was before its first boot.
+        // As blank as ours before its first boot.
         fs::File::create(dir.join("data.img")).unwrap().set_len(fs::metadata(&data).unwrap().len()).unwrap();
         let moved = |pid: u32| -> Vec<String> {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
@@ -65,8 +65,8 @@ impl Bare {
         took
     }
 
-    /// Starts both and waits until the guest has dialled. Asking it again and again is no way: a connection that meets the guest's
-    /// driver halfway through its start is never answered.
+    /// Starts both and waits until the guest has dialled. Polling does not work: a connection that reaches the guest's
+    /// driver in the middle of its start is never answered.
     pub fn boot(&self) -> Running {
         for socket in ["vhost-vsock", "vsock", AGENT, "qmp"] {
             let _ = fs::remove_file(self.dir.join(socket));
@@ -87,7 +87,7 @@ impl Bare {
     }
 }
 
-/// A guest that runs, until dropped.
+/// A running guest, until dropped.
 pub struct Running {
     monitor: UnixStream,
     agent: UnixStream,
@@ -96,7 +96,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// The first line that the agent says: it is ready.
+    /// The first line of the agent: it is ready.
     pub fn ready(&self) -> String {
         let mut line = String::new();
         BufReader::new(&self.agent).read_line(&mut line).unwrap();
@@ -138,7 +138,7 @@ fn start(words: &[String]) -> Child {
     command.spawn().unwrap()
 }
 
-/// A stream to a port of the guest, as vhost-device-vsock offers it.
+/// A stream to a port of the guest, through vhost-device-vsock.
 pub fn dial(socket: &Path, port: u32) -> std::io::Result<UnixStream> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

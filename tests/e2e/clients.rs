@@ -1,8 +1,8 @@
-//! Versions of Nix that hosts have, old and new, at both doors. docs/guides/nix-versions.md has what follows from it.
+//! Old and new versions of Nix on the host, at both doors. docs/guides/nix-versions.md has the results.
 //!
-//! Each is Debian's, from the suite that `tests/tools/setup.sh` names, in a directory of its own. The guest's is 2.26.
+//! Each is Debian's, from the suite that `tests/tools/setup.sh` names, in a separate directory. The guest's is 2.26.
 
-use crate::lab::{Door, Lab, derivation, handed, said, stderr, wait};
+use crate::lab::{Door, Lab, derivation, path_from_env, stderr, stdout_of, wait};
 use std::{
     fs,
     io::Write,
@@ -13,7 +13,7 @@ use std::{
 struct Client {
     /// The suite of Debian that it is from.
     suite: &'static str,
-    /// Major and minor version; of the suite that moves, the least.
+    /// Major and minor version; for the moving suite the minimum.
     version: [u32; 2],
     moves: bool,
 }
@@ -25,12 +25,12 @@ const CLIENTS: [Client; 3] = [
 ];
 
 impl Client {
-    /// Has the lab's host use it, after a look at its version.
+    /// Makes the lab's host use it, and checks its version.
     fn install(&self, lab: &mut Lab) {
-        lab.nix_programs = handed("DVN_TEST_NIX_CLIENTS").join(self.suite);
+        lab.nix_programs = path_from_env("DVN_TEST_NIX_CLIENTS").join(self.suite);
         assert!(lab.nix_programs.is_dir(), "{:?} is not there: run `tests/tools/setup.sh tests`", lab.nix_programs);
-        let text = said(&lab.host_nix("nix").arg("--version").output().unwrap(), "nix --version");
-        // Not by a macro: the line shall be read of a test that succeeds, too.
+        let text = stdout_of(&lab.host_nix("nix").arg("--version").output().unwrap(), "nix --version");
+        // Not by a macro: the line must appear in the output of a successful test, too.
         let _ = write!(std::io::stderr(), "Nix of Debian {}: {text}", self.suite);
         let mut numbers = text.trim().rsplit(' ').next().unwrap().split('.').map(|number| number.parse().unwrap());
         let version = [numbers.next().unwrap(), numbers.next().unwrap()];
@@ -38,7 +38,7 @@ impl Client {
         assert!(fits, "{} has {version:?}, and {:?} was expected", self.suite, self.version);
     }
 
-    /// What asks whether a store answers, by the name that this version has for it.
+    /// The command of this version that checks whether a store answers.
     fn info(&self) -> &'static str {
         if self.version < [2, 26] { "ping" } else { "info" }
     }
@@ -51,7 +51,7 @@ fn address(lab: &Lab, door: Door) -> String {
 }
 
 fn run(command: &mut Command, what: &str) -> String {
-    said(&command.output().unwrap(), what).trim().to_owned()
+    stdout_of(&command.output().unwrap(), what).trim().to_owned()
 }
 
 /// A file in the host's store.
@@ -67,15 +67,16 @@ fn copying(name: &str, input: &str) -> String {
     expression.replacen("derivation {", &format!("derivation {{ input = builtins.storePath {input};"), 1)
 }
 
-/// A build of it by the old command, which all versions have. Gives the whole output, and what was built.
+/// Builds it with the old command, which all versions have. Returns the whole output and the result.
 fn build(lab: &Lab, nix: &mut Command, name: &str, input: &str) -> (Output, String) {
     let output = nix.args(["--no-out-link", "-E", &copying(name, input)]).output().unwrap();
-    let text = fs::read_to_string(lab.result(&said(&output, name))).unwrap();
+    let text = fs::read_to_string(lab.result(&stdout_of(&output, name))).unwrap();
     (output, text)
 }
 
-/// Everything that a client does at a door: asks whether the machine answers, builds, copies both ways, looks at paths.
-fn use_door(lab: &Lab, client: &Client, door: Door) {
+/// Everything that a client does at a door: checks whether the machine answers, builds, copies both ways, queries
+/// paths.
+fn check_door(lab: &Lab, client: &Client, door: Door) {
     let (suite, address) = (client.suite, address(lab, door));
     let name = |what: &str| format!("{suite}-{}-{what}", door.name());
     let nix = |args: &[&str]| run(lab.nix("nix", door).args(args), &format!("{}: nix {args:?}", name("")));
@@ -101,7 +102,7 @@ fn use_door(lab: &Lab, client: &Client, door: Door) {
     assert_eq!(fs::read_to_string(lab.result(&there)).unwrap(), format!("{}\n", name("copied")));
 }
 
-/// What does not depend on the door: a builder that a file names, and a question about a path that the guest has not.
+/// What does not depend on the door: a builder from a file, and a query for a path that the guest lacks.
 fn use_file(lab: &Lab, client: &Client) {
     let door = Door::Direct;
     let machines = lab.dir.path().join("machines");
@@ -110,21 +111,22 @@ fn use_file(lab: &Lab, client: &Client) {
     nix.arg("--builders").arg(format!("@{}", machines.display()));
     let name = format!("{}-by-file", client.suite);
     assert_eq!(build(lab, &mut nix, &name, &add(lab, &format!("{name}-input"))).1, format!("{name}-input\n"));
-    let unknown = lab.nix("nix", door).args(["path-info", "--store", &address(lab, door), &absent()]).output().unwrap();
+    let unknown =
+        lab.nix("nix", door).args(["path-info", "--store", &address(lab, door), &missing_path()]).output().unwrap();
     assert!(!unknown.status.success() && stderr(&unknown).contains("is not valid"), "{}", stderr(&unknown));
 }
 
 /// A path that no store has.
-fn absent() -> String {
-    format!("/nix/store/{}-absent", "0".repeat(32))
+fn missing_path() -> String {
+    format!("/nix/store/{}-missing_path", "0".repeat(32))
 }
 
-/// What the program itself does with the host's Nix, to find out whether all is well.
-fn consult_doctor(lab: &Lab) {
+/// The program's own use of the host's Nix for its checks.
+fn run_doctor(lab: &Lab) {
     let mut doctor = lab.program(&["doctor", "nix-config", "build", "--deep"]);
     doctor.env("PATH", format!("{}:{}", lab.nix_programs.display(), lab.path));
     doctor.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
-    let text = said(&doctor.output().unwrap(), "doctor");
+    let text = stdout_of(&doctor.output().unwrap(), "doctor");
     assert!(text.lines().filter(|line| line.starts_with("ok ")).count() == 2, "{text}");
 }
 
@@ -134,10 +136,10 @@ fn every_version_of_nix_asks_builds_and_copies_through_both_doors() {
     for client in &CLIENTS {
         client.install(&mut lab);
         for door in [Door::Direct, Door::Ssh] {
-            use_door(&lab, client, door);
+            check_door(&lab, client, door);
         }
         use_file(&lab, client);
-        consult_doctor(&lab);
+        run_doctor(&lab);
     }
     assert_eq!(lab.boots(), 1);
     wait("the connections to end", || lab.leases() == 0);
@@ -146,7 +148,7 @@ fn every_version_of_nix_asks_builds_and_copies_through_both_doors() {
 #[test]
 fn every_version_of_nix_builds_where_the_hosts_store_is_shared() {
     let mut lab = Lab::sharing("cores = 2");
-    // The oldest comes last, as a guest that has left the host's store does without it until its next boot.
+    // The oldest comes last: a guest that has left the host's store does not use it until its next boot.
     for client in CLIENTS.iter().rev() {
         client.install(&mut lab);
         lab.end_host_nix();

@@ -2,7 +2,7 @@
 
 mod at_ready;
 
-use crate::lab::{Door, Lab, said, stderr};
+use crate::lab::{Door, Lab, stderr, stdout_of};
 use std::time::{Duration, Instant};
 
 const WHERE: &str = "read id </proc/sys/kernel/random/boot_id; echo boot $id; echo boot $id > $out";
@@ -19,7 +19,7 @@ fn a_build_starts_the_vm_runs_in_it_and_it_stops_when_idle() {
     assert_eq!(lab.boots(), 0);
 
     let output = lab.build(Door::Direct, "direct", WHERE).output().unwrap();
-    let path = said(&output, "the build");
+    let path = stdout_of(&output, "the build");
     let built_on = boot_id(&stderr(&output));
     let here = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert_ne!(built_on, here.trim(), "it was built in another kernel than this");
@@ -49,7 +49,7 @@ fn a_build_starts_the_vm_runs_in_it_and_it_stops_when_idle() {
 
     // The other door, on the same machine and disk.
     let output = lab.build(Door::Ssh, "ssh", WHERE).output().unwrap();
-    said(&output, "the build through ssh");
+    stdout_of(&output, "the build through ssh");
     assert_ne!(boot_id(&stderr(&output)), built_on, "it is another boot");
     assert_eq!((lab.boots(), lab.status()["lastBoot"]["dataDisk"].as_str()), (2, Some("kept")));
 }
@@ -67,14 +67,14 @@ fn twenty_parallel_builds_from_a_stopped_vm_cause_one_boot() {
     let mut nix = lab.nix("nix-build", Door::Ssh);
     nix.args(["--no-out-link", "-E", &format!("[ {all} ]")]);
     let config = nix.get_envs().find(|(key, _)| *key == "NIX_CONFIG").unwrap().1.unwrap().to_str().unwrap().to_owned();
-    // Twenty at once, each with a connection of its own, where the line of nix-config allows as many as there are cores.
+    // Twenty at once, each with its own connection; the line of nix-config allows as many as there are cores.
     let mut words: Vec<_> = config.lines().next().unwrap().split(' ').map(str::to_owned).collect();
     let jobs =
         words.iter().position(|word| word.parse::<u32>().is_ok()).expect("the builder line has a number of jobs");
     words[jobs] = "20".to_owned();
     let rest = config.lines().skip(1).collect::<Vec<_>>().join("\n");
     nix.env("NIX_CONFIG", format!("{}\n{rest}\n", words.join(" ")));
-    let paths = said(&nix.output().unwrap(), "twenty builds");
+    let paths = stdout_of(&nix.output().unwrap(), "twenty builds");
     assert_eq!(paths.lines().count(), 20, "{paths}");
     for path in paths.lines() {
         assert!(lab.result(path).is_file(), "{path}");
@@ -99,7 +99,7 @@ fn killing_qemu_in_a_build_fails_it_and_the_next_one_needs_no_command() {
     lab.await_state("stopped");
     assert!(lab.status()["lastExit"].as_str().unwrap().starts_with("crashed: "), "{}", lab.status());
 
-    said(&lab.build(Door::Direct, "next", WHERE).output().unwrap(), "the next build");
+    stdout_of(&lab.build(Door::Direct, "next", WHERE).output().unwrap(), "the next build");
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "rebuilt", "an unclean disk is not booted into");
     assert_eq!(lab.boots(), 2);
 }

@@ -1,6 +1,6 @@
-//! `doctor` on real machines: a healthy one has no fault, and each fault that is planted is found by its check alone.
+//! `doctor` on real machines: a healthy one has no fault, and each planted fault is found by its check alone.
 
-use crate::lab::{Lab, bundle_like, handed, wait};
+use crate::lab::{Lab, bundle_like, path_from_env, wait};
 use serde_json::Value;
 use std::{
     fs::{self, File},
@@ -10,17 +10,17 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What `doctor --json` says, with its exit code.
-struct Told {
+/// The output of `doctor --json`, with its exit code.
+struct Findings {
     code: i32,
     checks: Vec<Value>,
 }
 
-impl Told {
-    fn by(mut doctor: Command) -> Told {
+impl Findings {
+    fn by(mut doctor: Command) -> Findings {
         let output = doctor.output().unwrap();
         let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        Told { code: output.status.code().unwrap(), checks: json["checks"].as_array().unwrap().clone() }
+        Findings { code: output.status.code().unwrap(), checks: json["checks"].as_array().unwrap().clone() }
     }
 
     fn with(&self, outcomes: &[&str]) -> Vec<&str> {
@@ -33,25 +33,25 @@ impl Told {
     }
 }
 
-fn doctor(lab: &Lab, args: &[&str]) -> Told {
-    Told::by(lab.program(&[&["doctor", "--json"], args].concat()))
+fn doctor(lab: &Lab, args: &[&str]) -> Findings {
+    Findings::by(lab.program(&[&["doctor", "--json"], args].concat()))
 }
 
 #[test]
 fn a_healthy_machine_has_no_fault_and_is_left_as_it_was() {
     let mut lab = Lab::running("");
-    lab.path = format!("{}:{}", lab.path, handed("DVN_TEST_NIX").display());
+    lab.path = format!("{}:{}", lab.path, path_from_env("DVN_TEST_NIX").display());
     let mut deep = lab.program(&["doctor", "--json", "--deep"]);
     deep.env("NIX_CONFIG", format!("builders = {}", lab.ok(&["nix-config", "--only", "builders"])));
-    let told = Told::by(deep);
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (0, vec![]), "{:#?}", told.checks);
-    // What this computer has none of, what the machine does not use, and a network that may be closed. The checks of files come
-    // first, before there was a boot to record.
+    let findings = Findings::by(deep);
+    assert_eq!((findings.code, findings.with(&["failed", "warning"])), (0, vec![]), "{:#?}", findings.checks);
+    // Checks that do not apply to this computer or machine, and a network that may be blocked. The checks of files come
+    // first, before there is a recorded boot.
     let elsewhere =
         ["nested", "rosetta", "signature", "boots", "api-port", "service", "ssh-config", "store-case", "network"];
-    let skipped = told.with(&["not-applicable"]);
-    assert!(skipped.iter().all(|name| elsewhere.contains(name)), "{:#?}", told.checks);
-    let build = told.of("build")["evidence"].as_str().unwrap();
+    let skipped = findings.with(&["not-applicable"]);
+    assert!(skipped.iter().all(|name| elsewhere.contains(name)), "{:#?}", findings.checks);
+    let build = findings.of("build")["evidence"].as_str().unwrap();
     assert!(build.starts_with("built in the guest with Linux "), "{build}");
     let here = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert!(!build.contains(here.trim()), "{build}");
@@ -78,25 +78,25 @@ fn a_daemon_that_a_connection_starts_is_woken_and_ended_again() {
 fn at_rest(settings: &str) -> Lab {
     let mut lab = Lab::running(settings);
     lab.end_daemon();
-    let told = doctor(&lab, &[]);
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (0, vec![]), "{:#?}", told.checks);
+    let findings = doctor(&lab, &[]);
+    assert_eq!((findings.code, findings.with(&["failed", "warning"])), (0, vec![]), "{:#?}", findings.checks);
     lab
 }
 
-/// The fault is found by that check alone, with that exit code.
-fn found(lab: &Lab, check: &str, code: i32) -> Told {
-    let told = doctor(lab, &[]);
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (code, vec![check]), "{:#?}", told.checks);
-    told
+/// Only that check finds the fault, with that exit code.
+fn found(lab: &Lab, check: &str, code: i32) -> Findings {
+    let findings = doctor(lab, &[]);
+    assert_eq!((findings.code, findings.with(&["failed", "warning"])), (code, vec![check]), "{:#?}", findings.checks);
+    findings
 }
 
-/// And is gone after `--fix`, which says what it did.
+/// It is gone after `--fix`, which reports the repair.
 fn repaired(lab: &Lab, check: &str, code: i32) {
     let plan = found(lab, check, code).of(check)["repairs"].as_array().unwrap().len();
-    let told = doctor(lab, &["--fix"]);
-    let done = told.of(check)["repaired"].as_array().unwrap_or_else(|| panic!("{:#?}", told.checks));
+    let findings = doctor(lab, &["--fix"]);
+    let done = findings.of(check)["repaired"].as_array().unwrap_or_else(|| panic!("{:#?}", findings.checks));
     assert!(plan > 0 && !done.is_empty(), "{done:?}");
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (0, vec![]), "{:#?}", told.checks);
+    assert_eq!((findings.code, findings.with(&["failed", "warning"])), (0, vec![]), "{:#?}", findings.checks);
     assert_eq!(doctor(lab, &[]).code, 0);
 }
 
@@ -122,7 +122,7 @@ fn faults_in_the_state_directory_are_found_and_repaired() {
     set_mode(&lab.state(), 0o755);
     repaired(&lab, "state-directory", 9);
 
-    // What was repaired is good enough for the daemon itself.
+    // The daemon itself accepts what was repaired.
     lab.run_daemon();
     assert_eq!(doctor(&lab, &[]).code, 0);
 }
@@ -144,8 +144,8 @@ fn faults_around_the_machine_are_found() {
     let bundle = bundle_like(tmp.path(), |json| json["kernel"] = "gzip".into());
     fs::write(bundle.join("gzip"), [&[0x1f, 0x8b][..], &[0; 2000]].concat()).unwrap();
     lab.configure(&format!("bundle = {bundle:?}"));
-    let told = found(&lab, "kernel", 6);
-    assert!(told.of("kernel")["evidence"].as_str().unwrap().contains("compressed with gzip"));
+    let findings = found(&lab, "kernel", 6);
+    assert!(findings.of("kernel")["evidence"].as_str().unwrap().contains("compressed with gzip"));
 
     let tmp = tempfile::tempdir().unwrap();
     let bundle = bundle_like(tmp.path(), |json| json["initrd"] = "absent".into());
@@ -154,7 +154,7 @@ fn faults_around_the_machine_are_found() {
     lab.configure("");
 
     let mut misled = lab.program(&["doctor", "--json"]);
-    misled.env("PATH", format!("{}:{}", lab.path, handed("DVN_TEST_NIX").display()));
+    misled.env("PATH", format!("{}:{}", lab.path, path_from_env("DVN_TEST_NIX").display()));
     misled.env(
         "NIX_CONFIG",
         format!(
@@ -162,8 +162,13 @@ fn faults_around_the_machine_are_found() {
             std::env::consts::ARCH
         ),
     );
-    let told = Told::by(misled);
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (3, vec!["nix-config"]), "{:#?}", told.checks);
+    let findings = Findings::by(misled);
+    assert_eq!(
+        (findings.code, findings.with(&["failed", "warning"])),
+        (3, vec!["nix-config"]),
+        "{:#?}",
+        findings.checks
+    );
 }
 
 #[test]
@@ -174,9 +179,14 @@ fn a_bundle_for_another_processor_and_a_full_volume_are_found() {
     let at = volume.path().to_str().unwrap();
     assert!(mount(&["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "small", at]), "these tests run as root");
     let full = Lab::in_state(&volume.path().join("s"), "");
-    let told = doctor(&full, &[]);
+    let findings = doctor(&full, &[]);
     assert!(mount(&["umount", at]));
-    assert_eq!((told.code, told.with(&["failed", "warning"])), (9, vec!["disk-space"]), "{:#?}", told.checks);
+    assert_eq!(
+        (findings.code, findings.with(&["failed", "warning"])),
+        (9, vec!["disk-space"]),
+        "{:#?}",
+        findings.checks
+    );
 
     let mut lab = Lab::new("");
     let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
@@ -191,6 +201,6 @@ fn a_bundle_for_another_processor_and_a_full_volume_are_found() {
     let tmp = tempfile::tempdir().unwrap();
     let bundle = bundle_like(tmp.path(), |json| json["arch"] = other.into());
     lab.configure(&format!("bundle = {bundle:?}"));
-    let told = found(&lab, "bundle", 6);
-    assert!(told.of("bundle")["evidence"].as_str().unwrap().contains(&format!("is for {other}")));
+    let findings = found(&lab, "bundle", 6);
+    assert!(findings.of("bundle")["evidence"].as_str().unwrap().contains(&format!("is for {other}")));
 }

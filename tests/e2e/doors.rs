@@ -1,6 +1,6 @@
-//! The ways into a guest: ssh and direct, alone and in crowds.
+//! The doors to a guest: ssh and direct, one connection and many.
 
-use crate::lab::{Door, Lab, derivation, kill, said, stderr, wait};
+use crate::lab::{Door, Lab, derivation, kill, stderr, stdout_of, wait};
 use std::{
     fs,
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 fn connect(lab: &Lab) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
-    stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(crate::lab::TIMEOUT)).unwrap();
     stream
 }
 
@@ -43,7 +43,7 @@ fn ssh_starts_a_stopped_vm_and_trusts_only_the_pinned_key() {
 }
 
 #[test]
-fn nobody_in_the_guest_but_root_can_read_the_keys_or_pose_as_the_agent() {
+fn only_root_in_the_guest_can_read_the_keys_or_pose_as_the_agent() {
     let lab = Lab::running("");
     let look = "for f in /run/darwin-vz /run/darwin-vz/* /darwin-vz /darwin-vz/*; do cat $f 2>/dev/null | grep -l -e PRIVATE -e token; done; true";
     assert_eq!(lab.ssh(look).trim(), "");
@@ -110,7 +110,7 @@ fn a_large_result_arrives_whole_through_both_doors() {
     for (door, name) in [(Door::Direct, "large-direct"), (Door::Ssh, "large-ssh")] {
         let script = "head -c 12000000 /dev/urandom > $out; sha256sum $out";
         let output = lab.build(door, name, script).output().unwrap();
-        let path = said(&output, name);
+        let path = stdout_of(&output, name);
         let sum = stderr(&output).split_whitespace().find(|word| word.len() == 64).unwrap().to_owned();
         let file = lab.result(&path);
         let here = std::process::Command::new("sha256sum").arg(&file).output().unwrap();
@@ -128,20 +128,20 @@ fn a_guest_that_dies_ends_its_connections_with_an_error() {
     kill(lab.qemu(), "KILL");
     let began = std::time::Instant::now();
     assert!(!session.wait().unwrap().success());
-    assert!(began.elapsed() < Duration::from_secs(20), "the client was told at once, not by a timeout");
+    assert!(began.elapsed() < Duration::from_secs(20), "the client got the error at once, not by a timeout");
     lab.await_state("stopped");
 }
 
 #[test]
 fn a_clock_that_the_guest_has_changed_is_right_for_the_next_connection() {
     let lab = Lab::running("");
-    // Root in the guest, as the daemon of its Nix is, for whom a trusted user names a program.
+    // Root in the guest, like its nix-daemon, which runs a program for a trusted user.
     lab.ssh("printf '#!/bin/sh\\ndate -s 2020-02-02\\n' >/tmp/change && chmod 755 /tmp/change");
     for door in [Door::Direct, Door::Ssh] {
         let build = derivation(&format!("before-{door:?}"), "echo >$out");
         lab.ssh(&format!("nix-build --no-out-link --option post-build-hook /tmp/change -E '{build}'"));
         let built =
-            said(&lab.build(door, &format!("the-date-{door:?}"), "date +%s >$out").output().unwrap(), "a build");
+            stdout_of(&lab.build(door, &format!("the-date-{door:?}"), "date +%s >$out").output().unwrap(), "a build");
         let there: u64 = fs::read_to_string(lab.result(&built)).unwrap().trim().parse().unwrap();
         let here = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         assert!(there.abs_diff(here) < 60, "{there} there and {here} here");

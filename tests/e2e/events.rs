@@ -1,16 +1,16 @@
-//! What a watcher hears of a real build.
+//! The events of a real build.
 
-use crate::lab::{Door, Lab, said};
+use crate::lab::{Door, Lab, stdout_of};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
 };
 
-/// Events as the API tells them from now on; a watcher that hears nothing for long gives up.
+/// Events of the API from now on; gives up after a long silence.
 fn events(lab: &Lab) -> impl Iterator<Item = Value> {
     let mut stream = UnixStream::connect(lab.state().join("api.sock")).unwrap();
-    stream.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(crate::lab::TIMEOUT)).unwrap();
     write!(stream, "GET /v1/events HTTP/1.0\r\n\r\n").unwrap();
     let mut lines = BufReader::new(stream).lines();
     let head = lines.next().unwrap().unwrap();
@@ -19,12 +19,12 @@ fn events(lab: &Lab) -> impl Iterator<Item = Value> {
 }
 
 #[test]
-fn a_build_is_told_when_it_has_begun_and_when_it_is_over() {
+fn a_build_is_reported_when_it_begins_and_when_it_ends() {
     let lab = Lab::running("");
     lab.ok(&["start"]);
     let mut events = events(&lab);
     let build = std::thread::spawn({
-        // Longer than two looks at the guest.
+        // Longer than two queries of the guest.
         let mut build = lab.build(Door::Direct, "watched", "sleep 12; echo done > $out");
         move || build.output().unwrap()
     });
@@ -37,12 +37,12 @@ fn a_build_is_told_when_it_has_begun_and_when_it_is_over() {
             heard.push((kind, event["running"].as_u64()));
         }
     }
-    said(&build.join().unwrap(), "the build");
+    stdout_of(&build.join().unwrap(), "the build");
     let builds: Vec<_> = heard.iter().filter(|(kind, _)| kind == "builds").map(|(_, running)| *running).collect();
     assert_eq!(builds, [Some(1), Some(0)], "{heard:?}");
     let at = |wanted: &str| heard.iter().position(|(kind, _)| kind == wanted).unwrap();
     assert!(at("opened") < at("builds"), "{heard:?}");
-    // Long before the guest would be stopped as idle, for which it would be asked, too.
+    // Long before an idle stop, for which the guest would be queried, too.
     assert!(lab.is("running"));
     let metrics = lab.api("/v1/metrics");
     for line in ["darwin_vz_builds{machine=\"builder\"} 0", "darwin_vz_builds_seen_total{machine=\"builder\"} 1"] {

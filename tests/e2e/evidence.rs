@@ -1,4 +1,4 @@
-//! What is known after the fact: the consoles of boots before, why one failed, what a helper said last.
+//! Evidence after the fact: the consoles of earlier boots, why one failed, a helper's last output.
 
 use crate::lab::{Lab, backend, bundle, bundle_like, kill, wait};
 use serde_json::Value;
@@ -30,15 +30,15 @@ fn the_console_and_the_reason_of_a_failed_boot_are_there_after_a_good_one() {
     let printed = |boot: &str| lab.ok(&["logs", "--console", "--boot", boot]);
     assert!(printed("-1").contains("FAILED: ") && printed("1").contains("FAILED: "));
     assert!(!printed("0").contains("FAILED: ") && printed("0") == lab.ok(&["logs", "--console"]));
-    let told = lab.ok(&["logs", "--boots"]);
-    assert!(told.contains("FAILED: ") && told.contains(broken.to_str().unwrap()), "{told}");
-    let told = lab.ok(&["doctor", "boots"]);
-    assert!(told.starts_with("ok ") && told.contains("FAILED: ") && told.contains("logs --boot 1"), "{told}");
+    let shown = lab.ok(&["logs", "--boots"]);
+    assert!(shown.contains("FAILED: ") && shown.contains(broken.to_str().unwrap()), "{shown}");
+    let shown = lab.ok(&["doctor", "boots"]);
+    assert!(shown.starts_with("ok ") && shown.contains("FAILED: ") && shown.contains("logs --boot 1"), "{shown}");
     let records = boots(&lab);
     assert_eq!((&records[0]["outcome"], &records[1]["outcome"]), (&"running".into(), &"failed".into()));
     assert!(lab.fails(&["logs", "--boot", "-2"], 11).contains("hint: "));
 
-    // Also where no daemon runs, and not after the machine was deleted.
+    // Also without a daemon, and not after the machine was deleted.
     lab.end_daemon();
     assert!(lab.ok(&["logs", "--boot", "-1"]).contains("FAILED: "));
     assert!(lab.ok(&["logs", "--boots"]).contains("powered-off"));
@@ -47,15 +47,15 @@ fn the_console_and_the_reason_of_a_failed_boot_are_there_after_a_good_one() {
     assert!(!lab.machine().join("boots").exists());
 }
 
-/// The reasons of boots that fail for what is in the bundle, each before whatever the console said last.
+/// The reasons of boots that fail because of the bundle. The reason comes before the end of the console.
 #[test]
 fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
     let whole = bundle();
     let manifest: Value = serde_json::from_slice(&fs::read(whole.join("guest.json")).unwrap()).unwrap();
     let image = manifest["images"][0]["file"].as_str().unwrap().to_owned();
     let initrd = manifest["initrd"].as_str().unwrap().to_owned();
-    type Harm<'a> = &'a dyn Fn(&Path);
-    let cases: [(&str, Harm); 2] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Damage); 2] = [
         ("a system image that ends too early", &|bundle| {
             let data = fs::read(whole.join(&image)).unwrap();
             replace(&bundle.join(&image), &data[..data.len() / 3]);
@@ -70,7 +70,8 @@ fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
         let output = lab.cli(&["start"]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{what}");
-        // What is seen before the boot needs no console. That of `vz` begins with a driver which is a module of the initrd.
+        // A fault found before the boot needs no console. On `vz` the console begins with a driver which is a module of
+        // the initrd.
         let seen_before = output.status.code() == Some(6);
         let silent = backend() == "vz" && error.contains("nothing was seen on its console");
         assert!(seen_before || silent || error.contains("the console says why: "), "{what}: {error}");
@@ -80,7 +81,7 @@ fn a_boot_that_fails_says_why_and_not_only_how_it_ended() {
     }
 }
 
-/// A whole file system as the bundle's system, with nothing in it: the host sees no fault, and the guest finds no program.
+/// A valid, empty file system as the bundle's system: the host sees no fault, and the guest finds no program.
 fn empty_system(bundle: &Path) {
     let manifest: Value = serde_json::from_slice(&fs::read(bundle.join("guest.json")).unwrap()).unwrap();
     let image = bundle.join(manifest["images"][0]["file"].as_str().unwrap());
@@ -94,8 +95,7 @@ fn replace(file: &Path, bytes: &[u8]) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Every program that runs a guest, wrapped so that it ends early with a word: before it does anything, or by itself while the guest
-/// runs.
+/// Wraps every program that runs a guest so that it ends early with a message: at its start, or while the guest runs.
 #[test]
 fn a_helper_that_ends_early_is_quoted_with_what_to_do() {
     if backend() == "vz" {
@@ -116,7 +116,7 @@ fn a_helper_that_ends_early_is_quoted_with_what_to_do() {
     }
 }
 
-/// QEMU opens its monitor before it asks for the guest's memory.
+/// QEMU opens its monitor before it allocates the guest's memory.
 #[test]
 fn qemu_that_gets_no_memory_says_so() {
     if backend() == "vz" {
@@ -142,7 +142,7 @@ fn a_helper_that_fails_while_the_guest_runs_is_quoted_too() {
     let mut lab = Lab::new("");
     let helper = "vhost-device-vsock";
     let real = found(&lab.path, helper);
-    // The name of the process stays that of the helper, by which it is found here.
+    // The process keeps the helper's name, by which the test finds it.
     let script = format!(
         "{} \"$@\" & child=$!; trap 'kill -KILL $child; echo out of luck >&2; exit 9' USR1; wait $child",
         real.display()
@@ -162,8 +162,8 @@ fn a_helper_that_fails_while_the_guest_runs_is_quoted_too() {
     lab.await_state("stopped");
     let exit = lab.status()["lastExit"].as_str().unwrap().to_owned();
     assert!(exit.contains("vhost-device-vsock ended with exit code 9: ") && exit.contains("out of luck"), "{exit}");
-    let told = lab.ok(&["doctor", "boots"]);
-    assert!(told.starts_with("warning ") && told.contains("out of luck"), "{told}");
+    let shown = lab.ok(&["doctor", "boots"]);
+    assert!(shown.starts_with("warning ") && shown.contains("out of luck"), "{shown}");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_daemon_whose_state_directory_goes_stops_its_guest_and_ends() {
             }
             false => fs::remove_dir_all(lab.state()).unwrap(),
         }
-        // Whoever connects is an occasion to look.
+        // Each connection makes the daemon check.
         let _connection = std::net::TcpStream::connect(("127.0.0.1", lab.port));
         wait("the guest to be gone", || !crate::lab::alive(qemu));
         wait("the daemon to be gone", || !crate::lab::alive(daemon));
@@ -188,7 +188,7 @@ fn a_daemon_whose_state_directory_goes_stops_its_guest_and_ends() {
         let expected = if replaced { "was replaced by another" } else { "was deleted" };
         assert!(said.contains(expected) && said.contains("hint: "), "{said}");
         lab.fails(&["status"], 4);
-        // What comes next is a daemon like any other.
+        // The next one is an ordinary daemon.
         lab.kill_daemon();
         lab.run_daemon();
         lab.ok(&["start"]);
@@ -206,8 +206,8 @@ fn a_daemon_whose_socket_goes_makes_another_and_keeps_its_guest() {
     assert!(lab.is("running") && lab.boots() == 1);
 }
 
-/// A file that blocks whoever opens it, as on a volume that does not answer: for as long as this process has a lease on it the kernel
-/// holds others up, for 45 s.
+/// A file that blocks every program that opens it, as on a volume that does not answer: while this process has a lease
+/// on it, the kernel blocks others for up to 45 s.
 #[test]
 fn a_bundle_that_hangs_keeps_no_daemon_from_its_end() {
     let tmp = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ fn a_bundle_that_hangs_keeps_no_daemon_from_its_end() {
     let mut lab = Lab::running(&format!("bundle = {bundle:?}\nstop-grace = \"60s\""));
     let waits = lab.program(&["start"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     lab.await_state("starting");
-    // Until it is at that file.
+    // Until it has reached that file.
     let pid = lab.daemon_pid();
     wait("the boot to hang", || {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
@@ -239,8 +239,8 @@ fn a_bundle_that_hangs_keeps_no_daemon_from_its_end() {
                 || fs::read_to_string(thread.path().join("stack")).is_ok_and(|stack| stack.contains("lease"))
         })
     });
-    let told = String::from_utf8_lossy(&lab.cli(&["doctor", "bundle", "kernel"]).stdout).into_owned();
-    assert!(told.contains("do not answer within"), "{told}");
+    let shown = String::from_utf8_lossy(&lab.cli(&["doctor", "bundle", "kernel"]).stdout).into_owned();
+    assert!(shown.contains("do not answer within"), "{shown}");
     let begun = std::time::Instant::now();
     lab.end_daemon();
     assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
@@ -254,7 +254,8 @@ fn wrap(dir: &Path, name: &str, script: &str) {
     let file = dir.join(name);
     fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
-    // A file that is open for writing cannot be run, and a child of another test may have it for a moment.
+    // A file that is open for writing cannot be executed, and a child of another test may have inherited it for a
+    // moment.
     File::open(&file).unwrap().sync_all().unwrap();
 }
 

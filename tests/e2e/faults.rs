@@ -1,10 +1,10 @@
-//! Guests, helpers and daemons that fail: each is an event with a reason, and nothing of it is left.
+//! Guests, helpers and daemons that fail: each failure is an event with a reason, and leaves nothing behind.
 
-use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, said, wait};
+use crate::lab::{Door, Lab, alive, backend, bundle_like, kill, stdout_of, wait};
 use std::fs;
 
 #[test]
-fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
+fn a_kernel_panic_is_reported_with_its_last_output_and_backs_off() {
     let tmp = tempfile::tempdir().unwrap();
     let bundle = bundle_like(tmp.path(), |json| {
         let cmdline = json["cmdline"].as_str().unwrap().replace("quiet", "");
@@ -19,7 +19,7 @@ fn a_kernel_that_panics_is_told_with_its_last_words_and_backs_off() {
     let error = lab.fails(&["connect", "--service", "ssh"], 7);
     assert!(error.contains("panic"), "{error}");
     assert_eq!(lab.boots(), boots, "within the back-off nothing boots");
-    // The console of `vz` is a virtio device, whose driver is a module that this guest did not get to load.
+    // The console of `vz` is a virtio device, whose driver is a module that this guest did not load.
     if backend() != "vz" {
         assert!(lab.ok(&["logs", "--console"]).contains("Kernel panic"));
     }
@@ -33,7 +33,7 @@ fn a_guest_that_never_gets_ready_is_given_up_with_what_was_seen_last() {
     let lab = Lab::running(&format!("bundle = {bundle:?}\nboot-timeout = \"1500ms\""));
     let error = lab.fails(&["start"], 7);
     assert!(error.contains("not ready within 1s 500ms"), "{error}");
-    // As above: so early there may be nothing on the console of `vz`.
+    // As above: the console of `vz` may still be empty.
     let silent = backend() == "vz" && error.contains("nothing was seen on its console");
     assert!(silent || error.contains("the console said last: "), "{error}");
     wait("QEMU to be gone", || lab.children("vhost-device-vsock").is_empty());
@@ -61,7 +61,7 @@ fn a_frozen_guest_does_not_hold_its_clients_for_ever() {
     wait("the build to run", || lab.ssh("ps | grep -c '[s]leep 1' || true").trim() != "0");
     kill(lab.qemu(), "STOP");
     assert!(!build.wait().unwrap().success());
-    said(&lab.build(Door::Direct, "next", "echo done > $out").output().unwrap(), "the next build");
+    stdout_of(&lab.build(Door::Direct, "next", "echo done > $out").output().unwrap(), "the next build");
     assert_eq!(lab.boots(), 2);
 }
 

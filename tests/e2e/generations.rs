@@ -1,6 +1,6 @@
-//! Guest systems that the guest builds: tried at an idle moment, kept if they come up, left if they do not.
+//! Guest systems that the guest builds: tried when the machine is idle, kept if they come up, dropped otherwise.
 
-use crate::lab::{Door, Lab, backend, bundle, handed, said, wait};
+use crate::lab::{Door, Lab, backend, bundle, path_from_env, stdout_of, wait};
 use serde_json::Value;
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What every recipe here does first: the kernel and the initrd are those of the guest under test.
+/// The first part of every recipe here: the kernel and the initrd are those of the guest under test.
 const KERNEL: &str = "set -e; mkdir $out; gzip -dc $kernel > $out/vmlinux; cp $initrd $out/initrd";
 
 /// A recipe in the lab's own store: a script with the bundle's files, compressed, as variables.
@@ -33,11 +33,11 @@ fn recipe(lab: &Lab, script: &str) -> String {
         }
         format!("{name} = builtins.path {{ path = {path:?}; name = {name:?}; }};")
     };
-    // What goes into the guest is hashed there, which is slow under translation: so it goes compressed.
+    // The guest hashes its inputs, which is slow under emulation: so they are compressed.
     let sources = [
         make("kernel", &kernel, &["gzip", "-1", "-c"]),
         make("image", "system.img", &["gzip", "-1", "-c"]),
-        // As long as it was, so that nothing else in the image moves: the sandbox of builds gets no `/bin/sh`.
+        // The same length, so that nothing else in the image moves: the sandbox of builds gets no `/bin/sh`.
         make(
             "shellless",
             "system.img",
@@ -52,9 +52,9 @@ fn recipe(lab: &Lab, script: &str) -> String {
         std::env::consts::ARCH,
         sources.concat()
     );
-    // What Nix would read as its own in a string.
+    // Escapes what Nix would interpret in a string.
     let expression = expression.replace("\\$", "$").replace("${", "\\${");
-    said(&lab.nix("nix-instantiate", Door::Direct).args(["--expr", &expression]).output().unwrap(), "the recipe")
+    stdout_of(&lab.nix("nix-instantiate", Door::Direct).args(["--expr", &expression]).output().unwrap(), "the recipe")
         .trim()
         .to_owned()
 }
@@ -63,7 +63,7 @@ fn recipe(lab: &Lab, script: &str) -> String {
 fn with_recipe(script: &str) -> Lab {
     let mut lab = Lab::new("");
     let recipe = recipe(&lab, script);
-    lab.configure(&format!("recipe = {recipe:?}\nnix = {:?}", handed("DVN_TEST_NIX")));
+    lab.configure(&format!("recipe = {recipe:?}\nnix = {:?}", path_from_env("DVN_TEST_NIX")));
     run(&mut lab);
     lab
 }
@@ -76,8 +76,8 @@ fn run(lab: &mut Lab) {
     wait("the daemon to answer", || lab.cli(&["status"]).status.success());
 }
 
-/// Programs that were told of this lab's machine: `nix`, and what it calls.
-fn visitors(lab: &Lab) -> usize {
+/// Programs whose command line names this lab's machine: `nix`, and its children.
+fn nix_clients(lab: &Lab) -> usize {
     let machine = lab.machine().display().to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
@@ -88,11 +88,11 @@ fn list(lab: &Lab) -> Value {
     serde_json::from_str(&lab.ok(&["generations", "--json"])).unwrap()
 }
 
-fn prospect(lab: &Lab) -> String {
+fn pending(lab: &Lab) -> String {
     list(lab)["prospect"]["is"].as_str().unwrap_or_default().to_owned()
 }
 
-/// A guest that builds a guest takes its time, more so beside other tests.
+/// A guest that builds a guest is slow, more so beside other tests.
 fn until(lab: &Lab, what: &str, mut is_so: impl FnMut(&Lab) -> bool) {
     let begun = Instant::now();
     while !is_so(lab) {
@@ -108,21 +108,21 @@ fn address(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_there() {
+fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_at_an_idle_moment() {
     let script = format!(
         "{KERNEL}; gzip -dc $image > $out/system.img; sed 's/quiet/quiet successor=1/' $manifest > $out/guest.json"
     );
     let mut lab = with_recipe(&script);
-    let before = said(&lab.build(Door::Direct, "before", "echo before > $out").output().unwrap(), "a build");
+    let before = stdout_of(&lab.build(Door::Direct, "before", "echo before > $out").output().unwrap(), "a build");
     let keys = || ["id_ed25519", "ssh_host_ed25519_key"].map(|key| fs::read(lab.machine().join(key)).unwrap());
     let keys_before = keys();
     assert!(!lab.ssh("cat /proc/cmdline").contains("successor"));
 
     let mut user = lab.program(&["ssh", "--", "sleep 1000"]).stdout(Stdio::null()).spawn().unwrap();
-    until(&lab, "it is built", |lab| prospect(lab) == "waiting");
+    until(&lab, "it is built", |lab| pending(lab) == "waiting");
     assert!(lab.ok(&["status"]).contains("generation 1 is built"), "{}", lab.ok(&["status"]));
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!((prospect(&lab).as_str(), lab.boots()), ("waiting", 1), "somebody is logged in");
+    assert_eq!((pending(&lab).as_str(), lab.boots()), ("waiting", 1), "a client is logged in");
     user.kill().unwrap();
     user.wait().unwrap();
     until(&lab, "it is current", |lab| list(lab)["current"] == 1);
@@ -134,12 +134,12 @@ fn a_guest_builds_its_successor_which_takes_over_disk_and_keys_when_nobody_is_th
     assert!(keys() == keys_before);
     let mut known = lab.nix("nix", Door::Direct);
     known.args(["path-info", "--store", &address(&lab), before.trim()]);
-    assert_eq!(said(&known.output().unwrap(), "what was built before"), before);
+    assert_eq!(stdout_of(&known.output().unwrap(), "what was built before"), before);
 
     lab.end_daemon();
     lab.run_daemon();
     assert!(lab.ssh("cat /proc/cmdline").contains("successor=1"), "it is what boots");
-    assert_eq!((lab.boots(), prospect(&lab).as_str()), (1, ""), "and there is nothing to build");
+    assert_eq!((lab.boots(), pending(&lab).as_str()), (1, ""), "and there is nothing to build");
 
     lab.ok(&["generations", "rollback"]);
     lab.await_state("stopped");
@@ -162,14 +162,14 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
          sed 's|quiet|rdinit=/nonexistent root=/dev/none|' $manifest > $out/guest.json"
     );
     let lab = with_recipe(&script);
-    until(&lab, "it is tried", |lab| prospect(lab) == "trying");
-    said(&lab.build(Door::Direct, "meanwhile", "echo built > $out").output().unwrap(), "a build during the try");
+    until(&lab, "it is tried", |lab| pending(lab) == "trying");
+    stdout_of(&lab.build(Door::Direct, "meanwhile", "echo built > $out").output().unwrap(), "a build during the try");
 
     let list = list(&lab);
     let bad = &list["generations"][1];
     assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
     let why = bad["why"]["message"].as_str().unwrap();
-    // As in faults.rs: so early there may be nothing on the console of `vz`.
+    // As in faults.rs: the console of `vz` may still be empty.
     assert!(why.contains("panic") || backend() == "vz" && why.contains("before it was ready"), "{why}");
     assert!(lab.ok(&["status"]).contains("generation 1 does not work, so generation 0 boots"));
     std::thread::sleep(Duration::from_secs(2));
@@ -182,27 +182,27 @@ fn a_successor_that_does_not_boot_is_left_for_the_last_good_guest_and_no_client_
 fn a_successor_that_answers_and_cannot_build_is_left_for_the_last_good_guest() {
     let script = format!("{KERNEL}; gzip -dc $shellless > $out/system.img; cp $manifest $out/guest.json");
     let lab = with_recipe(&script);
-    until(&lab, "it is found to be bad", |lab| prospect(lab) == "bad");
+    until(&lab, "it is found to be bad", |lab| pending(lab) == "bad");
     let list = list(&lab);
     let bad = &list["generations"][1];
     assert_eq!((&list["current"], &bad["verdict"]), (&0.into(), &"bad".into()), "{list}");
     let why = bad["why"]["message"].as_str().unwrap();
     assert!(why.contains("the guest is up, but it cannot build") && why.contains("/bin/sh"), "{why}");
-    said(&lab.build(Door::Direct, "after", "echo built > $out").output().unwrap(), "a build after the try");
+    stdout_of(&lab.build(Door::Direct, "after", "echo built > $out").output().unwrap(), "a build after the try");
     assert_eq!(lab.boots(), 3, "the guest that built, the one that could not, and the one that took over");
 }
 
 #[test]
-fn a_recipe_that_cannot_be_built_is_told_with_its_last_words_and_the_machine_works_on() {
+fn a_recipe_that_cannot_be_built_is_reported_with_its_last_output_and_the_machine_works_on() {
     let lab = with_recipe("echo $manifest is no good >&2; exit 7");
-    until(&lab, "it is given up", |lab| prospect(lab) == "given-up");
+    until(&lab, "it is given up", |lab| pending(lab) == "given-up");
     let status = lab.ok(&["status"]);
     assert!(status.contains("could not build the recipe") && status.contains("logs --build"), "{status}");
     assert!(lab.ok(&["logs", "--build"]).contains("manifest is no good"));
-    said(&lab.build(Door::Direct, "after", "echo after > $out").output().unwrap(), "a build");
-    assert_eq!((lab.boots(), prospect(&lab).as_str()), (1, "given-up"));
+    stdout_of(&lab.build(Door::Direct, "after", "echo after > $out").output().unwrap(), "a build");
+    assert_eq!((lab.boots(), pending(&lab).as_str()), (1, "given-up"));
     lab.ok(&["generations", "build"]);
-    assert_eq!(prospect(&lab), "building", "who asks gets another attempt");
+    assert_eq!(pending(&lab), "building", "a request gets another attempt");
 }
 
 #[test]
@@ -210,11 +210,11 @@ fn a_daemon_that_is_killed_while_its_guest_builds_leaves_nothing_and_the_next_on
     let mut lab = with_recipe("cat $manifest; while :; do read x </dev/zero; done");
     let is_built = |lab: &Lab| lab.ok(&["logs", "--build"]).contains("building '");
     until(&lab, "it is built", is_built);
-    assert!(visitors(&lab) > 0);
+    assert!(nix_clients(&lab) > 0);
     lab.kill_daemon();
-    wait("all to be gone", || visitors(&lab) == 0);
+    wait("all to be gone", || nix_clients(&lab) == 0);
     run(&mut lab);
     until(&lab, "it is built again", |lab| lab.boots() == 1 && is_built(lab));
     lab.ok(&["stop", "--force"]);
-    until(&lab, "it is postponed", |lab| prospect(lab) == "postponed");
+    until(&lab, "it is postponed", |lab| pending(lab) == "postponed");
 }

@@ -1,11 +1,11 @@
-//! The builds that README and guides show, word for word, on a host of another system with a shared store: what a Mac is to its
-//! Nix. Each must come from the guest, each time that it is run, and must fail where there is no builder.
+//! The builds of README and guides, word for word, on a host of another system with a shared store, like a Mac. Each
+//! must come from the guest, every time, and must fail without a builder.
 
 #[path = "../docs/markdown.rs"]
 #[allow(dead_code, reason = "of a page, only the code is wanted")]
 mod markdown;
 
-use crate::lab::{Lab, handed};
+use crate::lab::{Lab, path_from_env};
 use std::{
     cell::Cell,
     fs,
@@ -18,12 +18,12 @@ use std::{
 #[derive(Debug)]
 struct Shown {
     page: String,
-    /// What its block has before it, as far as it is of the program's.
+    /// The part of its block before it that runs our program.
     before: Vec<String>,
     command: String,
 }
 
-/// All `nix build` in the blocks for a shell.
+/// All `nix build` commands in shell blocks.
 fn shown() -> Vec<Shown> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![PathBuf::from("README.md")];
@@ -48,7 +48,7 @@ fn shown() -> Vec<Shown> {
     shown
 }
 
-/// The commands of a block: a line each, or as many as a quotation or a backslash goes on for.
+/// The commands of a block: one per line, or several lines of a quotation or after a backslash.
 fn commands(code: &str) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     let mut open = false;
@@ -63,18 +63,19 @@ fn commands(code: &str) -> Vec<String> {
     commands
 }
 
-/// What a user of the guides has: the program and Nix on PATH, a builder in Nix's configuration where the page has the module, and
-/// a flake in the directory. Words of the guides that are about another computer are replaced here, and nowhere else.
-struct Desk {
+/// The environment of a reader of the guides: the program and Nix on PATH, a builder in Nix's configuration if the page
+/// has the module, and a flake in the directory. Only this function replaces words of the guides that concern another
+/// computer.
+struct Setup {
     lab: Lab,
     cwd: PathBuf,
     builders: String,
     runs: Cell<u32>,
 }
 
-impl Desk {
-    fn new() -> Desk {
-        // The shared store is what a Mac has by default.
+impl Setup {
+    fn new() -> Setup {
+        // A Mac shares the store by default.
         let lab = Lab::sharing("");
         let dir = lab.dir.path().to_owned();
         let cwd = dir.join("d");
@@ -84,7 +85,7 @@ impl Desk {
         let arch = std::env::consts::ARCH;
         let run = "builtins.derivation { inherit name; system = \"SYSTEM\"; builder = \"/bin/sh\"; args = [ \"-c\" script ]; PATH = \"/bin\"; }";
         let run = run.replace("SYSTEM", &format!("{arch}-linux"));
-        // nixpkgs, as far as the guides use it.
+        // The parts of nixpkgs that the guides use.
         let nixpkgs =
             format!("{{ outputs = _: {{ legacyPackages.{arch}-linux.runCommand = name: _: script: {run}; }}; }}");
         fs::write(dir.join("nixpkgs/flake.nix"), nixpkgs).unwrap();
@@ -98,16 +99,16 @@ impl Desk {
         fs::set_permissions(dir.join("bin/darwin-vz-nix"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(dir.join("config.toml"), cwd.join("config.toml")).unwrap();
         let builders = lab.ok(&["nix-config", "--only", "builders"]).trim().to_owned();
-        let desk = Desk { lab, cwd, builders, runs: Cell::new(0) };
-        desk.write_project();
-        // Of a repository Nix takes what git knows; a state directory in it is none of that.
+        let setup = Setup { lab, cwd, builders, runs: Cell::new(0) };
+        setup.write_project();
+        // Nix takes from a repository what git tracks; a state directory in it is not tracked.
         for args in [&["init", "--quiet"][..], &["add", "flake.nix"]] {
-            assert!(Command::new("git").args(args).current_dir(&desk.cwd).status().unwrap().success());
+            assert!(Command::new("git").args(args).current_dir(&setup.cwd).status().unwrap().success());
         }
-        desk
+        setup
     }
 
-    /// Writes a project of the user's, with something in it that was never built.
+    /// Writes a project of the user, with content that was never built.
     fn write_project(&self) {
         let number = self.runs.replace(self.runs.get() + 1);
         let arch = std::env::consts::ARCH;
@@ -128,7 +129,7 @@ impl Desk {
     fn run(&self, command: &str, builders: &str) -> Output {
         self.write_project();
         let dir = self.lab.dir.path();
-        let path = format!("{}/bin:{}:{}", dir.display(), handed("DVN_TEST_NIX").display(), self.lab.path);
+        let path = format!("{}/bin:{}:{}", dir.display(), path_from_env("DVN_TEST_NIX").display(), self.lab.path);
         let mut bash = Command::new("timeout");
         bash.args(["100", "bash", "-euc", &self.words(command)])
             .current_dir(&self.cwd)
@@ -165,7 +166,7 @@ fn stderr(output: &Output) -> String {
 fn every_build_that_is_shown_comes_from_the_guest() {
     let shown = shown();
     assert!(shown.len() > 5, "the guides show {} builds: the test has shrunk", shown.len());
-    let desk = Desk::new();
+    let setup = Setup::new();
     let here = fs::read_to_string("/proc/version").unwrap();
     for Shown { page, before, command } in &shown {
         assert!(command.contains("-linux"), "{page} shows a build for no system of a guest:\n{command}");
@@ -173,28 +174,28 @@ fn every_build_that_is_shown_comes_from_the_guest() {
         let own: Vec<_> =
             before.iter().filter(|line| line.contains("--state-dir") && line.contains(" start")).collect();
         for line in &own {
-            let started = desk.run(line, "");
+            let started = setup.run(line, "");
             assert!(started.status.success(), "{page}: {line}\n{}", stderr(&started));
         }
         // On a page without the module, the command itself names the builder.
-        let builders = if command.contains("--builders") { "" } else { &desk.builders };
+        let builders = if command.contains("--builders") { "" } else { &setup.builders };
         let mut results = Vec::new();
         for _ in 0..2 {
-            let built = desk.run(command, builders);
+            let built = setup.run(command, builders);
             assert!(built.status.success(), "{page}:\n{command}\n{}", stderr(&built));
-            let (path, text) = desk.result();
+            let (path, text) = setup.result();
             assert_ne!(text.trim(), here.trim(), "{page}: it was built here");
             assert!(text.starts_with("Linux version ") || text.trim() == std::env::consts::ARCH, "{page}: {text}");
             results.push(path);
-            // What makes a derivation a new one is the time in seconds.
+            // The time in seconds makes a derivation a new one.
             std::thread::sleep(std::time::Duration::from_secs(1));
         }
         assert_ne!(
             results[0], results[1],
-            "{page}: the second run found the result of the first, and asked nobody:\n{command}"
+            "{page}: the second run found the result of the first, and did not build:\n{command}"
         );
         let without = command.split(" --builders").next().unwrap();
-        let refused = desk.run(without, "");
+        let refused = setup.run(without, "");
         assert!(!refused.status.success(), "{page}: it needs no builder:\n{command}");
         assert!(
             ["required", "Unable to start any build"].iter().any(|words| stderr(&refused).contains(words)),
@@ -202,7 +203,7 @@ fn every_build_that_is_shown_comes_from_the_guest() {
             stderr(&refused)
         );
         if !own.is_empty() {
-            let stopped = desk.run("darwin-vz-nix --state-dir \"$PWD/vm\" stop --daemon", "");
+            let stopped = setup.run("darwin-vz-nix --state-dir \"$PWD/vm\" stop --daemon", "");
             assert!(stopped.status.success(), "{page}: {}", stderr(&stopped));
         }
     }

@@ -1,4 +1,4 @@
-//! What keeps a guest and what doesn't, beside connections that are in use.
+//! What keeps a guest and what doesn't, besides connections in use.
 
 use crate::lab::{Lab, derivation, wait};
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! A daemon of its own for one test, and a Nix that may build only through it.
+//! A separate daemon for one test, and a Nix that may build only through it.
 
 use serde_json::Value;
 use std::{
@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest wait for anything. Guests are translated, and other tests run beside this one.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for anything. Guests are emulated, and other tests run beside this one.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What `make test` hands over; without it these tests cannot mean anything.
-pub fn handed(variable: &str) -> PathBuf {
+/// Variables that `make test` sets; without them these tests cannot run.
+pub fn path_from_env(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(path) => path.into(),
         None => {
@@ -28,9 +28,9 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
     pub port: u16,
     pub path: String,
-    /// Further lines of every Nix command's configuration.
+    /// Additional lines of every Nix command's configuration.
     pub nix_settings: String,
-    /// Where the host's Nix is; nothing is the one of `DVN_TEST_NIX`.
+    /// The directory of the host's Nix; `None` is `DVN_TEST_NIX`.
     pub nix_programs: PathBuf,
     state: PathBuf,
     daemon: Option<Child>,
@@ -43,7 +43,7 @@ pub fn free_port() -> u16 {
 }
 
 impl Lab {
-    /// A state directory and a configuration; `settings` are further lines of TOML, which win.
+    /// A state directory and a configuration; `settings` are additional lines of TOML, which win.
     pub fn new(settings: &str) -> Lab {
         let dir = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();
         let state = dir.path().join("s");
@@ -71,7 +71,7 @@ impl Lab {
         lab
     }
 
-    /// Writes the configuration anew.
+    /// Writes the configuration again.
     pub fn configure(&self, settings: &str) {
         let defaults = format!(
             "bundle = {:?}\ncores = 1\nmemory = \"1G\"\ndisk-size = \"4G\"\nidle-timeout = \"10m\"\nshare-store = false\nlisten = \"127.0.0.1:{}\"\nbackend = {:?}\n",
@@ -102,7 +102,7 @@ impl Lab {
         lab
     }
 
-    /// Writes the configuration anew, with this lab's store as the host's, which is shared.
+    /// Writes the configuration again, with this lab's store as the host's shared store.
     pub fn configure_sharing(&self, settings: &str) {
         let store = self.dir.path().join("host/nix/store");
         fs::create_dir_all(&store).unwrap();
@@ -170,7 +170,7 @@ impl Lab {
 
     /// What a verb prints; it must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
-        said(&self.cli(args), &args.join(" "))
+        stdout_of(&self.cli(args), &args.join(" "))
     }
 
     /// What a verb prints on stderr; it must fail with this exit code.
@@ -189,20 +189,20 @@ impl Lab {
         wait("the daemon to answer", || self.cli(&["status"]).status.success());
     }
 
-    /// Starts the daemon as systemd does, with the socket that it is to listen on.
+    /// Starts the daemon as systemd does, with its listening socket.
     pub fn activate_daemon(&mut self, listener: TcpListener) {
-        // The protocol wants the socket as descriptor 3 and the receiver's own process id in the environment.
+        // The protocol requires the socket as descriptor 3 and the receiver's process id in the environment.
         let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
         let program = self.program(&["run"]);
         let mut activated = Command::new("sh");
         activated.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
         activated.env_clear().envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
         activated.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null());
-        // With it our own copy of the socket goes.
+        // This closes our own copy of the socket.
         self.adopt(activated.spawn().unwrap());
     }
 
-    /// Takes a daemon that was started some other way.
+    /// Takes over a daemon that was started another way.
     pub fn adopt(&mut self, daemon: Child) {
         self.daemon = Some(daemon);
     }
@@ -236,7 +236,7 @@ impl Lab {
         status["machines"].as_array().unwrap().iter().find(|m| m["name"] == "builder").unwrap().clone()
     }
 
-    /// Connections in use. A guest that is off has none.
+    /// Connections in use. A stopped guest has none.
     pub fn leases(&self) -> u64 {
         self.status()["leases"].as_u64().unwrap_or(0)
     }
@@ -253,7 +253,7 @@ impl Lab {
         self.status()["boots"].as_u64().unwrap()
     }
 
-    /// What the API answers to a GET over its Unix socket.
+    /// The API's answer to a GET over its Unix socket.
     pub fn api(&self, path: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::os::unix::net::UnixStream::connect(self.state().join("api.sock")).unwrap();
@@ -285,7 +285,7 @@ impl Lab {
             .collect()
     }
 
-    /// Processes below the daemon that answers, by the names of their programs.
+    /// Processes below the running daemon, by the names of their programs.
     pub fn descendants(&self, named: impl Fn(&str) -> bool) -> Vec<u32> {
         let status: Value = serde_json::from_str(&self.ok(&["status", "--json"])).unwrap();
         let mut found = children_of(status["pid"].as_u64().unwrap().try_into().unwrap());
@@ -306,14 +306,14 @@ impl Lab {
     /// A Nix command on this lab's own store.
     pub fn host_nix(&self, program: &str) -> Command {
         let programs = &self.nix_programs;
-        let programs = if programs.as_os_str().is_empty() { &handed("DVN_TEST_NIX") } else { programs };
+        let programs = if programs.as_os_str().is_empty() { &path_from_env("DVN_TEST_NIX") } else { programs };
         let mut nix = self.command(programs.join(program));
         nix.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("host").display()));
         nix.env("NIX_CONFIG", &self.nix_settings);
         nix
     }
 
-    /// The same, told to build nothing itself and to use the given builders.
+    /// The same, without local builds and with the given builders.
     pub fn nix(&self, program: &str, door: Door) -> Command {
         let mut nix = self.host_nix(program);
         nix.env(
@@ -342,7 +342,7 @@ impl Lab {
         line.strip_prefix("builders =").map_or(line.clone(), |rest| rest.trim().to_owned())
     }
 
-    /// A Nix command on the guest's own store, through a door: what it builds stays there.
+    /// A Nix command on the guest's own store, through a door: its results stay there.
     pub fn nix_in_guest(&self, door: Door, verb: &str) -> Command {
         let mut nix = self.nix("nix", door);
         let line = self.builders(door);
@@ -350,7 +350,7 @@ impl Lab {
         nix
     }
 
-    /// A build of one derivation, whose script runs in `/bin/sh` and writes `$out`. What it prints comes on stderr.
+    /// A build of one derivation, whose script runs in `/bin/sh` and writes `$out`. Its output comes on stderr.
     pub fn build(&self, door: Door, name: &str, script: &str) -> Command {
         let mut nix = self.nix("nix", door);
         nix.args(["build", "--print-build-logs", "--no-link", "--print-out-paths", "--impure", "--expr"]);
@@ -382,7 +382,7 @@ impl Drop for Lab {
     }
 }
 
-/// A way into the guest.
+/// A door to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
     Direct,
@@ -406,18 +406,18 @@ pub fn derivation(name: &str, script: &str) -> String {
     )
 }
 
-/// The backend under test. `make test` runs everything with `qemu` and again with `vz`, whose stand-in on Linux boots the
-/// same guests.
+/// The backend under test. `make test` runs everything with `qemu` and again with `vz`, whose stand-in on Linux boots
+/// the same guests.
 pub fn backend() -> String {
     std::env::var("DVN_TEST_BACKEND").unwrap_or_else(|_| "auto".to_owned())
 }
 
 /// The guest bundle under test.
 pub fn bundle() -> PathBuf {
-    handed("DVN_TEST_BUNDLE")
+    path_from_env("DVN_TEST_BUNDLE")
 }
 
-/// A copy of the bundle whose manifest `change` has edited; files are links.
+/// A copy of the bundle with a manifest edited by `change`; files are links.
 pub fn bundle_like(dir: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
     changed(&bundle(), dir, change)
 }
@@ -438,7 +438,7 @@ pub fn changed(bundle: &Path, dir: &Path, change: impl FnOnce(&mut Value)) -> Pa
 }
 
 /// The standard output of a command that must succeed.
-pub fn said(output: &Output, what: &str) -> String {
+pub fn stdout_of(output: &Output, what: &str) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what}: {}\n{stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -448,9 +448,9 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < give_up, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(50));
@@ -462,7 +462,7 @@ pub fn kill(pid: u32, signal: &str) {
     assert!(killed.success());
 }
 
-/// The processes that this one has started and that are its children still.
+/// The processes that are children of this one.
 fn children_of(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let of_parent = |pid: &u32| {

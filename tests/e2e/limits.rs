@@ -1,4 +1,4 @@
-//! What of a client's own limits reaches a build in the guest, as docs/guides/builds.md says, and the guest's own limit.
+//! Which of a client's own limits reach a build in the guest, by docs/guides/builds.md, and the guest's own limit.
 
 use crate::lab::{Door, Lab, bundle, derivation, stderr};
 use std::{
@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-/// The guest's limit, in seconds of silence, in place of two hours.
+/// The guest's limit, in seconds of silence, instead of two hours.
 const LIMIT: u32 = 12;
 
-/// Longer than the limits of clients that are tried, and shorter than the guest's.
+/// Longer than the clients' limits in these tests, and shorter than the guest's.
 const SILENCE: u32 = 4;
 
 fn debugfs(image: &Path, request: &str) -> String {
@@ -19,9 +19,9 @@ fn debugfs(image: &Path, request: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The bundle under test with a limit that a test can wait for, and a further feature; and what its Nix is configured to.
-fn impatient(dir: &Path) -> (PathBuf, String) {
-    let copy = dir.join("impatient");
+/// The bundle under test with a short limit and an additional feature; and its Nix's configuration.
+fn with_short_limit(dir: &Path) -> (PathBuf, String) {
+    let copy = dir.join("with_short_limit");
     fs::create_dir(&copy).unwrap();
     for file in fs::read_dir(bundle()).unwrap().flatten() {
         fs::copy(file.path(), copy.join(file.file_name())).unwrap();
@@ -39,7 +39,7 @@ fn impatient(dir: &Path) -> (PathBuf, String) {
     (copy, conf)
 }
 
-/// What comes of a build of a derivation whose path follows from its content, where the machine's line names the feature or not.
+/// Builds a derivation whose path depends on its content, with or without the feature in the machine's line.
 fn content_addressed(lab: &mut Lab, named: bool) -> (bool, String) {
     lab.nix_settings = "experimental-features = nix-command ca-derivations".to_owned();
     let expression = derivation("content-addressed", "echo >$out");
@@ -58,7 +58,7 @@ fn content_addressed(lab: &mut Lab, named: bool) -> (bool, String) {
 #[test]
 fn the_guests_limit_counts_through_both_doors_and_the_clients_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let (bundle, conf) = impatient(dir.path());
+    let (bundle, conf) = with_short_limit(dir.path());
     assert!(conf.lines().any(|line| line == "max-silent-time = 7200"), "{conf}");
     let mut lab = Lab::running(&format!("bundle = {bundle:?}"));
     for (door, protocol) in [(Door::Direct, "ssh-ng"), (Door::Ssh, "ssh-ng"), (Door::Ssh, "ssh")] {
@@ -86,7 +86,7 @@ fn the_guests_limit_counts_through_both_doors_and_the_clients_do_not() {
         assert_eq!(lab.ssh("ls /tmp"), "", "nothing is kept in the guest: {}", stderr(&failed));
     }
 
-    // What is built in the guest itself keeps its directory.
+    // A build in the guest itself keeps its directory.
     let fails = derivation("kept", "echo left >file; exit 1");
     let script = "find /tmp -name file -exec cat {} +; ls -lR /tmp >&2";
     let kept = lab.cli(&["ssh", "--", &format!("nix-build --no-out-link --keep-failed -E '{fails}'; {script}")]);

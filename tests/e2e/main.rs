@@ -1,8 +1,8 @@
-//! Real VMs: the program as users run it, with QEMU, sshd and Nix on both sides. `make test` sets up what this needs.
+//! Real VMs: the program as users run it, with QEMU, sshd and Nix on both sides. `make test` provides the environment.
 //!
 //! Each test has its own state directory, port and Nix store, so that they run side by side and in any order.
 
-// Its tools, QEMU's helpers and the test's Nix, are made for Linux.
+// Its tools, QEMU's helpers and the test's Nix, are for Linux.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -29,6 +29,6 @@ mod signals;
 mod ssh_config;
 mod state;
 mod store;
-mod strangers;
 mod systemd;
+mod unauthenticated;
 mod vsock;

@@ -1,6 +1,6 @@
-//! A guest that stands still.
+//! A paused guest.
 
-use crate::lab::{Lab, PATIENCE, wait};
+use crate::lab::{Lab, TIMEOUT, wait};
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
@@ -14,16 +14,16 @@ fn host_now() -> f64 {
 }
 
 #[test]
-fn a_paused_guest_stands_still_and_a_connection_has_it_go_on_with_its_clock_right() {
+fn a_connection_resumes_a_paused_guest_with_its_clock_set() {
     let lab = Lab::running("idle-timeout = \"3s\"");
-    // A connection that is open through the pause, and in use: a silent one would not keep the guest after it.
+    // A connection that is open and in use during the pause: a silent one would not keep the guest after it.
     let mut open = lab.program(&["ssh", "--", "for i in 1 2 3 4 5 6 7 8 9 a b c d e f; do echo $i; sleep 1; done"]);
     let mut open = open.stdout(Stdio::piped()).spawn().unwrap();
     let (said, heard) = mpsc::channel();
     let lines = BufReader::new(open.stdout.take().unwrap()).lines();
     let listener =
         std::thread::spawn(move || lines.for_each(|line| said.send((Instant::now(), line.unwrap())).unwrap()));
-    let mut told = vec![heard.recv_timeout(PATIENCE).unwrap(), heard.recv_timeout(PATIENCE).unwrap()];
+    let mut received = vec![heard.recv_timeout(TIMEOUT).unwrap(), heard.recv_timeout(TIMEOUT).unwrap()];
 
     assert_eq!(lab.ok(&["pause"]), "builder is paused; the next connection has it go on\n");
     let paused = Instant::now();
@@ -37,20 +37,20 @@ fn a_paused_guest_stands_still_and_a_connection_has_it_go_on_with_its_clock_righ
     assert_eq!(lab.boots(), 1);
     assert!(open.wait().unwrap().success());
     listener.join().unwrap();
-    told.extend(heard);
-    let text: String = told.iter().map(|(_, line)| line.as_str()).collect();
+    received.extend(heard);
+    let text: String = received.iter().map(|(_, line)| line.as_str()).collect();
     assert_eq!(text, "123456789abcdef", "the connection has lost nothing");
-    // What the guest had said before is on its way for a moment.
-    let still = paused + Duration::from_millis(500)..resumed;
-    let while_still = told.iter().filter(|(when, _)| still.contains(when)).count();
-    assert_eq!(while_still, 0, "it went on in its pause");
+    // Output from before the pause may still be in transit.
+    let pause = paused + Duration::from_millis(500)..resumed;
+    let while_paused = received.iter().filter(|(when, _)| pause.contains(when)).count();
+    assert_eq!(while_paused, 0, "it ran during the pause");
 
     let metrics = lab.api("/v1/metrics");
     assert!(metrics.contains("\ndarwin_vz_pauses_total{machine=\"builder\"} 1\n"), "{metrics}");
     lab.await_state("stopped");
 }
 
-/// QEMU's own way to pause left the vsock device deaf by the third time.
+/// With QEMU's own pause the vsock device no longer received anything after the third time.
 #[test]
 fn a_guest_is_paused_again_and_again_with_traffic_on_its_connections() {
     let lab = Lab::running("");
@@ -91,12 +91,12 @@ fn a_paused_guest_is_stopped_cleanly_and_resumed_by_its_verb() {
 }
 
 #[test]
-fn a_guest_in_use_tells_its_load_and_builds_and_an_idle_one_is_not_asked() {
+fn a_guest_in_use_reports_its_load_and_builds_and_an_idle_one_is_not_asked() {
     let lab = Lab::running("");
     lab.ok(&["start"]);
     let metrics = lab.api("/v1/metrics");
     assert!(metrics.contains("machine_state{machine=\"builder\",state=\"running\"} 1.0"), "{metrics}");
-    assert!(!metrics.contains("guest_memory_bytes{"), "nobody uses it: {metrics}");
+    assert!(!metrics.contains("guest_memory_bytes{"), "it is unused: {metrics}");
 
     let mut build = lab.build(crate::lab::Door::Direct, "seen", "sleep 15; echo done > $out");
     let mut build = build.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Bad input: one clear error that says what, why and what to do, and nothing left behind.
+//! Invalid input: one clear error that says what, why and what to do, and nothing left behind.
 
 use crate::lab::{Lab, backend, bundle_like};
 use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
@@ -35,7 +35,7 @@ fn bundles_that_cannot_boot_are_refused_before_a_boot() {
 /// `doctor` finds it before a boot is tried.
 #[test]
 fn virtual_machines_in_a_guest_that_can_have_none_are_refused_by_start_and_doctor() {
-    // Translated guests have none, wherever the test runs.
+    // Emulated guests have none, on any computer.
     let accelerator = if backend() == "vz" { "" } else { "accelerator = \"tcg\"\n" };
     let settings = format!("nested-virtualization = true\n{accelerator}");
     let (error, lab) = start_error(&settings, 5);
@@ -74,7 +74,7 @@ fn missing_programs_name_their_packages() {
         let mut lab = Lab::new("share-store = true\nstore-dir = \"/tmp\"");
         lab.path = tmp.path().to_str().unwrap().to_owned();
         lab.run_daemon();
-        // Debian 12 has an older virtiofsd where distributions hide helpers; it is found, and is no stand-in for the other.
+        // Debian 12 has an older virtiofsd in the directory for helpers; it is found, and must not be used instead.
         if missing == "virtiofsd" && Path::new("/usr/lib/qemu/virtiofsd").exists() {
             lab.fails(&["start"], 5);
             continue;
@@ -148,9 +148,9 @@ fn a_full_disk_is_refused_before_the_image_is_made() {
     assert!(mount(&["umount", at]));
 }
 
-/// The way out of it that the error names leaves what hosts know of the machine as it is.
+/// The command that the error suggests does not change what hosts know of the machine.
 #[test]
-fn a_host_whose_disk_is_full_of_the_image_is_told_so_and_what_frees_it() {
+fn on_a_host_whose_disk_is_full_the_error_names_the_image_and_what_frees_it() {
     let tmp = tempfile::tempdir().unwrap();
     let mount = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().unwrap().success();
     let at = tmp.path().to_str().unwrap();
@@ -163,7 +163,7 @@ fn a_host_whose_disk_is_full_of_the_image_is_told_so_and_what_frees_it() {
     let mut file = fs::File::create(&image).unwrap();
     while file.write_all(&[1; 64 * 1024]).is_ok() {}
     drop(file);
-    // A daemon can still be had, and tells.
+    // A daemon still starts, and reports it.
     lab.run_daemon();
     let error = lab.fails(&["start"], 9);
     assert!(error.contains("0 B free") && error.contains(": 256.0 MiB are missing"), "{error}");

@@ -1,4 +1,4 @@
-//! Signals to a daemon with a guest, and what its helpers have of whoever started it.
+//! Signals to a daemon with a guest, and what its helpers inherit from the program that started it.
 
 use crate::lab::{Lab, kill};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -15,7 +15,7 @@ fn no_signal_costs_the_guest_its_disk_but_those_of_a_crash() {
         kill(lab.daemon_pid(), signal);
         assert!(lab.is("running"), "after SIG{signal}");
     }
-    // As the end of a service, a session or the computer does: to every process, not to the daemon alone.
+    // As at the end of a service, a session or the computer: to every process, not only to the daemon.
     for signal in ["HUP", "INT", "QUIT", "TERM"] {
         for pid in lab.descendants(|_| true) {
             kill(pid, signal);
@@ -24,7 +24,7 @@ fn no_signal_costs_the_guest_its_disk_but_those_of_a_crash() {
     }
     assert_eq!(lab.ssh("echo there"), "there\n");
     assert_eq!((lab.qemu(), lab.boots()), (guest, 1));
-    // As a terminal does that is closed.
+    // As when a terminal is closed.
     lab.end_daemon_by("HUP");
     assert!(lab.children("vhost-device-vsock").is_empty());
     lab.run_daemon();
@@ -36,7 +36,8 @@ fn no_signal_costs_the_guest_its_disk_but_those_of_a_crash() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
 }
 
-/// QEMU and its helpers, and what holds the host awake, of a daemon in the foreground and of one that `start` launched.
+/// QEMU and its helpers, and the program that keeps the host awake, of a daemon in the foreground and of one that
+/// `start` launched.
 #[test]
 fn no_helper_has_a_descriptor_of_the_script_that_started_the_daemon() {
     let tools = tempfile::tempdir().unwrap();
@@ -54,7 +55,7 @@ fn no_helper_has_a_descriptor_of_the_script_that_started_the_daemon() {
             lab.run_daemon();
         }
         lab.ok(&["start"]);
-        // In use, so that the host is held awake.
+        // In use, so that the host is kept awake.
         let mut shell = lab.program(&["ssh", "--", "sleep 600"]).spawn().unwrap();
         crate::lab::wait("the host to be held awake", || !lab.descendants(|name| name == "cat").is_empty());
         let status: serde_json::Value = serde_json::from_str(&lab.ok(&["status", "--json"])).unwrap();

@@ -1,17 +1,17 @@
-//! A user's ssh configuration after the machine's block, in a real build: what `tests/cli/ssh_block.rs` says of each option.
+//! A user's ssh configuration after the machine's block, in a real build: `tests/cli/ssh_block.rs` checks each option.
 
-use crate::lab::{Door, Lab, free_port, said, wait};
+use crate::lab::{Door, Lab, free_port, stdout_of, wait};
 use std::{
     fs,
     net::TcpListener,
     process::{Child, Command, Stdio},
 };
 
-/// An agent with eight keys, which a guest would give up at.
+/// An ssh agent with eight keys, more than the guest's sshd accepts attempts.
 struct Agent(Child);
 
 impl Agent {
-    /// Starts one; the keys' files are for `IdentityFile`.
+    /// Starts one; the key files are for `IdentityFile`.
     fn with_keys(lab: &Lab) -> (Agent, String) {
         let socket = lab.dir.path().join("agent");
         let agent = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
@@ -60,12 +60,12 @@ fn a_cold_build_comes_through_whatever_another_block_says() {
     let block = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{block}{hostile}")).unwrap();
     assert!(lab.is("stopped"), "the guest is to boot meanwhile");
-    // One that hangs is a failure, too.
+    // A hang is also a failure.
     let mut bounded = Command::new("timeout");
     bounded.arg("110").arg(build.get_program()).args(build.get_args()).env_clear();
     bounded.envs(build.get_envs().filter_map(|(key, value)| Some((key, value?))));
     bounded.env("SSH_AUTH_SOCK", lab.dir.path().join("agent")).stdin(Stdio::null());
-    let path = said(&bounded.output().unwrap(), "a build through ssh");
+    let path = stdout_of(&bounded.output().unwrap(), "a build through ssh");
     assert_eq!(fs::read_to_string(lab.result(&path)).unwrap(), "through\n");
     assert_eq!(lab.boots(), 1);
 }

@@ -1,6 +1,6 @@
-//! What is kept between boots, and what a stop means.
+//! What is kept between boots, and the effect of a stop.
 
-use crate::lab::{Door, Lab, said, wait};
+use crate::lab::{Door, Lab, stdout_of, wait};
 use std::fs;
 
 #[test]
@@ -8,7 +8,7 @@ fn a_clean_stop_keeps_the_disk_and_a_forced_one_makes_it_anew() {
     let lab = Lab::running("");
     lab.ok(&["start"]);
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "formatted");
-    let path = said(&lab.build(Door::Direct, "kept", "echo kept > $out").output().unwrap(), "a build");
+    let path = stdout_of(&lab.build(Door::Direct, "kept", "echo kept > $out").output().unwrap(), "a build");
     let exists = format!("test -e {} && echo yes || echo no", path.trim());
     lab.ok(&["stop"]);
     assert_eq!(lab.status()["lastExit"], "powered-off");
@@ -54,7 +54,7 @@ fn a_damaged_disk_is_made_anew_and_a_larger_one_grows() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept");
 }
 
-/// Damage that can be seen from outside costs what was cached, and no boot.
+/// Damage that is visible from outside loses the cached content, and no boot.
 #[test]
 fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
     let lab = Lab::running("");
@@ -62,8 +62,8 @@ fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
     let disk = lab.machine().join("data.img");
     let length = fs::metadata(&disk).unwrap().len();
     let open = || fs::File::options().write(true).open(&disk).unwrap();
-    type Harm<'a> = (&'a str, &'a dyn Fn());
-    let harms: [Harm; 3] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn());
+    let harms: [Damage; 3] = [
         ("it was cut off", &|| open().set_len(length / 4).unwrap()),
         ("it is empty", &|| open().set_len(0).unwrap()),
         ("it holds no ext4", &|| {
@@ -87,14 +87,14 @@ fn a_disk_with_damage_that_can_be_seen_from_outside_boots_at_once() {
     assert_eq!(lab.status()["lastBoot"]["dataDisk"], "kept", "it is whole again");
 }
 
-/// All punctuation that a state directory's path may have, before QEMU and its helpers, ssh and Nix.
+/// A path with all punctuation that a state directory may have, for QEMU and its helpers, ssh and Nix.
 #[test]
 fn a_state_directory_whose_path_is_taken_builds_through_both_doors() {
     let tmp = tempfile::Builder::new().prefix("dvn-").tempdir_in("/tmp").unwrap();
     let mut lab = Lab::in_state(&tmp.path().join("~é._-+,:=@^!"), "");
     lab.run_daemon();
     for (door, name) in [(Door::Direct, "direct"), (Door::Ssh, "ssh")] {
-        let path = said(&lab.build(door, name, "echo built > $out").output().unwrap(), name);
+        let path = stdout_of(&lab.build(door, name, "echo built > $out").output().unwrap(), name);
         assert_eq!(fs::read_to_string(lab.result(&path)).unwrap(), "built\n");
     }
     assert_eq!(lab.ssh("echo in"), "in\n");

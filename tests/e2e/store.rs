@@ -1,4 +1,4 @@
-//! The host's store in the guest, with a real Nix on both sides: what is copied, and what is seen.
+//! The host's store in the guest, with a real Nix on both sides: which paths are copied, and which are visible.
 
 mod collection;
 mod hostile;
@@ -7,7 +7,7 @@ mod trouble;
 
 use crate::{
     inputs::{SUM, add, add_text, build, many_inputs, sent, sum_of_many},
-    lab::{Door, Lab, said, wait},
+    lab::{Door, Lab, stdout_of, wait},
 };
 use std::{fs, os::unix::fs::MetadataExt, process::Stdio};
 
@@ -16,7 +16,7 @@ fn descriptors(lab: &Lab) -> usize {
     fs::read_dir(format!("/proc/{}/fd", lab.children("virtiofsd")[0])).unwrap().count()
 }
 
-/// What the guest has in a layer of its own.
+/// The content of the guest's own layer.
 fn in_guest(lab: &Lab) -> Vec<String> {
     lab.ssh("ls /data/nix/store").lines().map(|name| format!("/nix/store/{name}")).collect()
 }
@@ -25,9 +25,9 @@ fn in_guest(lab: &Lab) -> Vec<String> {
 fn nothing_is_copied_that_the_host_has() {
     let lab = Lab::sharing("");
     lab.ok(&["start"]);
-    // They come after the boot, and the guest has looked for one of them in vain.
+    // They are added after the boot, and the guest has already looked up one of them in vain.
     let late = add_text(&lab, "late", "late\n");
-    said(&lab.host_nix("nix-store").args(["--delete", &late]).output().unwrap(), "nix-store --delete");
+    stdout_of(&lab.host_nix("nix-store").args(["--delete", &late]).output().unwrap(), "nix-store --delete");
     assert_eq!(lab.ssh(&format!("cat {late} 2>/dev/null || echo absent")), "absent\n");
     assert_eq!(add_text(&lab, "late", "late\n"), late);
     assert_eq!(build(&lab, Door::Ssh, "late-build", std::slice::from_ref(&late), "cat $inputs >$out"), "late\n");
@@ -65,16 +65,16 @@ fn the_share_is_read_only_and_its_files_are_given_back() {
     let try_to_write = format!("rm -rf {shared} 2>/dev/null; touch /mnt/nix-store/x 2>/dev/null && echo written");
     assert_eq!(lab.ssh(&format!("{try_to_write}; id -un")), "builder\n");
 
-    // While somebody looks at more files than the guest may keep, and goes on using the guest.
+    // While a program reads more files than the guest may keep, and keeps using the guest.
     let look = format!("ls -lR {shared} | grep -c '^-'; sleep 60");
     let mut user = lab.program(&["ssh", "--", &look]).stdout(Stdio::null()).spawn().unwrap();
     wait("the guest to keep many files", || descriptors(&lab) > 8192);
-    // Those which it looks at after that stay, for they are fewer.
+    // Those that it reads after that stay, for they are fewer.
     wait("the guest to give them back", || descriptors(&lab) < FILES - 8192 + 100);
     let _ = user.kill();
     let _ = user.wait();
 
-    // Below that number, the next connection does it.
+    // Below that number, the next connection frees them.
     assert_eq!(lab.ssh(&format!("ls -l {shared}/3 | grep -c '^-'")).trim(), "1000");
     assert!(descriptors(&lab) > 1000);
     lab.ssh("true");

@@ -1,11 +1,11 @@
 //! A guest whose PID 1 is systemd: the NixOS guest's own units and scripts on Debian's programs (tests/guest/systemd.sh).
 //!
-//! `make check-guests BOOTS=50` has the first of these boot as often, and keeps every console.
+//! `make check-guests BOOTS=50` makes the first of these boot 50 times, and keeps every console.
 
 use crate::{
     bare::Bare,
     inputs::{add_text, build},
-    lab::{Door, Lab, bundle, changed, handed, said, wait},
+    lab::{Door, Lab, bundle, changed, path_from_env, stdout_of, wait},
 };
 use std::{
     fs,
@@ -18,18 +18,18 @@ use std::{
 const SYSTEM: &str = "/nix/store/00000000000000000000000000000000-nixos";
 
 fn guest() -> PathBuf {
-    handed("DVN_TEST_BUNDLE_systemd")
+    path_from_env("DVN_TEST_BUNDLE_systemd")
 }
 
 fn settings() -> String {
     format!("bundle = {:?}", guest())
 }
 
-/// What may hold files of the data disk when the guest is told to stop.
+/// Kinds of processes that start_holder files of the data disk during a stop.
 const HOLDERS: [&str; 5] = ["nothing", "a build", "a log-in", "a program that ignores signals", "a deleted file"];
 
 /// Starts it, and waits until it holds a file.
-fn hold(lab: &Lab, holder: &str) -> Option<Child> {
+fn start_holder(lab: &Lab, holder: &str) -> Option<Child> {
     let log_in = |script: &str| {
         let mut command = lab.program(&["ssh", "--", script]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -58,11 +58,11 @@ fn hold(lab: &Lab, holder: &str) -> Option<Child> {
     Some(child)
 }
 
-/// Sockets that other computers could reach, in the words of /proc/net; the client of DHCP has one.
+/// Sockets that other computers could reach, in the format of /proc/net; the DHCP client has one.
 fn reachable(tables: &str) -> Vec<String> {
     let lines = tables.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let open = lines.filter(|words| words.len() > 4 && words[0].ends_with(':'));
-    // TCP that listens, UDP that is not connected.
+    // Listening TCP sockets, unconnected UDP sockets.
     let open = open.filter(|words| words[3] == "0A" || (words[3] == "07" && words[2].ends_with(":0000")));
     let loopback =
         |address: &str| address.len() == 8 && address.ends_with("7F") || address == "00000000000000000000000001000000";
@@ -80,7 +80,7 @@ fn is_clean(disk: &Path) -> bool {
     state[0] & 1 == 1
 }
 
-/// Keeps the console of a boot, where a directory for it is given.
+/// Keeps the console of a boot, if a directory for it is given.
 fn keep_console(lab: &Lab, boot: usize) {
     if let Some(dir) = std::env::var_os("DVN_TEST_CONSOLES") {
         fs::create_dir_all(&dir).unwrap();
@@ -97,7 +97,7 @@ fn every_stop_leaves_the_disk_clean_whatever_holds_it() {
     for boot in 0..boots {
         let started = lab.cli(&["start"]);
         keep_console(&lab, boot);
-        said(&started, &format!("boot {boot}"));
+        stdout_of(&started, &format!("boot {boot}"));
         assert_eq!(
             lab.status()["lastBoot"]["dataDisk"],
             expected,
@@ -110,10 +110,10 @@ fn every_stop_leaves_the_disk_clean_whatever_holds_it() {
         );
         assert_eq!(lab.ssh(&all), "all\n", "boot {boot}: paths that were there are valid and can be read");
         let name = format!("kept-{boot}");
-        let path = said(&lab.build(Door::Direct, &name, "echo kept >$out").output().unwrap(), &name);
+        let path = stdout_of(&lab.build(Door::Direct, &name, "echo kept >$out").output().unwrap(), &name);
         let holder = HOLDERS[boot % HOLDERS.len()];
-        let child = hold(&lab, holder);
-        // In a long run, now and then as if the power had failed: the next boot meets a disk that is not clean.
+        let child = start_holder(&lab, holder);
+        // In a long run, sometimes like a power failure: the next boot gets an unclean disk.
         let unclean = boot % (HOLDERS.len() + 2) == HOLDERS.len();
         lab.ok(if unclean { &["stop", "--force"] } else { &["stop"] });
         keep_console(&lab, boot);
@@ -158,7 +158,7 @@ fn with_all_of_its_services_nothing_listens_on_the_network() {
     });
     let lab = Lab::running(&format!("bundle = {whole:?}"));
     lab.ok(&["start"]);
-    // It has a name server by DHCP, and resolved answers.
+    // It has a name server from DHCP, and resolved answers.
     wait("an address", || !lab.ssh("ls /run/systemd/netif/leases 2>/dev/null || true").is_empty());
     let tables = lab.ssh("cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6");
     assert!(tables.contains("3500007F:0035"), "resolved answers on this machine:\n{tables}");
@@ -171,7 +171,7 @@ fn with_all_of_its_services_nothing_listens_on_the_network() {
 fn a_press_of_the_power_button_right_at_ready_is_not_lost() {
     for guest in [guest(), bundle()] {
         let lab = Lab::running(&format!("bundle = {guest:?}"));
-        // What QEMU is started with is all that is needed of the product, which has ways of its own to stop a guest.
+        // Only QEMU's command line is taken from the product, which has other ways to stop a guest.
         let mut start = lab.program(&["start"]).stderr(Stdio::null()).spawn().unwrap();
         wait("QEMU to run", || lab.children(&format!("qemu-system-{}", std::env::consts::ARCH)).len() == 1);
         let bare = Bare::like(&lab);

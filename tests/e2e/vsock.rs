@@ -1,6 +1,6 @@
-//! What the vsock device of a running guest must bear: thousands of connections, and clients that give up.
+//! What the vsock device of a running guest must support: thousands of connections, and clients that give up.
 
-use crate::lab::{Lab, PATIENCE, backend, kill, wait};
+use crate::lab::{Lab, TIMEOUT, backend, kill, wait};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -11,23 +11,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Connections of one boot; `DVN_TEST_CONNECTIONS` asks for another number.
+/// Connections of one boot; `DVN_TEST_CONNECTIONS` sets another number.
 const CONNECTIONS: u32 = 3000;
 
-/// Which part of them goes through sshd: each starts a process in the guest that takes a while without KVM.
+/// The share of them that goes through sshd: each starts a process in the guest, which is slow without KVM.
 const SSH_IS_ONE_IN: u32 = 50;
 
-/// How many connections are being made at once.
+/// The number of concurrent attempts.
 const AT_ONCE: u32 = 4;
 
-/// First words of a client of Nix's daemon, and the daemon's answer: the worker protocol's magic numbers.
+/// The start of the worker protocol's handshake: its magic numbers, of the client and of the daemon.
 const CLIENT: u64 = 0x6e69_7863;
 const DAEMON: u64 = 0x6478_696f;
 
-/// A connection through the ssh door that has seen sshd's banner.
+/// A connection through the ssh door that has received sshd's banner.
 fn ssh(lab: &Lab) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", lab.port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut banner = [0; 8];
     stream.read_exact(&mut banner)?;
     assert_eq!(&banner, b"SSH-2.0-", "{}", String::from_utf8_lossy(&banner));
@@ -37,7 +37,7 @@ fn ssh(lab: &Lab) -> std::io::Result<TcpStream> {
 /// A connection through the direct door on which nix-daemon has answered.
 fn direct(lab: &Lab) -> std::io::Result<UnixStream> {
     let mut stream = UnixStream::connect(lab.state().join("api.sock"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let path = "/v1/machines/builder/connect/nix";
     let head = "Host: localhost\r\nConnection: upgrade\r\nUpgrade: darwin-vz-stream";
     write!(stream, "GET {path} HTTP/1.1\r\n{head}\r\n\r\n")?;
@@ -100,7 +100,7 @@ fn one_boot_takes_thousands_of_connections_through_both_doors() {
     drop(direct(&lab).unwrap());
 }
 
-/// A client whose patience ends, on both doors, while the guest stands still.
+/// Clients on both doors that give up after this time, while the guest is halted.
 fn clients_give_up(lab: &Lab, after: Duration) {
     let mut ssh = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
     let mut direct = UnixStream::connect(lab.state().join("api.sock")).unwrap();
@@ -129,8 +129,8 @@ fn a_guest_that_runs_again_after_clients_gave_up_takes_connections_again() {
     wait("the warm connections", || lab.leases() == 0);
     let qemu = lab.qemu();
     kill(qemu, "STOP");
-    // Longer than the backend waits for the guest's kernel (10 s; the stand-in of Virtualization 2 s), and shorter than it takes to
-    // give the guest up, which is 10 s more.
+    // Longer than the backend waits for the guest's kernel (10 s; the stand-in of Virtualization 2 s), and shorter than
+    // the daemon takes to kill the guest, which is 10 s more.
     clients_give_up(&lab, Duration::from_secs(if backend() == "vz" { 6 } else { 12 }));
     kill(qemu, "CONT");
     for _ in 0..10 {
@@ -141,7 +141,7 @@ fn a_guest_that_runs_again_after_clients_gave_up_takes_connections_again() {
 }
 
 #[test]
-fn a_guest_that_stands_still_for_good_is_replaced_by_the_client_that_notices() {
+fn a_halted_guest_is_replaced_by_the_client_that_notices() {
     let lab = Lab::running("hang-timeout = \"1h\"");
     drop(ssh(&lab).unwrap());
     kill(lab.qemu(), "STOP");

@@ -10,16 +10,16 @@ use syn::visit::{self, Visit};
 
 type Module = Vec<String>;
 
-/// The files of one crate, by their modules.
+/// The files of one crate, by module.
 pub struct Files(BTreeMap<Module, Imports>);
 
-/// The paths that a file names, with their first words resolved.
+/// The paths in a file, with their first words resolved.
 #[derive(Default)]
 struct Imports {
     here: Module,
     own: BTreeSet<Module>,
     others: BTreeSet<Module>,
-    /// Modules of other files that only tests have.
+    /// Modules in other files that exist only for tests.
     test_only: BTreeSet<Module>,
 }
 
@@ -33,7 +33,7 @@ impl Files {
         Files(files)
     }
 
-    /// What each file imports of other crates.
+    /// Each file's imports from other crates.
     pub fn imports_of_crates(&self) -> impl Iterator<Item = (String, &BTreeSet<Module>)> {
         self.0.iter().map(|(module, file)| (module.join("::"), &file.others))
     }
@@ -69,7 +69,7 @@ fn read(directory: &Path, above: &mut Module, files: &mut BTreeMap<Module, Impor
     }
 }
 
-/// Whether an item is there for tests alone.
+/// Whether an item exists only for tests.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
@@ -91,7 +91,7 @@ impl Imports {
                 self.own.insert(path);
             }
             _ if first.starts_with("dvn_") => drop(self.others.insert(path.to_vec())),
-            // A module of this one, or something that is no module.
+            // A module of this one, or another item.
             _ => {
                 let path = [&self.here[..], path].concat();
                 self.own.insert(path);
@@ -183,7 +183,7 @@ impl<'ast> Visit<'ast> for Imports {
         self.uses(&mut Vec::new(), &item.tree);
     }
 
-    /// What a macro is given may be no Rust; paths in it look like paths.
+    /// A macro's input may not be Rust; paths in it still look like paths.
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         self.tokens(call.tokens.clone());
         visit::visit_macro(self, call);
@@ -198,7 +198,7 @@ impl<'ast> Visit<'ast> for Imports {
     }
 }
 
-/// Every set of files that import each other, in words.
+/// Every set of files that import each other, as text.
 pub fn circles(files: &Files) -> Vec<String> {
     let direct: BTreeMap<&Module, BTreeSet<&Module>> =
         files.0.keys().map(|module| (module, files.imported(module))).collect();

@@ -1,6 +1,7 @@
-//! The borders of the house: no circle of files, no import from a lower to a higher crate, no wire type where it does not belong.
+//! The rules for imports: no cycle of files, no import from a lower to a higher crate, no wire type outside of its
+//! crates.
 //!
-//! Cargo forbids a circle of crates. These tests hold the rest of what `docs/ARCHITECTURE.md` says of the layout.
+//! Cargo forbids a cycle of crates. These tests check the remaining rules of `docs/ARCHITECTURE.md` for the layout.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -33,7 +34,7 @@ fn crates() -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// What a crate depends on: in which table, on what, how.
+/// A dependency of a crate: its table, its name, its options.
 fn dependencies(directory: &Path) -> Vec<(String, String, toml::Value)> {
     let manifest = manifest(&directory.join("Cargo.toml"));
     let mut tables = vec![manifest.clone()];
@@ -78,7 +79,7 @@ fn a_crate_imports_only_lower_ones() {
     }
 }
 
-/// What goes over the API is made at the edge: of these crates, none knows it.
+/// Wire types are made at the edge: none of these crates knows them.
 #[test]
 fn the_lower_crates_know_nothing_of_the_api() {
     for name in ["dvn-host", "dvn-hypervisor", "dvn-nix", "dvn-lifecycle", "dvn-relay", "dvn-protocol"] {
@@ -89,7 +90,7 @@ fn the_lower_crates_know_nothing_of_the_api() {
     }
 }
 
-/// The agent and the client of the API do not bring the daemon's dependencies along.
+/// The agent and the client of the API do not depend on the daemon's dependencies.
 #[test]
 fn the_agent_and_the_client_stay_light() {
     let light: [(&str, &[&str]); 4] = [
@@ -106,7 +107,7 @@ fn the_agent_and_the_client_stay_light() {
     }
 }
 
-/// What is there for the tests of other crates is not in the program.
+/// Code for the tests of other crates is not in the program.
 #[test]
 fn helpers_of_tests_are_for_tests() {
     for (name, directory) in crates() {

@@ -1,4 +1,5 @@
-//! What Apple's headers declare, as far as `objc2-virtualization` repeats it: its source is generated from Xcode's SDK.
+//! Declarations of Apple's headers, as far as `objc2-virtualization` repeats them: its source is generated from Xcode's
+//! SDK.
 //!
 //! It is read as text and never compiled, so it needs no Mac.
 
@@ -11,7 +12,7 @@ use std::{
 /// The package whose source is read. `Cargo.toml` pins its version.
 const PACKAGE: &str = "objc2-virtualization";
 
-/// What the addresses of all pages begin with.
+/// The common start of all pages' addresses.
 pub const DOCUMENTATION: &str = "https://developer.apple.com/documentation/virtualization/";
 
 /// A class, protocol, enum or option set.
@@ -50,14 +51,14 @@ impl Apple {
             || found.supers.iter().filter_map(|s| self.0.get(s)).any(|s| s.selectors.contains(selector))
     }
 
-    /// Swift leaves words out of a selector that only repeat a type: these are the words' last parts.
+    /// Swift leaves out words of a selector that only repeat a type: these are the ends of such words.
     pub fn is_type_word(&self, word: &str) -> bool {
         let foundation = ["url", "string"];
         foundation.contains(&word) || self.0.keys().any(|name| name.to_lowercase().ends_with(word))
     }
 }
 
-/// The directory of the package, asked of cargo: where that is, is cargo's business.
+/// The directory of the package, as cargo reports it.
 fn source() -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--locked", "--format-version", "1"])
@@ -71,7 +72,7 @@ fn source() -> PathBuf {
     Path::new(manifest).parent().unwrap().to_owned()
 }
 
-/// One generated file. Its form is the generator's, line by line, so lines are enough.
+/// One generated file. The generator's form is line-based, so this parser is, too.
 fn read(text: &str, types: &mut BTreeMap<String, Type>) {
     let (mut page, mut supers, mut alias, mut selector) = (String::new(), Vec::new(), String::new(), None);
     let mut current = String::new();

@@ -1,4 +1,4 @@
-//! The comparisons. Each gives its complaints, one line each.
+//! The comparisons. Each returns its errors, one line each.
 
 use super::{
     apple::{self, Apple},
@@ -56,7 +56,7 @@ pub fn list(list: &List, apple: &Apple) -> Vec<String> {
     wrong
 }
 
-/// The stand-in's public declarations against the list and Apple's headers; and nothing in the list is left over.
+/// The stand-in's public declarations against the list and Apple's headers; and no line of the list is unused.
 pub fn stand_in(declarations: &[(String, Declaration)], list: &List, apple: &Apple) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
@@ -146,7 +146,7 @@ pub fn shim(file: &str, uses: &[Use], own: &BTreeSet<String>, list: &List, apple
     wrong
 }
 
-/// The macOS that `Type`, `Type.member`, `Type(labels)` or `Type.member(labels)` needs; or what is unknown of it.
+/// The macOS that `Type`, `Type.member`, `Type(labels)` or `Type.member(labels)` needs; or which part of it is unknown.
 fn path_since(path: &[String], labels: Option<&str>, list: &List, apple: &Apple) -> Result<u32, String> {
     let length = (1..=path.len()).rev().find(|n| list.types.contains_key(&path[..*n].join(".")));
     let name = path[..length.unwrap_or(1)].join(".");
@@ -171,15 +171,15 @@ fn path_since(path: &[String], labels: Option<&str>, list: &List, apple: &Apple)
     known.map(|(_, since)| since.max(listed.since)).ok_or_else(|| format!("{name}.{}", called.unwrap_or(wanted)))
 }
 
-/// A call may leave out the last argument where it is a closure, which then follows the parenthesis, or where it has the
-/// default that Swift's importer gives to options.
+/// A call may omit the last argument if it is a trailing closure, or has the default that Swift's importer gives to
+/// options.
 fn is_call_of(called: &str, spelling: &str) -> bool {
     let left_out = spelling.strip_prefix(called.trim_end_matches(')'));
     left_out.is_some_and(|left_out| [")", "completionHandler:)", "options:)"].contains(&left_out))
 }
 
-/// Methods of the stand-in's protocols that the shim's types promise and lack. On a Mac they are optional: a misspelt
-/// one would never be called, and nobody would say so.
+/// Methods of the stand-in's protocols that the shim's types lack. On a Mac they are optional: a misspelt one would
+/// never be called, without an error.
 pub fn delegates(shim: &[(String, Declaration)], stand_in: &[(String, Declaration)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (file, found) in shim {
@@ -199,13 +199,13 @@ pub fn delegates(shim: &[(String, Declaration)], stand_in: &[(String, Declaratio
     wrong
 }
 
-/// Names that a source itself declares, wherever: alone, and for functions in types `Type.name(labels)`.
+/// Names that a source itself declares: alone, and for functions in types `Type.name(labels)`.
 pub fn own_names(tokens: &[Token], declarations: &[Declaration]) -> BTreeSet<String> {
     let declares = |token: &Token| {
         token.word().is_some_and(|w| ["var", "let", "func", "case", "enum", "struct", "class"].contains(&w))
     };
     let names = tokens.windows(2).filter(|pair| declares(&pair[0])).filter_map(|pair| pair[1].word());
-    // Parameters, and labels with them: a wrong label is found where its function is.
+    // Parameters, and labels with them: a wrong label is found at its function.
     let parameters = tokens.windows(2).filter(|pair| pair[1].is(':')).filter_map(|pair| pair[0].word());
     let declared = declarations.iter().flat_map(|d| [d.path.join("."), base(d.name()).to_owned()]);
     names.chain(parameters).map(str::to_owned).chain(declared).collect()

@@ -1,4 +1,4 @@
-//! Faults, planted one at a time: each must be found. So the check can fail, wherever a slip is.
+//! Planted faults, one at a time: each must be found, which proves that the check can fail.
 
 use super::{Sources, apple::Apple};
 
@@ -13,8 +13,8 @@ impl Planted {
         Planted { sources: Sources::read(), apple: Apple::load() }
     }
 
-    /// What is said of `files` once `from` is `to` in them.
-    fn said(&self, of: fn(&mut Sources) -> Vec<&mut String>, from: &str, to: &str) -> Vec<String> {
+    /// The errors after `from` is replaced by `to` in `files`.
+    fn errors(&self, of: fn(&mut Sources) -> Vec<&mut String>, from: &str, to: &str) -> Vec<String> {
         let mut sources = self.sources.clone();
         let mut places = 0;
         for text in of(&mut sources) {
@@ -44,10 +44,10 @@ fn everywhere(sources: &mut Sources) -> Vec<&mut String> {
 }
 
 #[track_caller]
-fn found(said: &[String], words: &[&str]) {
+fn found(errors: &[String], words: &[&str]) {
     assert!(
-        said.iter().any(|line| words.iter().all(|word| line.contains(word))),
-        "nobody says {words:?}, but: {said:#?}"
+        errors.iter().any(|line| words.iter().all(|word| line.contains(word))),
+        "no error has {words:?}, only: {errors:#?}"
     );
 }
 
@@ -63,7 +63,7 @@ fn a_slip_in_the_shim_is_found() {
         ("didStopWithError", "didStopWith", ["lacks", "virtualMachine(_:didStopWithError:)"]),
         (".isSupported", ".isSuported", ["swift/", "VZVirtualMachine.isSuported"]),
     ] {
-        found(&tree.said(shim, from, to), &words);
+        found(&tree.errors(shim, from, to), &words);
     }
 }
 
@@ -75,7 +75,7 @@ fn a_name_that_is_younger_than_the_oldest_macos_must_be_asked_for() {
         ("#available(macOS 15, *)", "#available(macOS 14, *)", ["isNestedVirtualization", "needs macOS 15"]),
         ("#available(macOS 15, *)", "#available(iOS 18, *)", ["isNestedVirtualization", "needs macOS 15"]),
     ] {
-        found(&tree.said(shim, from, to), &words);
+        found(&tree.errors(shim, from, to), &words);
     }
 }
 
@@ -100,7 +100,7 @@ fn a_slip_in_the_stand_in_is_found() {
         ("save, restore", "restore, save", ["VZError.Code.restore is 11", "Apple's 12"]),
         ("forPort port: UInt32", "for port: UInt32", ["virtualization-standin/", "setSocketListener(_:for:)"]),
     ] {
-        found(&tree.said(stand_in, from, to), &words);
+        found(&tree.errors(stand_in, from, to), &words);
     }
 }
 
@@ -123,7 +123,7 @@ fn a_slip_in_the_list_is_found() {
         ),
         ("apple.com/documentation/virt", "apple.com/docs/virt", ["documentation is at", "apple.com"]),
     ] {
-        found(&tree.said(list, from, to), &words);
+        found(&tree.errors(list, from, to), &words);
     }
 }
 
@@ -135,8 +135,8 @@ fn a_slip_that_is_the_same_in_all_three_is_found() {
         ("memoryBalloonDevices", "balloonDevices", ["VZVirtualMachineConfiguration", "no balloonDevices"]),
         ("forPort", "toPort", ["VZVirtioSocketDevice", "no setSocketListener:toPort:"]),
     ] {
-        found(&tree.said(everywhere, from, to), &words);
+        found(&tree.errors(everywhere, from, to), &words);
     }
-    // Here the list keeps Apple's own name, and the spelling does not fit that.
-    found(&tree.said(list, "cpuCount =", "cpus ="), &["cpus", "does not make that of CPUCount"]);
+    // The list keeps Apple's own name here, and the spelling does not match it.
+    found(&tree.errors(list, "cpuCount =", "cpus ="), &["cpus", "does not make that of CPUCount"]);
 }

@@ -1,4 +1,4 @@
-//! `docs/vz-names.toml`: the Swift names that we use, each with what Apple's headers call it and where it is documented.
+//! `docs/vz-names.toml`: the Swift names that we use, each with its name in Apple's headers and its page.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct List {
-    /// What the addresses of all pages begin with.
+    /// The common start of all pages' addresses.
     pub documentation: String,
-    /// Names that are not of Virtualization.
+    /// Names from other modules than Virtualization.
     pub elsewhere: Vec<String>,
     /// By Swift name; nested types as `Outer.Inner`.
     pub types: BTreeMap<String, Type>,
@@ -19,11 +19,11 @@ pub struct List {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Type {
-    /// Its name in Objective-C; absent where it is the same.
+    /// Its name in Objective-C; absent if it is the same.
     objc: Option<String>,
-    /// Its page; absent where that is the name in small letters.
+    /// Its page; absent if that is the name in lower case.
     doc: Option<String>,
-    /// The macOS that brought it.
+    /// The macOS that introduced it.
     #[serde(default = "oldest")]
     pub since: u32,
     /// By Swift spelling, with the labels: `init(url:readOnly:)`.
@@ -31,17 +31,17 @@ pub struct Type {
     pub members: BTreeMap<String, Entry>,
 }
 
-/// A member: its Objective-C name alone, or with more to say.
+/// A member: its Objective-C name alone, or with details.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
     /// A selector, or the full name of a constant.
     Plain(String),
-    /// With what is out of the ordinary.
+    /// With details.
     Special(Member),
 }
 
-/// A member with what is out of the ordinary.
+/// A member with details.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Member {
@@ -72,8 +72,8 @@ impl Type {
 }
 
 impl Entry {
-    /// A selector, or the full name of a constant. `Class selector` where Swift put it into another type; nothing where
-    /// it exists in Swift only.
+    /// A selector, or the full name of a constant. `Class selector` if Swift moved it to another type; empty if it
+    /// exists in Swift only.
     pub fn objc(&self) -> Option<&str> {
         match self {
             Entry::Plain(objc) => Some(objc),
@@ -81,7 +81,7 @@ impl Entry {
         }
     }
 
-    /// The macOS that brought it, if it is younger than its type.
+    /// The macOS that introduced it, if it is newer than its type.
     pub fn since(&self) -> Option<u32> {
         match self {
             Entry::Plain(_) => None,
@@ -89,7 +89,7 @@ impl Entry {
         }
     }
 
-    /// Apple gave it a Swift name which the usual rules do not: the reason.
+    /// The reason for a Swift name that does not follow the usual rules.
     pub fn renamed(&self) -> Option<&str> {
         match self {
             Entry::Plain(_) => None,
@@ -97,7 +97,7 @@ impl Entry {
         }
     }
 
-    /// How the stand-in spells it.
+    /// Its spelling in the stand-in.
     pub fn in_stand_in<'a>(&'a self, swift: &'a str) -> &'a str {
         match self {
             Entry::Special(Member { stand_in: Some(spelling), .. }) => spelling,
@@ -120,21 +120,21 @@ impl List {
         toml::from_str(text).unwrap_or_else(|e| panic!("docs/vz-names.toml: {e}"))
     }
 
-    /// The member, and the macOS that brought it.
+    /// The member, and the macOS that introduced it.
     pub fn member(&self, owner: &str, name: &str) -> Option<(&Entry, u32)> {
         let found = self.types.get(owner)?;
         let entry = found.members.get(name)?;
         Some((entry, entry.since().unwrap_or(found.since)))
     }
 
-    /// The member that the stand-in spells so.
+    /// The member with that spelling in the stand-in.
     pub fn member_of_stand_in(&self, owner: &str, spelling: &str) -> Option<(&str, &Entry)> {
         let members = &self.types.get(owner)?.members;
         let found = members.iter().find(|(name, entry)| entry.in_stand_in(name) == spelling);
         found.map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// All members: owner, spelling, and the macOS that brought them.
+    /// All members: owner, spelling, and the macOS that introduced them.
     pub fn members(&self) -> impl Iterator<Item = (&str, &str, u32)> {
         self.types.iter().flat_map(|(owner, found)| {
             let since = |entry: &Entry| entry.since().unwrap_or(found.since);

@@ -1,12 +1,12 @@
-//! Every name of Apple's that the Swift code uses is one that Apple has: `make check-names`.
+//! Every Apple name that the Swift code uses exists in Apple's headers: `make check-names`.
 //!
 //! ```text
 //!   swift/ (the shim) ─── uses ───▶ docs/vz-names.toml ─── each name ───▶ objc2-virtualization (from Apple's SDK)
 //!   tests/virtualization-standin/ ─── declares ──┘  exactly the list
 //! ```
 //!
-//! On Linux the shim is compiled against the stand-in, so a slip in both would go unseen without this. It needs neither
-//! Swift nor a Mac. `docs/decisions/` says why there is a stand-in and what keeps it honest.
+//! On Linux the shim is compiled against the stand-in, so the same mistake in both would not be found without this. It
+//! needs neither Swift nor a Mac. `docs/decisions/` describes why there is a stand-in and what keeps it honest.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
@@ -25,7 +25,7 @@ use std::{
 };
 use swift::{declarations::declarations, lexer::tokens, uses::uses};
 
-/// All that is compared, as text.
+/// The compared sources, as text.
 #[derive(Clone, Debug)]
 pub struct Sources {
     shim: Vec<(String, String)>,
@@ -52,7 +52,7 @@ impl Sources {
         }
     }
 
-    /// Everything that is wrong with them.
+    /// All errors in them.
     pub fn complaints(&self, apple: &Apple) -> Vec<String> {
         let list = List::parse(&self.list);
         let declared = |sources: &[(String, String)]| {

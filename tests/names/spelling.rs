@@ -1,4 +1,4 @@
-//! Whether a Swift spelling is what Swift's importer makes of an Objective-C name.
+//! Whether a Swift spelling is the one that Swift's importer makes of an Objective-C name.
 
 use super::apple::Apple;
 
@@ -39,13 +39,13 @@ fn swift_pieces(spelling: &str) -> Vec<String> {
 
 fn objc_pieces(selector: &str) -> Vec<String> {
     let mut pieces: Vec<String> = selector.split_terminator(':').map(str::to_owned).collect();
-    // An error comes back by `throws`.
+    // Swift returns an error by `throws`.
     if pieces.len() > 1 && pieces.last().is_some_and(|last| last == "error") {
         pieces.pop();
     }
     let first = pieces[0].clone();
     let first = first.strip_suffix("WithError").unwrap_or(&first);
-    // `initWithURL:`, `startWithCompletionHandler:`: the preposition goes where a label begins.
+    // `initWithURL:`, `startWithCompletionHandler:`: the preposition is dropped where a label begins.
     pieces[0] = first.replacen("With", "", 1);
     pieces.iter().map(|piece| piece.to_lowercase()).collect()
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the activation scripts that the module writes, and the program of the direct door, below a directory of their own and
-# among stand-ins for a Mac's programs.
+# Runs the activation scripts that the module writes, and the program of the direct door, in a separate directory with
+# stand-ins for a Mac's programs.
 #
 #   activation.sh SNAPSHOTS    the directory with the snapshots of check.sh, as just evaluated
 # shellcheck disable=SC2016  # the stand-ins' own variables
@@ -20,7 +20,7 @@ begin() {
 
 mkdir "$work/bin"
 stand_in() { { echo '#!/bin/bash'; cat; } >"$work/bin/$1"; chmod 755 "$work/bin/$1"; }
-# What files belong to is noted, as tests need not be root.
+# Owners of files are recorded, as tests need not be root.
 stand_in chown <<<'echo "$@" >>"$mac/chown"; [ "$1" != -RP ] || echo "$2" >"$mac/owner"'
 stand_in stat <<<'cat "$mac/owner" 2>/dev/null || echo 0:0'
 stand_in sleep <<<'echo . >>"$mac/slept"'
@@ -34,7 +34,7 @@ touch lock daemon.log daemon.log.1 launchd.log machines/builder/{data.img,consol
 cp -p "$mac/../key" machines/builder/id_ed25519
 echo "darwin-vz-builder ssh-ed25519 AAAA"
 END
-# launchd: `job` has what is loaded; while `stopping` has a number, the job that was unloaded is there so many looks longer.
+# launchd: `job` contains the loaded job; while `stopping` is a number, the unloaded job is still reported that many times.
 stand_in launchctl <<'END'
 echo "$@" >>"$mac/launchctl"
 case $1 in
@@ -56,7 +56,7 @@ esac
 END
 ssh-keygen -q -t ed25519 -N '' -C '' -f "$work/key"
 
-# activate CONFIGURATION PART…: what its activation says
+# activate CONFIGURATION PART…: the output of its activation
 activate() {
   local name=$1
   shift
@@ -154,7 +154,7 @@ said=$(activate minimal postActivation) || bad "fails: $said"
 begin direct-door
 jq -r '.connectProgram[1:][]' "$snapshots/minimal.json" |
   sed -E "s#^ *code=0#&; set -- #; s#(^|[ (\"])/(usr/)?s?bin/#\1#g; s#/nix/store/[^ ]*/bin/darwin-vz-nix#darwin-vz-nix#" >"$mac/connect"
-# launchd starts nothing twice within ten seconds.
+# launchd does not start a job twice within ten seconds.
 stand_in darwin-vz-nix <<<'[ "$(wc -l <"$mac/slept")" -gt 120 ] && echo connected || exit 4'
 touch "$mac/slept"
 said=$(PATH=$work/bin:$PATH bash "$mac/connect") || bad "gives up after $(wc -l <"$mac/slept") tenths of a second"

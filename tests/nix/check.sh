@@ -2,10 +2,10 @@
 # `make check-nix`: everything about the Nix half that can be checked without nixpkgs and without a network, in seconds.
 #
 #   check.sh            check
-#   check.sh --update   write the snapshots and the options reference anew; then look at the difference
+#   check.sh --update   regenerate the snapshots and the options reference; then review the difference
 #
-# With DVN_NIXPKGS and DVN_NIX_DARWIN, the folders of real copies, the same snapshots are compared with what nixpkgs' and
-# nix-darwin's own modules make of our module, and the flake is evaluated (docs/nix-checks.md).
+# With DVN_NIXPKGS and DVN_NIX_DARWIN, directories of real copies, the same snapshots are compared with the results of
+# nixpkgs' and nix-darwin's own modules, and the flake is evaluated (docs/nix-checks.md).
 # shellcheck disable=SC2016  # patterns of sed and programs of jq, with their own $ and `
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -26,8 +26,8 @@ deadnix --fail --no-lambda-pattern-names "${files[@]}" || bad "there is dead cod
 
 # --- the module --------------------------------------------------------------------------------------------------------
 
-# evaluate GROUP NAME [ARGUMENT…]: what a configuration leads to, as JSON. Hashes of store paths are left out: they tell nothing
-# but that something has changed, which the rest tells better.
+# evaluate GROUP NAME [ARGUMENT…]: the result of a configuration, as JSON. Hashes of store paths are left out: they only show
+# that something has changed, which the rest shows better.
 evaluate() {
   local group=$1 name=$2
   shift 2
@@ -61,7 +61,7 @@ against() {
   part "$where: $((${#asserted[@]} + ${#throws[@]})) configurations that must be refused"
   for name in "${asserted[@]}"; do
     said=$(says asserted "$name")
-    # An option of another project's module exists only among the stand-ins.
+    # An option of another project's module exists only in the stand-ins.
     if [ $# -gt 0 ] && [ "$("$DVN_TEST_NIX/nix-instantiate" --eval --expr "(import ./tests/nix/refused.nix).asserted.$name.foreign or false")" = true ]; then continue; fi
     message=$(evaluate asserted "$name" "$@" 2>"$work/err") || { bad "$name does not evaluate: $(cat "$work/err")"; continue; }
     jq -e --arg said "$said" 'any(.failed[]?; contains($said))' <<<"$message" >/dev/null ||
@@ -119,7 +119,7 @@ part "pack.py"
 python3 -B tests/nix/pack_test.py 2>"$work/err" || bad "pack.py: $(cat "$work/err")"
 
 part "the guests that Nix makes, against their snapshot"
-# tests/contract.rs holds it against docs/guest-contract.md, and against the Debian test guest.
+# tests/contract.rs compares it with docs/guest-contract.md, and with the Debian test guest.
 guests() {
   "$DVN_TEST_NIX/nix-instantiate" --eval --strict --json --read-write-mode --expr "import ./tests/nix/guests.nix { $1 }" |
     jq --sort-keys . | sed -E 's|/nix/store/[a-z0-9]{32}-|/nix/store/…-|g'
@@ -145,7 +145,7 @@ readme() {
 readme
 
 part "the template, with nothing to fetch but the repository"
-# A copy, as git would have it; and no way to any input.
+# A copy, as git would make it, without access to any input.
 mkdir "$work/repository"
 git ls-files --cached --others --exclude-standard flake.nix nix | xargs cp --parents -t "$work/repository"
 init() {
@@ -155,9 +155,9 @@ init() {
 }
 init mac '?dir=nix/templates' || bad "the template cannot be had: $(cat "$work/out")"
 diff -r nix/templates/mac "$work/mac" || bad "the template arrives as something else"
-# Otherwise this would show nothing.
+# Otherwise this would prove nothing.
 if init control '' && [ ! -e flake.lock ]; then bad "the flake itself needs no input: the test has one at hand"; fi
-# The command is shown where it is needed, with the place that exists.
+# The documented command names an existing directory.
 grep -rhoE "flake init -t [^ \`]+" README.md docs | sort -u >"$work/out"
 [ "$(cat "$work/out")" = "flake init -t 'github:darwin-vz-nix/darwin-vz-nix?dir=nix/templates'" ] || bad "the pages show: $(cat "$work/out")"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make check-nixos`: the NixOS guest among NixOS's own modules, as whole systems: all that can be said of it without building it.
-# DVN_NIXPKGS is the folder of a copy of nixpkgs (docs/nix-checks.md). Nothing is fetched.
+# `make check-nixos`: the NixOS guest with NixOS's own modules, as whole systems: all checks that need no build. DVN_NIXPKGS
+# is the directory of a copy of nixpkgs (docs/nix-checks.md). Nothing is fetched.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DVN_TEST_NIX:?run this as: make check-nixos}"

@@ -113,7 +113,7 @@ same "the machine" "$(status '.machines[0].state')" stopped
 same "boots so far" "$(status '.machines[0].boots')" 0
 # Looked up, not tried: a connection would start the VM.
 awk -v a="$(printf '0100007F:%04X' "$port")" '$2 == a && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp ||
-  fail "nobody listens on 127.0.0.1:$port"
+  fail "no process listens on 127.0.0.1:$port"
 ok "listening on 127.0.0.1:$port, the machine is stopped ($(status '.machines[0] | .backend + ", " + .accelerator'))"
 dvn status | sed 's/^/    /'
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Gives the readers of foreign bytes (fuzz/targets) such bytes for a while, led by which code they reach.
+# Fuzzes the parsers of untrusted input (fuzz/targets) for a while, guided by coverage.
 #
 #   fuzz.sh SECONDS [TARGET…]
 #
-# Begins with fuzz/seeds/TARGET and with what earlier runs found interesting, which is in target/fuzz/corpus. An input that
-# breaks a promise is kept in target/fuzz/found, and printed with the command that repeats it. SEED makes a run less random.
+# Begins with fuzz/seeds/TARGET and with the interesting inputs of earlier runs in target/fuzz/corpus. An input that breaks a
+# property is kept in target/fuzz/found, and printed with the command that reproduces it. SEED makes a run less random.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=tests/tools/lib.sh
@@ -20,9 +20,9 @@ for target in "${targets[@]}"; do
   [ -f "fuzz/targets/$target.rs" ] || die "there is no fuzz/targets/$target.rs"
 done
 
-# Without what surrounds us, so that the dependencies are those that `cargo test` has built: only this project's own crates are
-# compiled anew, and libFuzzer. No sanitizer, for stable Rust has none: it would look for faults of memory, and `unsafe` is no
-# more than a few lines here.
+# With a clean environment, so that the dependencies are those that `cargo test` has built: only this project's own crates
+# and libFuzzer are compiled again. Stable Rust has no sanitizers, which would find memory errors; there are only a few lines
+# of `unsafe` here.
 unset DVN_SWIFT RUSTFLAGS RUSTC_WORKSPACE_WRAPPER
 CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export CARGO_TARGET_DIR
@@ -34,11 +34,11 @@ programs=$CARGO_TARGET_DIR/debug
 kept=$CARGO_TARGET_DIR/fuzz
 export for_seconds kept programs work
 
-# fuzz TARGET: one line of figures, or the end of its log and the input that was too much.
+# fuzz TARGET: one line of figures, or the end of its log and the failing input.
 fuzz() {
   local target=$1 log=$kept/log/$1 corpus=$kept/corpus/$1 found=$kept/found/$1
   mkdir -p "$(dirname "$log")" "$corpus" "$found" "$work/$target"
-  # Where the inputs that it keeps go, and where it begins; the second is only read.
+  # The directory for new inputs, and the seeds, which are only read.
   if TMPDIR=$work/$target "$programs/$target" "$corpus" "fuzz/seeds/$target" -max_total_time="$for_seconds" \
     -timeout=60 -rss_limit_mb=1024 -print_final_stats=1 ${SEED:+-seed="$SEED"} -artifact_prefix="$found/" >"$log" 2>&1
   then
@@ -49,7 +49,7 @@ fuzz() {
       END { printf "%-10s %9d inputs, %6d places reached, %4d MiB\n", target, runs, reached, memory }' "$log"
     return
   fi
-  # What was promised, or what libFuzzer minds; the rest of it is how that was reached.
+  # The broken property, or libFuzzer's error; the rest is how it was reached.
   grep -A 4 -E "panicked at|^SUMMARY|ERROR: libFuzzer" "$log" | head -n 20
   local input
   input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)

@@ -1,7 +1,7 @@
-//! The first moment of a guest that is ready: each way of asking it to power off works by itself, so none of the host's is in vain.
-//! Below the supervisor, which would ask in all ways and again.
+//! The first moment of a ready guest: each way to power it off works alone, so no request of the host is lost. Below
+//! the supervisor, which would use all ways and repeat them.
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, TIMEOUT};
 use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
 use dvn_generations::Generations;
 use dvn_guest::launch::Launch;
@@ -13,10 +13,10 @@ use dvn_types::MachineName;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Each way, so often.
+/// The number of boots for each way.
 const BOOTS: usize = 2;
 
-/// What a guest may take to end its processes and leave its disk clean, translated and beside other tests.
+/// Time for a guest to end its processes and leave its disk clean, emulated and beside other tests.
 const POWERS_OFF_WITHIN: Duration = Duration::from_secs(60);
 
 /// A machine without a daemon.
@@ -61,7 +61,7 @@ impl Bare {
         );
         let launch: &dyn GuestProvider = &launch;
         let guest = hypervisor.boot(launch.prepare(Default::default()).await.unwrap()).await.unwrap();
-        let ready = timeout(PATIENCE, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
+        let ready = timeout(TIMEOUT, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
         (guest, ready)
     }
 }

@@ -1,9 +1,9 @@
-//! A guest that wants to harm the host. It is played on the socket where the guest's own connections to the gate arrive, with
-//! the token that root in the guest can read.
+//! A hostile guest. The test acts as the guest on the socket where its connections to the gate arrive, with the token
+//! that root in the guest can read.
 
 use crate::{
     inputs::{add_text, build},
-    lab::{Door, Lab, alive, said, wait},
+    lab::{Door, Lab, alive, stdout_of, wait},
 };
 use std::{
     collections::BTreeSet,
@@ -17,16 +17,16 @@ use std::{
     time::Duration,
 };
 
-/// The highest number of an operation that any Nix knows, and some more.
+/// Higher than any operation number that Nix uses.
 const OPERATIONS: u64 = 64;
 const CONNECTIONS: usize = 10_000;
 
-/// A client's part of the greeting: magic number, version 1.35, and two switches that are off.
+/// A client's part of the handshake: magic number, version 1.35, and two options that are off.
 fn greeting() -> Vec<u8> {
     [0x6e69_7863_u64, 0x123, 0, 0].iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// What the boot payload tells the guest.
+/// The guest's part of the boot payload.
 fn token(lab: &Lab) -> String {
     let initrd = fs::read(lab.machine().join("run/initrd")).unwrap();
     let key = b"\"token\":\"";
@@ -39,14 +39,14 @@ fn gate(lab: &Lab) -> PathBuf {
 }
 
 /// A connection as the agent opens it.
-fn enter(gate: &Path, token: &str) -> UnixStream {
+fn connect(gate: &Path, token: &str) -> UnixStream {
     let mut stream = UnixStream::connect(gate).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     writeln!(stream, "{{\"token\":\"{token}\"}}").unwrap();
     stream
 }
 
-/// All that the gate answers; it must not take for ever.
+/// The whole answer of the gate, within a time limit.
 fn answer(mut stream: UnixStream, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.write_all(bytes); // it may have been closed
     let _ = stream.shutdown(Shutdown::Write);
@@ -57,7 +57,7 @@ fn answer(mut stream: UnixStream, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What must not change: every file of the host's store, and what its database holds.
+/// What must not change: every file of the host's store, and the content of its database.
 fn host_store(lab: &Lab) -> (BTreeSet<PathBuf>, String) {
     let mut files = BTreeSet::new();
     let mut dirs = vec![lab.dir.path().join("host/nix/store")];
@@ -70,7 +70,7 @@ fn host_store(lab: &Lab) -> (BTreeSet<PathBuf>, String) {
         }
     }
     let infos = lab.host_nix("nix").args(["path-info", "--all", "--json"]).output().unwrap();
-    (files, said(&infos, "path-info"))
+    (files, stdout_of(&infos, "path-info"))
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         let (gate, token) = (gate.clone(), token.clone());
         move || {
             for client in listener.incoming() {
-                let (mut client, mut host) = (client.unwrap(), enter(&gate, &token));
+                let (mut client, mut host) = (client.unwrap(), connect(&gate, &token));
                 let (mut back, mut there) = (client.try_clone().unwrap(), host.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut client, &mut there));
                 thread::spawn(move || {
@@ -107,7 +107,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         nix.args(&words[1..]).args(["--store", &store]);
         nix
     };
-    said(&nix(&["nix-store", "--check-validity", &input]).output().unwrap(), "a question");
+    stdout_of(&nix(&["nix-store", "--check-validity", &input]).output().unwrap(), "a question");
     let attempts: [&[&str]; 9] = [
         &["nix", "store", "add", file],
         &["nix", "store", "delete", "--ignore-liveness", &input],
@@ -125,7 +125,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         assert!(!output.status.success() && complaint.contains("read-only"), "{words:?}: {complaint}");
     }
 
-    // Every operation by its number, with a body that suits many; then what is no operation at all.
+    // Every operation by its number, with a body that fits many; then bytes that are no operation.
     let text = |text: &str| {
         let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(text.as_bytes());
@@ -135,13 +135,13 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
     for operation in 0..=OPERATIONS {
         for body in [text(&input), vec![0; 512], vec![0xff; 512]] {
             let bytes = [greeting(), operation.to_le_bytes().to_vec(), body.repeat(4)].concat();
-            answer(enter(&gate, &token), &bytes);
+            answer(connect(&gate, &token), &bytes);
         }
     }
     for length in 0..200 {
         let noise: Vec<u8> = (0..length * 7).map(|_| rand::random()).collect();
-        answer(enter(&gate, &token), &noise);
-        answer(enter(&gate, &token), &[greeting(), noise.clone()].concat());
+        answer(connect(&gate, &token), &noise);
+        answer(connect(&gate, &token), &[greeting(), noise.clone()].concat());
         answer(UnixStream::connect(&gate).unwrap(), &noise);
     }
     thread::scope(|scope| {
@@ -150,7 +150,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
             scope.spawn(move || {
                 let mut open = Vec::new();
                 for n in 0..CONNECTIONS / 8 {
-                    // Some stay open, silent or half-way through the greeting.
+                    // Some stay open, silent or in the middle of the handshake.
                     let Ok(mut stream) = UnixStream::connect(gate) else { continue };
                     if n % 2 == 0 {
                         let _ = writeln!(stream, "{{\"token\":\"{token}\"}}");
@@ -165,7 +165,7 @@ fn a_guest_cannot_change_the_hosts_store_nor_bring_the_daemon_down() {
         }
     });
 
-    // What was half-way through the greeting takes its time to go, and a full gate lets nobody in.
+    // Connections in the middle of the handshake end only after a while, and a full gate accepts no others.
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", lab.daemon_pid())).unwrap().count();
     wait("the gate to be free again", || descriptors() < 60);
     assert_eq!(host_store(&lab), before);

@@ -1,13 +1,13 @@
-//! The host's store when it cannot be shared, or only in part: the guest copies, and goes on.
+//! The host's store when it cannot be shared, or only in part: the guest copies, and keeps running.
 
 use super::in_guest;
 use crate::{
     inputs::{add, add_text, build},
-    lab::{Door, Lab, kill, said, wait},
+    lab::{Door, Lab, kill, stdout_of, wait},
 };
 use std::fs;
 
-/// How often the daemon has warned.
+/// The number of the daemon's warnings.
 fn warnings(lab: &Lab, about: &str) -> usize {
     let log = fs::read_to_string(lab.dir.path().join("daemon.err")).unwrap();
     log.lines().filter(|line| line.contains(" WARN ") && line.contains(about)).count()
@@ -20,7 +20,7 @@ fn sharing(lab: &Lab) -> String {
 #[test]
 fn names_that_a_case_insensitive_volume_changes_arrive_as_they_are() {
     let mut lab = Lab::sharing("");
-    // As on a Mac: the host's Nix stores `A` beside `a` under another name, and knows it when it copies.
+    // As on a Mac: the host's Nix stores `A` beside `a` under another name, and restores the name when it copies.
     lab.nix_settings = "use-case-hack = true\n".to_owned();
     let tree = lab.dir.path().join("tree");
     fs::create_dir_all(tree.join("deep")).unwrap();
@@ -40,13 +40,13 @@ fn names_that_a_case_insensitive_volume_changes_arrive_as_they_are() {
     assert_eq!(seen, ["deep/NAME large", "deep/name small", "plain"]);
     let in_guest = in_guest(&lab);
     assert!(in_guest.contains(&tree) && !in_guest.contains(&plain), "{in_guest:?}");
-    // What the guest deletes of its own is the host's again, which has it by now, and not hidden.
+    // A path that the guest deletes of its own must show the host's, which has it by now.
     let result = in_guest.iter().find(|path| path.ends_with("-true-names")).unwrap();
     let after = lab.ssh(&format!(
         "cat {result} >/dev/null; nix-store --delete {result} >/dev/null && ls /data/nix/store && cat {result} && stat -c %h {result}"
     ));
     assert!(!after.contains("-true-names\n") && after.contains("deep/NAME large"), "{after}");
-    // A file that is still seen where it was deleted has no link.
+    // A deleted file that is still visible has no link.
     assert!(after.ends_with("\n1\n"), "{after}");
 
     let refused = lab.status()["store"]["refused"].clone();
@@ -106,7 +106,7 @@ fn a_share_that_hangs_is_left_with_one_warning_and_builds_go_on() {
     assert_eq!((sharing(&lab).as_str(), warnings(&lab, "")), ("left", 1));
     assert!(lab.ok(&["status"]).contains("not shared until the next boot"));
 
-    // The next boot begins anew.
+    // The next boot shares again.
     lab.ok(&["stop"]);
     let three = add_text(&lab, "three", "three\n");
     assert_eq!(build(&lab, Door::Direct, "after", std::slice::from_ref(&three), "cat $inputs >$out"), "three\n");
@@ -121,10 +121,11 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
         build(&lab, Door::Direct, "at-first", std::slice::from_ref(&one), "echo $inputs >$out"),
         format!("{one}\n")
     );
-    // Restarted while somebody uses the guest: what he uses is held again.
+    // Restarted while a client uses the guest: the paths in use are held again.
     let mut session = lab.program(&["ssh", "--", "sleep 60"]).spawn().unwrap();
     let is_held = |lab: &Lab| {
-        said(&lab.host_nix("nix-store").args(["--gc", "--print-live"]).output().unwrap(), "--print-live").contains(&one)
+        stdout_of(&lab.host_nix("nix-store").args(["--gc", "--print-live"]).output().unwrap(), "--print-live")
+            .contains(&one)
     };
     // Neither the input's own build nor anything else on the host holds it now.
     wait("the guest's paths to be held", || is_held(&lab));
@@ -139,11 +140,11 @@ fn a_host_daemon_that_is_gone_is_done_without_and_one_that_restarts_is_found_aga
     wait("the guest's paths to be let go", || !is_held(&lab));
 
     lab.end_host_nix();
-    said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+    stdout_of(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
     let two = add_text(&lab, "two", "two\n");
     assert_eq!(build(&lab, Door::Direct, "alone", std::slice::from_ref(&two), "cat $inputs >$out"), "two\n");
     let in_guest = in_guest(&lab);
-    // What referred to the lost path is lost, too.
+    // Paths that referred to the lost one are lost, too.
     assert!(in_guest.contains(&two) && !in_guest.iter().any(|path| path.ends_with("-at-first")), "{in_guest:?}");
     assert_eq!((sharing(&lab).as_str(), warnings(&lab, "no longer shared")), ("left", 1));
 }
@@ -153,12 +154,14 @@ fn what_a_build_without_a_connection_needs_is_held_until_it_is_done() {
     let lab = Lab::sharing("idle-timeout = \"10s\"");
     let input = add_text(&lab, "needed", "needed\n");
     let is_held = |lab: &Lab| {
-        let roots = said(&lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap(), "--print-roots");
+        let roots =
+            stdout_of(&lab.host_nix("nix-store").args(["--gc", "--print-roots"]).output().unwrap(), "--print-roots");
         roots.lines().any(|root| root.starts_with("{temp") && root.ends_with(&input))
     };
-    // The guest has been told of it before, so it does not ask again, and no connection to the gate holds it.
+    // The gate has described it to the guest before, so the guest does not ask again, and no connection to the gate
+    // holds it.
     assert_eq!(build(&lab, Door::Direct, "known", std::slice::from_ref(&input), "cat $inputs >$out"), "needed\n");
-    // A build in the guest, begun by somebody who leaves then. It looks at its input late.
+    // A build in the guest whose client leaves after its start. It reads its input late.
     let script = format!("sleep 30; cat {input} > $out");
     let expression = crate::lab::derivation("orphan", &script).replacen(
         "derivation {",
@@ -176,7 +179,7 @@ fn what_a_build_without_a_connection_needs_is_held_until_it_is_done() {
         status["leases"] == 0 && status["builds"] == 1
     });
     assert!(is_held(&lab));
-    said(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
+    stdout_of(&lab.host_nix("nix-store").arg("--gc").output().unwrap(), "nix-store --gc");
     assert!(lab.result(&input).exists(), "it is not collected");
     lab.await_state("stopped");
     wait("it to be let go", || !is_held(&lab));

@@ -1,24 +1,24 @@
-//! What a source declares.
+//! Declarations in a source.
 
 use super::lexer::{Kind, Token, after_group};
 
 /// A declared name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// The types around it, then its own name.
+    /// The enclosing types, then its own name.
     pub path: Vec<String>,
-    /// What it is.
+    /// Its kind.
     pub what: What,
-    /// `public` or `open`, or by the protocol or enum it is in.
+    /// `public` or `open`, directly or by the protocol or enum it is in.
     pub public: bool,
     /// Line, from 1.
     pub line: usize,
 }
 
-/// What a declared name is.
+/// The kind of a declared name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A class, struct, enum, protocol or extension, and what stands after its colon.
+    /// A class, struct, enum, protocol or extension, and the types after its colon.
     Type {
         /// `class`, `extension`, …
         keyword: String,
@@ -29,18 +29,18 @@ pub enum What {
     Function,
     /// A variable or constant.
     Property {
-        /// Others may write it.
+        /// Whether it has a public setter.
         settable: bool,
     },
     /// A case of an enum.
     Case {
-        /// Its number, if it has one: as given, or one more than the one before.
+        /// Its number, if any: as given, or the previous one plus one.
         value: i64,
     },
 }
 
 impl Declaration {
-    /// The types around it, as `Outer.Inner`.
+    /// The enclosing types, as `Outer.Inner`.
     pub fn owner(&self) -> String {
         self.path[..self.path.len() - 1].join(".")
     }
@@ -51,7 +51,7 @@ impl Declaration {
     }
 }
 
-/// All declarations outside of functions' bodies.
+/// All declarations outside of function bodies.
 pub fn declarations(tokens: &[Token]) -> Vec<Declaration> {
     let mut reader = Reader { tokens, at: 0, found: Vec::new() };
     reader.members(&Scope { path: Vec::new(), public: false });
@@ -85,7 +85,7 @@ const MODIFIERS: [&str; 19] = [
 
 struct Scope {
     path: Vec<String>,
-    /// Members are public without saying so.
+    /// Members are public implicitly.
     public: bool,
 }
 
@@ -122,7 +122,7 @@ impl Reader<'_> {
                     self.at = after_group(self.tokens, self.at);
                 }
             } else if token.is('#') {
-                // A condition of compilation: both branches count.
+                // A conditional compilation: both branches count.
                 let line = token.line;
                 while self.tokens.get(self.at).is_some_and(|token| token.line == line) {
                     self.at += 1;
@@ -248,7 +248,7 @@ impl Reader<'_> {
     fn cases(&mut self, scope: &Scope, public: bool) {
         let line = self.tokens[self.at].line;
         self.at += 1;
-        // An enum's cases are as public as it is; its other members are not.
+        // An enum's cases are as public as the enum; its other members are not.
         let by_owner = self
             .found
             .iter()
@@ -277,7 +277,7 @@ impl Reader<'_> {
         }
     }
 
-    /// To the end of a declaration: past its body, if it has one.
+    /// Skips to the end of a declaration, past its body, if it has one.
     fn skip_rest(&mut self) {
         while self.at < self.tokens.len() && !self.ends_here() {
             let body = self.is(self.at, '{');
@@ -309,7 +309,7 @@ pub fn labels(tokens: &[Token], open: usize, declaration: bool) -> String {
     let mut text = String::new();
     let mut at = open + 1;
     while at < end {
-        // Attributes and modifiers stand after the colon, so the label is what comes first.
+        // Attributes and modifiers follow the colon, so the first word is the label.
         let label = tokens[at].word().unwrap_or("_");
         let named = tokens[at + 1].is(':') || declaration;
         text.push_str(if named { label } else { "_" });

@@ -1,6 +1,6 @@
 //! Swift source as tokens.
 
-/// A token; comments and the text of literals are gone.
+/// A token; comments and the text of literals are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A word: identifier or keyword.
@@ -13,14 +13,14 @@ pub enum Kind {
     Mark(char),
 }
 
-/// A token and its place.
+/// A token and its position.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// What.
+    /// The token.
     pub kind: Kind,
     /// Line, from 1.
     pub line: usize,
-    /// The first of its line.
+    /// Whether it is the first of its line.
     pub first: bool,
 }
 
@@ -33,7 +33,7 @@ impl Token {
         }
     }
 
-    /// It is this character.
+    /// Whether it is this character.
     pub fn is(&self, mark: char) -> bool {
         self.kind == Kind::Mark(mark)
     }

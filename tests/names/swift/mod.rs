@@ -1,5 +1,5 @@
-//! As much of Swift as telling names takes: tokens, declarations, uses. Not a compiler: what this lets through by
-//! mistake, `swiftc` against the stand-in refuses.
+//! The subset of Swift that extracting names needs: tokens, declarations, uses. Not a compiler: `swiftc` with the
+//! stand-in refuses what this accepts by mistake.
 
 pub mod declarations;
 pub mod lexer;

@@ -1,4 +1,4 @@
-//! What of Virtualization a source uses, and on which macOS each use can be reached.
+//! A source's uses of Virtualization, and the macOS on which each is reachable.
 //!
 //! ```text
 //!   if #available(macOS 14, *) { 14 } else { 13 }      guard #available(macOS 15, *) else { 13 }  15 …
@@ -13,9 +13,9 @@ use super::{
 /// A name in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Use {
-    /// What.
+    /// The name.
     pub what: What,
-    /// The macOS that is known to run there.
+    /// The macOS that is guaranteed there.
     pub since: u32,
     /// Line, from 1.
     pub line: usize,
@@ -24,18 +24,18 @@ pub struct Use {
 /// A name in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// `VZError.Code.internalError`: as many names as a dot joins.
+    /// `VZError.Code.internalError`: names joined by dots.
     Path(Vec<String>),
     /// `VZSharedDirectory(url:readOnly:)`: the type, and its labels.
     Call(String, String),
-    /// `.state`: a member of something whose type only the compiler knows; or `state` in an extension of Apple's type.
+    /// `.state`: a member of a value whose type only the compiler knows; or `state` in an extension of Apple's type.
     Member(String),
 }
 
-/// All uses, in their order.
+/// All uses, in order.
 pub fn uses(tokens: &[Token], oldest: u32) -> Vec<Use> {
     let mut scopes = vec![oldest];
-    // For each brace, whether it is that of an extension of Apple's type.
+    // For each brace, whether it belongs to an extension of Apple's type.
     let mut extends = Vec::new();
     let (mut pending, mut guarded) = (None, Vec::new());
     let mut found = Vec::new();
@@ -46,7 +46,7 @@ pub fn uses(tokens: &[Token], oldest: u32) -> Vec<Use> {
         match &token.kind {
             Kind::Mark('{') => {
                 let outer = scopes.last().copied().unwrap_or(oldest);
-                // The braces after a guard's `else` are what runs on an older macOS.
+                // The braces after a guard's `else` run on an older macOS.
                 let after_else = at > 0 && tokens[at - 1].word() == Some("else");
                 let guard = after_else.then(|| pending.take()).flatten();
                 guarded.push(guard);
@@ -94,7 +94,7 @@ pub fn uses(tokens: &[Token], oldest: u32) -> Vec<Use> {
     found
 }
 
-/// The brace at `at` opens `extension VZ…`.
+/// Whether the brace at `at` opens `extension VZ…`.
 fn is_extension(tokens: &[Token], at: usize) -> bool {
     let head = tokens[..at].iter().rposition(|token| token.first).unwrap_or(0);
     let words = tokens[head..at].windows(2);
@@ -103,7 +103,7 @@ fn is_extension(tokens: &[Token], at: usize) -> bool {
         .any(|pair| pair[0].word() == Some("extension") && pair[1].word().is_some_and(|name| name.starts_with("VZ")))
 }
 
-/// A word without a dot that is read, written or called, rather than declared, a label or a keyword.
+/// A word without a dot that is read, written or called, and not declared, a label or a keyword.
 fn is_used(tokens: &[Token], at: usize) -> bool {
     const KEYWORDS: [&str; 10] = ["if", "else", "guard", "switch", "return", "let", "var", "in", "try", "await"];
     let keyword = |at: usize| tokens.get(at).and_then(Token::word).is_some_and(|word| KEYWORDS.contains(&word));
@@ -112,7 +112,7 @@ fn is_used(tokens: &[Token], at: usize) -> bool {
     next && !declared && !keyword(at)
 }
 
-/// The macOS of the `(macOS 14.0, *)` that comes next.
+/// The macOS of the next `(macOS 14.0, *)`.
 fn version(tokens: &[Token], at: usize) -> Option<u32> {
     let os = tokens.get(at + 2).and_then(Token::word)?;
     match tokens.get(at + 3).map(|token| &token.kind) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make link-darwin`: links the Rust half of the program to an arm64 Mach-O and checks it. Not part of every CI run: the
-# first time takes minutes. The Swift half stays open, as names to be found when it is loaded, so the result does not
-# run anywhere; it shows that everything else is there, and is what signing is tried on. Prints the program's path.
+# first time takes minutes. The Swift half remains as undefined names to be resolved at load time, so the result does not
+# run; it shows that everything else is present, and is used to test signing. Prints the program's path.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 # shellcheck source=tests/tools/lib.sh
@@ -36,7 +36,7 @@ export CARGO_TARGET_AARCH64_APPLE_DARWIN_RUSTFLAGS="${flags[*]}"
 cargo build --locked --quiet --target aarch64-apple-darwin --bin darwin-vz-nix
 program=$CARGO_TARGET_DIR/aarch64-apple-darwin/debug/darwin-vz-nix
 "$here/check_macho.py" "$program" >&2
-# That the check can fail: with one byte flipped in the middle, the signature must not hold.
+# The check can fail: with one byte flipped in the middle, the signature must be invalid.
 broken=$target/darwin-link/broken
 python3 - "$program" "$broken" <<'PYTHON'
 import sys

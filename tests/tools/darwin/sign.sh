@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# `make sign`: the release program, stripped and signed ad hoc with the right to run virtual machines. Without that right
-# macOS starts the program, and the Virtualization framework refuses every machine. Prints the program's path.
+# `make sign`: the release program, stripped and signed ad hoc with the entitlement to run virtual machines. Without it macOS
+# starts the program, but the Virtualization framework refuses every machine. Prints the program's path.
 #
-# Signing comes last: whatever changes the program afterwards, stripping too, breaks the signature.
+# Signing comes last: any later change of the program, including stripping, breaks the signature.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 # shellcheck source=tests/tools/lib.sh

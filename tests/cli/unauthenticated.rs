@@ -1,4 +1,4 @@
-//! A daemon whose API answers on TCP, among other users of the computer, and among clients that take more than they need.
+//! A daemon with its API on TCP, with unauthenticated clients, and with clients that take more than they need.
 
 use super::{program, run};
 use std::{
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What an owner waits for an answer at most. Bounds on connections are 10 s, so one that has to wait for them shows.
+/// Maximum time of an answer for the owner. Limits on connections are 10 s, so waiting for one of them shows.
 const SOON: Duration = Duration::from_secs(8);
 
-/// When something that is bounded has ended, on a busy computer too.
+/// Time within which everything with a limit has ended, even on a busy computer.
 const IN_TIME: Duration = Duration::from_secs(30);
 
 struct Daemon {
@@ -61,7 +61,7 @@ impl Daemon {
         stream
     }
 
-    /// The owner asks on a connection of its own, and is answered soon.
+    /// A request of the owner on a new connection is answered soon.
     fn answers(&self, among: &str) {
         let begun = Instant::now();
         let mut stream = self.dial();
@@ -83,7 +83,7 @@ fn status(answer: &str) -> u16 {
     answer.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
 }
 
-/// Reads until the answer's head is whole.
+/// Reads until the answer's head is complete.
 fn answer_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -94,7 +94,7 @@ fn answer_head(stream: &mut impl Read) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// All that still comes; a close with unread bytes is an end like any other.
+/// Reads the rest; a close with unread bytes also counts as the end.
 fn rest(mut stream: impl Read) -> String {
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = stream.read(&mut chunk) {
@@ -104,7 +104,7 @@ fn rest(mut stream: impl Read) -> String {
 }
 
 #[test]
-fn a_crowd_without_the_token_does_not_keep_its_owner_out() {
+fn a_crowd_without_the_token_does_not_block_its_owner() {
     let daemon = Daemon::new();
     for (among, first_words) in [
         ("silent connections", String::new()),
@@ -115,7 +115,7 @@ fn a_crowd_without_the_token_does_not_keep_its_owner_out() {
         let crowd: Vec<_> = (0..400)
             .map(|_| {
                 let mut stream = daemon.dial();
-                // It may be closed by now.
+                // The connection may be closed by now.
                 let _ = stream.write_all(first_words.as_bytes());
                 stream
             })
@@ -128,7 +128,7 @@ fn a_crowd_without_the_token_does_not_keep_its_owner_out() {
 }
 
 #[test]
-fn a_crowd_that_dials_all_the_time_does_not_keep_the_owner_out() {
+fn a_crowd_that_dials_all_the_time_does_not_block_the_owner() {
     let daemon = Daemon::new();
     let mut kept = daemon.send("GET /v1/health");
     answer_head(&mut kept);
@@ -148,13 +148,13 @@ fn a_crowd_that_dials_all_the_time_does_not_keep_the_owner_out() {
                 }
             });
         }
-        // The crowd's threads must learn of the end, however this ends.
+        // The other threads must see the end, even after a panic.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..5 {
                 daemon.answers("a crowd that dials");
                 rest_of_one_answer(&mut kept);
                 kept.write_all(format!("{}\r\n", daemon.head("GET /v1/health")).as_bytes()).unwrap();
-                assert_eq!(status(&answer_head(&mut kept)), 200, "what was let in does not give way");
+                assert_eq!(status(&answer_head(&mut kept)), 200, "an authenticated connection is not evicted");
             }
         }));
         over.store(true, Relaxed);
@@ -170,7 +170,7 @@ fn rest_of_one_answer(stream: &mut TcpStream) {
 }
 
 #[test]
-fn who_is_refused_has_to_come_anew() {
+fn a_refused_request_closes_its_connection() {
     let daemon = Daemon::new();
     let owner = daemon.head("GET /v1/health");
     for refused in [
@@ -220,13 +220,13 @@ fn everything_that_a_client_may_take_its_time_for_is_bounded() {
             drips(post(head.clone()), " ", Some(408), tcp);
             drips(post(head.clone()), "", Some(408), tcp);
             drips(format!("{head}Transfer-Encoding: chunked\r\n\r\n"), "1\r\n \r\n", Some(408), tcp);
-            // One that was answered, and says nothing more.
+            // A connection that was answered, and is silent since.
             drips(format!("{head}\r\n"), "", Some(200), tcp);
         }
     });
 }
 
-/// Sends the first part at once and then drips; the connection must end although it does, with this status if with any.
+/// Sends the first part at once, then small pieces. The connection must end all the same, with this status if any.
 fn ends_in_time(
     case: &str,
     mut writes: impl Write + Send,
@@ -258,7 +258,7 @@ fn ends_in_time(
 }
 
 #[test]
-fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
+fn streams_have_a_limit_of_their_own_and_one_too_many_gets_503() {
     const MOST: usize = 32;
     const TOO_MANY: usize = 8;
     for request in [
@@ -269,15 +269,16 @@ fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
         "GET /v1/status?after=99999999",
     ] {
         let daemon = Daemon::new();
-        // Those that are refused, and only those, have an end.
+        // Only refused requests have an answer that ends.
         let mut watchers: Vec<_> = (0..MOST + TOO_MANY).map(|_| daemon.send(request)).collect();
         let begun = Instant::now();
         let mut refused = Vec::new();
         while refused.len() < TOO_MANY {
             assert!(begun.elapsed() < IN_TIME, "{request}: {} are refused", refused.len());
-            let (told, others) = watchers.into_iter().partition(|stream| start_of(stream).contains("HTTP/1.1 503"));
+            let (now_refused, others) =
+                watchers.into_iter().partition(|stream| start_of(stream).contains("HTTP/1.1 503"));
             watchers = others;
-            refused.extend::<Vec<_>>(told);
+            refused.extend::<Vec<_>>(now_refused);
             thread::sleep(Duration::from_millis(20));
         }
         let mut refused = refused.pop().unwrap();
@@ -295,13 +296,13 @@ fn answers_without_an_end_are_counted_apart_and_one_too_many_is_told_so() {
         watchers.pop();
         let begun = Instant::now();
         while status(&answer_head(&mut daemon.send("GET /v1/events"))) != 200 {
-            assert!(begun.elapsed() < IN_TIME, "one that has ended makes room: {request}");
+            assert!(begun.elapsed() < IN_TIME, "one that has ended frees its place: {request}");
             thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
-/// What has come so far, which stays where it is.
+/// The start of the answer so far, without consuming it.
 fn start_of(stream: &TcpStream) -> String {
     let mut start = [0; 32];
     stream.set_nonblocking(true).unwrap();

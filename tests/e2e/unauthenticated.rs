@@ -1,6 +1,6 @@
-//! Other users of the computer at the ssh door, who have no key.
+//! Other users of the computer at the ssh door, without a key.
 
-use crate::lab::{Lab, said, wait};
+use crate::lab::{Lab, stdout_of, wait};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the owner may wait for a session. Its guest is translated, and boots or starts servers for the crowd meanwhile.
+/// Time for the owner's session. The guest is emulated, and meanwhile boots or starts servers for the other
+/// connections.
 const SOON: Duration = Duration::from_secs(100);
 
-/// Connections of a process of its own that send this and then nothing more, until dropped.
+/// Connections of a separate process that send this and then stay silent, until dropped.
 struct Crowd(Child);
 
 impl Crowd {
@@ -39,7 +40,7 @@ impl Drop for Crowd {
     }
 }
 
-/// ssh as a user runs it, with what `nix-config` says, through the door.
+/// ssh as a user runs it, with the output of `nix-config`, through the door.
 fn ssh(lab: &Lab, script: &str) -> Command {
     let [config, known_hosts] = ["ssh_config", "known_hosts"].map(|name| lab.dir.path().join(name));
     fs::write(&config, lab.ok(&["nix-config", "--only", "ssh"])).unwrap();
@@ -51,18 +52,18 @@ fn ssh(lab: &Lab, script: &str) -> Command {
     ssh
 }
 
-fn owner_gets_in(lab: &Lab, among: &str) {
+fn owner_can_log_in(lab: &Lab, among: &str) {
     let begun = Instant::now();
     let output = ssh(lab, "echo in").output().unwrap();
-    assert_eq!(said(&output, among), "in\n");
+    assert_eq!(stdout_of(&output, among), "in\n");
     assert!(begun.elapsed() < SOON, "{among}: {:?}", begun.elapsed());
 }
 
 #[test]
-fn a_crowd_without_a_key_keeps_nobody_out_and_throws_no_session_out() {
+fn a_crowd_without_a_key_neither_prevents_a_login_nor_ends_a_session() {
     let lab = Lab::running("cores = 2");
     let crowd = Crowd::of(600, "", lab.port);
-    owner_gets_in(&lab, "a silent crowd, from before the boot on");
+    owner_can_log_in(&lab, "a silent crowd, from before the boot on");
     assert_eq!(lab.boots(), 1);
 
     let mut session = ssh(&lab, "echo here; cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -70,7 +71,7 @@ fn a_crowd_without_a_key_keeps_nobody_out_and_throws_no_session_out() {
     assert_eq!(lines.next().unwrap().unwrap(), "here");
     drop(crowd);
     let crowds = [Crowd::of(600, "", lab.port), Crowd::of(200, r"SSH-2.0-nobody\r\n", lab.port)];
-    owner_gets_in(&lab, "a silent crowd and one that begins a handshake");
+    owner_can_log_in(&lab, "a silent crowd and one that begins a handshake");
     session.stdin.take().unwrap().write_all(b"still here\n").unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "still here");
     assert!(session.wait().unwrap().success());
