@@ -261,7 +261,7 @@ async fn a_local_overlay_store_takes_over_paths_without_copying_any() {
     let own: Vec<_> =
         fs::read_dir(host.at("guest/nix/store")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(own.iter().all(|name| name == ".links"), "{own:?}");
-    // It never asks for them again. That is why the ledger outlives the connection, and why the guest must be made to forget.
+    // It never asks for them again. That is why the known paths outlive the connection, and why the guest must be made to forget.
     host.store.close("to see who asks");
     host.ok(&guest, &["nix-store", "--check-validity", &top]).await;
 }
