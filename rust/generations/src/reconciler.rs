@@ -223,7 +223,7 @@ impl Reconciler {
         self.handle.start(Sizes::default()).await?;
         let lease = self.handle.acquire().await?;
         self.builder.examine(&lease, arch).await.map_err(|mut why| {
-            why.message = format!("{}; {}", why.message, symptoms::told(&self.console));
+            why.message = format!("{}; {}", why.message, symptoms::summary(&self.console));
             why
         })
     }

@@ -99,7 +99,7 @@ impl SystemBuilder for FakeBuilder {
             if let Some(failure) = self.0.builds.lock().unwrap().pop() {
                 return Err(failure);
             }
-            dvn_guest::bundle::specimen::x86_64(place);
+            dvn_guest::bundle::fixture::x86_64(place);
             Ok("/nix/store/x".to_owned())
         })
     }
