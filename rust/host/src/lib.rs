@@ -5,9 +5,9 @@
 
 pub mod activation;
 pub mod api_token;
+pub mod connection_slots;
 pub mod descriptors;
 pub mod files;
-pub mod lobby;
 pub mod log_file;
 pub mod machine_dir;
 pub mod naming;

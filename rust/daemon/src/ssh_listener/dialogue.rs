@@ -4,7 +4,7 @@
 //! logs in, gets more. How many bytes that takes depends on keys and algorithms, so they are not counted.
 
 use super::turns::Turn;
-use dvn_host::lobby::Place;
+use dvn_host::connection_slots::Slot;
 use std::{
     io,
     pin::Pin,
@@ -20,7 +20,7 @@ pub(super) const ANSWERS: u32 = 4;
 /// A client's stream, watched.
 pub(super) struct Dialogue<S> {
     client: S,
-    place: Arc<Place>,
+    place: Arc<Slot>,
     /// The client has said something since the guest's last answer.
     heard: bool,
     answers: u32,
@@ -30,14 +30,14 @@ pub(super) struct Dialogue<S> {
 
 impl<S> Dialogue<S> {
     /// Of the client that has this place. Its turn ends at the guest's first word.
-    pub(super) fn new(client: S, place: Arc<Place>, turn: Turn) -> Self {
+    pub(super) fn new(client: S, place: Arc<Slot>, turn: Turn) -> Self {
         Dialogue { client, place, heard: false, answers: 0, turn: Some(turn) }
     }
 
     fn client_spoke(&mut self) {
         if self.answers < ANSWERS && !self.heard {
             self.heard = true;
-            self.place.speaks();
+            self.place.set_speaking();
         }
     }
 
@@ -47,7 +47,7 @@ impl<S> Dialogue<S> {
             self.heard = false;
             self.answers += 1;
             if self.answers == ANSWERS {
-                self.place.is_known();
+                self.place.set_authenticated();
             }
         }
     }
@@ -86,14 +86,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Dialogue<S> {
 mod tests {
     use super::*;
     use crate::ssh_listener::turns::{Client, Limits, Turns};
-    use dvn_host::lobby::{Lobby, Room};
+    use dvn_host::connection_slots::{ConnectionSlots, SlotLimits};
     use futures_util::FutureExt;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-    async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Place>, Turns) {
-        let lobby = Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO });
-        let place = lobby.enter().await;
+    async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Slot>, Turns) {
+        let lobby = ConnectionSlots::new("a door", SlotLimits { unauthenticated: 9, all: 9, stay: Duration::ZERO });
+        let place = lobby.acquire().await;
         let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby);
         let turn = turns.wait(Client::Silent).await;
         let (client, ours) = duplex(1 << 20);
@@ -111,14 +111,14 @@ mod tests {
         }
         door.write_all(&[0; 1000]).await.unwrap();
         door.write_all(&[0; 1000]).await.unwrap();
-        assert!(place.is_stranger(), "one answer, however much was said");
+        assert!(place.is_unauthenticated(), "one answer, however much was said");
         for _ in 1..ANSWERS {
-            assert!(place.is_stranger());
+            assert!(place.is_unauthenticated());
             client.write_all(b"question").await.unwrap();
             door.read_exact(&mut [0; 8]).await.unwrap();
             door.write_all(b"answer").await.unwrap();
         }
-        assert!(!place.is_stranger());
+        assert!(!place.is_unauthenticated());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The SSH door: a loopback port to which every user of this computer can connect.
 //!
-//! Who a client is, only the guest's sshd finds out; the door sees bytes. So a client is a stranger in the [`Lobby`] until the
+//! Who a client is, only the guest's sshd finds out; the door sees bytes. So a client is a stranger in the [`ConnectionSlots`] until the
 //! guest has answered it a few times ([`Dialogue`]): it gives way to newer ones, and has limited time. One that has sent nothing
 //! comes last: it waits a moment for its first words before it asks for a turn to get to the guest ([`Turns`]).
 
@@ -9,7 +9,7 @@ use super::{
     turns::{Client, Limits, Turn, Turns},
 };
 use crate::machine::Machine;
-use dvn_host::lobby::{Lobby, Place, Room};
+use dvn_host::connection_slots::{ConnectionSlots, Slot, SlotLimits};
 use dvn_types::Service;
 use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -32,7 +32,7 @@ const TURNS: Limits = Limits { all: 8, silent: 6, silent_beside: 2 };
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Connections at once. Further ones wait in the socket's queue.
-    pub(super) room: Room,
+    pub(super) room: SlotLimits,
     /// How long a client may be a stranger once it is connected to the guest: as long as OpenSSH gives a login.
     pub(super) login: Duration,
 }
@@ -41,7 +41,7 @@ impl Default for Bounds {
     /// An sshd takes 3 MB until somebody has logged in, so that 200 fit into a guest of 1 GiB, and leave it some room; and so many
     /// builds that start at once are strangers for a moment.
     fn default() -> Self {
-        let room = Room { strangers: 200, all: 512, stay: Duration::from_secs(10) };
+        let room = SlotLimits { unauthenticated: 200, all: 512, stay: Duration::from_secs(10) };
         Bounds { room, login: Duration::from_secs(120) }
     }
 }
@@ -52,19 +52,19 @@ pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
 }
 
 pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<Machine>) {
-    let lobby = Lobby::new(format!("the ssh door of {}", machine.name()), bounds.room);
+    let lobby = ConnectionSlots::new(format!("the ssh door of {}", machine.name()), bounds.room);
     let turns = Turns::new(TURNS, lobby.clone());
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let place = Arc::new(lobby.enter().await);
+                let place = Arc::new(lobby.acquire().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         biased;
                         // First: what the client has said already counts.
                         () = let_in(client, &machine, &place, &turns, bounds.login) => {}
-                        () = place.lost() => {
+                        () = place.evicted() => {
                             tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
                         }
                     }
@@ -80,7 +80,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
     }
 }
 
-async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, turns: &Turns, login: Duration) {
+async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Slot>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
     let Some(turn) = its_turn(&client, place, turns).await else { return };
@@ -116,7 +116,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
 
 /// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not. `None`: it has
 /// left without a word.
-async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Option<Turn> {
+async fn its_turn(client: &TcpStream, place: &Slot, turns: &Turns) -> Option<Turn> {
     let mut words = pin!(first_words(client, place));
     if timeout(FIRST_WORDS, words.as_mut()).await.is_err() {
         tokio::select! {
@@ -128,16 +128,16 @@ async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Option<Tu
 }
 
 /// Waits until the client has sent something, which stays where it is, or has ended.
-async fn first_words(client: &TcpStream, place: &Place) {
+async fn first_words(client: &TcpStream, place: &Slot) {
     if let Ok(1..) = client.peek(&mut [0]).await {
-        place.speaks();
+        place.set_speaking();
     }
 }
 
 /// Resolves when the client is still a stranger after that time.
-async fn stays_a_stranger(place: &Place, login: Duration) {
+async fn stays_a_stranger(place: &Slot, login: Duration) {
     sleep(login).await;
-    if !place.is_stranger() {
+    if !place.is_unauthenticated() {
         pending().await
     }
 }

@@ -4,7 +4,7 @@
 //! a client which logs in least of all. So clients that have sent something go before those that have not, and of these the newest
 //! before the oldest: what has waited for long among strangers is not in a hurry. The silent go in the order in which they came.
 
-use dvn_host::lobby::Lobby;
+use dvn_host::connection_slots::ConnectionSlots;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,7 @@ pub(super) enum Client {
 /// The turns of one door. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Turns {
-    lobby: Lobby,
+    lobby: ConnectionSlots,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -55,8 +55,8 @@ impl Queue {
 }
 
 impl Turns {
-    /// For those in that lobby.
-    pub(super) fn new(limits: Limits, lobby: Lobby) -> Turns {
+    /// For the connections in these slots.
+    pub(super) fn new(limits: Limits, lobby: ConnectionSlots) -> Turns {
         let queue = Queue { limits, last: 0, taken: BTreeMap::new(), waiting: BTreeMap::new() };
         Turns { lobby, queue: Arc::new(Mutex::new(queue)) }
     }
@@ -135,12 +135,12 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dvn_host::lobby::Room;
+    use dvn_host::connection_slots::SlotLimits;
     use futures_util::FutureExt;
     use std::{pin::pin, time::Duration};
 
-    fn lobby() -> Lobby {
-        Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO })
+    fn lobby() -> ConnectionSlots {
+        ConnectionSlots::new("a door", SlotLimits { unauthenticated: 9, all: 9, stay: Duration::ZERO })
     }
 
     #[tokio::test]
@@ -168,11 +168,11 @@ mod tests {
     async fn the_silent_leave_turns_to_those_who_speak_and_more_while_some_log_in() {
         let lobby = lobby();
         let turns = Turns::new(Limits { all: 4, silent: 3, silent_beside: 1 }, lobby.clone());
-        let speaker = lobby.enter().await;
-        speaker.speaks();
+        let speaker = lobby.acquire().await;
+        speaker.set_speaking();
         let _silent = turns.wait(Client::Silent).await;
         assert!(turns.wait(Client::Silent).now_or_never().is_none());
-        speaker.is_known();
+        speaker.set_authenticated();
         let _others = [turns.wait(Client::Silent).await, turns.wait(Client::Silent).await];
         assert!(turns.wait(Client::Silent).now_or_never().is_none());
         let _speaks = turns.wait(Client::Speaking).now_or_never().unwrap();
