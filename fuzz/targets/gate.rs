@@ -6,7 +6,7 @@
 //!
 //! * The daemon is asked for nothing but queries and roots, with paths that can be, each held before it is described.
 //! * The connection ends when the guest's end does, and what comes back is not much longer than what was asked.
-//! * No answer says that `f` is valid; what a guest was told of is in the ledger; the next guest is served.
+//! * No answer says that `f` is valid; a path that a guest knows is in `store-ledger`; the next guest is served.
 //! * Without the token nothing comes back, and nobody is asked.
 
 #![no_main]
@@ -79,12 +79,12 @@ async fn besiege(data: &[u8]) {
         assert!(back.is_empty() && daemon.world.lock().expect("the world").asked.is_empty(), "the token was guessed");
     }
     assert!(back.len() < 4096 + 64 * data.len(), "{} bytes in answer to {}", back.len(), data.len());
-    let told: BTreeSet<String> = gate.trusted_paths().into_iter().collect();
+    let known: BTreeSet<String> = gate.trusted_paths().into_iter().collect();
     for letter in ['a', 'b', 'f'] {
         let knows = back.windows(hash(letter).len()).any(|bytes| bytes == hash(letter).as_bytes());
-        let noted = told.contains(&named(letter).within(STORE));
-        assert!(!knows || noted, "the guest knows of {letter}, and the ledger does not");
-        assert!(letter != 'f' || !knows && !noted, "the guest was told of {letter}");
+        let noted = known.contains(&named(letter).within(STORE));
+        assert!(!knows || noted, "the guest knows of {letter}, and store-ledger does not");
+        assert!(letter != 'f' || !knows && !noted, "the guest knows of {letter}");
     }
     assert_harmless(&daemon.world.lock().expect("the world"));
 

@@ -167,7 +167,7 @@ fn on_a_host_whose_disk_is_full_the_error_names_the_image_and_what_frees_it() {
     lab.run_daemon();
     let error = lab.fails(&["start"], 9);
     assert!(error.contains("0 B free") && error.contains(": 256.0 MiB are missing"), "{error}");
-    assert!(error.contains("MiB are the data disk, which the next boot makes anew"), "{error}");
+    assert!(error.contains("MiB are the data disk, which the next boot recreates"), "{error}");
     assert!(image.metadata().unwrap().len() > 400 << 20, "nothing is thrown away unasked");
     assert!(error.contains("`darwin-vz-nix destroy --keep-keys --keep-generations` deletes it"), "{error}");
     lab.ok(&["destroy", "--keep-keys", "--keep-generations", "--yes"]);

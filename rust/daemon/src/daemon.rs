@@ -9,7 +9,7 @@ use crate::{
     ssh_listener,
 };
 use dvn_config::{HostFacts, Settings};
-use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::Ends};
+use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
 use dvn_http::server;
 use dvn_types::{
     Keep, Kind, MachineName, Report,
@@ -35,7 +35,7 @@ impl Daemon {
     /// Runs until a signal or the API ends it. When it returns, no guest is left.
     pub async fn run(settings: Settings, options: RunOptions) -> Result<(), Report> {
         // First: one that comes while the daemon is put together ends it once it is.
-        let ends = Ends::heed(options.hangs_up)?;
+        let stop_signals = StopSignals::watch(options.hangs_up)?;
         let state = StateDir::open(&settings.state_dir)?;
         let _lock = state.lock()?;
         let chronicle = Arc::new(Chronicle::default());
@@ -74,7 +74,7 @@ impl Daemon {
                 }
             });
         }
-        let signals = tokio::spawn(end_on_signal(ends, Arc::clone(&daemon), stop.clone()));
+        let signals = tokio::spawn(end_on_signal(stop_signals, Arc::clone(&daemon), stop.clone()));
         // Fails where no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
@@ -188,13 +188,13 @@ fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
 }
 
 /// The first signal stops the guests as `stop` does; a second one pulls their plugs.
-async fn end_on_signal(mut ends: Ends, daemon: Arc<Daemon>, stop: CancellationToken) {
-    ends.next().await;
+async fn end_on_signal(mut stop_signals: StopSignals, daemon: Arc<Daemon>, stop: CancellationToken) {
+    stop_signals.next().await;
     tracing::info!("stopping, as a signal asked");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     tokio::select! {
         () = daemon.shut_down() => {}
-        () = ends.next() => {
+        () = stop_signals.next() => {
             tracing::warn!("a second signal: the guests are killed");
             let machines = daemon.machines.values();
             futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::views;
 use dvn_config::MachineSettings;
-use dvn_generations::{Generations, Keeper, Nix, Patience};
+use dvn_generations::{Generations, Nix, Reconciler, TimeLimits};
 use dvn_guest::{
     boots::{self, Boots},
     disk,
@@ -114,7 +114,7 @@ impl Parts {
                 environment: vec![],
                 address: dir.direct_address(),
                 log: dir.build_log(),
-                patience: Patience::default(),
+                time_limits: TimeLimits::default(),
             },
             sharing: None,
         })
@@ -153,7 +153,7 @@ impl Machine {
             environment: options.nix_environment.clone(),
             address: dir.direct_address(),
             log: dir.build_log(),
-            patience: Patience::default(),
+            time_limits: TimeLimits::default(),
         };
         let inhibitor = Inhibitor::find(&options.search_path);
         let parts = Parts {
@@ -300,12 +300,12 @@ impl Machine {
 
     /// Builds what the recipe wants and changes to it, from now on. The API must be there: the host's `nix` comes through it.
     pub fn keep_generations(&self) {
-        let keeper = Keeper {
+        let keeper = Reconciler {
             name: self.name.clone(),
             handle: self.handle.clone(),
             files: Arc::clone(&self.files),
             generations: Arc::clone(&self.generations),
-            workshop: Arc::new(self.nix.clone()),
+            builder: Arc::new(self.nix.clone()),
             console: self.dir.console_log(),
         };
         *self.keeper() = Some(AbortOnDropHandle::new(tokio::spawn(keeper.run())));
@@ -419,7 +419,7 @@ impl Machine {
             // An error says that it was aborted, as it was.
             let _ = keeper.await;
             // Whoever connects before the files are new, or in vain waits for that, gets a guest that works.
-            self.generations.work_was_cut_short();
+            self.generations.work_aborted();
         }
         let destroyed = self.replace_files(state, keep).await;
         if was_kept {

@@ -4,7 +4,7 @@
 use crate::{chronicle::Chronicle, machine::Machine, options::RunOptions};
 use dvn_config::{HostFacts, MachineSettings};
 use dvn_generations::Generations;
-use dvn_guest::{bundle::specimen, launch::Launch};
+use dvn_guest::{bundle::fixture, launch::Launch};
 use dvn_host::{
     api_token::TokenFile,
     files::{remove_all, state_error},
@@ -39,7 +39,7 @@ impl Lab {
     /// With every file there, as a first daemon and boot leave it.
     fn new() -> Lab {
         let dir = tempfile::tempdir().unwrap();
-        specimen::x86_64(&dir.path().join("bundle"));
+        fixture::x86_64(&dir.path().join("bundle"));
         fs::create_dir(dir.path().join("store")).unwrap();
         let settings = MachineSettings {
             bundle: Some(dir.path().join("bundle")),

@@ -16,13 +16,13 @@ fn judge(answer: Result<(&str, u32), &Report>, holder: &Holder, ours: &str) -> F
             Finding::warning(format!("process {pid} is version {theirs}, and this program is {ours}"))
                 .hint("start it anew: `darwin-vz-nix stop --daemon`, and the next build starts this version")
         }
-        (Ok((_, pid)), Holder::Nobody) => {
+        (Ok((_, pid)), Holder::Free) => {
             Finding::failed(Kind::State, format!("process {pid} answers, but does not hold the state directory's lock"))
                 .hint("the directory was made anew beneath it: end it, and start another")
         }
         (Ok((version, pid)), _) => Finding::ok(format!("process {pid} answers, version {version}")),
         (Err(report), Holder::Unknown(_)) if report.kind == Kind::Host => report.clone().into(),
-        (Err(_), Holder::Nobody) => Finding::ok("none runs; a build or `start` starts one"),
+        (Err(_), Holder::Free) => Finding::ok("none runs; a build or `start` starts one"),
         (Err(report), Holder::Process(pid)) => {
             Finding::failed(Kind::NotRunning, format!("process {pid} holds the state directory, but {report}"))
                 .hint("its log may say why: `darwin-vz-nix logs`")
@@ -48,9 +48,9 @@ mod tests {
         let unknown = Holder::Unknown("denied".to_owned());
         for (answer, holder, outcome, evidence) in [
             (Ok(("1.0", 7)), &held, Outcome::Ok, "process 7 answers, version 1.0"),
-            (Err(&silent), &Holder::Nobody, Outcome::Ok, "none runs"),
+            (Err(&silent), &Holder::Free, Outcome::Ok, "none runs"),
             (Ok(("0.9", 7)), &held, Outcome::Warning, "version 0.9, and this program is 1.0"),
-            (Ok(("1.0", 7)), &Holder::Nobody, Outcome::Failed, "does not hold"),
+            (Ok(("1.0", 7)), &Holder::Free, Outcome::Failed, "does not hold"),
             (Err(&silent), &held, Outcome::Failed, "process 7 holds the state directory, but no daemon answers"),
             (Err(&silent), &unknown, Outcome::Warning, "denied"),
             (Err(&closed), &unknown, Outcome::Failed, "may not"),

@@ -63,9 +63,9 @@ pub async fn directory(subject: &Subject) -> Finding {
         _ => None,
     });
     let dangers = trust::dangers(machine.root(), owner.unwrap_or(subject.user));
-    let dangers = dangers.iter().map(|danger| (danger.forbids(), danger.told(root)));
+    let dangers = dangers.iter().map(|danger| (danger.forbids(), danger.report(root)));
     let unwritable = || paths.iter().find_map(|path| can_write(path).err());
-    judge_way(judged, naming::demand(root).err(), dangers.collect(), unwritable)
+    judge_way(judged, naming::check(root).err(), dangers.collect(), unwritable)
 }
 
 /// What the daemon would refuse of its path, of the way to it, or of its volume; a warning; or what was found before.

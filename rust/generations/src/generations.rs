@@ -1,8 +1,8 @@
-//! What there is of generations, and what the reconciler is to do next. `lib` has the picture.
+//! The generations of one machine, and the reconciler's next task. The crate's page has the diagram.
 
 use crate::{
+    generation_state::{GenerationState, Next, Refusal, Verdict},
     hints::BUILD_AGAIN,
-    ledger::{Ledger, Next, Refusal, Verdict},
     store::Store,
 };
 use dvn_config::MachineSettings;
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// The generations of one machine: what there is, and what becomes of it.
+/// The generations of one machine and their state.
 pub struct Generations {
     pub(crate) store: Store,
     recipe: Option<PathBuf>,
@@ -27,17 +27,17 @@ pub struct Generations {
     disk_size: u64,
     archs: Vec<Arch>,
     inner: Mutex<Inner>,
-    /// Something that is shown has changed.
+    /// Signals that the displayed state has changed.
     changes: watch::Sender<()>,
-    /// A user asked for something that the keeper does.
+    /// Signals that a user requested something from the reconciler.
     pub(crate) asked: Notify,
 }
 
 struct Inner {
-    ledger: Ledger,
-    /// The generation that boots next although nobody knows whether it can.
+    state: GenerationState,
+    /// The unproven generation that boots next.
     trial: Option<Trial>,
-    /// What the last boot booted.
+    /// The generation of the last boot.
     booted: Option<u32>,
     work: Work,
 }
@@ -47,7 +47,7 @@ struct Trial {
     since_unix_ms: u64,
 }
 
-/// What the keeper does or why it does nothing.
+/// What the reconciler is doing, or why it does nothing.
 pub(crate) enum Work {
     Free,
     Building { since_unix_ms: u64 },
@@ -55,20 +55,20 @@ pub(crate) enum Work {
     GivenUp { why: Report },
 }
 
-/// What the keeper is to do.
+/// The reconciler's next task.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Nothing.
     Nothing,
-    /// Build that recipe.
+    /// Build this recipe.
     Build(PathBuf),
-    /// Boot the generation of that number for the first time.
+    /// Boot this generation for the first time.
     Try(u32),
-    /// The guest that runs is not the one that should: it may go when nobody needs it.
+    /// Stop the guest at an idle moment: it is not the current generation.
     Leave,
 }
 
-/// What a daemon would refuse of a machine's generations. Changes nothing.
+/// The error with which a daemon would refuse a machine's generations. Changes nothing.
 pub fn examine(dir: &MachineDir) -> Result<(), Report> {
     Store::examine(dir.generations())
 }
@@ -76,7 +76,7 @@ pub fn examine(dir: &MachineDir) -> Result<(), Report> {
 impl BootSource for Generations {
     fn bundle(&self) -> Option<PathBuf> {
         let mut inner = self.inner();
-        let number = inner.trial.as_ref().map_or(inner.ledger.current(), |trial| trial.number);
+        let number = inner.trial.as_ref().map_or(inner.state.current(), |trial| trial.number);
         inner.booted = Some(number);
         drop(inner);
         self.changes.send_replace(());
@@ -85,13 +85,13 @@ impl BootSource for Generations {
 }
 
 impl Generations {
-    /// Reads what there is, and turns to what the recipe has. Makes nothing.
+    /// Reads the state from disk, and makes the configured recipe's generation current if it is good. Creates nothing.
     pub fn open(dir: &MachineDir, settings: &MachineSettings, archs: &[Arch]) -> Result<Generations, Report> {
         let (store, read, there) = Store::open(dir.generations())?;
-        let mut ledger = read.clone();
-        ledger.follow(settings.recipe.as_deref(), &bootable(&store, there, archs));
-        if ledger != read {
-            store.write(&ledger)?;
+        let mut state = read.clone();
+        state.follow(settings.recipe.as_deref(), &bootable(&store, there, archs));
+        if state != read {
+            store.write(&state)?;
         }
         Ok(Generations {
             store,
@@ -99,27 +99,27 @@ impl Generations {
             bundle: settings.bundle.clone(),
             disk_size: settings.disk_size,
             archs: archs.to_owned(),
-            inner: Mutex::new(Inner { ledger, trial: None, booted: None, work: Work::Free }),
+            inner: Mutex::new(Inner { state, trial: None, booted: None, work: Work::Free }),
             changes: watch::channel(()).0,
             asked: Notify::new(),
         })
     }
 
-    /// Tells when something that is shown has changed.
+    /// Notifies of changes of the displayed state.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// What the status shows; `None` where there are no generations and no recipe.
+    /// State for the status display. `None` without generations and without a recipe.
     pub fn status(&self) -> Option<GenerationsStatus> {
         let inner = self.inner();
-        (self.recipe.is_some() || inner.ledger.upcoming() > 1).then(|| self.overview(&inner))
+        (self.recipe.is_some() || inner.state.upcoming() > 1).then(|| self.overview(&inner))
     }
 
-    /// All of them, the configured bundle first.
+    /// All generations, the configured bundle first.
     pub fn list(&self) -> GenerationList {
         let inner = self.inner();
-        let floor = GenerationStatus {
+        let configured = GenerationStatus {
             number: 0,
             bundle: self.bundle.clone(),
             recipe: None,
@@ -127,7 +127,7 @@ impl Generations {
             built_unix_ms: None,
             verdict: wire::Verdict::Good,
         };
-        let built = inner.ledger.generations().map(|(number, generation)| GenerationStatus {
+        let built = inner.state.generations().map(|(number, generation)| GenerationStatus {
             number,
             bundle: Some(self.store.bundle(number)),
             recipe: Some(generation.recipe.clone()),
@@ -142,13 +142,13 @@ impl Generations {
         GenerationList {
             status: self.overview(&inner),
             recipe: self.recipe.clone(),
-            held: inner.ledger.is_held(),
-            generations: std::iter::once(floor).chain(built).collect(),
+            held: inner.state.is_held(),
+            generations: std::iter::once(configured).chain(built).collect(),
         }
     }
 
     fn overview(&self, inner: &Inner) -> GenerationsStatus {
-        let number = inner.ledger.upcoming();
+        let number = inner.state.upcoming();
         let prospect = match (&inner.trial, &inner.work) {
             (Some(Trial { number, since_unix_ms }), _) => {
                 Some(Prospect::Trying { number: *number, since_unix_ms: *since_unix_ms })
@@ -161,7 +161,7 @@ impl Generations {
             }
             (None, Work::GivenUp { why }) => Some(Prospect::GivenUp { why: why.clone() }),
             (None, Work::Free) => {
-                match (inner.ledger.next(self.recipe.as_deref()), inner.ledger.of(self.recipe.as_deref())) {
+                match (inner.state.next(self.recipe.as_deref()), inner.state.of(self.recipe.as_deref())) {
                     (Next::Try(number), _) => Some(Prospect::Waiting { number }),
                     (Next::Nothing, Some((number, generation))) => match &generation.verdict {
                         Verdict::Bad { why } => Some(Prospect::Bad { number, why: why.clone() }),
@@ -171,38 +171,38 @@ impl Generations {
                 }
             }
         };
-        GenerationsStatus { current: inner.ledger.current(), running: inner.booted, prospect }
+        GenerationsStatus { current: inner.state.current(), running: inner.booted, prospect }
     }
 
-    /// Goes to a generation that was good, by default the one before. It boots at the next boot, for which the guest is
-    /// stopped when nobody needs it.
+    /// Makes a good generation current, by default the one before. It boots next; the reconciler stops the guest for
+    /// that at an idle moment.
     pub fn roll_back(&self, to: Option<u32>) -> Result<(), Report> {
         self.change(|inner, recipe| {
-            inner.ledger.roll_back(to, recipe)?;
-            inner.start_afresh();
+            inner.state.roll_back(to, recipe)?;
+            inner.clear_failures();
             Ok(())
         })?;
         self.asked.notify_one();
         Ok(())
     }
 
-    /// Has the recipe built and tried, also if that has failed before.
+    /// Requests another build and try of the recipe, also after a failure.
     pub fn build_again(&self) -> Result<(), Report> {
         self.change(|inner, recipe| {
-            inner.ledger.build_again(recipe)?;
-            inner.start_afresh();
+            inner.state.build_again(recipe)?;
+            inner.clear_failures();
             Ok(())
         })?;
         self.asked.notify_one();
         Ok(())
     }
 
-    /// Deletes one that is not in use.
+    /// Deletes a generation that is not in use.
     pub fn delete(&self, number: u32) -> Result<(), Report> {
         self.change(|inner, recipe| {
-            let was_wanted = inner.ledger.of(recipe).is_some_and(|(wanted, _)| wanted == number);
-            inner.ledger.delete(number, &inner.in_use())?;
-            // Who deletes it does not want to have it back at once.
+            let was_wanted = inner.state.of(recipe).is_some_and(|(wanted, _)| wanted == number);
+            inner.state.delete(number, &inner.in_use())?;
+            // A user who deletes a generation does not want it rebuilt at once.
             if was_wanted && matches!(inner.work, Work::Free) {
                 let why = Report::new(Kind::Bundle, format!("generation {number} of this recipe was deleted"));
                 inner.work = Work::GivenUp { why: why.hint(BUILD_AGAIN) };
@@ -212,21 +212,21 @@ impl Generations {
         self.store.remove(number)
     }
 
-    /// Begins anew, after the directory was deleted or kept.
+    /// Reads the state from disk again, after the directory was deleted or kept.
     pub fn reset(&self) -> Result<(), Report> {
-        let (_, mut ledger, there) = Store::open(self.store.root().to_owned())?;
-        ledger.follow(self.recipe.as_deref(), &there);
-        *self.inner() = Inner { ledger, trial: None, booted: None, work: Work::Free };
+        let (_, mut state, there) = Store::open(self.store.root().to_owned())?;
+        state.follow(self.recipe.as_deref(), &there);
+        *self.inner() = Inner { state, trial: None, booted: None, work: Work::Free };
         self.changes.send_replace(());
         Ok(())
     }
 
-    /// The keeper was ended in the midst of what it did: nothing is learnt of a generation that it tried.
-    pub fn work_was_cut_short(&self) {
+    /// Call it after the reconciler was aborted: a generation on trial stays without a verdict.
+    pub fn work_aborted(&self) {
         self.note(|inner| {
             inner.work = Work::Free;
             if let Some(trial) = inner.trial.take() {
-                inner.ledger.cut_short(trial.number);
+                inner.state.aborted(trial.number);
             }
         });
     }
@@ -235,12 +235,12 @@ impl Generations {
         let inner = self.inner();
         let next = match inner.work {
             Work::GivenUp { .. } => Next::Nothing,
-            _ => inner.ledger.next(self.recipe.as_deref()),
+            _ => inner.state.next(self.recipe.as_deref()),
         };
         match (next, &self.recipe) {
             (Next::Build, Some(recipe)) => Task::Build(recipe.clone()),
             (Next::Try(number), _) => Task::Try(number),
-            _ if inner.booted.is_some_and(|booted| booted != inner.ledger.current()) => Task::Leave,
+            _ if inner.booted.is_some_and(|booted| booted != inner.state.current()) => Task::Leave,
             _ => Task::Nothing,
         }
     }
@@ -250,7 +250,7 @@ impl Generations {
         self.changes.send_replace(());
     }
 
-    /// Makes what was built a generation, if it is a bundle that this host can boot. Blocks.
+    /// Adds a build's output as a generation, if it is a bundle that this host can boot. Blocks.
     pub(crate) fn adopt(&self, recipe: PathBuf, output: String, place: &Path) -> Result<u32, Report> {
         self.store.settle()?;
         let bundle = Bundle::open(place, &self.archs)?;
@@ -258,7 +258,7 @@ impl Generations {
             return Err(Report::new(Kind::Config, "the new guest needs a larger data disk than disk-size allows")
                 .hint(format!("set disk-size to {} bytes or more", bundle.minimum_disk)));
         }
-        // Hosts were told of the guest there is (`nix-config`), and are not told again.
+        // Hosts are configured for the present guest (`nix-config`), and are not configured again.
         if let Some(Ok(base)) = self.bundle.as_deref().map(|dir| Bundle::open(dir, &self.archs))
             && (base.arch, &base.ssh_user) != (bundle.arch, &bundle.ssh_user)
         {
@@ -268,14 +268,14 @@ impl Generations {
                 Kind::Bundle,
                 format!("the new guest is {is}, and the configured bundle is {was}"),
             )
-            .hint("build one like it, or configure another bundle"));
+            .hint("build one with the same architecture and user, or configure another bundle"));
         }
-        let number = self.inner().ledger.upcoming();
+        let number = self.inner().state.upcoming();
         self.store.adopt(number)?;
         let dropped = self.change(|inner, _| {
-            inner.ledger.built(recipe, output, unix_ms());
+            inner.state.built(recipe, output, unix_ms());
             inner.work = Work::Free;
-            Ok(inner.ledger.prune(&inner.in_use()))
+            Ok(inner.state.prune(&inner.in_use()))
         })?;
         self.remove(&dropped);
         Ok(number)
@@ -283,18 +283,18 @@ impl Generations {
 
     pub(crate) fn try_begins(&self, number: u32) {
         self.note(|inner| {
-            inner.ledger.trying(number);
+            inner.state.trying(number);
             inner.work = Work::Free;
             inner.trial = Some(Trial { number, since_unix_ms: unix_ms() });
         });
     }
 
-    /// What computer one that was built is for.
+    /// The architecture of a generation.
     pub(crate) fn arch(&self, number: u32) -> Result<Arch, Report> {
         Ok(Bundle::open(&self.store.bundle(number), &self.archs)?.arch)
     }
 
-    /// From now on the last good one boots. What is known of the try is told after that.
+    /// The last good generation boots from now on. The caller records the verdict later.
     pub(crate) fn try_is_over(&self) {
         self.note(|inner| inner.trial = None);
     }
@@ -303,20 +303,20 @@ impl Generations {
         let mut dropped = Vec::new();
         self.note(|inner| {
             inner.trial = None;
-            inner.ledger.good(number);
-            dropped = inner.ledger.prune(&inner.in_use());
+            inner.state.good(number);
+            dropped = inner.state.prune(&inner.in_use());
         });
         self.remove(&dropped);
     }
 
     pub(crate) fn is_bad(&self, number: u32, why: Report) {
-        self.note(|inner| inner.ledger.bad(number, why));
+        self.note(|inner| inner.state.bad(number, why));
     }
 
-    pub(crate) fn was_cut_short(&self, number: u32) {
+    pub(crate) fn try_aborted(&self, number: u32) {
         self.note(|inner| {
             inner.trial = None;
-            inner.ledger.cut_short(number);
+            inner.state.aborted(number);
         });
     }
 
@@ -324,18 +324,18 @@ impl Generations {
         for number in numbers {
             tracing::info!(generation = number, "deleted: newer ones are kept");
             if let Err(report) = self.store.remove(*number) {
-                tracing::warn!("{report}"); // Swept at the next start.
+                tracing::warn!("{report}"); // Removed at the next start.
             }
         }
     }
 
-    /// What a user asks: done and kept, or refused and as before.
+    /// Applies a user's request and writes it to disk, or leaves everything unchanged.
     fn change<T>(&self, change: impl FnOnce(&mut Inner, Option<&Path>) -> Result<T, Refusal>) -> Result<T, Report> {
         let mut inner = self.inner();
-        let before = inner.ledger.clone();
+        let before = inner.state.clone();
         let changed = change(&mut inner, self.recipe.as_deref())?;
-        if let Err(report) = self.store.write(&inner.ledger) {
-            inner.ledger = before;
+        if let Err(report) = self.store.write(&inner.state) {
+            inner.state = before;
             return Err(report);
         }
         drop(inner);
@@ -343,11 +343,12 @@ impl Generations {
         Ok(changed)
     }
 
-    /// What was seen: it holds in memory even where it cannot be kept, or it would be tried over and over.
+    /// Records an observation. It counts in memory even if it cannot be written, or the generation would be tried again
+    /// and again.
     fn note(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner();
         change(&mut inner);
-        if let Err(report) = self.store.write(&inner.ledger) {
+        if let Err(report) = self.store.write(&inner.state) {
             tracing::warn!("{report}");
         }
         drop(inner);
@@ -360,8 +361,8 @@ impl Generations {
 }
 
 impl Inner {
-    /// What went wrong before counts no more.
-    fn start_afresh(&mut self) {
+    /// Clears earlier failures.
+    fn clear_failures(&mut self) {
         if !matches!(self.work, Work::Building { .. }) {
             self.work = Work::Free;
         }
@@ -372,14 +373,14 @@ impl Inner {
     }
 }
 
-/// Those that this program can boot. An older one's may speak another protocol.
+/// The generations that this program can boot. An older one may speak another protocol version.
 fn bootable(store: &Store, mut there: BTreeSet<u32>, archs: &[Arch]) -> BTreeSet<u32> {
-    // A host on which nothing can boot says nothing about bundles.
+    // A host that cannot boot anything says nothing about bundles.
     if !archs.is_empty() {
         there.retain(|number| match Bundle::open(&store.bundle(*number), archs) {
             Ok(_) => true,
             Err(error) => {
-                tracing::warn!(generation = number, "forgotten: {error}");
+                tracing::warn!(generation = number, "ignored: {error}");
                 false
             }
         });

@@ -1,14 +1,14 @@
-//! Whether a guest can build: its nix-daemon is given a trivial build, and must carry it out itself.
+//! Checks whether a guest can build: sends its nix-daemon a trivial build, which it must carry out itself.
 //!
 //! ```text
 //!  us      magic ▸            version, two settings ▸                      build this ▸                 is it valid? ▸
 //!  daemon          ◂ magic, version                   ◂ its name, trust, end            ◂ log, end, built              ◂ end, yes
 //! ```
 //!
-//! The build is one that all guests can do (docs/guest-contract.md): `/bin/sh` of the sandbox writes a word. It has no inputs,
-//! and its output a path of its own each time, or an old result would do. What it leaves behind is garbage of some bytes.
+//! Every guest can do this build (docs/guest-contract.md): the sandbox's `/bin/sh` writes a word. It has no inputs and
+//! a new output path each time, so an old result cannot answer it. It leaves some bytes of garbage behind.
 //!
-//! Only this much of Nix's worker protocol is spoken here; the words are [`dvn_nix::wire`]'s.
+//! This module speaks only the needed part of Nix's worker protocol, in the encoding of [`dvn_nix::wire`].
 
 use dvn_hypervisor::GuestStream;
 use dvn_nix::wire::{CLIENT_MAGIC, DAEMON_MAGIC, Decoder, Encoder, LONGEST, PROTOCOL, WireError};
@@ -20,79 +20,79 @@ use tokio::{
     time::timeout,
 };
 
-/// How long all of it may take. A guest that has just come up is busy, and may be a translated one.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for the whole check. A guest that has just booted is busy, and may be an emulated one.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 const IS_VALID_PATH: u64 = 1;
 const BUILD_DERIVATION: u64 = 36;
 
-/// As a daemon numbers the ends of a build.
+/// The daemon's number for a successful build.
 const BUILT: u64 = 0;
 
-/// Letters of an explanation that are repeated.
-const MOST_OF_A_REASON: usize = 500;
+/// Longest explanation that is repeated, in characters.
+const MAX_EXPLANATION: usize = 500;
 
-/// Letters of the hash part of a store path.
+/// Characters of the hash part of a store path.
 const LETTERS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// Why a guest cannot build.
 #[derive(Debug, thiserror::Error)]
-enum Illness {
+enum Unhealthy {
     #[error("its nix-daemon does not answer: it hangs up")]
     HangsUp,
-    #[error("its nix-daemon does not answer as it should: {0}")]
+    #[error("its nix-daemon does not follow the protocol: {0}")]
     Strange(WireError),
-    #[error("it has not built within {PATIENCE:?}")]
+    #[error("it has not built within {TIMEOUT:?}")]
     Slow,
     #[error("it cannot build: {0}")]
     CannotBuild(String),
 }
 
-impl From<WireError> for Illness {
+impl From<WireError> for Unhealthy {
     fn from(error: WireError) -> Self {
         match error {
-            WireError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => Illness::HangsUp,
-            other => Illness::Strange(other),
+            WireError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => Unhealthy::HangsUp,
+            other => Unhealthy::Strange(other),
         }
     }
 }
 
-/// Has the nix-daemon at the other end build.
+/// Sends the nix-daemon at the other end of the stream a build.
 pub async fn ask(stream: GuestStream, arch: Arch) -> Result<(), Report> {
     let mut daemon = Daemon(Decoder(BufStream::new(stream)));
     let well = async {
         daemon.greet().await?;
         daemon.build(arch).await
     };
-    let illness = match timeout(PATIENCE, well).await {
+    let unhealthy = match timeout(TIMEOUT, well).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(illness)) => illness,
-        Err(_) => Illness::Slow,
+        Ok(Err(unhealthy)) => unhealthy,
+        Err(_) => Unhealthy::Slow,
     };
-    Err(Report::new(Kind::Guest, format!("the guest is up, but {illness}")))
+    Err(Report::new(Kind::Guest, format!("the guest is up, but {unhealthy}")))
 }
 
 struct Daemon(Decoder<BufStream<GuestStream>>);
 
 impl Daemon {
-    async fn say(&mut self, words: Encoder) -> Result<(), Illness> {
+    async fn say(&mut self, words: Encoder) -> Result<(), Unhealthy> {
         let stream = &mut self.0.0;
         let said = async {
             stream.write_all(words.as_slice()).await?;
             stream.flush().await
         };
-        // A daemon that has hung up is heard of when its answer is read.
+        // If the daemon has hung up, reading its answer shows that.
         match said.await {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(WireError::from(e).into()),
             _ => Ok(()),
         }
     }
 
-    async fn outcome(&mut self) -> Result<(), Illness> {
-        self.0.outcome().await?.map_err(|why| Illness::CannotBuild(plain(&why)))
+    async fn outcome(&mut self) -> Result<(), Unhealthy> {
+        self.0.outcome().await?.map_err(|why| Unhealthy::CannotBuild(plain(&why)))
     }
 
-    async fn greet(&mut self) -> Result<(), Illness> {
+    async fn greet(&mut self) -> Result<(), Unhealthy> {
         self.say(Encoder::default().number(CLIENT_MAGIC)).await?;
         let magic = self.0.number().await?;
         if magic != DAEMON_MAGIC {
@@ -103,21 +103,21 @@ impl Daemon {
             let spoken = format!("it speaks worker protocol {}.{}", theirs >> 8, theirs & 0xff);
             return Err(WireError::Unexpected(spoken).into());
         }
-        // Two settings that nothing heeds any more.
+        // Two settings without a meaning today.
         self.say(Encoder::default().number(PROTOCOL).number(0).number(0)).await?;
         let _version = self.0.bytes(LONGEST).await?;
         let _trusted = self.0.number().await?;
         self.outcome().await
     }
 
-    async fn build(&mut self, arch: Arch) -> Result<(), Illness> {
+    async fn build(&mut self, arch: Arch) -> Result<(), Unhealthy> {
         let output = path("darwin-vz-nix-health");
         self.say(request(&path("darwin-vz-nix-health.drv"), &output, arch)).await?;
         self.outcome().await?;
         let end = self.0.number().await?;
         let why = self.0.bytes(LONGEST).await?;
         if end != BUILT {
-            return Err(Illness::CannotBuild(format!("{} (end {end})", plain(&String::from_utf8_lossy(&why)))));
+            return Err(Unhealthy::CannotBuild(format!("{} (end {end})", plain(&String::from_utf8_lossy(&why)))));
         }
         for _times_varies_began_ended in 0..4 {
             self.0.number().await?;
@@ -129,7 +129,7 @@ impl Daemon {
         self.outcome().await?;
         match self.0.number().await? {
             1 => Ok(()),
-            _ => Err(Illness::CannotBuild("what it has built is not there".to_owned())),
+            _ => Err(Unhealthy::CannotBuild("the output of its build is not there".to_owned())),
         }
     }
 }
@@ -141,10 +141,10 @@ fn path(name: &str) -> String {
     format!("/nix/store/{hash}-{name}")
 }
 
-/// A derivation of one output and without inputs, to be built as it is here.
+/// A request to build a derivation without inputs and with one output.
 fn request(drv: &str, output: &str, arch: Arch) -> Encoder {
     let no_strings: [&str; 0] = [];
-    // Nobody else has it, so nobody else is to be asked for it.
+    // No substituter has it, so none should be asked for it.
     let environment = [("allowSubstitutes", ""), ("out", output), ("preferLocalBuild", "1")];
     let words = Encoder::default()
         .number(BUILD_DERIVATION)
@@ -164,7 +164,7 @@ fn request(drv: &str, output: &str, arch: Arch) -> Encoder {
     words.number(0)
 }
 
-/// An explanation for one line: without colours, and not too long.
+/// An explanation on one line, without colours and not too long.
 fn plain(text: &str) -> String {
     let mut colour = false;
     let mut shown = |c: char| {
@@ -174,7 +174,7 @@ fn plain(text: &str) -> String {
     };
     let text: String = text.chars().filter(|c| shown(*c)).collect();
     let words: Vec<_> = text.split_whitespace().collect();
-    words.join(" ").chars().take(MOST_OF_A_REASON).collect()
+    words.join(" ").chars().take(MAX_EXPLANATION).collect()
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
         ended.number(1).number(0).number(5).number(6).number(0)
     }
 
-    /// What a daemon of Nix 2.26 says to a client of our version.
+    /// The answer of a daemon of Nix 2.26 to a client of our version.
     fn said(valid: u64) -> Vec<u8> {
         built(BUILT, "").number(message::LAST).number(valid).as_slice().to_vec()
     }
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_else_it_says_is_told() {
+    async fn every_other_answer_is_reported() {
         let whole = said(1);
         let with = |at: usize, word: u64| {
             let mut said = whole.clone();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_daemon_that_is_silent_is_not_waited_for_for_ever() {
+    async fn a_silent_daemon_causes_a_timeout() {
         let (_daemon, ours) = tokio::io::duplex(1024);
         assert!(ask(Box::new(ours), Arch::Aarch64).await.unwrap_err().message.contains("within 120s"));
     }

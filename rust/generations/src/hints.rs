@@ -1,4 +1,4 @@
 //! Hints that several errors share.
 
-/// The way on after a failure that nothing else ends.
+/// The next step after a failure that is not retried.
 pub(crate) const BUILD_AGAIN: &str = "build and try it again: `darwin-vz-nix generations build`";

@@ -1,4 +1,4 @@
-//! Has the guest build a recipe, and fetches the bundle: with the host's own `nix`, through the direct door.
+//! Builds a recipe in the guest and fetches the bundle, with the host's own `nix` and through the direct door.
 //!
 //! ```text
 //!  nix copy ──▶ guest      the recipe, with all recipes and sources below it
@@ -7,12 +7,13 @@
 //!  nix store dump-path ◀─ guest ──pipe──▶ nix-store --restore     the result, as files
 //! ```
 //!
-//! Commands and flags are those which Nix 2.18 to 2.34 share; what is experimental in any of them is enabled by name. Nothing
-//! of the host's Nix is written to. The programs end with the future that runs them, and when they fall silent: [`job`].
+//! Only commands and flags that Nix 2.18 to 2.34 share; features that are experimental in one of them are enabled by
+//! name. Nothing writes to the host's Nix. The programs end when their future is dropped, and when they print nothing
+//! for too long: [`job`].
 
+mod free_space;
 mod host_nix;
 mod job;
-mod room;
 
 use super::health;
 use dvn_host::{files::remove_all, log_file::LogFile};
@@ -20,24 +21,24 @@ use dvn_lifecycle::Lease;
 use dvn_protocol::NIX_PORT;
 use dvn_types::{Arch, Kind, Report};
 use futures_util::future::BoxFuture;
-pub use host_nix::{Failure, Nix, Patience};
-use job::{Job, Trouble};
+pub use host_nix::{Failure, Nix, TimeLimits};
+use job::{Job, JobError};
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
 };
 use tokio::task::spawn_blocking;
 
-/// Where `nix` is, if not on the daemon's PATH, which a service manager makes short.
+/// Directories of `nix`, if it is not on the daemon's PATH, which a service manager keeps short.
 const USUAL_PLACES: [&str; 2] = ["/nix/var/nix/profiles/default/bin", "/run/current-system/sw/bin"];
 
-/// Most that is kept of the build's log, in bytes; as much again of the log before.
+/// Size of the build log, in bytes. One older log of that size is kept too.
 const LOG_LIMIT: u64 = 4 << 20;
 
-/// What is done for a recipe. A trait, so that what follows from it is tested without a guest.
-pub trait Workshop: Send + Sync + 'static {
-    /// Has the guest build the recipe and puts the bundle at `place`, where nothing is yet; `home` is a directory of its own.
-    /// Resolves to the store path.
+/// Builds guest systems. A trait, so that the reconciler is tested without a guest.
+pub trait SystemBuilder: Send + Sync + 'static {
+    /// Builds the recipe in the guest and puts the bundle at `place`, which must not exist; `home` is a directory for
+    /// `nix`. Resolves to the store path.
     fn build<'a>(
         &'a self,
         lease: &'a Lease,
@@ -45,11 +46,11 @@ pub trait Workshop: Send + Sync + 'static {
         home: &'a Path,
         place: &'a Path,
     ) -> BoxFuture<'a, Result<String, Failure>>;
-    /// Whether a guest of this architecture, which says that it is ready, can build.
+    /// Checks that a guest of this architecture, which has reported READY, can build.
     fn examine<'a>(&'a self, lease: &'a Lease, arch: Arch) -> BoxFuture<'a, Result<(), Report>>;
 }
 
-impl Workshop for Nix {
+impl SystemBuilder for Nix {
     fn build<'a>(
         &'a self,
         lease: &'a Lease,
@@ -60,7 +61,7 @@ impl Workshop for Nix {
         Box::pin(Nix::build(self, lease, recipe, home, place))
     }
 
-    // Not with a `nix` through the door, which is closed for the time of the try.
+    // Not by a `nix` through the door, which is closed during the try.
     fn examine<'a>(&'a self, lease: &'a Lease, arch: Arch) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move { health::ask(lease.guest().connect(NIX_PORT).await?, arch).await })
     }
@@ -68,15 +69,15 @@ impl Workshop for Nix {
 
 impl Nix {
     async fn build(&self, lease: &Lease, recipe: &Path, home: &Path, place: &Path) -> Result<String, Failure> {
-        let programs = self.find().map_err(Failure::Lasting)?;
-        let log = LogFile::fresh(&self.log, LOG_LIMIT).map_err(|e| Failure::Lasting(self.no_log(&e)))?;
-        let agent = &**lease.needs_agent().map_err(Failure::Lasting)?;
-        let mut job = Job { nix: self, programs, home, log, agent, least_free: room::LEAST_FREE };
+        let programs = self.find().map_err(Failure::Permanent)?;
+        let log = LogFile::fresh(&self.log, LOG_LIMIT).map_err(|e| Failure::Permanent(self.no_log(&e)))?;
+        let agent = &**lease.needs_agent().map_err(Failure::Permanent)?;
+        let mut job = Job { nix: self, programs, home, log, agent, least_free: free_space::LEAST_FREE };
         let recipe = recipe.to_string_lossy();
-        // The sources of a recipe were made on this host and are signed by nobody; the guest takes this peer's word.
+        // The recipe's sources were made on this host and have no signatures; the guest trusts this client.
         let copied = job.nix(&["copy", "--verbose", "--no-check-sigs", "--to", &self.address, &recipe]).await;
         copied.map_err(|why| {
-            Failure::Passing(job.failure(&format!("the recipe {recipe} could not be handed to the guest"), &why))
+            Failure::Temporary(job.failure(&format!("the recipe {recipe} could not be copied to the guest"), &why))
         })?;
         let output = format!("{recipe}^out");
         let mut build = vec!["build", "--verbose", "--no-link", "--print-out-paths", "--print-build-logs"];
@@ -84,20 +85,19 @@ impl Nix {
         let built = job.nix(&build).await;
         let built =
             built.map_err(|why| job.of_the_recipe(&format!("the guest could not build the recipe {recipe}"), &why))?;
-        let unfetched =
-            |job: &Job<'_>, why: &Trouble| job.failure("the guest that was built could not be fetched", why);
+        let unfetched = |job: &Job<'_>, why: &JobError| job.failure("the new guest bundle could not be fetched", why);
         let size = job.nix(&["path-info", "--size", "--store", &self.address, &built]).await;
-        let size = room::announced(&size.map_err(|why| Failure::Passing(unfetched(&job, &why)))?);
+        let size = free_space::announced(&size.map_err(|why| Failure::Temporary(unfetched(&job, &why)))?);
         if let Some(size) = size {
-            room::refuse_too_large(size, place).map_err(Failure::Lasting)?;
+            free_space::refuse_too_large(size, place).map_err(Failure::Permanent)?;
         }
         if let Err(why) = job.fetch(&built, size, place).await {
             // It may have filled the volume.
             let half = place.to_owned();
             if let Ok(Err(report)) = spawn_blocking(move || remove_all(&half)).await {
-                tracing::warn!("{report}"); // Removed before the next one is fetched.
+                tracing::warn!("{report}"); // The next fetch removes it.
             }
-            return Err(Failure::Passing(unfetched(&job, &why)));
+            return Err(Failure::Temporary(unfetched(&job, &why)));
         }
         Ok(built)
     }
@@ -114,7 +114,7 @@ impl Nix {
         }
         let places = std::env::split_paths(&self.search_path).chain(USUAL_PLACES.map(PathBuf::from));
         places.filter(|dir| dir.is_absolute()).find(is_there).ok_or_else(|| {
-            Report::new(Kind::Host, "this host has no nix, which hands the recipe to the guest")
+            Report::new(Kind::Host, "this host has no nix, which is needed to copy the recipe to the guest")
                 .hint("name the directory it is in: `nix = \"/path\"` in the configuration file, or --nix")
         })
     }
@@ -124,7 +124,7 @@ impl Nix {
     }
 }
 
-/// The variables of the daemon's own environment that its `nix` gets: Nix's, and those that programs need anywhere.
+/// The variables of the daemon's environment that its `nix` gets: Nix's own, and those that any program needs.
 pub fn environment(all: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
     const OTHERS: [&str; 6] = ["TMPDIR", "USER", "LOGNAME", "LANG", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE"];
     let is_wanted = |name: &OsStr| {

@@ -1,8 +1,9 @@
-//! The host's end of the agent protocol: waits for the guest's READY, then asks and hands answers back by id.
+//! The host's end of the agent protocol: waits for the guest's READY, then sends requests and returns the answers by
+//! id.
 //!
-//! A task serves the guest's agent for as long as the guest lives. Only a connection that presents this boot's token is
-//! heard, since any program in the guest may dial the port; until then it is one of the [`Strangers`], who hinder nobody. A new
-//! connection of the agent replaces the old one.
+//! One task serves the guest's agent while the guest lives. It accepts only connections that present this boot's token,
+//! since any program in the guest can dial the port. Others wait as [`Strangers`] and block nothing. A new connection
+//! of the agent replaces the old one.
 
 use dvn_hypervisor::{
     GuestAgent, GuestListener, GuestStream, Strangers,
@@ -21,46 +22,46 @@ use tokio::{
 };
 use tokio_util::codec::{Framed, LinesCodec};
 
-/// How long a connection may take to say READY.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a connection's READY.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the agent may take to read a question. It reads them as they come, and one fits into the connection.
-const READS_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit for the agent to read a request. It reads them as they come, and one fits into the connection's buffer.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections to the agent's port that may be about to say READY.
+/// Connections to the agent's port that have not said READY yet.
 const STRANGERS: usize = 64;
 
-/// Questions that may wait for the agent at once.
+/// Requests that may wait for the agent at once.
 const QUEUE: usize = 16;
 
 type Lines = Framed<GuestStream, LinesCodec>;
 type Question = (Ask, oneshot::Sender<Result<Answer, Report>>);
 
-/// A guest's agent. Cheap to clone; outlives its guest, and then every question fails.
+/// A guest's agent. Cheap to clone. It outlives its guest; every request then fails.
 #[derive(Clone, Debug)]
 pub struct Agent {
     questions: mpsc::Sender<Question>,
 }
 
-/// What the agent said when it became ready.
+/// The contents of the agent's READY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     /// Kernel release.
     pub kernel: String,
-    /// The guest's boot, in milliseconds of its own clock.
+    /// Phases of the guest's boot, in milliseconds of its own clock.
     pub phases: Vec<BootPhase>,
-    /// What became of the data disk.
+    /// The state of the data disk.
     pub data_disk: DataDisk,
-    /// The guest builds on the host's store.
+    /// Whether the guest builds on the host's store.
     pub host_store: bool,
 }
 
 impl Agent {
-    /// Waits for the agent that knows `token`. Pending until it comes; fails if the guest goes first or speaks another version.
+    /// Waits for the agent that presents `token`. Fails if the guest ends first or speaks another protocol version.
     pub async fn await_ready(listener: GuestListener, token: String) -> Result<(Agent, Readiness), Report> {
         let mut port = Port::new(listener, token);
         let Some(arrived) = port.agent().await else {
-            return Err(Report::new(Kind::Boot, "the guest ended before its agent said that it is ready"));
+            return Err(Report::new(Kind::Boot, "the guest ended before its agent was ready"));
         };
         let (lines, readiness) = arrived?;
         let (questions, asked) = mpsc::channel(QUEUE);
@@ -89,7 +90,7 @@ impl Agent {
     }
 }
 
-/// A connection of the agent, and what it said first; or that this program doesn't speak its protocol.
+/// A connection of the agent with its READY, or an error if this program doesn't speak its protocol version.
 type Arrival = Result<(Lines, Readiness), Report>;
 
 /// The port that the agent dials.
@@ -101,10 +102,10 @@ struct Port {
 
 impl Port {
     fn new(listener: GuestListener, token: String) -> Self {
-        Port { listener, token: token.into(), strangers: Strangers::new(STRANGERS, PATIENCE) }
+        Port { listener, token: token.into(), strangers: Strangers::new(STRANGERS, READY_TIMEOUT) }
     }
 
-    /// The agent's next connection; `None` when the guest is gone. May be dropped and called again.
+    /// The agent's next connection; `None` when the guest is gone. Cancel-safe.
     async fn agent(&mut self) -> Option<Arrival> {
         loop {
             tokio::select! {
@@ -114,7 +115,7 @@ impl Port {
                 }
                 Some(stranger) = self.strangers.next() => match stranger {
                     Some(agent) => return Some(agent),
-                    None => tracing::debug!("a connection to the agent's port was not the agent's"),
+                    None => tracing::debug!("closed a connection to the agent's port that was not from the agent"),
                 }
             }
         }
@@ -128,7 +129,7 @@ async fn greet(stream: GuestStream, token: &str) -> Option<Arrival> {
     match serde_json::from_str(&line).ok()? {
         FromAgent::Ready { version, token: theirs, .. } if theirs == token && version != VERSION => {
             let message = format!("the guest's agent speaks protocol {version}, and this program speaks {VERSION}");
-            Some(Err(Report::new(Kind::Bundle, message).hint("take the bundle of the same release as this program")))
+            Some(Err(Report::new(Kind::Bundle, message).hint("use the bundle of the same release as this program")))
         }
         FromAgent::Ready { token: theirs, kernel, phases, data_disk, host_store, .. } if theirs == token => {
             Some(Ok((lines, Readiness { kernel, phases, data_disk, host_store })))
@@ -147,11 +148,11 @@ async fn serve(lines: Lines, mut port: Port, mut asked: mpsc::Receiver<Question>
                 let Some((ask, reply)) = question else { return };
                 let Some(lines) = &mut current else { continue };
                 next_id += 1;
-                // Numbers and plain enums always serialise; an empty line would be skipped by the guest.
+                // Numbers and plain enums always serialise; the guest would skip an empty line.
                 let line = serde_json::to_string(&Request { id: next_id, ask }).unwrap_or_default();
                 waiting.retain(|_, reply| !reply.is_closed());
                 waiting.insert(next_id, reply);
-                if !matches!(timeout(READS_WITHIN, lines.send(line)).await, Ok(Ok(()))) {
+                if !matches!(timeout(SEND_TIMEOUT, lines.send(line)).await, Ok(Ok(()))) {
                     current = None;
                     waiting.clear();
                 }
@@ -162,7 +163,7 @@ async fn serve(lines: Lines, mut port: Port, mut asked: mpsc::Receiver<Question>
                         let _ = reply.send(result.map_err(|why| Report::new(Kind::Guest, format!("the guest's agent could not do it: {why}"))));
                     },
                     Some(Ok(FromAgent::Ready { .. })) => {}
-                    // Closed, too long, or nothing that we know: this connection is of no more use.
+                    // Closed, too long, or malformed: this connection is unusable.
                     Some(Err(_)) | None => {
                         current = None;
                         waiting.clear();
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
-    /// Longer than an answer may take.
+    /// Longer than the time limit of any request.
     const WORK: Duration = Duration::from_secs(121);
 
     struct Device {
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_agent_that_reads_and_does_not_answer_is_waited_for_as_long_as_the_question_takes() {
+    async fn an_agent_that_reads_and_does_not_answer_has_the_time_limit_of_the_request() {
         let (port, listener) = port();
         let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
         let mut real = port.dial(&ready("t", 1)).await;
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_that_say_nothing_keep_nobody_waiting() {
+    async fn silent_connections_delay_no_other() {
         let began = tokio::time::Instant::now();
         let (port, listener) = port();
         let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_agent_that_does_not_read_is_given_up_for_the_next() {
+    async fn an_agent_that_does_not_read_is_replaced_by_the_next() {
         let (port, listener) = port();
         let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
         let mut deaf = port.dial_silently(256).await;
@@ -332,7 +333,7 @@ mod tests {
         let long = Ask::Forget { paths: vec!["x".repeat(1000)] };
         let asked = tokio::time::Instant::now();
         assert_eq!(agent.ask(long).await.unwrap_err().kind, Kind::Guest);
-        assert!(asked.elapsed() <= READS_WITHIN, "{:?}", asked.elapsed());
+        assert!(asked.elapsed() <= SEND_TIMEOUT, "{:?}", asked.elapsed());
         let mut next = port.dial(&ready("t", 1)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         let both = async { tokio::join!(agent.ask(Ask::Trim), answer(&mut next, Ok(Answer::Done))) };

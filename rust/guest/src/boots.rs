@@ -1,13 +1,13 @@
-//! What is kept of the last boots: a record of each, and the console of those that had a guest.
+//! Records of the last boots, and the consoles of those that had a guest.
 //!
 //! ```text
 //!  begin ──▶ boots/N.json: starting ─ is ready ─▶ running ─ its guest ended ─▶ ended: how
 //!    │                          └──── failed ───────────────────────────────▶ failed: why
-//!    └─ the console of the boot before: console.log ──▶ boots/N-1.console.log; what is too old goes
+//!    └─ the previous boot's console: console.log ──▶ boots/N-1.console.log; old ones are removed
 //! ```
 //!
-//! The rules that hold here: evidence is never in a boot's way (what cannot be written is a warning), and it is bounded: see
-//! [`kept`]. A boot whose daemon ended without a word is *lost*.
+//! Rules: records never prevent a boot (a failed write is a warning), and their number is limited: see [`kept`]. A boot
+//! whose daemon ended without writing its end is *lost*.
 
 use dvn_host::{
     files::{private_dir, unless_missing, write_atomic},
@@ -26,10 +26,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// So many of the newest boots with a console are kept, and so many of those that failed before they had one.
+/// How many of the newest boots with a console are kept, and how many of those that failed before they had one.
 const KEPT: usize = 5;
 
-/// What is kept of one machine's boots. Cheap to clone.
+/// The records of one machine's boots. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Boots {
     dir: MachineDir,
@@ -43,19 +43,20 @@ struct Known {
     records: BTreeMap<u64, BootRecord>,
 }
 
-/// What a boot was begun with.
+/// The parameters of a boot.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
-    /// The guest system.
+    /// The bundle.
     pub bundle: Option<PathBuf>,
-    /// Processors.
+    /// Number of processors.
     pub cores: u32,
     /// Memory in bytes.
     pub memory: u64,
 }
 
 impl Boots {
-    /// Those of that directory, which need not exist. What an earlier daemon left unfinished is lost. Blocks.
+    /// The boots in a directory, which need not exist. Marks boots that an earlier daemon left unfinished as lost.
+    /// Blocks.
     pub fn of(dir: &MachineDir) -> Boots {
         for record in left(dir) {
             if stored(dir, record.number).is_some_and(|stored| stored.outcome != record.outcome) {
@@ -65,12 +66,12 @@ impl Boots {
         Boots { dir: dir.clone(), known: Arc::default() }
     }
 
-    /// A boot begins: the console of the one before is set aside. Returns its number. Blocks.
+    /// Records a boot that begins, and renames the previous boot's console. Returns the boot's number. Blocks.
     pub fn begin(&self, tried: Tried) -> u64 {
         let numbers = numbers(&self.dir);
         let number = numbers.last().map_or(1, |newest| newest.saturating_add(1));
         if let Err(error) = self.set_aside(&numbers) {
-            tracing::warn!("the console of the boot before is not kept: {error}");
+            tracing::warn!("cannot keep the console of the previous boot: {error}");
         }
         let record = BootRecord {
             number,
@@ -83,11 +84,11 @@ impl Boots {
             memory: tried.memory,
             console_bytes: None,
         };
-        // Not the whole way to it: a state directory that was deleted is not made anew for the sake of a record.
+        // Creates only this directory: a state directory that was deleted is not recreated for a record.
         let made = if self.dir.root().is_dir() { private_dir(&self.dir.boots()) } else { Ok(()) };
         match made {
             Ok(()) => write(&self.dir, &record),
-            Err(report) => tracing::warn!("the boot is not recorded: {report}"),
+            Err(report) => tracing::warn!("cannot record the boot: {report}"),
         }
         let mut known = self.known();
         known.current = number;
@@ -98,26 +99,26 @@ impl Boots {
         number
     }
 
-    /// What is kept of the boots, the newest first. Blocks.
+    /// The records, newest first. Blocks.
     pub fn list(&self) -> Vec<BootRecord> {
         let mut records = read(&self.dir);
         let known = self.known();
         for record in &mut records {
             match known.records.get(&record.number) {
-                // Newer than what is written.
+                // Newer than the file.
                 Some(newer) => *record = BootRecord { console_bytes: record.console_bytes, ..newer.clone() },
-                None => be_over(record),
+                None => mark_lost(record),
             }
         }
         records
     }
 
-    /// The number of the boot that began last.
+    /// The number of the last boot.
     pub fn current(&self) -> u64 {
         self.known().current
     }
 
-    /// Its guest answers.
+    /// Records that the guest answers.
     pub fn ready(&self) {
         self.change(self.current(), |record| {
             record.ready_unix_ms = Some(unix_ms());
@@ -125,7 +126,7 @@ impl Boots {
         });
     }
 
-    /// There is no guest, or there will be none that answers. What failed first is why.
+    /// Records that there is no guest, or that it does not answer. The first failure counts.
     pub fn failed(&self, why: &Report) {
         self.change(self.current(), |record| {
             record.ended_unix_ms.get_or_insert_with(unix_ms);
@@ -135,12 +136,12 @@ impl Boots {
         });
     }
 
-    /// More is known of why that boot failed.
+    /// Adds to the reason of a failed boot.
     pub fn explained(&self, number: u64, why: &Report) {
         self.change(number, |record| record.outcome = BootOutcome::Failed { why: why.clone() });
     }
 
-    /// Its guest is gone.
+    /// Records that the guest is gone.
     pub fn ended(&self, exit: String) {
         self.change(self.current(), |record| {
             record.ended_unix_ms.get_or_insert_with(unix_ms);
@@ -150,14 +151,14 @@ impl Boots {
         });
     }
 
-    /// Changes a record at once, and writes it in a while: whoever tells of a boot does not wait for a disk.
+    /// Changes a record at once, and writes it in the background: the caller does not wait for a disk.
     fn change(&self, number: u64, change: impl FnOnce(&mut BootRecord)) {
         if let Some(record) = self.known().records.get_mut(&number) {
             change(record);
         }
         let boots = self.clone();
         tokio::task::spawn_blocking(move || {
-            // Under the lock, so that of two that come at once the later state is what is written last.
+            // Under the lock, so that of two concurrent changes the later state is written last.
             let known = boots.known();
             // A machine that was deleted meanwhile has no records any more.
             if let Some(record) = known.records.get(&number)
@@ -172,7 +173,7 @@ impl Boots {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the console of the newest boot a name of its own, and removes what is too old.
+    /// Renames the newest boot's console to its own name, and removes old ones.
     fn set_aside(&self, numbers: &BTreeSet<u64>) -> io::Result<()> {
         let Some(newest) = numbers.last() else { return Ok(()) };
         let (from, to) = (self.dir.console_log(), set_aside_console(&self.dir, *newest));
@@ -189,10 +190,10 @@ impl Boots {
     }
 }
 
-/// The records that stay when another boot begins, of these: the newest with a console and the newest without, and the newest
-/// that failed with one, for a machine that is used a lot boots often.
+/// The records to keep when another boot begins: the newest with a console, the newest without, and the newest that
+/// failed with one, since a machine that is used a lot boots often.
 fn kept(newest_first: &[BootRecord]) -> BTreeSet<u64> {
-    // With the one that begins there will be one more.
+    // The boot that begins adds one more.
     let of = |with: bool, how_many: usize| {
         newest_first.iter().filter(move |record| record.console_bytes.is_some() == with).take(how_many)
     };
@@ -200,21 +201,21 @@ fn kept(newest_first: &[BootRecord]) -> BTreeSet<u64> {
     of(true, KEPT - 1).chain(of(false, KEPT - 1)).chain(failed).map(|record| record.number).collect()
 }
 
-/// The same where no daemon runs. Blocks.
+/// The records while no daemon runs. Blocks.
 pub fn left(dir: &MachineDir) -> Vec<BootRecord> {
     let mut records = read(dir);
-    records.iter_mut().for_each(be_over);
+    records.iter_mut().for_each(mark_lost);
     records
 }
 
-/// A boot that no daemon knows is not under way.
-fn be_over(record: &mut BootRecord) {
+/// Marks a boot that no daemon knows as over.
+fn mark_lost(record: &mut BootRecord) {
     if matches!(record.outcome, BootOutcome::Starting | BootOutcome::Running) {
         record.outcome = BootOutcome::Lost;
     }
 }
 
-/// What is written, the newest first.
+/// The stored records, newest first.
 fn read(dir: &MachineDir) -> Vec<BootRecord> {
     let numbers = numbers(dir);
     let newest = numbers.last().copied();
@@ -226,7 +227,7 @@ fn read(dir: &MachineDir) -> Vec<BootRecord> {
     records
 }
 
-/// The number of the boot that is meant, of these: 0 is the newest, -1 the one before, and a positive number a boot by its number.
+/// Resolves a boot's number: 0 is the newest, -1 the one before, and a positive number is that boot's own.
 pub fn meant(mut newest_first: impl Iterator<Item = u64>, boot: i64) -> Option<u64> {
     match usize::try_from(boot.unsigned_abs()) {
         Ok(back) if boot <= 0 => newest_first.nth(back),
@@ -234,9 +235,10 @@ pub fn meant(mut newest_first: impl Iterator<Item = u64>, boot: i64) -> Option<u
     }
 }
 
-/// The console of a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number. Blocks.
+/// The console of a boot: 0 is the present or last one, -1 the one before, and a positive number is that boot's own.
+/// Blocks.
 pub fn console(dir: &MachineDir, boot: i64) -> Result<PathBuf, Report> {
-    // Also where there is no record of it.
+    // Works without a record, too.
     if boot == 0 {
         return Ok(dir.console_log());
     }
@@ -246,8 +248,8 @@ pub fn console(dir: &MachineDir, boot: i64) -> Result<PathBuf, Report> {
             (Some(first), Some(last)) => format!("of the boots {first} to {last} {} are kept", numbers.len()),
             _ => "it has not booted yet".to_owned(),
         };
-        let report = Report::new(Kind::NotFound, format!("there is nothing of a boot {boot}: {known}"));
-        return Err(report.hint("see which there are: `darwin-vz-nix logs --boots`"));
+        let report = Report::new(Kind::NotFound, format!("there is no record of boot {boot}: {known}"));
+        return Err(report.hint("list them: `darwin-vz-nix logs --boots`"));
     };
     Ok(console_of(dir, number, numbers.last().copied()))
 }
@@ -264,13 +266,13 @@ fn path(dir: &MachineDir, number: u64) -> PathBuf {
     dir.boots().join(format!("{number}.json"))
 }
 
-/// Numbers of the boots that are recorded, in order.
+/// Numbers of the recorded boots, ascending.
 fn numbers(dir: &MachineDir) -> BTreeSet<u64> {
     let Ok(entries) = fs::read_dir(dir.boots()) else { return BTreeSet::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect()
 }
 
-/// A record that cannot be read is none.
+/// The stored record. `None` if it cannot be read.
 fn stored(dir: &MachineDir, number: u64) -> Option<BootRecord> {
     let record: BootRecord = serde_json::from_slice(&regular_file::read(&path(dir, number)).ok()?).ok()?;
     Some(BootRecord { number, ..record })
@@ -279,11 +281,11 @@ fn stored(dir: &MachineDir, number: u64) -> Option<BootRecord> {
 fn write(dir: &MachineDir, record: &BootRecord) {
     let text = serde_json::to_vec(record).unwrap_or_default();
     if let Err(report) = write_atomic(&path(dir, record.number), &text, 0o600) {
-        tracing::warn!("the boot is not recorded: {report}");
+        tracing::warn!("cannot record the boot: {report}");
     }
 }
 
-/// What is no regular file is no console, and stays where it is.
+/// Leaves anything other than a regular file where it is: it is not a console.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match regular_file::look(from) {
         Ok(_) => unless_missing(fs::rename(from, to)),

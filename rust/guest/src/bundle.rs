@@ -1,5 +1,6 @@
-//! The guest bundle: a directory with `guest.json`. All that `docs/guest-contract.md` says of it, and that can be known before
-//! a boot, is checked here, because a kernel that a hypervisor cannot start mostly hangs in silence.
+//! The guest bundle: a directory with `guest.json`. This module checks everything that `docs/guest-contract.md`
+//! requires of it and that can be checked before a boot, because a kernel that a hypervisor cannot start mostly hangs
+//! silently.
 
 mod contents;
 mod error;
@@ -15,48 +16,48 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Longest `guest.json`, in bytes: a guest may have built it.
+/// Longest `guest.json` in bytes. A guest may have built it.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// Longest command line in bytes. Kernels take 2,048, of which some are for what this program adds.
+/// Longest command line in bytes. Kernels accept 2,048; this program needs some for what it adds.
 const MAX_CMDLINE: usize = 1920;
 
-/// Longest name of an account, as in Linux.
+/// Longest account name, as in Linux.
 const MAX_USER: usize = 32;
 
-/// What the system image is for; it is the first.
+/// Role of the system image, which is the first.
 const SYSTEM: &str = "system";
 
-/// The feature of guests that can build on the host's store.
+/// Feature flag of guests that can build on the host's store.
 const HOST_STORE: &str = "host-store";
 
-/// A bundle whose files were all found fit for a boot.
+/// A bundle whose files all passed the checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
-    /// Processor of the guest.
+    /// Processor architecture of the guest.
     pub arch: Arch,
-    /// Kernel, absolute.
+    /// Absolute path of the kernel.
     pub kernel: PathBuf,
-    /// Initial RAM disk, absolute, without a boot payload.
+    /// Absolute path of the initial RAM disk, without a boot payload.
     pub initrd: PathBuf,
     /// Kernel command line, without a console.
     pub cmdline: String,
-    /// System images, absolute, in the guest's order.
+    /// System images in the guest's order.
     pub images: Vec<Image>,
     /// The account that ssh clients use.
     pub ssh_user: String,
-    /// The least size of the data disk, in bytes.
+    /// Minimum size of the data disk in bytes.
     pub minimum_disk: u64,
-    /// The guest can build on the host's store.
+    /// Whether the guest can build on the host's store.
     pub host_store: bool,
 }
 
-/// A read-only or writable image of a bundle.
+/// A read-only or writable disk image of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Absolute.
+    /// Absolute path.
     pub path: PathBuf,
-    /// The guest cannot write it.
+    /// Whether the guest gets it read-only.
     pub read_only: bool,
 }
 
@@ -105,14 +106,14 @@ struct ManifestAgent {
     protocol: u32,
 }
 
-/// Enough of any version of `guest.json` to tell the version.
+/// The version field of any version of `guest.json`.
 #[derive(Deserialize)]
 struct AnyVersion {
     version: u64,
 }
 
 impl Bundle {
-    /// Reads and checks the bundle in `dir` for a backend that boots `can`.
+    /// Reads and checks the bundle in `dir` for a backend that can boot the architectures `can`.
     pub fn open(dir: &Path, can: &[Arch]) -> Result<Bundle, BundleError> {
         let at = |error| BundleError::Missing { dir: dir.to_owned(), error };
         let mut text = Vec::new();
@@ -134,7 +135,7 @@ impl Bundle {
         if manifest.agent.protocol != dvn_protocol::VERSION {
             return Err(BundleError::Agent { dir: dir.to_owned(), version: manifest.agent.protocol });
         }
-        if let Some((field, why)) = manifest.trouble() {
+        if let Some((field, why)) = manifest.problem() {
             return Err(unfit(field, &why));
         }
         let images = manifest
@@ -160,10 +161,10 @@ impl Bundle {
 }
 
 impl Manifest {
-    /// The field with something that the contract does not allow, and what that is.
-    fn trouble(&self) -> Option<(&'static str, String)> {
+    /// The first field that violates the contract, and why.
+    fn problem(&self) -> Option<(&'static str, String)> {
         if !is_account(&self.ssh.user) {
-            return Some(("ssh user", "it is no name of an account".to_owned()));
+            return Some(("ssh user", "it is not an account name".to_owned()));
         }
         let nix = self.nix.as_ref().map(|nix| nix.vsock_port);
         for (field, port, expected) in
@@ -176,31 +177,31 @@ impl Manifest {
             }
         }
         if self.cmdline.len() > MAX_CMDLINE || self.cmdline.contains(char::is_control) {
-            return Some(("cmdline", "it is no line of at most 1,920 bytes".to_owned()));
+            return Some(("cmdline", "it is not a single line of at most 1,920 bytes".to_owned()));
         }
         if self.cmdline.split_whitespace().any(|word| word.starts_with("console=")) {
-            return Some(("cmdline", "it names a console, which is the host's to name".to_owned()));
+            return Some(("cmdline", "it names a console, which only the host may do".to_owned()));
         }
         let systems: Vec<usize> = (0..self.images.len()).filter(|at| self.images[*at].role == SYSTEM).collect();
         if systems != [0] {
-            return Some(("list of images", "one has the role system, and that is the first".to_owned()));
+            return Some(("list of images", "exactly the first one must have the role system".to_owned()));
         }
         let is_path = |path: &String| path.starts_with("/nix/store/") && !path.contains(char::is_control);
         if self.toplevel.as_ref().is_some_and(|path| !is_path(path)) {
-            return Some(("toplevel", "it is no path of a Nix store".to_owned()));
+            return Some(("toplevel", "it is not a path in a Nix store".to_owned()));
         }
         None
     }
 }
 
-/// A name that is nothing else wherever it is written: in ssh's configuration, in a URL, in Nix's list of builders.
+/// Whether a name is safe in ssh's configuration, in a URL and in Nix's list of builders.
 fn is_account(user: &str) -> bool {
     (1..=MAX_USER).contains(&user.len())
         && !user.starts_with(['-', '.'])
         && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
-/// A file named in the manifest: inside the bundle, and with something in it.
+/// Resolves a file named in the manifest, which must be inside the bundle and not empty.
 fn file_of(dir: &Path, name: &str) -> Result<PathBuf, BundleError> {
     let relative = Path::new(name);
     if name.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_))) {
@@ -217,6 +218,6 @@ fn file_of(dir: &Path, name: &str) -> Result<PathBuf, BundleError> {
 
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "for tests")]
-pub mod specimen;
+pub mod fixture;
 #[cfg(test)]
 mod tests;

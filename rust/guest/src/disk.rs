@@ -1,9 +1,10 @@
-//! The data disk's image: a sparse raw file, a cache. The guest formats it; here it is made and grown. It never shrinks: an
-//! image larger than the setting, because one start asked for more or the setting became smaller, is used as it is.
+//! The data disk's image: a sparse raw file that serves as a cache. The host creates and grows it; the guest formats
+//! it. It never shrinks: an image larger than the setting, because one start asked for more or the setting became
+//! smaller, is used unchanged.
 //!
-//! An image that the guest would format anew, because it was not left clean or is damaged, is made anew here, before the boot:
-//! by the same rules (`dvn_protocol::superblock`), and one more that only the host can tell, for here an image grows before
-//! the guest sees it: one that is shorter than its file system was cut off.
+//! An image that the guest would reformat, because it is damaged or was not unmounted cleanly, is recreated here before
+//! the boot, by the same rules (`dvn_protocol::superblock`) and one more: an image shorter than its file system was cut
+//! off. Only the host can check that, because it grows the image before the guest sees it.
 
 use bytesize::ByteSize;
 use dvn_host::{files::state_error, machine_dir::MachineDir, regular_file};
@@ -16,16 +17,16 @@ use std::{
     path::Path,
 };
 
-/// Free space below which a boot is refused: a guest on a full volume fails in its first build, and less clearly.
+/// Minimum free space for a boot, in bytes: on a full volume a guest would fail in its first build, and less clearly.
 pub const LEAST_FREE: u64 = 256 << 20;
 
-/// What takes less is no help against [`LEAST_FREE`].
+/// Smaller items are not mentioned: removing them would not help against [`LEAST_FREE`].
 const WORTH_TELLING: u64 = 16 << 20;
 
-/// The unit of `st_blocks`, whatever the file system's own is.
+/// The unit of `st_blocks`, independent of the file system's block size.
 const BLOCK: u64 = 512;
 
-/// The size of the image there is, in bytes, or the configured one if that is larger or there is none.
+/// The size of the present image in bytes, or the configured one if that is larger or there is no image.
 pub fn size(path: &Path, configured: u64) -> u64 {
     fs::metadata(path).map_or(configured, |meta| meta.len().max(configured))
 }
@@ -35,13 +36,12 @@ pub fn size(path: &Path, configured: u64) -> u64 {
 pub struct Image {
     /// Its size in bytes.
     pub size: u64,
-    /// It is new and empty, because of this in the one that was there.
+    /// Why the previous image was replaced by an empty one, if it was.
     pub rebuilt: Option<String>,
 }
 
-/// Makes the image, or grows it: to the size `asked` for by this start, or else to the configured one. It stays larger than
-/// configured if it was before; a start that asks for less than there is fails. On an error the old image, or none, is there.
-/// All in bytes.
+/// Creates the image, or grows it: to `asked`, the size that this start asks for, or else to the configured one. Keeps
+/// a larger image; fails if `asked` is smaller than it. On an error the old state remains. All sizes in bytes.
 pub fn ensure(path: &Path, configured: u64, asked: Option<u64>, minimum: u64) -> Result<Image, Report> {
     let found = match regular_file::look(path) {
         Ok(meta) => Some(meta.len()),
@@ -86,7 +86,7 @@ pub fn ensure(path: &Path, configured: u64, asked: Option<u64>, minimum: u64) ->
     Ok(Image { size, rebuilt: None })
 }
 
-/// Why no guest would use an image as it is, if so. It is opened as a backend opens it.
+/// Why a guest would reformat the image, if it would. Opens it as a backend does.
 fn damage(path: &Path, length: u64) -> io::Result<Option<String>> {
     let image = regular_file::open_as(path, OpenOptions::new().read(true).write(true))?;
     if length == 0 {
@@ -103,7 +103,7 @@ fn damage(path: &Path, length: u64) -> io::Result<Option<String>> {
     })
 }
 
-/// Throws the image away, if there is one.
+/// Removes the image, if there is one.
 pub fn discard(path: &Path) -> Result<(), Report> {
     match regular_file::look(path).and_then(|_| fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove the disk", &e)),
@@ -111,15 +111,15 @@ pub fn discard(path: &Path) -> Result<(), Report> {
     }
 }
 
-/// Why a guest cannot start with so little free space, what takes it, and which command gives it back. Nothing is given back
-/// unasked: the disk is a cache, but somebody may want what is in it.
+/// The report that free space is too small for a guest: what uses it, and which command frees it. Nothing is freed
+/// automatically: the disk is a cache, but a user may want its contents.
 pub fn no_room(machine: &MachineDir, free: u64) -> Report {
     let missing = LEAST_FREE.saturating_sub(free);
     let mut uses = [
         (
             taken(&machine.data_disk()),
-            "the data disk, which the next boot makes anew",
-            "`darwin-vz-nix destroy --keep-keys --keep-generations` deletes it, and what is in it",
+            "the data disk, which the next boot recreates",
+            "`darwin-vz-nix destroy --keep-keys --keep-generations` deletes it with its contents",
         ),
         (
             taken(&machine.generations()),
@@ -144,7 +144,7 @@ pub fn no_room(machine: &MachineDir, free: u64) -> Report {
         .hint(format!("{elsewhere} {} of something else on that volume, or choose another --state-dir", show(missing)))
 }
 
-/// What a file or all in a directory takes on its volume, in bytes. A sparse file takes less than its length.
+/// Bytes that a file or a directory's contents occupy on the volume. A sparse file occupies less than its length.
 fn taken(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     let within: u64 = match meta.is_dir() {
@@ -168,7 +168,7 @@ fn cannot_size(path: &Path, size: u64, error: &io::Error) -> Report {
     let report = state_error(path, &format!("cannot make a disk of {} at", show(size)), error);
     match error.kind() {
         io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput => {
-            report.hint("that volume's file system takes no file of this size: set a smaller disk-size")
+            report.hint("that volume's file system does not allow files of this size: set a smaller disk-size")
         }
         _ => report,
     }
@@ -198,15 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_volume_is_told_with_what_takes_it_and_what_frees_it() {
+    fn a_full_volume_is_reported_with_its_users_and_how_to_free_it() {
         let tmp = tempfile::tempdir().unwrap();
         let machine = MachineDir::at(tmp.path());
-        let told = |free| {
+        let report = |free| {
             let report = no_room(&machine, free);
             format!("{}\n{}", report.message, report.hints.join("\n")).replace(tmp.path().to_str().unwrap(), "[DIR]")
         };
         File::create(machine.data_disk()).unwrap().set_len(100 * GIB).unwrap();
-        insta::assert_snapshot!(told(1 << 20), @r"
+        insta::assert_snapshot!(report(1 << 20), @r"
         [DIR] has only 1.0 MiB free, and a guest needs 256.0 MiB to start with: 255.0 MiB are missing
         free 255.0 MiB of something else on that volume, or choose another --state-dir
         ");
@@ -218,11 +218,11 @@ mod tests {
         fill(&machine.data_disk(), 20);
         fs::create_dir_all(machine.generations().join("1")).unwrap();
         fill(&machine.generations().join("1/store.erofs"), 32);
-        let text = told(0);
+        let text = report(0);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].starts_with("32") && lines[1].contains("generations delete N"), "the largest first: {text}");
         assert!(lines[2].starts_with("20") && lines[2].contains("destroy --keep-keys --keep-generations"), "{text}");
-        assert_eq!(fs::metadata(machine.data_disk()).unwrap().len(), 100 * GIB, "nothing is given back unasked");
+        assert_eq!(fs::metadata(machine.data_disk()).unwrap().len(), 100 * GIB, "nothing is freed automatically");
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("data.img");
         assert_eq!(ensure(&path, 20 * GIB, Some(40 * GIB), 0).unwrap().size, 40 * GIB);
-        assert_eq!(ensure(&path, 20 * GIB, None, 30 * GIB).unwrap().size, 40 * GIB, "as the next connection finds it");
+        assert_eq!(ensure(&path, 20 * GIB, None, 30 * GIB).unwrap().size, 40 * GIB, "as for the next connection");
         assert_eq!(size(&path, 20 * GIB), 40 * GIB);
         let error = ensure(&path, 20 * GIB, Some(30 * GIB), 0).unwrap_err();
         assert!(error.kind == Kind::Config && error.message.contains("cannot shrink to 30.0 GiB"), "{error}");
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
     }
 
-    /// The first bytes of a disk as `mke2fs` makes it, as far as they are looked at, whose file system has this size.
+    /// The first bytes of a clean disk of this size from `mke2fs`, as far as they are read.
     fn clean(bytes: u64) -> Vec<u8> {
         let mut head = vec![0; HEAD];
         let blocks = u32::try_from(bytes / 4096).unwrap();
@@ -265,9 +265,9 @@ mod tests {
         file.metadata().unwrap().ino()
     }
 
-    /// Each damage that can be seen from outside: the guest gets an empty disk of the full size, and the log the reason.
+    /// Each damage that is visible from outside: the guest gets an empty disk of the full size, and the log the reason.
     #[test]
-    fn a_disk_with_damage_that_can_be_seen_from_outside_is_made_anew_before_the_boot() {
+    fn a_visibly_damaged_disk_is_recreated_before_the_boot() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("data.img");
         let with = |at: usize, byte: u8| {
@@ -291,10 +291,13 @@ mod tests {
         ] {
             let before = image(&path, &head, length);
             let ready = ensure(&path, 4 * GIB, None, GIB).unwrap();
-            assert!(ready.rebuilt.as_ref().is_some_and(|told| told.contains(why)), "{what}: {ready:?}");
+            assert!(ready.rebuilt.as_ref().is_some_and(|reason| reason.contains(why)), "{what}: {ready:?}");
             let meta = fs::metadata(&path).unwrap();
             assert_eq!((meta.len(), meta.blocks(), meta.mode() & 0o777), (4 * GIB, 0, 0o600), "{what}");
-            assert!(meta.ino() != before || length == 0, "{what}: what still writes to the old one does no harm");
+            assert!(
+                meta.ino() != before || length == 0,
+                "{what}: a process that still writes to the old one does no harm"
+            );
             assert_eq!(ensure(&path, 4 * GIB, None, GIB).unwrap().rebuilt, None, "{what}: once");
         }
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1);

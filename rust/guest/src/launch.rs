@@ -191,7 +191,7 @@ impl Launch {
 
     async fn explain(&self, mut cause: Report) -> Report {
         let (console, boot) = (self.dir.console_log(), self.boots.current());
-        if let Ok(told) = spawn_blocking(move || symptoms::told(&console)).await {
+        if let Ok(told) = spawn_blocking(move || symptoms::summary(&console)).await {
             cause.message = format!("{}; {told}", cause.message);
         }
         let cause = cause.hint("see the whole console: darwin-vz-nix logs --console");

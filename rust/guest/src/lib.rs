@@ -1,6 +1,6 @@
-//! Everything between a checked setting and a guest that answers: bundle, data disk, boot payload, agent, readiness.
+//! Turns checked settings into a guest that answers: bundle, data disk, boot payload, agent, readiness.
 //!
-//! `docs/guest-contract.md` is the contract that this crate and every guest implement.
+//! `docs/guest-contract.md` is the contract between this crate and every guest.
 
 pub mod agent;
 pub mod boots;

@@ -1,5 +1,5 @@
-//! The boot payload: keys and configuration for one boot, as a second cpio archive behind the bundle's initrd. Nothing
-//! secret touches a shared directory, where every user of the guest could read it.
+//! The boot payload: keys and configuration for one boot, as a second cpio archive appended to the bundle's initrd.
+//! Secrets are never in a shared directory, where every user of the guest could read them.
 
 use crate::ssh::keys::Keys;
 use cpio::{NewcBuilder, newc};
@@ -13,13 +13,13 @@ use std::{
     path::Path,
 };
 
-/// Where the kernel looks for a further archive: it skips zeros between archives up to a multiple of four.
+/// Alignment of a further archive: the kernel skips zeros between archives up to a multiple of four.
 const ALIGNMENT: u64 = 4;
 
 const DIRECTORY: u32 = 0o040_700;
 const FILE: u32 = 0o100_600;
 
-/// Writes `to`: the bundle's initrd and, behind it, this boot's payload. Only the owner can read it.
+/// Writes `to`: the bundle's initrd followed by this boot's payload. Only the owner can read it.
 pub fn append(initrd: &Path, to: &Path, config: &GuestConfig, keys: &Keys) -> Result<(), Report> {
     let mut archive = Vec::new();
     write(&mut archive, config, keys).map_err(|e| state_error(to, "cannot make the boot payload", &e))?;

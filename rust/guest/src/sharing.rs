@@ -1,16 +1,16 @@
-//! The host's store in one machine's guest: when the gate is open, what is held meanwhile, and what happens when either fails.
+//! The host's store in one machine's guest: when the gate is open, which paths are held, and what happens on failures.
 //!
 //! ```text
 //!  boot ─▶ Ready: a new disk knows nothing ─▶ gate open ──────────────────────┐
 //!                                                                             ▼
-//!  connection ─▶ the first: all that the guest was told of is held, ─▶ a fresh view of the share ─▶ served
-//!                and it forgets what has vanished
-//!                     └──────────── anything fails ───────────┴─▶ left: gate closed, one warning, the guest copies
+//!  connection ─▶ the first: all known paths are held, ─▶ a fresh view of the share ─▶ served
+//!                the guest forgets vanished ones
+//!                     └──────────── any failure ────────────┴─▶ left: gate closed, one warning, the guest copies
 //! ```
 //!
-//! The rule: a connection is served only when the guest believes nothing of the host's store that is not so. A guest that can't
-//! be brought there leaves the host's store until its next boot, and one that can't even do that serves nobody: its next client
-//! has it killed, and gets another.
+//! Rule: a connection is served only if everything that the guest knows of the host's store is true. If that fails, the
+//! guest stops using the host's store until its next boot. If that fails too, it serves no connection: the next client
+//! causes a kill and a new boot.
 
 mod identity;
 #[cfg(test)]
@@ -41,13 +41,14 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
-/// The store as its paths name it, wherever its files are.
+/// The store directory in path names, independent of where its files are.
 const LOGICAL: &str = "/nix/store";
 
-/// Paths that the guest must see after each fresh view.
+/// Number of paths that the guest must see after each fresh view.
 const SAMPLE: usize = 3;
 
-/// How often, and how many times, a host's daemon that went away is sought before the guest does without it.
+/// Interval and number of attempts to reach a host's daemon that has gone, before the guest stops using the host's
+/// store.
 const SEEK: Duration = Duration::from_millis(500);
 const SEEKS: usize = 20;
 
@@ -58,31 +59,31 @@ pub struct Sharing {
     file: PathBuf,
     identity: Mutex<Identity>,
     boot: Mutex<Boot>,
-    /// The session of whoever uses the guest now. Locked while one is opened: nobody is served before.
+    /// The session while clients use the guest. Locked while one is opened: no connection is served before.
     hold: tokio::sync::Mutex<Weak<Hold>>,
 }
 
-/// What is true of this boot's guest.
+/// State of this boot's guest.
 #[derive(Default)]
 struct Boot {
-    /// It builds on the host's store.
+    /// Whether it builds on the host's store.
     in_use: bool,
     /// Why it does not.
     why_not: Option<String>,
-    /// Held beyond the connections, for builds that go on without one. Told by [`Sharing::rest`] that there are none.
+    /// Held also without connections, for builds that continue without one. [`Sharing::rest`] releases it.
     kept: Option<Arc<Hold>>,
     /// Serves the gate to it.
     _served: Option<AbortOnDropHandle<()>>,
 }
 
-/// While one lives, all that the guest was told of is held on the host.
+/// While one exists, all paths that the guest knows are held on the host.
 pub struct Hold {
     session: Mutex<Arc<Session>>,
     _released: DropGuard,
 }
 
 impl Sharing {
-    /// Takes up what earlier daemons left; `None` where the settings don't share the store.
+    /// Reads the state of earlier daemons. `None` if the settings don't share the store.
     pub fn new(
         name: &MachineName,
         settings: &MachineSettings,
@@ -102,16 +103,16 @@ impl Sharing {
             })
         };
         let file = state_dir.join("record");
-        let taken_up = match Identity::read(&file).filter(|left| left.is_of(settings)) {
+        let restored = match Identity::read(&file).filter(|left| left.is_of(settings)) {
             Some(identity) => gate().map(|gate| Some((gate, identity))),
             None => Ok(None),
         };
-        let (gate, identity) = match taken_up {
-            Ok(Some(taken_up)) => taken_up,
-            // There is nothing, or it is of another store, or damaged. The guest's disk will notice the new name.
+        let (gate, identity) = match restored {
+            Ok(Some(restored)) => restored,
+            // There is no state, or it is damaged or of another store. The guest's disk notices the new name.
             nothing => {
                 if let Err(report) = nothing {
-                    tracing::warn!(machine = %name, "what the guest knows of the host's store begins anew: {report}");
+                    tracing::warn!(machine = %name, "starting over the list of store paths that the guest knows: {report}");
                 }
                 dir.remove_store_state()?;
                 dir.make_store_state()?;
@@ -130,12 +131,12 @@ impl Sharing {
         })))
     }
 
-    /// The name of the record of what guests were told.
+    /// The name of the record of known paths.
     pub fn record(&self) -> String {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
     }
 
-    /// The machine's disk is gone, and its directory new.
+    /// Starts over after the machine's disk and directory were deleted.
     pub fn begin_anew(&self, settings: &MachineSettings, dir: &MachineDir) -> Result<(), Report> {
         dir.make_store_state()?;
         let identity = Identity::new(settings);
@@ -144,13 +145,13 @@ impl Sharing {
         self.gate.forget_all()
     }
 
-    /// A guest boots, which cannot build on the host's store.
+    /// Records that the guest which boots cannot build on the host's store.
     pub fn impossible(&self, why: &str) {
         tracing::warn!(machine = %self.name, "the host's store is not shared with the guest: {why}");
         self.set(Boot { why_not: Some(why.to_owned()), ..Boot::default() });
     }
 
-    /// A guest is ready, and nobody has used it yet.
+    /// Call it when a guest is ready, before its first use.
     pub fn begin(&self, guest: &Arc<dyn Guest>, token: String, readiness: &Readiness) -> Result<(), Report> {
         if readiness.data_disk != DataDisk::Kept {
             self.gate.forget_all()?;
@@ -169,9 +170,9 @@ impl Sharing {
         Ok(())
     }
 
-    /// To be called before a connection is served. While what it returns lives, the guest may rely on the host's store.
+    /// Call it before a connection is served. While the returned value exists, the guest may rely on the host's store.
     pub async fn enter(self: &Arc<Self>, agent: Option<&Arc<dyn GuestAgent>>) -> Result<Option<Arc<Hold>>, Report> {
-        // Only the word of an agent puts the share into use.
+        // The share is only used if an agent confirms it.
         let Some(agent) = agent.filter(|_| self.boot().in_use) else { return Ok(None) };
         let entered = async {
             let Some(hold) = self.hold(agent).await? else { return Ok(None) };
@@ -185,13 +186,13 @@ impl Sharing {
         }
     }
 
-    /// Nobody uses the guest, and nothing is built in it: what only it has held is let go.
+    /// Releases what is held only for the guest: no client uses it, and nothing is built in it.
     pub fn rest(&self) {
         let kept = self.boot().kept.take();
         drop(kept);
     }
 
-    /// The session that there is, or a new one; none if the guest has left the host's store meanwhile.
+    /// The present session, or a new one. None if the guest has stopped using the host's store meanwhile.
     async fn hold(self: &Arc<Self>, agent: &Arc<dyn GuestAgent>) -> Result<Option<Arc<Hold>>, Report> {
         let mut current = self.hold.lock().await;
         if !self.boot().in_use {
@@ -213,7 +214,7 @@ impl Sharing {
         Ok(Some(hold))
     }
 
-    /// Opens a session, and has the guest forget what has vanished.
+    /// Opens a session, and makes the guest forget vanished paths.
     async fn open(&self, agent: &dyn GuestAgent) -> Result<Session, Report> {
         let session = self.gate.open_session().await?;
         if !session.vanished.is_empty() {
@@ -226,7 +227,7 @@ impl Sharing {
         Ok(session)
     }
 
-    /// Renews a session whenever it is lost though somebody uses the guest: the host's daemon was restarted, for instance.
+    /// Renews a session that is lost while the guest is used, for instance because the host's daemon restarted.
     async fn keep(self: Arc<Self>, hold: Weak<Hold>, released: CancellationToken, agent: Arc<dyn GuestAgent>) {
         let mut failures = 0;
         while let Some(session) = hold.upgrade().map(|hold| hold.session()) {
@@ -236,7 +237,7 @@ impl Sharing {
             }
             let alone = self.hold.lock().await;
             let Some(held) = hold.upgrade() else { return };
-            // Somebody who connected meanwhile may have renewed it.
+            // A new connection may have renewed it meanwhile.
             let opened = if held.session().is_lost() { self.open(&*agent).await.map(Some) } else { Ok(None) };
             match opened {
                 Ok(session) => {
@@ -259,18 +260,18 @@ impl Sharing {
         }
     }
 
-    /// From now on this guest copies.
+    /// Stops using the host's store: from now on this guest copies.
     async fn leave(&self, agent: &dyn GuestAgent, cause: &Report) -> Result<(), Report> {
         let _alone = self.hold.lock().await;
         if !self.boot().in_use {
             return Ok(());
         }
-        // Says so in the log, once; the status goes on saying it.
+        // Logs a warning, once; the status keeps showing the reason.
         self.gate.close(&cause.message);
         let left = agent.ask(Ask::LeaveStore).await;
         left.map_err(|report| {
             let message =
-                format!("the guest cannot go on without the host's store: {report}; it was to, because {cause}");
+                format!("the guest could not stop using the host's store: {report}; it had to, because {cause}");
             Report::new(Kind::Guest, message).hint("see why: darwin-vz-nix logs --console")
         })?;
         self.gate.forget_all()?;
@@ -278,7 +279,7 @@ impl Sharing {
         Ok(())
     }
 
-    /// What the status shows of it.
+    /// State for the status display.
     pub fn status(&self, copied_bytes: u64) -> StoreStatus {
         let figures = self.gate.figures();
         let sharing = match figures.closed.or_else(|| self.boot().why_not.clone()) {
@@ -313,10 +314,10 @@ impl Hold {
     }
 }
 
-/// Portions that fit a line of the agent protocol.
+/// Splits a list into parts that fit into a line of the agent protocol.
 fn batches(mut paths: &[String]) -> impl Iterator<Item = &[String]> {
     std::iter::from_fn(move || {
-        // Two quotation marks and a comma each, and some room for what is around the list.
+        // Two quotation marks and a comma each, and some space for the rest of the line.
         let mut room = MAX_LINE - 256;
         let fits = |path: &&String| {
             let left = room.checked_sub(path.len() + 3);

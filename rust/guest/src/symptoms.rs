@@ -1,7 +1,9 @@
-//! What a guest's console says of a boot that failed: the lines that say why, wherever they are, and then the last ones.
+//! Finds the cause of a failed boot in a guest's console: the lines that state it, wherever they are, and then the last
+//! ones.
 //!
-//! A guest that gives up powers off, and a kernel that panics prints where it was; so the last lines seldom tell the cause. It
-//! stands in a few forms which are known: the agent's own, the kernel's, those of systemd and of NixOS's first stage.
+//! A guest that gives up powers off, and a panicking kernel prints its registers; so the last lines seldom state the
+//! cause. The lines that do have a few known forms: the agent's own, the kernel's, and those of systemd and of NixOS's
+//! first stage.
 
 use dvn_host::log_file;
 use std::{
@@ -10,16 +12,16 @@ use std::{
     path::Path,
 };
 
-/// How much of a console's end is read, in bytes: a whole boot with all that systemd has to say.
+/// Bytes read from a console's end: a whole boot with systemd's messages.
 const END: u64 = 512 << 10;
 
-/// Lines that are repeated, of those that say why and of those at the end.
+/// Lines that are repeated, of those that state the cause and of those at the end.
 const LINES: usize = 3;
 
-/// The longest line that is repeated, in characters.
+/// Longest line that is repeated, in characters.
 const LONGEST: usize = 300;
 
-/// The verdict on the whole boot. Of these the last ones count.
+/// Verdicts on the whole boot. The last ones count.
 const VERDICTS: &[&str] = &[
     "darwin-vz-agent: FAILED: ",
     "Kernel panic - not syncing",
@@ -28,7 +30,7 @@ const VERDICTS: &[&str] = &[
     "You are in rescue mode",
 ];
 
-/// What may have led to it. Of these the first ones count, for each tends to be the next one's cause.
+/// Possible causes. The first ones count, for each tends to cause the next.
 const CAUSES: &[&str] = &[
     "darwin-vz-agent: panic: ",
     "Initramfs unpacking failed",
@@ -59,12 +61,12 @@ const CAUSES: &[&str] = &[
     "Timed out waiting for device",
 ];
 
-/// What is no trouble though it has the form of one.
+/// Harmless lines that contain one of the above.
 const HARMLESS: &[&str] = &["mounted filesystem", "re-mounted", "unmounting filesystem", "I/O error handling"];
 
-/// What a console says of a boot that failed, to follow the cause as the host knows it. One that cannot be read says nothing.
-/// Blocks.
-pub fn told(console: &Path) -> String {
+/// The console's explanation of a failed boot, to be appended to the cause that the host knows. An unreadable console
+/// counts as empty. Blocks.
+pub fn summary(console: &Path) -> String {
     judged(&log_file::lines(&end_of(console).unwrap_or_default()))
 }
 
@@ -92,9 +94,9 @@ fn judged(lines: &[String]) -> String {
         }
     }
     why.sort_unstable();
-    let told = |index: &usize| why.iter().any(|other| bare(&lines[*other]) == bare(&lines[*index]));
+    let shown_above = |index: &usize| why.iter().any(|other| bare(&lines[*other]) == bare(&lines[*index]));
     let last = lines.len().saturating_sub(LINES)..lines.len();
-    let mut last: Vec<usize> = last.filter(|index| !told(index)).collect();
+    let mut last: Vec<usize> = last.filter(|index| !shown_above(index)).collect();
     last.dedup_by_key(|index| bare(&lines[*index]));
     let shown =
         |indices: &[usize]| indices.iter().map(|index| short(bare(&lines[*index]))).collect::<Vec<_>>().join(" / ");
@@ -106,7 +108,7 @@ fn judged(lines: &[String]) -> String {
     }
 }
 
-/// The line without the kernel's time, by which equal lines differ.
+/// The line without the kernel's time, so that equal lines compare equal.
 fn bare(line: &str) -> &str {
     let rest = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
     match rest {
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_gives_up_is_told_by_its_own_word_and_not_by_its_power_off() {
+    fn a_guest_that_gives_up_is_explained_by_its_own_message_and_not_by_its_power_off() {
         let text = of("[    0.1] Linux version 6.1\n\
              [    1.2] EXT4-fs (vda): bad geometry: block count 9 exceeds size of device (4 blocks)\n\
              darwin-vz-agent: FAILED: /dev/vda cannot be mounted on /sysroot: Invalid argument\n\
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_with_what_led_to_it_and_without_the_registers_below_it() {
+    fn a_panic_is_reported_with_its_causes_and_without_the_registers_below_it() {
         let registers = "[    0.9] RAX: 0000000000000000\n".repeat(40);
         let text = of(&format!(
             "[    0.5] Initramfs unpacking failed: invalid magic at start of compressed archive\n\
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_trouble_over_and_over_takes_one_place_and_the_verdict_has_one_for_sure() {
+    fn a_repeated_error_is_shown_once_and_the_verdict_always() {
         let errors = "[   1.5] I/O error, dev vda, sector 8 op 0x0\n".repeat(500);
         let more: String = (0..50).map(|n| format!("[   2.5] EXT4-fs error (device vda): inode {n}\n")).collect();
         let text = of(&format!("{errors}{more}darwin-vz-agent: FAILED: sshd cannot be started\n{errors}"));
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_no_cause_is_told_by_its_end() {
+    fn a_console_without_a_cause_is_reported_by_its_end() {
         assert_eq!(of("a\nb\nc\nd\n"), "the console said last: b / c / d");
         assert_eq!(of(""), "nothing was seen on its console");
         assert!(

@@ -1,7 +1,7 @@
-//! Where listening sockets come from: launchd or systemd, which open them before we run, or a bind of our own.
+//! Listening sockets: inherited from launchd or systemd, or bound here.
 //!
-//! A socket that is handed over is recognised by its address, so it needs no name that two configurations must agree on;
-//! launchd, which hands sockets over by name only, has one name for all: `Listeners`.
+//! An inherited socket is recognised by its address, so that no two configurations must agree on a name. launchd hands
+//! sockets over by name only, and uses one name for all: `Listeners`.
 
 use dvn_types::{Kind, Report};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -13,20 +13,20 @@ use std::{
 /// The key under `Sockets` in the launchd property list, which the nix-darwin module writes.
 pub const LAUNCHD_SOCKETS: &str = "Listeners";
 
-/// Connections that may wait until they are accepted. A whole Nix build may connect at once.
+/// Connections that may wait in a socket's queue. A whole Nix build may connect at once.
 const BACKLOG: i32 = 1024;
 
-/// Sockets that were open before this process began.
+/// Sockets opened before this process started.
 pub struct Inherited(Vec<TcpListener>);
 
 impl Inherited {
-    /// These sockets, as if a service manager had handed them over.
+    /// For tests: these sockets as if inherited from a service manager.
     #[cfg(any(test, feature = "testing"))]
     pub fn of(sockets: Vec<TcpListener>) -> Inherited {
         Inherited(sockets)
     }
 
-    /// Takes over what launchd or systemd hand to this process. Call it once.
+    /// Takes over the sockets from launchd or systemd. Call it once.
     pub fn take() -> Result<Inherited, Report> {
         let sockets = platform::inherited().map_err(|e| {
             Report::new(Kind::Host, format!("cannot take over the sockets that the service manager opened: {e}"))
@@ -34,7 +34,7 @@ impl Inherited {
         Ok(Inherited(sockets))
     }
 
-    /// The inherited socket of this address, or a new one.
+    /// The inherited socket with this address, or a new one.
     pub fn listen(&mut self, address: SocketAddr) -> Result<TcpListener, Report> {
         let found = self.0.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address));
         let listener = match found {
@@ -46,13 +46,14 @@ impl Inherited {
         Ok(listener)
     }
 
-    /// Addresses that were handed over and that no machine wants.
+    /// Inherited addresses that no machine has claimed.
     pub fn left_over(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 }
 
-/// The sockets of our name, by launchd's rules: what it answers tells whether we are a job of its, and one with sockets.
+/// The sockets under our name, by launchd's rules: its answer says whether this process is one of its jobs, and whether
+/// that job has sockets.
 #[cfg(any(target_os = "macos", test, feature = "testing"))]
 pub fn from_launchd(
     activate: impl FnOnce(&std::ffi::CStr) -> Result<Vec<std::os::fd::OwnedFd>, i32>,
@@ -63,13 +64,13 @@ pub fn from_launchd(
     let name = std::ffi::CString::new(LAUNCHD_SOCKETS)?;
     let descriptors = match activate(&name) {
         Ok(descriptors) => descriptors,
-        // No such socket in our job, or we are no job of launchd's.
+        // The job has no such socket, or this process is not a job of launchd.
         Err(ENOENT | ESRCH) => return Ok(Vec::new()),
         Err(error) => return Err(io::Error::from_raw_os_error(error)),
     };
     let listener = |descriptor| {
         let socket = Socket::from(descriptor);
-        // launchd says nothing of it, and a program that the daemon starts must not keep the port.
+        // launchd does not promise this flag, and a program that the daemon starts must not keep the port open.
         socket.set_cloexec(true)?;
         let fits = socket.r#type()? == Type::STREAM && socket.local_addr()?.as_socket().is_some();
         let other = || io::Error::new(io::ErrorKind::InvalidInput, "launchd's socket is not for TCP");
@@ -90,7 +91,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Report> {
         io::ErrorKind::AddrInUse => {
             Report::new(Kind::Busy, format!("cannot listen on {address}: another program has that port"))
                 .hint(format!(
-                    "see which: ss -ltnp 'sport = :{0}', or on a Mac: lsof -nP -iTCP:{0} -sTCP:LISTEN",
+                    "find it: ss -ltnp 'sport = :{0}', or on a Mac: lsof -nP -iTCP:{0} -sTCP:LISTEN",
                     address.port()
                 ))
                 .hint("or choose another port: the setting `listen`")
@@ -107,7 +108,7 @@ mod platform {
     use std::{io, net::TcpListener};
 
     pub fn inherited() -> io::Result<Vec<TcpListener>> {
-        // Reads and removes LISTEN_FDS and LISTEN_PID, which are meant for this process alone.
+        // Reads and removes LISTEN_FDS and LISTEN_PID, which are for this process alone.
         let mut fds = listenfd::ListenFd::from_env();
         let mut listeners = Vec::new();
         for index in 0..fds.len() {
@@ -145,10 +146,10 @@ mod platform {
             0 => {}
             error => return Err(error),
         }
-        // SAFETY: on success `fds` is an array of `count` descriptors, which are ours from now on.
+        // SAFETY: on success `fds` is an array of `count` descriptors, now owned by this process.
         let descriptors = unsafe { slice::from_raw_parts(fds, count) }
             .iter()
-            // SAFETY: each descriptor is open and owned by nobody else.
+            // SAFETY: each descriptor is open and has no other owner.
             .map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) })
             .collect();
         // SAFETY: launch_activate_socket(3) allocates the array with malloc and leaves it to the caller.

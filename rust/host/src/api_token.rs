@@ -1,4 +1,4 @@
-//! The token of the TCP API: a file for its owner alone.
+//! The token of the TCP API, in a file that only its owner can read.
 
 use crate::{
     files::{write_atomic, write_new},
@@ -14,15 +14,15 @@ use std::{
 };
 use subtle::ConstantTimeEq;
 
-/// A token's random bytes.
+/// Random bytes in a token.
 const BYTES: usize = 32;
 
-/// What a client must know.
+/// The secret that a client must send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// The token in that file, which is made if it is not there yet, for its owner alone.
+    /// Reads the token from a file. Creates the file if it is missing, readable by its owner only.
     pub fn at(path: &Path) -> Result<Token, Report> {
         let new = Token::new();
         if write_new(path, new.line().as_bytes(), 0o600)? {
@@ -31,7 +31,7 @@ impl Token {
         Token::read(path)
     }
 
-    /// The token in that file.
+    /// Reads the token from a file.
     pub fn read(path: &Path) -> Result<Token, Report> {
         let unusable = |why: String| {
             Report::new(Kind::State, format!("the API's token {} cannot be used: {why}", path.display()))
@@ -40,19 +40,19 @@ impl Token {
         let text = regular_file::read_to_string(path).map_err(|error: io::Error| unusable(error.to_string()))?;
         let token = text.trim();
         if token.len() < BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(unusable(format!("it is no word of {BYTES} characters or more")));
+            return Err(unusable(format!("it is not a word of {BYTES} characters or more")));
         }
         Ok(Token(token.to_owned()))
     }
 
-    /// A new one in place of what is in that file, if anything.
+    /// Replaces the token in the file, or creates the file.
     pub fn rotate(path: &Path) -> Result<Token, Report> {
         let new = Token::new();
         write_atomic(path, new.line().as_bytes(), 0o600)?;
         Ok(new)
     }
 
-    /// As it goes into a header.
+    /// The token as it stands in a header.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -61,7 +61,7 @@ impl Token {
         let bytes: [u8; BYTES] = rand::random();
         let mut new = String::with_capacity(2 * BYTES);
         for byte in bytes {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(new, "{byte:02x}");
         }
         Token(new)
@@ -71,13 +71,13 @@ impl Token {
         format!("{}\n", self.0)
     }
 
-    /// Takes as long for a wrong guess as for a right one of its length, so that its time tells nothing but that.
+    /// Takes equally long for wrong and right tokens of the same length, so that its time reveals only the length.
     fn is(&self, given: &[u8]) -> bool {
         bool::from(self.0.as_bytes().ct_eq(given))
     }
 }
 
-/// Tells one writing of a file from the next: device, inode, length, and the time of its last change.
+/// Identifies one version of a file: device, inode, length, and change time.
 type Stamp = (u64, u64, u64, i64, i64);
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
@@ -85,23 +85,23 @@ fn stamp(path: &Path) -> io::Result<Stamp> {
     Ok((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// A token's file, read again whenever it was written.
+/// A token's file, read again after each change.
 pub struct TokenFile {
     path: PathBuf,
-    /// None: what is there is no token, and nobody gets in.
+    /// None: the file has no valid token, and every client is refused.
     known: Mutex<(Option<Stamp>, Option<Token>)>,
 }
 
 impl TokenFile {
-    /// The file at this path, which is made if it is not there yet.
+    /// Reads the file, or creates it with a new token.
     pub fn at(path: PathBuf) -> Result<TokenFile, Report> {
-        // Looked at first: what is written in between is read once more.
+        // Stamped before reading: a change in between causes another read.
         let before = stamp(&path).ok();
         let token = Token::at(&path)?;
         Ok(TokenFile { path, known: Mutex::new((before, Some(token))) })
     }
 
-    /// Whether that is what the file says now.
+    /// Whether `given` is the token that is in the file now.
     pub fn admits(&self, given: &[u8]) -> bool {
         let now = stamp(&self.path).ok();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +110,7 @@ impl TokenFile {
                 Ok(token) => Some(token),
                 Err(report) => {
                     if known.1.is_some() {
-                        tracing::warn!("nobody gets in on TCP: {report}");
+                        tracing::warn!("the API refuses every client on TCP: {report}");
                     }
                     None
                 }
@@ -130,7 +130,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
-    fn a_token_is_made_once_for_its_owner_alone() {
+    fn a_token_is_created_once_and_readable_by_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api-token");
         let token = Token::at(&path).unwrap();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_says_at_once_who_gets_in() {
+    fn a_change_of_the_file_counts_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api-token");
         let file = TokenFile::at(path.clone()).unwrap();
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!file.admits(first.0.as_bytes()), "the old one is void");
         assert!(file.admits(second.0.as_bytes()));
-        // What is no token admits nobody, and neither does a file that is gone.
+        // Neither a file without a token nor a missing file admits a client.
         fs::write(&path, "").unwrap();
         assert!(!file.admits(b"") && !file.admits(second.0.as_bytes()));
         fs::remove_file(&path).unwrap();

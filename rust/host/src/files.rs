@@ -1,8 +1,8 @@
-//! Files and directories of the state directory: how they come to be, whole and closed to others, and how they go.
+//! Creates and removes files and directories of the state directory: complete, and inaccessible to other users.
 //!
 //! ```text
-//!  unfinished (locked) ── written, synced ──▶ under its own name
-//!        └── its maker died ──▶ swept by the next daemon
+//!  unfinished (locked) ── written, synced ──▶ under its final name
+//!        └── its process died ──▶ removed by the next daemon
 //! ```
 
 use crate::{quoting::for_shell, regular_file::NotRegular, trust};
@@ -15,11 +15,11 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// How the names of files begin that are not whole yet.
+/// Prefix of unfinished files' names.
 pub const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a file so that a reader sees the old one or the new one, whole, and a crash leaves nothing half-written. A pipe, a
-/// link or the like in its place is replaced, a directory moved aside.
+/// Writes a file atomically: readers see the old or the new contents, also after a crash. Replaces a pipe, a link and
+/// the like, and moves a directory aside.
 pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Report> {
     let write = || -> io::Result<()> {
         let file = whole_file(path, contents, mode)?;
@@ -33,7 +33,7 @@ pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> Result<(), Repor
     write().map_err(|e| state_error(path, "cannot write", &e))
 }
 
-/// The same, but only if there is no such file yet; false if there is.
+/// Like [`write_atomic`], but only if there is no file of that name; false if there is one.
 pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<bool, Report> {
     let write = || -> io::Result<bool> {
         match whole_file(path, contents, mode)?.persist_noclobber(path) {
@@ -51,26 +51,26 @@ fn whole_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<NamedTempFi
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     let owner = fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
     if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        // Its owner could not read it otherwise.
+        // Otherwise its owner could not read it.
         fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
     }
     file.as_file().sync_all()?;
     Ok(file)
 }
 
-/// An empty file beside `path` which is to become that file. Until it does it is locked: so [`sweep`] tells one that is being
-/// made from one whose maker died.
+/// Creates an empty, locked file beside `path`, to be renamed to it. The lock lets [`sweep`] distinguish a file in
+/// progress from one whose process died.
 pub fn unfinished(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let file =
         tempfile::Builder::new().prefix(UNFINISHED).permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
-    // File systems without locks have no daemon of ours on them either.
+    // On a file system without locks no second daemon can run either.
     let _ = file.as_file().try_lock();
     Ok(file)
 }
 
-/// Removes what [`unfinished`] made below `dir` and nobody works on any more: a process that was killed cannot do it itself, and
-/// it may hold a private key. What cannot be read or removed stays, with a warning: nothing depends on it.
+/// Removes abandoned files made by [`unfinished`] below `dir`: a killed process cannot do it itself, and such a file
+/// may hold a private key. Leaves files that cannot be read or removed, with a warning: nothing depends on them.
 pub(super) fn sweep(dir: &Path) {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -104,11 +104,11 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
         Err(TryLockError::WouldBlock) => Ok(()),
         Err(TryLockError::Error(e)) => Err(e),
     });
-    // One that is gone has become what it was to be.
+    // A missing file has been renamed to its final name.
     unless_missing(removed)
 }
 
-/// Done, also where there was nothing to do it to.
+/// Treats "not found" as success.
 pub fn unless_missing(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -116,14 +116,14 @@ pub fn unless_missing(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Moves a file or a directory out of the way, beside where it was; where it is now.
+/// Moves a file or a directory aside, to a new name beside the old one. Returns the new path.
 pub fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let is_dir = fs::symlink_metadata(path)?.is_dir();
     for number in 1.. {
         let mut aside = path.to_owned().into_os_string();
         aside.push(format!(".aside-{number}"));
         let aside = PathBuf::from(aside);
-        // A hard link never replaces what has the new name; a directory can have none, and replaces no file.
+        // A hard link never replaces a file of the new name. Directories cannot have one, and never replace a file.
         let moved = match is_dir {
             true if fs::symlink_metadata(&aside).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
             true => fs::rename(path, &aside),
@@ -137,11 +137,11 @@ pub fn move_aside(path: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Turns an I/O error in the state directory into a report that names the path.
+/// Turns an I/O error in the state directory into a report with the path.
 pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
     let report = Report::new(Kind::State, format!("{what} {}: {error}", path.display()));
     if let Some(found) = NotRegular::behind(error) {
-        let report = report.hint(format!("move it away, for it does not belong there: {}", away(path)));
+        let report = report.hint(format!("move it away, since it does not belong there: {}", away(path)));
         return match found {
             NotRegular::Link => report.hint("to keep the state on another volume, name a directory there: --state-dir"),
             _ => report,
@@ -152,13 +152,13 @@ pub fn state_error(path: &Path, what: &str, error: &io::Error) -> Report {
         io::ErrorKind::StorageFull => report.hint("free some space on that volume, or choose another --state-dir"),
         io::ErrorKind::ReadOnlyFilesystem => report.hint("choose a --state-dir on a volume that can be written"),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
-            report.hint("move away what stands in the way there, or choose another --state-dir")
+            report.hint("move away what is in its place, or choose another --state-dir")
         }
         _ => report.hint("check that path and its volume, or choose another --state-dir"),
     }
 }
 
-/// The command that moves a path away, for a shell.
+/// The shell command that moves a path away.
 fn away(path: &Path) -> String {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".aside");
@@ -167,10 +167,10 @@ fn away(path: &Path) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// Makes a directory if need be, and refuses one that others could read, that belongs to another user, or to which
-/// another user decides what the path leads.
+/// Creates a directory if it is missing. Refuses one that other users can read, that another user owns, or whose path
+/// another user can redirect.
 pub fn private_dir(path: &Path) -> Result<(), Report> {
-    trust::demand(path)?;
+    trust::check(path)?;
     if let Err(e) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
         return Err(state_error(path, "cannot make the directory", &e));
     }
@@ -201,7 +201,7 @@ pub fn private_dir(path: &Path) -> Result<(), Report> {
     Ok(())
 }
 
-/// Removes a file or a directory with all that is in it, if it is there.
+/// Removes a file, or a directory with its contents, if it exists.
 pub fn remove_all(path: &Path) -> Result<(), Report> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -225,7 +225,7 @@ mod tests {
         fs::create_dir_all(&below).unwrap();
         for path in [tmp.path().join("api-token"), below.join("id_ed25519")] {
             write_atomic(&path, b"kept", 0o600).unwrap();
-            // A kill: the file is closed, so its lock is gone, and nobody removes it.
+            // As after a kill: the file is closed, so its lock is gone, and no process removes it.
             drop(unfinished(&path, 0o600).unwrap().keep().unwrap());
         }
         let being_made = unfinished(&below.join("data.img"), 0o600).unwrap();

@@ -1,13 +1,13 @@
-//! This computer, as the program uses it: the state directory and other files, logs, sockets, descriptors and signals.
+//! Access to this computer: the state directory and other files, logs, sockets, descriptors and signals.
 //!
-//! The rule that holds here: nothing knows of guests that run or of the API's routes. `unsafe` stands only in `activation` and
+//! Rule: no code here knows about running guests or the API's routes. `unsafe` is only in `activation` and
 //! `descriptors`.
 
 pub mod activation;
 pub mod api_token;
+pub mod connection_slots;
 pub mod descriptors;
 pub mod files;
-pub mod lobby;
 pub mod log_file;
 pub mod machine_dir;
 pub mod naming;

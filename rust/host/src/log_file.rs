@@ -1,9 +1,10 @@
-//! A log on disk that cannot fill it: at its limit the file becomes `NAME.1`, in place of the one before, and begins anew.
+//! A log on disk of limited size: at its limit the file is renamed to `NAME.1`, replacing the previous one, and a new
+//! file begins.
 //!
-//! What stands in a log's place and is no regular file is moved aside: a log that cannot be written must not keep a guest
-//! from its boot.
+//! Anything other than a regular file at the log's path is moved aside: a log that cannot be written must not keep a
+//! guest from booting.
 //!
-//! What a guest writes is kept as it came. Whoever shows it to a person takes out what a terminal would act upon.
+//! A guest's output is stored unchanged. Code that shows it to a person removes what a terminal would act on.
 
 use crate::{files::move_aside, regular_file};
 use std::{
@@ -25,14 +26,14 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the log to append to it.
+    /// Opens the log for appending.
     pub fn append(path: &Path, limit: u64) -> io::Result<LogFile> {
         let file = open(path)?;
         let length = file.metadata()?.len();
         Ok(LogFile { path: path.to_owned(), file, length, limit })
     }
 
-    /// Begins the log anew; what was there becomes the older file.
+    /// Starts a new log; the present file becomes the older one.
     pub fn fresh(path: &Path, limit: u64) -> io::Result<LogFile> {
         set_aside(path)?;
         LogFile::append(path, limit)
@@ -54,14 +55,14 @@ impl Write for LogFile {
     }
 }
 
-/// Opens a log to append to it, without a limit, for its owner alone.
+/// Opens a log for appending, without a limit, accessible to its owner only.
 pub fn open(path: &Path) -> io::Result<File> {
-    make_way(path)?;
+    move_aside_unless_regular(path)?;
     regular_file::open_as(path, OpenOptions::new().append(true).create(true).mode(0o600))
 }
 
-/// Nothing is warned of: the log that would have it may be this one.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Logs nothing: the log may be this very file.
+fn move_aside_unless_regular(path: &Path) -> io::Result<()> {
     match regular_file::look(path) {
         Err(error) if regular_file::NotRegular::behind(&error).is_some() => move_aside(path).map(drop),
         _ => Ok(()),
@@ -76,15 +77,15 @@ pub fn older(path: &Path) -> PathBuf {
 }
 
 fn set_aside(path: &Path) -> io::Result<()> {
-    make_way(path)?;
-    make_way(&older(path))?;
+    move_aside_unless_regular(path)?;
+    move_aside_unless_regular(&older(path))?;
     match fs::rename(path, older(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
 }
 
-/// The last `count` lines that say something, control characters removed. Reads at most the last 16 KiB.
+/// The last `count` lines that are not blank, without control characters. Reads at most the last 16 KiB.
 pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<String>> {
     let mut file = regular_file::open(path)?;
     let length = file.metadata()?.len();
@@ -95,27 +96,27 @@ pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<String>> {
     Ok(lines[lines.len().saturating_sub(count)..].to_vec())
 }
 
-/// The lines that say something, control characters removed.
+/// The lines that are not blank, without control characters.
 pub fn lines(log: &[u8]) -> Vec<String> {
     let clean = |line: &str| line.chars().filter(only_shows).collect::<String>().trim().to_owned();
     String::from_utf8_lossy(log).lines().map(clean).filter(|line| !line.is_empty()).collect()
 }
 
-/// Whether a terminal does nothing at it but show it. Others begin sequences that set the window's title or the clipboard, or
-/// that overwrite what was shown before.
+/// Whether a terminal only displays the character. Others begin escape sequences, which set the window's title or the
+/// clipboard, or overwrite earlier output.
 fn only_shows(c: &char) -> bool {
     !c.is_control() || matches!(c, '\n' | '\t')
 }
 
-/// Makes a log fit for a terminal as it comes, piece by piece.
+/// Makes a log safe for a terminal, chunk by chunk.
 #[derive(Debug, Default)]
 pub struct ForTerminal {
-    /// The beginning of a character whose end is in the next piece.
+    /// The beginning of a character that ends in the next chunk.
     begun: Vec<u8>,
 }
 
 impl ForTerminal {
-    /// The piece as text without control characters, except line ends and tabs.
+    /// The chunk as text, without control characters except line ends and tabs.
     pub fn clean(&mut self, piece: &[u8]) -> String {
         self.begun.extend_from_slice(piece);
         let bytes = mem::take(&mut self.begun);
@@ -124,7 +125,7 @@ impl ForTerminal {
         while let Some(chunk) = chunks.next() {
             text.extend(chunk.valid().chars().filter(only_shows));
             let broken = chunk.invalid();
-            // Without a length of its error it may become a character yet.
+            // Without an error length the bytes may still become a character.
             if chunks.peek().is_none() && str::from_utf8(broken).is_err_and(|e| e.error_len().is_none()) {
                 broken.clone_into(&mut self.begun);
             } else if !broken.is_empty() {

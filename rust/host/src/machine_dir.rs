@@ -1,4 +1,4 @@
-//! The state directory: what is kept on disk, where, and under whose lock.
+//! The state directory: which files exist, where, and under which lock.
 //!
 //! ```text
 //! STATE/                     0700, owned by the daemon's user
@@ -17,10 +17,10 @@
 //!     run/                   this boot's initrd and sockets                 (made empty by each boot)
 //! ```
 //!
-//! Files appear whole or not at all: [`crate::files::write_atomic`]. What a crash left unfinished is removed by the next daemon. Only
-//! regular files are opened (`regular_file`): what else stands in place of one is refused, or, where the file can be made
-//! anew, replaced; [`inventory`] has all of them. No other user decides where the directory is (`trust`), and its path means
-//! the same to every program that is given it (`naming`).
+//! Files are written atomically: [`crate::files::write_atomic`]. The next daemon removes files that a crash left
+//! unfinished. Only regular files are opened (`regular_file`). Anything else at a file's path is an error, or is
+//! replaced if the file can be recreated; [`inventory`] lists all files. No other user can redirect the directory's
+//! path (`trust`), and every program that gets the path reads it alike (`naming`).
 
 pub mod inventory;
 
@@ -37,34 +37,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Longest path of a Unix socket that macOS takes, without the closing zero; Linux takes four more.
+/// Longest path of a Unix socket on macOS, in bytes without the final zero. Linux allows four more.
 pub const LONGEST_SOCKET_PATH: usize = 103;
 
-/// A state directory that exists, is ours and is closed to others.
+/// A state directory that exists, belongs to this user and is closed to others.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     root: PathBuf,
 }
 
-/// Proof that this process owns the state directory. Dropping it, or dying, gives it up.
+/// Proof that this process owns the state directory. Dropping it, or the process's end, releases the lock.
 #[derive(Debug)]
 pub struct StateLock {
     _file: File,
 }
 
 impl StateDir {
-    /// Makes the directory if need be. Refuses one that others could read or replace, that belongs to another user, or
-    /// whose path Nix or ssh would misread.
+    /// Creates the directory if it is missing. Refuses one that other users can read or replace, that belongs to
+    /// another user, or whose path Nix or ssh would misread.
     pub fn open(root: &Path) -> Result<StateDir, Report> {
         if !root.exists() {
-            naming::demand(root)?;
+            naming::check(root)?;
         }
         private_dir(root)?;
         trust::warn(root);
         Ok(StateDir { root: root.to_owned() })
     }
 
-    /// As [`StateDir::open`], but root may enter another user's, too: what it writes there is that user's.
+    /// Like [`StateDir::open`], but root may also open another user's directory: files that root writes there belong to
+    /// that user.
     pub fn enter(root: &Path) -> Result<StateDir, Report> {
         let closed = |meta: fs::Metadata| meta.is_dir() && meta.permissions().mode() & 0o077 == 0;
         if rustix::process::geteuid().is_root() && fs::metadata(root).is_ok_and(closed) {
@@ -78,17 +79,17 @@ impl StateDir {
         &self.root
     }
 
-    /// Where the daemon's API answers.
+    /// Socket of the daemon's API.
     pub fn api_socket(&self) -> PathBuf {
         api_socket(&self.root)
     }
 
-    /// The token that the API asks for on TCP.
+    /// File with the token of the TCP API.
     pub fn api_token(&self) -> PathBuf {
         api_token(&self.root)
     }
 
-    /// What the daemon holds locked.
+    /// The file that the daemon locks.
     pub fn lock_file(&self) -> PathBuf {
         self.root.join("lock")
     }
@@ -98,7 +99,7 @@ impl StateDir {
         self.root.join("daemon.log")
     }
 
-    /// Takes the directory for this process, and removes what others that died have left unfinished in it.
+    /// Locks the directory for this process, and removes unfinished files of dead processes.
     pub fn lock(&self) -> Result<StateLock, Report> {
         let path = self.lock_file();
         let mut file =
@@ -115,15 +116,16 @@ impl StateDir {
                     Kind::Busy,
                     format!("another daemon{who} already owns the state directory {}", self.root.display()),
                 )
-                .hint("use the daemon that runs: `darwin-vz-nix status`")
-                .hint("or give this one a directory of its own with --state-dir"));
+                .hint("use the running daemon: `darwin-vz-nix status`")
+                .hint("or give this one its own directory with --state-dir"));
             }
             Err(TryLockError::Error(e)) => return Err(state_error(&path, "cannot lock", &e)),
         }
         let note_pid =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
         match note_pid {
-            // The number is for people. Who would make room on a full disk needs the lock.
+            // The number is only informative. A full disk must not keep a user from running `destroy`, which needs this
+            // lock.
             Err(e) if e.kind() != io::ErrorKind::StorageFull => return Err(state_error(&path, "cannot write", &e)),
             _ => {}
         }
@@ -131,15 +133,15 @@ impl StateDir {
         Ok(StateLock { _file: file })
     }
 
-    /// Where a machine's files are, or would be.
+    /// A machine's directory, which need not exist.
     pub fn machine(&self, name: &MachineName) -> MachineDir {
         MachineDir::of(&self.root, name)
     }
 
-    /// A machine's directory, made if need be.
+    /// A machine's directory, created if it is missing.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
-        naming::demand(&self.root)?;
+        naming::check(&self.root)?;
         let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(Report::new(
@@ -157,26 +159,26 @@ impl StateDir {
     }
 }
 
-/// Who holds a state directory's lock.
+/// The holder of a state directory's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// There is no daemon.
-    Nobody,
-    /// The process that noted this number in it.
+    /// No process holds it.
+    Free,
+    /// The process with this number, as noted in the lock file.
     Process(String),
-    /// It cannot be told, for this reason.
+    /// The holder is unknown, for this reason.
     Unknown(String),
 }
 
-/// Looks who holds the lock. Makes nothing, and takes it for no longer than a look takes.
+/// Finds the holder of the lock. Creates nothing, and holds the lock only for the check.
 pub fn lock_holder(state_dir: &Path) -> Holder {
     let mut file = match regular_file::open(&state_dir.join("lock")) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Holder::Free,
         Err(e) => return Holder::Unknown(e.to_string()),
     };
     match file.try_lock_shared() {
-        Ok(()) => Holder::Nobody,
+        Ok(()) => Holder::Free,
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             match file.read_to_string(&mut pid) {
@@ -188,12 +190,12 @@ pub fn lock_holder(state_dir: &Path) -> Holder {
     }
 }
 
-/// Where the daemon of a state directory answers, whether or not that directory exists.
+/// Socket of the API of a state directory, which need not exist.
 pub fn api_socket(state_dir: &Path) -> PathBuf {
     state_dir.join("api.sock")
 }
 
-/// Where the token of a state directory's API is, or would be.
+/// Token file of the API of a state directory, which need not exist.
 pub fn api_token(state_dir: &Path) -> PathBuf {
     state_dir.join("api-token")
 }
@@ -205,11 +207,11 @@ pub struct MachineDir {
 }
 
 impl MachineDir {
-    /// That directory, which need not exist.
+    /// The machine directory `root`, which need not exist.
     pub fn at(root: &Path) -> MachineDir {
         MachineDir { root: root.to_owned() }
     }
-    /// The machine's place in a state directory, which need not exist either.
+    /// The machine's directory in a state directory; neither need exist.
     pub fn of(state_dir: &Path, name: &MachineName) -> MachineDir {
         MachineDir { root: state_dir.join("machines").join(name.as_str()) }
     }
@@ -221,15 +223,15 @@ impl MachineDir {
     pub fn user_key(&self) -> PathBuf {
         self.root.join("id_ed25519")
     }
-    /// The other half of it.
+    /// The public half of it.
     pub fn user_public_key(&self) -> PathBuf {
         self.user_key().with_extension("pub")
     }
-    /// The private key by which the guest proves itself.
+    /// The private key that identifies the guest.
     pub fn host_key(&self) -> PathBuf {
         self.root.join("ssh_host_ed25519_key")
     }
-    /// The pinned host key, as ssh reads it.
+    /// The pinned host key in ssh's format.
     pub fn known_hosts(&self) -> PathBuf {
         self.root.join("known_hosts")
     }
@@ -237,7 +239,7 @@ impl MachineDir {
     pub fn connect_program(&self) -> PathBuf {
         self.root.join("darwin-vz-nix-connect")
     }
-    /// The store address that leads Nix to the guest through that program.
+    /// The store address with which Nix reaches the guest through that program.
     pub fn direct_address(&self) -> String {
         format!("ssh-ng://localhost?remote-program={}", escaped(&self.connect_program().to_string_lossy()))
     }
@@ -245,16 +247,16 @@ impl MachineDir {
     pub fn data_disk(&self) -> PathBuf {
         self.root.join("data.img")
     }
-    /// What the guest's serial console printed since its last boot.
+    /// Output of the guest's serial console since its last boot.
     pub fn console_log(&self) -> PathBuf {
         self.root.join("console.log")
     }
-    /// What is kept of the last boots.
+    /// Records of the last boots.
     pub fn boots(&self) -> PathBuf {
         self.root.join("boots")
     }
-    /// The address of the guest's network interface; made on first use and kept, so that the guest keeps its place on
-    /// the host's network from boot to boot.
+    /// The MAC address of the guest's network interface. Created on first use and kept, so that the host's network
+    /// recognises the guest from boot to boot.
     pub fn mac_address(&self) -> Result<MacAddress, Report> {
         let path = self.root.join("mac");
         if let Some(mac) = regular_file::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
@@ -264,11 +266,11 @@ impl MachineDir {
         write_atomic(&path, format!("{mac}\n").as_bytes(), 0o600)?;
         Ok(mac)
     }
-    /// Guest systems that were built from recipes.
+    /// Guest systems built from recipes.
     pub fn generations(&self) -> PathBuf {
         self.root.join("generations")
     }
-    /// What was said when a recipe was built last.
+    /// Log of the last recipe build.
     pub fn build_log(&self) -> PathBuf {
         self.generations().join("build.log")
     }
@@ -276,7 +278,7 @@ impl MachineDir {
     pub fn store_state(&self) -> PathBuf {
         self.root.join("store")
     }
-    /// Makes [`MachineDir::store_state`] where it is missing, or is no directory.
+    /// Creates [`MachineDir::store_state`] if it is missing or not a directory.
     pub fn make_store_state(&self) -> Result<PathBuf, Report> {
         let dir = self.store_state();
         if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
@@ -294,12 +296,12 @@ impl MachineDir {
         self.root.join("run")
     }
 
-    /// The socket with the longest path.
+    /// The longest socket path.
     pub fn longest_socket(&self) -> PathBuf {
         self.run_dir().join(format!("vsock_{}", HostPorts::HIGH.agent))
     }
 
-    /// Makes [`MachineDir::run_dir`] empty.
+    /// Creates an empty [`MachineDir::run_dir`].
     pub fn fresh_run_dir(&self) -> Result<PathBuf, Report> {
         let run = self.run_dir();
         remove_all(&run)?;
@@ -307,8 +309,8 @@ impl MachineDir {
         Ok(run)
     }
 
-    /// Removes the machine: its disk, logs and, unless asked to keep them, its keys and its generations. The guest must
-    /// be gone.
+    /// Removes the machine: its disk, its logs and, unless `keep` excepts them, its keys and generations. The guest
+    /// must be off.
     pub fn destroy(&self, keep: Keep) -> Result<(), Report> {
         let mut doomed = match (keep.keys, keep.generations) {
             (false, false) => return remove_all(&self.root),
@@ -334,7 +336,7 @@ impl MachineDir {
     }
 }
 
-/// A value in the query of a store address which stands in a list separated by spaces and semicolons.
+/// Escapes a value in the query of a store address, which stands in a list separated by spaces and semicolons.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_daemon_is_told_who_is_first() {
+    fn a_second_daemon_gets_the_number_of_the_first() {
         let tmp = tempfile::tempdir().unwrap();
         let state = StateDir::open(&tmp.path().join("s")).unwrap();
         let first = state.lock().unwrap();
@@ -386,12 +388,12 @@ mod tests {
         assert!(error.message.contains(&std::process::id().to_string()), "{error}");
         assert_eq!(lock_holder(state.root()), Holder::Process(std::process::id().to_string()));
         drop(first);
-        assert_eq!(lock_holder(state.root()), Holder::Nobody);
+        assert_eq!(lock_holder(state.root()), Holder::Free);
         state.lock().unwrap();
     }
 
     #[test]
-    fn whoever_owns_the_directory_has_removed_what_the_dead_left() {
+    fn the_owner_of_the_directory_has_removed_unfinished_files_of_dead_processes() {
         let tmp = tempfile::tempdir().unwrap();
         let state = StateDir::open(&tmp.path().join("s")).unwrap();
         let machine = state.make_machine(&name()).unwrap();

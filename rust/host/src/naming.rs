@@ -1,39 +1,39 @@
-//! Which paths of a state directory others can name.
+//! Which paths a state directory may have.
 //!
-//! Keys and the program of the direct door lie in it, and their paths go through the hands of others: Nix splits the
-//! address of the direct door at blanks and hands it to a shell (2.8 does), cuts a line of its machines file at `;` and
-//! `#`, and ssh puts something else for `%` and `${…}`. What breaks any of them is refused before there is anything in the
-//! directory, for no way of quoting is understood by all. QEMU's comma is not among them: it can be doubled.
+//! The directory holds keys and the program of the direct door, and other programs interpret their paths: Nix splits
+//! the direct door's address at blanks and passes it to a shell (2.8 does), and ends a line of its machines file at `;`
+//! and `#`; ssh expands `%` and `${…}`. A path that breaks any of them is refused before anything is created in the
+//! directory, since no quoting works for all. QEMU's comma is allowed: it can be doubled.
 
 use dvn_types::{Kind, Report};
 use std::path::Path;
 
-/// Characters that work everywhere, beside letters and digits.
+/// Characters that work everywhere, besides letters and digits.
 pub const FINE: &str = "/._-+,:=@^~!";
 
-/// Refuses a path that a consumer would read as something else.
-pub fn demand(path: &Path) -> Result<(), Report> {
-    let Some((what, why)) = trouble(path) else { return Ok(()) };
+/// Refuses a path that another program would interpret differently.
+pub fn check(path: &Path) -> Result<(), Report> {
+    let Some((what, why)) = problem(path) else { return Ok(()) };
     let message = format!("the state directory {path:?} cannot be used: its path has {what}, and {why}");
     Err(Report::new(Kind::State, message)
         .hint(format!("choose one whose path has letters, digits and {FINE} alone: --state-dir")))
 }
 
-/// What is wrong with it, and why that is wrong.
-fn trouble(path: &Path) -> Option<(String, &'static str)> {
-    const UNCLEAR: &str = "others would be given another path";
-    let Some(text) = path.to_str() else { return Some(("bytes that are no UTF-8".to_owned(), UNCLEAR)) };
+/// The problem with the path, and its consequence.
+fn problem(path: &Path) -> Option<(String, &'static str)> {
+    const UNCLEAR: &str = "other programs would get another path";
+    let Some(text) = path.to_str() else { return Some(("bytes that are not UTF-8".to_owned(), UNCLEAR)) };
     text.chars().find_map(|c| {
         let why = match c {
-            // What became of bytes that were no UTF-8.
-            char::REPLACEMENT_CHARACTER => return Some(("bytes that are no UTF-8".to_owned(), UNCLEAR)),
+            // Bytes that are not UTF-8 were turned into this.
+            char::REPLACEMENT_CHARACTER => return Some(("bytes that are not UTF-8".to_owned(), UNCLEAR)),
             c if c.is_alphanumeric() || FINE.contains(c) => return None,
             ' ' => return Some(("a blank".to_owned(), "Nix splits the address of the direct door there")),
-            c if c.is_whitespace() || c.is_control() => "Nix, ssh or a terminal would take it for something else",
+            c if c.is_whitespace() || c.is_control() => "Nix, ssh or a terminal would interpret it",
             '#' | ';' => "Nix ends a line of its machines file there",
-            '%' | '$' => "ssh or a shell puts something else in its place",
-            c if c.is_ascii() => "a shell, to which some versions of Nix hand the path, takes it for itself",
-            // Marks and signs of other scripts are bytes like any other.
+            '%' | '$' => "ssh or a shell expands it",
+            c if c.is_ascii() => "it has a meaning for a shell, to which some versions of Nix pass the path",
+            // Marks and signs of other scripts are harmless bytes.
             _ => return None,
         };
         Some((format!("{c:?}"), why))
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn what_every_consumer_reads_alike_is_taken_and_nothing_else() {
-        let with = |c: char| trouble(Path::new(&format!("/x{c}y/s"))).is_none();
+        let with = |c: char| problem(Path::new(&format!("/x{c}y/s"))).is_none();
         let taken: String = (0..128_u8).map(char::from).filter(|c| !c.is_alphanumeric() && with(*c)).collect();
         let mut fine: Vec<char> = FINE.chars().collect();
         fine.sort_unstable();
@@ -55,9 +55,9 @@ mod tests {
         assert!(('a'..='z').chain('A'..='Z').chain('0'..='9').all(with));
         assert!(with('é') && with('東') && with('ा') && with('🙂'));
         assert!(!with('\u{2028}') && !with('\u{85}') && !with('\u{a0}') && !with('\u{fffd}'));
-        let error = demand(Path::new(OsStr::from_bytes(b"/x\xffy"))).unwrap_err();
+        let error = check(Path::new(OsStr::from_bytes(b"/x\xffy"))).unwrap_err();
         assert!(error.message.contains(r"/x\xFFy") && error.message.contains("UTF-8"), "{error}");
-        let error = demand(Path::new("/Users/x/Application Support/s")).unwrap_err();
+        let error = check(Path::new("/Users/x/Application Support/s")).unwrap_err();
         assert!(error.message.contains("a blank") && error.hints[0].contains("--state-dir"), "{error:?}");
     }
 }

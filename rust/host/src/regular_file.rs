@@ -1,7 +1,7 @@
-//! Opening what should be a regular file, and nothing else that may stand in its place.
+//! Opens regular files, and nothing else that may be at their path.
 //!
-//! A pipe blocks a program that opens it, a device may act upon being opened, a link leads out of the directory that was
-//! looked at. So a path is looked at first, opened without waiting and without following a link, and looked at again.
+//! Opening a pipe blocks, opening a device may have effects, and a link leads out of the checked directory. So the path
+//! is checked first, then opened without blocking and without following a link, and the open file is checked again.
 
 use rustix::fs::OFlags;
 use std::{
@@ -12,18 +12,18 @@ use std::{
     path::Path,
 };
 
-/// What stands where a regular file should be.
+/// What is at the path of an expected regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotRegular {
     /// A directory.
     Directory,
-    /// A symbolic link, wherever it leads.
+    /// A symbolic link, with any target.
     Link,
     /// A named pipe.
     Pipe,
     /// A Unix socket.
     Socket,
-    /// A device, or whatever else a system has.
+    /// A device, or any other type.
     Device,
 }
 
@@ -48,7 +48,7 @@ impl From<NotRegular> for io::Error {
 }
 
 impl NotRegular {
-    /// What a file of this type is, if it is no regular one.
+    /// The variant for a file type; `None` for a regular file.
     pub fn of(kind: FileType) -> Option<NotRegular> {
         match kind {
             _ if kind.is_file() => None,
@@ -60,23 +60,23 @@ impl NotRegular {
         }
     }
 
-    /// The same of an error of this module.
+    /// The variant in an error of this module.
     pub fn behind(error: &io::Error) -> Option<NotRegular> {
         error.get_ref()?.downcast_ref().copied()
     }
 }
 
-/// The path's own metadata; an error if no regular file is there.
+/// The path's own metadata. An error if it is not a regular file.
 pub fn look(path: &Path) -> io::Result<Metadata> {
     regular(fs::symlink_metadata(path)?)
 }
 
-/// Opens a file to read it.
+/// Opens a file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true))
 }
 
-/// Opens a file in this way.
+/// Opens a file with these options.
 pub fn open_as(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
     match look(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -85,31 +85,31 @@ pub fn open_as(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
     open_in_time(path, how, OFlags::NOFOLLOW)
 }
 
-/// As [`open`], but follows links: a bundle in a Nix store may have some.
+/// Like [`open`], but follows links: a bundle in a Nix store may have some.
 pub fn open_through_links(path: &Path) -> io::Result<File> {
     regular(fs::metadata(path)?)?;
     open_in_time(path, OpenOptions::new().read(true), OFlags::empty())
 }
 
-/// All that is in a file.
+/// The whole contents.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The same, as text.
+/// The whole contents as text.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Opens without waiting. Only a regular file answers that with "try again": another process has a lease on it (`fcntl`,
-/// `F_SETLEASE`), as file servers do, and is given time to end that.
+/// Opens without blocking. Only a regular file can answer "try again" to that: another process holds a lease on it
+/// (`fcntl`, `F_SETLEASE`), as file servers do, and gets time to release it.
 fn open_in_time(path: &Path, how: &mut OpenOptions, more: OFlags) -> io::Result<File> {
     let flags = |flags: OFlags| (flags | OFlags::NOCTTY | more).bits() as i32;
-    // On a regular file NONBLOCK means nothing once it is open, so it may stay.
+    // On an open regular file NONBLOCK has no effect, so it may stay.
     match how.custom_flags(flags(OFlags::NONBLOCK)).open(path) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             opened(how.custom_flags(flags(OFlags::empty())).open(path)?)

@@ -1,4 +1,4 @@
-//! Programs of the host, looked up along a path that is handed in: no module here reads `PATH`.
+//! Finds programs of the host in a given search path: nothing here reads `PATH`.
 
 use std::{
     ffi::OsStr,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The first program of that name along `path`, which is written as `PATH` is, and then in `more` directories.
+/// The first program of that name in `path`, in the format of `PATH`, and then in the directories `more`.
 pub fn find(name: &str, path: &OsStr, more: &[&str]) -> Option<PathBuf> {
     std::env::split_paths(path)
         .chain(more.iter().map(PathBuf::from))

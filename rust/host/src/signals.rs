@@ -1,41 +1,41 @@
-//! What signals do to the daemon: those with which a terminal, a session or a service manager ends a program stop it as `stop
-//! --daemon` does, and all others do nothing.
+//! How the daemon handles signals: those with which a terminal, a session or a service manager ends a program stop it
+//! as `stop --daemon` does; all others have no effect.
 //!
-//! The rule that holds here: no signal that can be caught ends the daemon before its guests are off. Left out are those by
-//! which the system ends a program that is broken, because there is nothing to go on with.
+//! Rule: no signal that can be caught ends the daemon before its guests are off. The exceptions are the signals that
+//! the system sends to a broken program, which cannot continue.
 
 use dvn_types::{Kind, Report};
 use rustix::process::Signal as Number;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The highest number on Linux; other systems have fewer, and what they have not cannot be caught either.
+/// The highest signal number on Linux. Other systems have fewer, and fail to catch the rest.
 const HIGHEST: i32 = 64;
 
-/// How the system ends a program that is broken.
+/// Signals that the system sends to a broken program.
 const BROKEN: [Number; 4] = [Number::ILL, Number::FPE, Number::SEGV, Number::BUS];
 
-/// Given a handler they would have a write to the terminal repeated for ever. `cli` has them ignored.
+/// With a handler, a write to the terminal would be repeated for ever. `cli` ignores them.
 const OF_TERMINALS: [Number; 2] = [Number::TTIN, Number::TTOU];
 
-/// Signals that ask for the end.
-pub struct Ends {
+/// The signals that stop the daemon.
+pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
     hangup: Option<Signal>,
 }
 
-impl Ends {
-    /// From now on signals have their meaning. A hangup ends the daemon only if it `hangs_up`.
-    pub fn heed(hangs_up: bool) -> Result<Ends, Report> {
+impl StopSignals {
+    /// Installs the handlers. A hangup stops the daemon only if `hangs_up` is set.
+    pub fn watch(hangs_up: bool) -> Result<StopSignals, Report> {
         let cannot = |e: io::Error| Report::new(Kind::Internal, format!("cannot wait for signals: {e}"));
         let left_alone = BROKEN.into_iter().chain(OF_TERMINALS).map(Number::as_raw).collect::<Vec<_>>();
         for number in (1..=HIGHEST).filter(|number| !left_alone.contains(number)) {
-            // A handler stays when its receiver is dropped. Fails for those that nothing can catch.
+            // A handler stays after its receiver is dropped. This fails for signals that cannot be caught.
             drop(signal(SignalKind::from_raw(number)));
         }
-        Ok(Ends {
+        Ok(StopSignals {
             interrupt: signal(SignalKind::interrupt()).map_err(cannot)?,
             terminate: signal(SignalKind::terminate()).map_err(cannot)?,
             quit: signal(SignalKind::quit()).map_err(cannot)?,

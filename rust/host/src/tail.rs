@@ -1,6 +1,6 @@
-//! A log file as a stream of bytes: whole or its last lines, and on request what is written to it later.
+//! A log file as a stream of bytes: all of it or its last lines and, on request, what is appended later.
 //!
-//! Following looks at the file four times a second, and only while somebody follows. It survives truncation (it goes on
+//! Following polls the file four times a second, and only while a client follows. It handles truncation (it continues
 //! at the start) and rotation (it reads the old file to its end, then the new one from its start).
 
 use crate::regular_file;
@@ -21,11 +21,11 @@ const PERIOD: Duration = Duration::from_millis(250);
 pub enum Start {
     /// At the start of the file.
     Whole,
-    /// So many lines before its end.
+    /// This many lines before its end.
     Lines(usize),
 }
 
-/// Streams a file. One that is not there is empty; when followed, it is waited for.
+/// Streams a file. A missing file is empty; with `follow` the stream waits for it to appear.
 pub fn tail(path: PathBuf, start: Start, follow: bool) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
     let tail = Tail { path, start, follow, file: None };
     stream::try_unfold(tail, |mut tail| async move { Ok(tail.next().await?.map(|chunk| (chunk, tail))) })
@@ -39,7 +39,7 @@ struct Tail {
 }
 
 impl Tail {
-    /// The reads are of a local file and short, so they do not go to another thread, which would cost more than they do.
+    /// Reads of a local file are short, and moving them to another thread would cost more.
     async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(chunk) = self.read()? {
@@ -66,7 +66,7 @@ impl Tail {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            // Whatever comes later is new, and shown whole.
+            // A later file is new, and is streamed from its start.
             self.start = Start::Whole;
         }
         let Some(file) = &mut self.file else { return Ok(None) };
@@ -76,7 +76,7 @@ impl Tail {
         Ok((length > 0).then_some(chunk))
     }
 
-    /// At the end of the file: whether there is another one to read, or the same one anew.
+    /// At the end of the file: whether the path has another file now, or the file was truncated.
     fn turn_over(&mut self) -> io::Result<bool> {
         let Some(file) = &mut self.file else { return Ok(false) };
         let held = file.metadata()?;
@@ -86,7 +86,7 @@ impl Tail {
         }
         let Ok(named) = std::fs::metadata(&self.path) else { return Ok(false) };
         if (named.dev(), named.ino()) == (held.dev(), held.ino()) || held.len() > file.stream_position()? {
-            // Unchanged, or written to since the last read: that comes first.
+            // Unchanged, or written to since the last read, which comes first.
             return Ok(held.len() > file.stream_position()?);
         }
         self.file = None;
@@ -94,7 +94,7 @@ impl Tail {
     }
 }
 
-/// Leaves the file where its last `lines` lines begin. A newline at its very end begins no line.
+/// Seeks to where the last `lines` lines begin. A newline at the very end does not begin a line.
 fn seek_to_last_lines(file: &mut File, lines: usize) -> io::Result<()> {
     let end = file.seek(SeekFrom::End(0))?;
     let mut position = end;
@@ -154,7 +154,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert_eq!(whole(&path, Start::Lines(lines)).await, expected, "{text:?} {lines}");
         }
-        // Lines that lie across the blocks in which the file is searched.
+        // Lines across the blocks in which the file is searched.
         let long: String = (0..40_000).map(|n| format!("line {n}\n")).collect();
         fs::write(&path, &long).unwrap();
         assert_eq!(whole(&path, Start::Whole).await, long);

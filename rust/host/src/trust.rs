@@ -1,12 +1,12 @@
-//! Who decides to what a path leads: each user who could put another directory in the place of the state directory.
+//! Checks which other users could redirect a path, by putting another directory in the state directory's place.
 //!
 //! ```text
 //!  /home/u/link/s   ─▶   /   home   u   link ─▶ /   data   x   s
-//!                        each directory on the way, each link and the directories on its way: ours or root's, and closed
-//! ```
+//!                        each directory, each link, and the directories on the link's path: owned by this user or root, and
+//!                        not writable by others
 //!
-//! The rule is that of ssh's StrictModes. A directory that all users may write is trusted if it is sticky, as `/tmp` is:
-//! what we have in it stays ours. The last directory has stricter rules of its own, see `private_dir`.
+//! The rule is that of ssh's StrictModes. A directory that all users may write is trusted if it is sticky, as `/tmp`
+//! is: no other user can replace our entries in it. The last directory has stricter rules, see `private_dir`.
 
 use dvn_types::{Kind, Report};
 use std::{
@@ -27,35 +27,35 @@ const GROUP_WRITES: u32 = 0o020;
 /// How another user could replace what is at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Danger {
-    /// A directory on the way belongs to another user.
+    /// A directory on the path belongs to another user.
     Foreign {
         /// The directory.
         dir: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
     },
-    /// A link on the way belongs to another user.
+    /// A link on the path belongs to another user.
     ForeignLink {
         /// The link.
         link: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
     },
-    /// All users may write in a directory on the way.
+    /// All users may write in a directory on the path.
     OpenToAll {
         /// The directory.
         dir: PathBuf,
         /// Its permissions.
         mode: u32,
     },
-    /// A group may. Its members may be this user alone, which cannot be seen.
+    /// A group may write in it. The group may consist of this user alone, which cannot be seen.
     OpenToGroup {
         /// The directory.
         dir: PathBuf,
         /// Its permissions.
         mode: u32,
     },
-    /// The links on the way lead to each other.
+    /// The links on the path form a loop.
     Loop {
         /// One of them.
         link: PathBuf,
@@ -63,13 +63,13 @@ pub enum Danger {
 }
 
 impl Danger {
-    /// The path must not be used; else it is worth a warning.
+    /// Whether the path must not be used; otherwise a warning is enough.
     pub fn forbids(&self) -> bool {
         !matches!(self, Danger::OpenToGroup { .. })
     }
 
-    /// What is wrong with `path`, and what to do about it.
-    pub fn told(&self, path: &Path) -> Report {
+    /// The problem with `path`, and what to do about it.
+    pub fn report(&self, path: &Path) -> Report {
         let shown = path.display();
         let (why, hint) = match self {
             Danger::Foreign { dir, owner } => {
@@ -93,23 +93,23 @@ impl Danger {
     }
 }
 
-/// Each danger on the way to `path` for this user, the first directory first. What is not there yet is no danger.
+/// The dangers on `path` for this user, from the first directory to the last. Missing entries are no danger.
 pub fn dangers(path: &Path, user: u32) -> Vec<Danger> {
     let mut way = Way { user, found: Vec::new() };
     way.go(path);
     way.found
 }
 
-/// Refuses a path of which another user decides to what it leads.
-pub fn demand(path: &Path) -> Result<(), Report> {
+/// Refuses a path that another user can redirect.
+pub fn check(path: &Path) -> Result<(), Report> {
     let dangers = dangers(path, rustix::process::geteuid().as_raw());
-    dangers.iter().find(|danger| danger.forbids()).map_or(Ok(()), |danger| Err(danger.told(path)))
+    dangers.iter().find(|danger| danger.forbids()).map_or(Ok(()), |danger| Err(danger.report(path)))
 }
 
-/// Warns of what [`demand`] lets pass.
+/// Logs a warning for dangers that [`check`] accepts.
 pub fn warn(path: &Path) {
     for danger in dangers(path, rustix::process::geteuid().as_raw()) {
-        let Report { message, hints, .. } = danger.told(path);
+        let Report { message, hints, .. } = danger.report(path);
         tracing::warn!("{message}; {}", hints.join("; "));
     }
 }
@@ -119,7 +119,7 @@ struct Way {
     found: Vec<Danger>,
 }
 
-/// A step of a path.
+/// A component of a path.
 enum Step {
     Root,
     Up,
@@ -146,7 +146,7 @@ impl Way {
                 Step::Up => at.parent().unwrap_or(Path::new("/")).to_owned(),
                 Step::Into(name) => at.join(name),
             };
-            // What cannot be looked at is not there, or the operation that follows fails and says why.
+            // Either the entry is missing, or the operation that follows fails and reports why.
             let Ok(meta) = fs::symlink_metadata(&here) else { return };
             if meta.is_symlink() {
                 self.link(&here, &meta);
@@ -181,7 +181,7 @@ impl Way {
         if !self.trusts(meta.uid()) {
             self.note(Danger::Foreign { dir, owner: meta.uid() });
         } else if mode & STICKY != 0 {
-            // Each entry is its owner's to rename, and the owner of the next is looked at.
+            // In a sticky directory each entry belongs to its owner, and the next entry's owner is checked.
         } else if mode & ALL_WRITE != 0 {
             self.note(Danger::OpenToAll { dir, mode });
         } else if mode & GROUP_WRITES != 0 {
@@ -215,7 +215,7 @@ mod tests {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
-    /// `outer/inner/s`, and what is found on the way to it.
+    /// Creates `outer/inner/s`, and returns the dangers on its path.
     fn of(plant: impl FnOnce(&Path)) -> (tempfile::TempDir, Vec<Danger>) {
         let tmp = tempfile::tempdir().unwrap();
         fs::create_dir_all(tmp.path().join("outer/inner/s")).unwrap();
@@ -235,7 +235,7 @@ mod tests {
             let (tmp, found) = of(|tmp| set_mode(&tmp.join(dir), 0o777));
             assert_eq!(found, [Danger::OpenToAll { dir: tmp.path().join(dir), mode: 0o777 }]);
             assert!(found[0].forbids());
-            let report = found[0].told(Path::new("/s"));
+            let report = found[0].report(Path::new("/s"));
             assert!(report.hints[0].starts_with("close that one: chmod go-w "), "{report:?}");
             let (tmp, found) = of(|tmp| set_mode(&tmp.join(dir), 0o775));
             assert_eq!(found, [Danger::OpenToGroup { dir: tmp.path().join(dir), mode: 0o775 }]);
@@ -250,7 +250,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let (me, other) = users(tmp.path());
         fs::create_dir_all(tmp.path().join("outer/s")).unwrap();
-        // Another user sees all this as foreign, unless it is root's.
+        // Another user sees all this as foreign, except what root owns.
         let seen = dangers(&tmp.path().join("outer/s"), other);
         let foreign = |dir: &str| Danger::Foreign { dir: tmp.path().join(dir), owner: me };
         if me != 0 {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_keeps_temporary_files_is_fine() {
+    fn a_directory_for_temporary_files_of_all_users_is_fine() {
         let me = rustix::process::geteuid().as_raw();
         for dir in ["/tmp/x/s", "/var/tmp/x/s"] {
             assert_eq!(dangers(Path::new(dir), me), [], "{dir}");

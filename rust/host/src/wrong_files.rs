@@ -1,11 +1,11 @@
-//! Each wrong kind of file where a regular one should be, for the tests of what this program does then.
+//! For tests: each wrong kind of file at a regular file's path.
 
 use std::{fs, os::unix::fs::symlink, os::unix::net::UnixListener, path::Path, process::Command};
 
-/// Each wrong kind of file that a test can make, and a link that leads nowhere.
+/// Each wrong kind of file that a test can create, and a link without a target.
 pub const KINDS: [&str; 7] = ["directory", "full directory", "link", "dangling link", "pipe", "socket", "device"];
 
-/// Puts it there, in place of what is there.
+/// Creates it at `path`, replacing what is there.
 pub fn make(kind: &str, path: &Path) {
     crate::files::remove_all(path).unwrap();
     let target = path.with_file_name("somewhere-else");
@@ -24,9 +24,9 @@ pub fn make(kind: &str, path: &Path) {
             let made = Command::new("mkfifo").arg(path).status().unwrap();
             assert!(made.success());
         }
-        // The file stays when the listener goes.
+        // The socket's file stays when the listener is dropped.
         "socket" => drop(short(path, |path| UnixListener::bind(path).unwrap())),
-        // A link to one, where the test may not make one.
+        // A link to a device, if the test may not create one.
         "device" => {
             let made = Command::new("mknod").arg(path).args(["c", "1", "3"]).output().unwrap();
             if !made.status.success() {
@@ -37,7 +37,7 @@ pub fn make(kind: &str, path: &Path) {
     }
 }
 
-/// Sockets have short paths only; a test's directory may be deep.
+/// Binds by a short path: socket paths are limited, and a test's directory may be deep.
 fn short<T>(path: &Path, make: impl FnOnce(&Path) -> T) -> T {
     let tmp = tempfile::tempdir().unwrap();
     let there = tmp.path().join("s");
@@ -46,7 +46,7 @@ fn short<T>(path: &Path, make: impl FnOnce(&Path) -> T) -> T {
     made
 }
 
-/// What a link led to is as it was, and so is what was in a directory, wherever that is now.
+/// Asserts that a link's target and a directory's contents are unchanged, wherever they are now.
 pub fn assert_nothing_lost(kind: &str, path: &Path) {
     if kind == "link" {
         assert_eq!(fs::read_to_string(path.with_file_name("somewhere-else")).unwrap(), "untouched", "{path:?}");

@@ -1,13 +1,13 @@
 //! HTTP on a socket: who connects, before anything of theirs is believed, and how long they may take.
 //!
 //! Every user of this computer can connect to a TCP port and then say nothing. So a connection has little time for the head of
-//! a request and for its body ([`super::given`]), and until its first request is let in, it is a stranger in the [`Lobby`]: the
+//! a request and for its body ([`super::given`]), and until its first request is let in, it is a stranger in the [`ConnectionSlots`]: the
 //! oldest gives way to the newest. A request that is let in takes one of the [`Seats`]. The Unix socket, which only this user
 //! can open, is no different, but has more of both.
 
 use super::seats::{Limits, Seat, Seats};
 use axum::Router;
-use dvn_host::lobby::{Lobby, Room};
+use dvn_host::connection_slots::{ConnectionSlots, SlotLimits};
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -86,8 +86,8 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     // A stranger's request comes with its connection, so that it needs no stay.
-    let room = Room { strangers: bounds.strangers, all: usize::MAX, stay: Duration::ZERO };
-    let (lobby, seats) = (Lobby::new(name, room), Seats::new(bounds.limits));
+    let room = SlotLimits { unauthenticated: bounds.strangers, all: usize::MAX, stay: Duration::ZERO };
+    let (slots, seats) = (ConnectionSlots::new(name, room), Seats::new(bounds.limits));
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
@@ -95,7 +95,7 @@ pub(super) async fn serve(
             Some(_) = served.join_next() => {}
             client = listener.accept() => match client {
                 Ok(client) => {
-                    let seat = seats.seat(lobby.enter().await);
+                    let seat = seats.seat(slots.acquire().await);
                     served.spawn(converse(client, routes.clone(), bounds.head, seat, stop.clone()));
                     // So that each is looked at once before a crowd behind it could take its place.
                     yield_now().await;

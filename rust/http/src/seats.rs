@@ -18,7 +18,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use dvn_host::lobby::Place;
+use dvn_host::connection_slots::Slot;
 use dvn_types::{Kind, Report};
 use std::{
     collections::BTreeMap,
@@ -114,8 +114,8 @@ impl Seats {
         Seats(Arc::new(Mutex::new(Table { limits, last: 0, taken: BTreeMap::new() })))
     }
 
-    /// For a connection with this place in the lobby. It has no seat before its first request.
-    pub(super) fn seat(&self, place: Place) -> Seat {
+    /// For a connection with this slot. It has no seat before its first request.
+    pub(super) fn seat(&self, place: Slot) -> Seat {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
@@ -136,7 +136,7 @@ pub(super) struct Seat(Arc<Sitter>);
 struct Sitter {
     seats: Seats,
     number: u64,
-    place: Place,
+    place: Slot,
     lost: Arc<Notify>,
 }
 
@@ -150,7 +150,7 @@ impl Seat {
             return Err(Refusal::full(Report::new(Kind::Busy, what).hint("try again in a moment")).closing());
         }
         drop(table);
-        self.0.place.is_known();
+        self.0.place.set_authenticated();
         Ok(())
     }
 
@@ -201,7 +201,7 @@ impl Seat {
                 }
             }
         };
-        tokio::select! { () = self.0.place.lost() => {}, () = seat_lost => {} }
+        tokio::select! { () = self.0.place.evicted() => {}, () = seat_lost => {} }
     }
 }
 
@@ -273,22 +273,22 @@ impl HttpBody for Answering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dvn_host::lobby::{Lobby, Room};
+    use dvn_host::connection_slots::{ConnectionSlots, SlotLimits};
     use futures_util::FutureExt;
     use tokio::time::advance;
 
     const LIMITS: Limits = Limits { requests: 2, watchers: 1, guests: 1 };
 
-    struct Socket(Lobby, Seats);
+    struct Socket(ConnectionSlots, Seats);
 
     impl Socket {
         fn new() -> Socket {
-            let room = Room { strangers: 10, all: usize::MAX, stay: Duration::ZERO };
-            Socket(Lobby::new("a socket", room), Seats::new(LIMITS))
+            let room = SlotLimits { unauthenticated: 10, all: usize::MAX, stay: Duration::ZERO };
+            Socket(ConnectionSlots::new("a socket", room), Seats::new(LIMITS))
         }
 
         async fn connection(&self) -> Seat {
-            self.1.seat(self.0.enter().await)
+            self.1.seat(self.0.acquire().await)
         }
 
         async fn asking(&self) -> Seat {

@@ -1,21 +1,21 @@
-//! Which paths a guest's connection may take for valid.
+//! Decides which paths are valid for a guest's connection.
 //!
 //! ```text
-//!  asked ──▶ held and described, with its closure ──▶ looked through, or known from before ──▶ admitted
-//!                 │ not valid                              │ not in the share, changed names       │
-//!                 ▼                                        ▼                                       ▼
-//!              "not valid"        "not valid", and so is all that refers to it            what the guest is told
+//!  asked ──▶ held and described, with its closure ──▶ scanned, or known from before ──▶ admitted
+//!                 │ not valid                              │ not in the share, changed names  │
+//!                 ▼                                        ▼                                  ▼
+//!              "not valid"        "not valid", and so is all that refers to it        the guest's answer
 //! ```
 //!
-//! The closure counts, since the guest's Nix takes a path over with all it refers to. What was decided is remembered while
-//! the connection lasts; it stays true, for the connection to the host's daemon holds every path that was decided on.
+//! The closure counts because the guest's Nix adopts a path with all that it refers to. Decisions are cached while the
+//! connection lasts; they stay true because the connection to the host's daemon holds every path decided on.
 
 use super::{
     case_hack,
-    holdings::Share,
-    ledger::Told,
+    known_paths::Contents,
     path::StorePath,
     state::Inner,
+    temp_roots::ConnectionRoots,
     upstream::{PathInfo, Relation, Upstream, UpstreamError},
 };
 use std::{
@@ -24,32 +24,32 @@ use std::{
     sync::Arc,
 };
 
-/// Paths that are looked through before the task may be ended.
+/// Paths that are scanned before the task can be cancelled.
 const AT_ONCE: usize = 64;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// The host's daemon failed, or says no.
+    /// The host's daemon failed or refused.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The limit of all connections.
+    /// The limit for all connections is reached.
     #[error("the guest has asked for more than {0} paths of the host's store at once")]
     TooMany(usize),
-    /// The ledger cannot be written, so the guest must not be told.
-    #[error("the host cannot note that the guest uses a path of its store: {0}")]
-    Ledger(io::Error),
-    /// A path that would have to be valid.
+    /// The known paths cannot be written, so the guest must not get the description.
+    #[error("the host cannot note that the guest knows a path of its store: {0}")]
+    KnownPaths(io::Error),
+    /// The request requires a valid path, and this one is not.
     #[error("path '{0}' is not valid")]
     NotValid(String),
 }
 
 impl AdmissionError {
-    /// Can the connection answer further questions?
+    /// Whether the connection can answer no further questions.
     pub fn is_final(&self) -> bool {
         match self {
             AdmissionError::Upstream(UpstreamError::Refused(_))
-            | AdmissionError::Ledger(_)
+            | AdmissionError::KnownPaths(_)
             | AdmissionError::NotValid(_) => false,
             AdmissionError::Upstream(_) | AdmissionError::TooMany(_) => true,
         }
@@ -69,21 +69,21 @@ pub struct Admission {
     inner: Arc<Inner>,
     upstream: Option<Upstream>,
     known: HashMap<StorePath, Known>,
-    share: Share,
+    roots: ConnectionRoots,
 }
 
 impl Admission {
-    /// Connects to the host's daemon. If that fails, nothing is valid, and builds go on with copies.
+    /// Connects to the host's daemon. If that fails no path is valid, and builds use copies.
     pub async fn new(inner: Arc<Inner>) -> Admission {
         let upstream = match inner.upstream().await {
             Ok(upstream) => Some(upstream),
             Err(e) => {
-                tracing::warn!("the guest gets nothing of the host's store: {e}");
+                tracing::warn!("the guest cannot use the host's store: {e}");
                 None
             }
         };
-        let share = inner.holdings.share();
-        Admission { inner, upstream, known: HashMap::new(), share }
+        let roots = inner.temp_roots.for_connection();
+        Admission { inner, upstream, known: HashMap::new(), roots }
     }
 
     /// Which of these are valid for the guest. They are held from now on.
@@ -96,63 +96,64 @@ impl Admission {
         Ok(asked.iter().map(|path| self.known.get(path).is_some_and(|known| known.admitted)).collect())
     }
 
-    /// Describes a path for the guest, which knows of it from then on: it is in the ledger, and every session holds it.
-    pub async fn tell(&mut self, path: &StorePath) -> Result<Option<Arc<PathInfo>>, AdmissionError> {
+    /// Describes a path to the guest. From then on it is a known path, and every session holds it.
+    pub async fn describe(&mut self, path: &StorePath) -> Result<Option<Arc<PathInfo>>, AdmissionError> {
         if self.valid(std::slice::from_ref(path)).await? != [true] {
             return Ok(None);
         }
         let Some(info) = self.known.get(path).map(|known| Arc::clone(&known.info)) else { return Ok(None) };
-        let told = Told { nar_hash: info.nar_hash.as_str().into(), nar_size: info.nar_size };
-        let news = self.inner.ledger().record(path, told).map_err(AdmissionError::Ledger)?;
-        // Who closes the gate reads the ledger after that. If this line came too late for it, the guest must not be told.
+        let contents = Contents { nar_hash: info.nar_hash.as_str().into(), nar_size: info.nar_size };
+        let new = self.inner.known_paths().record(path, contents).map_err(AdmissionError::KnownPaths)?;
+        // The caller of `close` reads the known paths afterwards. If this entry came too late, the guest must not get
+        // it.
         if self.inner.record().closed().is_some() {
             return Ok(None);
         }
-        if news {
+        if new {
             self.inner.sessions.hold(path).await;
         }
         Ok(Some(info))
     }
 
-    /// Everything valid that the guest was ever told of. The rest of the host's store is not listed: to tell which of it is
-    /// valid here, all of it would have to be looked through and held.
+    /// All valid known paths. The rest of the host's store is not listed: to decide which of it is valid here, all of
+    /// it would have to be scanned and held.
     pub async fn all(&mut self) -> Result<Vec<StorePath>, AdmissionError> {
-        let told: Vec<_> = self.inner.ledger().told().map(|(path, ..)| path.clone()).collect();
-        self.inner.pace.keep(told.len()).await;
-        self.only_valid(told).await
+        let known: Vec<_> = self.inner.known_paths().iter().map(|(path, ..)| path.clone()).collect();
+        self.inner.rate_limit.acquire(known.len()).await;
+        self.only_valid(known).await
     }
 
-    /// Of what refers to a path, what the guest was told of.
+    /// The known paths among the referrers of a path.
     pub async fn referrers(&mut self, path: &StorePath) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
         let (referrers, all) =
-            upstream.related(Relation::Referrers, path, |path| self.inner.ledger().knows(path)).await?;
-        self.inner.pace.keep(all).await;
+            upstream.related(Relation::Referrers, path, |path| self.inner.known_paths().knows(path)).await?;
+        self.inner.rate_limit.acquire(all).await;
         self.only_valid(referrers).await
     }
 
-    /// The derivations that make a path.
+    /// The derivations that produce a path.
     pub async fn derivers(&mut self, path: &StorePath) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
         let (derivers, all) = upstream.related(Relation::ValidDerivers, path, |_| true).await?;
-        self.inner.pace.keep(all).await;
+        self.inner.rate_limit.acquire(all).await;
         self.only_valid(derivers).await
     }
 
-    /// The path with a hash part.
+    /// The path with this hash part.
     pub async fn by_hash_part(&mut self, hash_part: &str) -> Result<Option<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(None) };
         let path = upstream.path_from_hash_part(hash_part).await?;
         Ok(self.only_valid(path.into_iter().collect()).await?.pop())
     }
 
-    /// What a derivation makes.
+    /// The outputs of a derivation.
     pub async fn outputs(&mut self, drv: &StorePath) -> Result<Vec<[Vec<u8>; 2]>, AdmissionError> {
         let valid = self.valid(std::slice::from_ref(drv)).await? == [true];
         match &mut self.upstream {
             Some(upstream) if valid => {
                 let outputs = upstream.derivation_output_map(drv).await?;
-                self.inner.pace.keep(outputs.len()).await;
+                self.inner.rate_limit.acquire(outputs.len()).await;
                 Ok(outputs)
             }
             _ => Err(AdmissionError::NotValid(drv.within(&self.inner.logical_dir))),
@@ -165,7 +166,7 @@ impl Admission {
         Ok(paths)
     }
 
-    /// Holds and describes what is not known yet, and all it refers to. What is new is not admitted yet.
+    /// Holds and describes the paths that are new to this connection, and all they refer to. Does not admit them yet.
     async fn learn(&mut self, asked: &[StorePath]) -> Result<Vec<StorePath>, AdmissionError> {
         let Some(upstream) = &mut self.upstream else { return Ok(Vec::new()) };
         let mut fresh = Vec::new();
@@ -176,35 +177,35 @@ impl Admission {
             if next.is_empty() {
                 return Ok(fresh);
             }
-            self.share.take(next.len()).map_err(AdmissionError::TooMany)?;
+            self.roots.reserve(next.len()).map_err(AdmissionError::TooMany)?;
             let described = upstream.hold_and_describe(&next).await?;
             let mut referred: Vec<StorePath> = Vec::new();
             for (path, info) in next.into_iter().zip(described) {
                 let Some(info) = info else { continue };
                 referred.extend(info.references.iter().cloned());
-                let (path, info) = self.share.describe(path, info);
+                let (path, info) = self.roots.intern(path, info);
                 self.known.insert(path.clone(), Known { info, admitted: false });
                 fresh.push(path);
             }
-            // What was asked for has been counted.
+            // The paths asked for are counted already.
             referred.retain(|path| !self.known.contains_key(path) && !seen.contains(path));
-            self.inner.pace.keep(referred.len()).await;
+            self.inner.rate_limit.acquire(referred.len()).await;
             next = referred;
         }
     }
 
-    /// Admits those of the fresh paths that are as they should be and refer only to such.
+    /// Admits those fresh paths that have no fault and refer only to admitted ones.
     async fn decide(&mut self, fresh: &[StorePath]) {
         let mut faults: HashMap<StorePath, String> = HashMap::new();
         for some in fresh.chunks(AT_ONCE) {
-            faults.extend(self.look_through(some).await);
+            faults.extend(self.scan(some).await);
         }
-        let fresh_ones: HashSet<&StorePath> = fresh.iter().collect();
+        let fresh_set: HashSet<&StorePath> = fresh.iter().collect();
         let mut referrers: HashMap<&StorePath, Vec<&StorePath>> = HashMap::new();
         for path in fresh {
             let Some(known) = self.known.get(path) else { continue };
             for reference in known.info.references.iter().filter(|&reference| reference != path) {
-                if fresh_ones.contains(reference) {
+                if fresh_set.contains(reference) {
                     referrers.entry(reference).or_default().push(path);
                 } else if !self.known.get(reference).is_some_and(|known| known.admitted) {
                     faults.entry(path.clone()).or_insert_with(|| refers_to(reference));
@@ -240,26 +241,26 @@ impl Admission {
         }
     }
 
-    /// Looks at the files of valid paths: are they in the share, and under their own names? Returns what is wrong.
-    async fn look_through(&self, paths: &[StorePath]) -> Vec<(StorePath, String)> {
+    /// Scans the files of valid paths: are they in the share, and under their own names? Returns the faults.
+    async fn scan(&self, paths: &[StorePath]) -> Vec<(StorePath, String)> {
         let inner = Arc::clone(&self.inner);
         let info_of = |path: &StorePath| self.known.get(path).map(|known| Arc::clone(&known.info));
         let all: Vec<_> = paths.iter().filter_map(|path| Some((path.clone(), info_of(path)?))).collect();
         let paths = all.clone();
-        let looking = tokio::task::spawn_blocking(move || {
+        let scan = tokio::task::spawn_blocking(move || {
             let fault = |(path, info): (StorePath, Arc<PathInfo>)| {
                 let why = inner.fault_of(&path, &info.nar_hash)?;
                 Some((path, why))
             };
             paths.into_iter().filter_map(fault).collect()
         });
-        // It fails only if it panics or the program ends; then nothing is known to be in order.
-        looking.await.unwrap_or_else(|e| all.into_iter().map(|(path, _)| (path, e.to_string())).collect())
+        // This fails only on a panic or at the program's end; then no path is known to be in order.
+        scan.await.unwrap_or_else(|e| all.into_iter().map(|(path, _)| (path, e.to_string())).collect())
     }
 }
 
 impl Inner {
-    /// What is wrong with the files of a valid path. Blocks.
+    /// The fault of a valid path's files, if there is one. Blocks.
     fn fault_of(&self, path: &StorePath, nar_hash: &str) -> Option<String> {
         let root = self.settings.store_dir.join(path.name());
         let known = self.verdicts().get(path, nar_hash);
@@ -275,7 +276,7 @@ impl Inner {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Some(format!("it is not in the shared directory {}", self.settings.store_dir.display()))
             }
-            Err(e) => Some(format!("it cannot be looked through: {e}")),
+            Err(e) => Some(format!("it cannot be scanned: {e}")),
         }
     }
 }

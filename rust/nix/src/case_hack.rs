@@ -1,8 +1,8 @@
-//! Which paths lie in the host's store under other names than their own, and what is remembered of that.
+//! Finds store paths whose files have other names on the host's disk than in Nix, and remembers the result.
 //!
-//! On a volume that doesn't tell capitals from small letters Nix restores `a` and `A` as `a` and `A~nix~case~hack~1`, and
-//! undoes it when it reads the path. A guest that sees the files themselves would see the wrong names. Store paths never
-//! change, so each is looked through once: verdicts are kept by path and hash of its contents.
+//! On a case-insensitive volume Nix restores `a` and `A` as `a` and `A~nix~case~hack~1`, and reverses that when it
+//! reads the path. A guest reads the files directly and would see the wrong names. Store paths never change, so each is
+//! scanned once: verdicts are kept by path and by hash of the contents.
 
 use super::{journal::Journal, path::StorePath};
 use dvn_types::Report;
@@ -13,16 +13,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What Nix puts between a name and a number when a name clashes.
+/// The text that Nix puts between a clashing name and a number.
 const MARK: &[u8] = b"~nix~case~hack~";
 
-/// Most entries that are looked at in one path. The largest known packages have some hundred thousand.
+/// Most entries scanned in one path. The largest known packages have some hundred thousand.
 const MOST_ENTRIES: u64 = 20_000_000;
 
-/// Most verdicts that are kept; then it begins anew.
+/// Most verdicts kept. Beyond that the list starts over.
 const MOST_VERDICTS: usize = 200_000;
 
-/// The first name below `root` that is not the file's own. Follows no links. Fails if something cannot be read.
+/// The first changed name below `root`. Follows no links. Fails if something cannot be read.
 pub fn changed_name(root: &Path) -> io::Result<Option<String>> {
     if !fs::symlink_metadata(root)?.is_dir() {
         return Ok(None);
@@ -48,14 +48,15 @@ pub fn changed_name(root: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// What was found in a path with these contents.
+/// The result for a path with these contents.
 #[derive(Debug)]
 struct Verdict {
     nar_hash: Box<str>,
     changed: Option<Box<str>>,
 }
 
-/// Verdicts in memory and on disk. A line is the path's name, the hash of its contents, and the changed name if any.
+/// Verdicts in memory and on disk. A line has the path's name, the hash of its contents, and the changed name if there
+/// is one.
 #[derive(Debug)]
 pub struct Verdicts {
     known: HashMap<StorePath, Verdict>,
@@ -63,7 +64,7 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// Reads them. Lines that make no sense are skipped: the paths will be looked through again.
+    /// Reads the verdicts. Skips malformed lines: those paths are scanned again.
     pub fn open(path: &Path) -> Result<Verdicts, Report> {
         let (mut journal, lines) = Journal::open(path)?;
         let known: HashMap<_, _> = lines.iter().filter_map(|line| parse(line)).collect();
@@ -74,13 +75,13 @@ impl Verdicts {
         Ok(Verdicts { known, journal })
     }
 
-    /// What is known of a path with these contents: `Some(None)` means that all its names are its own.
+    /// The verdict for a path with these contents: `Some(None)` means that no name is changed.
     pub fn get(&self, path: &StorePath, nar_hash: &str) -> Option<Option<String>> {
         let verdict = self.known.get(path)?;
         (*verdict.nar_hash == *nar_hash).then(|| verdict.changed.as_deref().map(str::to_owned))
     }
 
-    /// Remembers. A disk that takes no more only means that the path will be looked through again.
+    /// Stores a verdict. If the disk is full the path is scanned again later.
     pub fn remember(&mut self, path: &StorePath, nar_hash: &str, changed: Option<&str>) {
         let written = if self.known.len() < MOST_VERDICTS {
             self.journal.append(&line(path, nar_hash, changed)).map_err(|e| e.to_string())
@@ -89,7 +90,7 @@ impl Verdicts {
             self.journal.replace(line(path, nar_hash, changed).as_bytes()).map_err(|e| e.to_string())
         };
         if let Err(e) = written {
-            tracing::warn!("cannot keep what was found out about a store path: {e}");
+            tracing::warn!("cannot store the result of scanning a store path: {e}");
         }
         self.known.insert(path.clone(), Verdict { nar_hash: nar_hash.into(), changed: changed.map(Into::into) });
     }

@@ -1,50 +1,50 @@
-//! What can be told about the gate.
+//! Figures about the gate, for status displays.
 
 use std::collections::BTreeMap;
 
-/// Refused paths that are kept for showing.
+/// Refused paths that are kept for display.
 const MOST_REFUSED: usize = 100;
 
-/// What a status shows of the host's store.
+/// Figures about the host's store for a status display.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreFigures {
-    /// Paths that the guest was told of, and uses in place.
+    /// Paths whose description the guest has, and which it uses in place.
     pub shared_paths: u64,
-    /// Their size in bytes, as archives.
+    /// Sum of their NAR sizes in bytes.
     pub shared_bytes: u64,
-    /// Paths that are valid on the host and not for the guest, in full, and why. At most a hundred.
+    /// Full paths that are valid on the host but not for the guest, each with the reason. At most a hundred.
     pub refused: Vec<(String, String)>,
-    /// Connections of the guest that are being served.
+    /// Connections of the guest being served.
     pub connections: u64,
-    /// Connections that were not let in: too many, or without the token.
+    /// Connections that were refused: too many, or without the token.
     pub turned_away: u64,
-    /// Requests that were refused because they would change the store, or are not known.
+    /// Requests that were refused because they would change the store, or because they are unknown.
     pub denied: u64,
-    /// How the last connection to the host's daemon went.
+    /// Outcome of the last connection to the host's daemon.
     pub upstream: UpstreamState,
-    /// Why the gate was closed, if it was.
+    /// Why the gate is closed, if it is.
     pub closed: Option<String>,
 }
 
-/// How the last connection to the host's daemon went.
+/// Outcome of the last connection to the host's daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamState {
-    /// There was none yet.
+    /// There was no connection yet.
     #[default]
     Untried,
-    /// It answered.
+    /// The daemon answered.
     Answers {
-        /// Its version, in its own words.
+        /// The daemon's own version text.
         version: String,
     },
-    /// It did not.
+    /// The daemon did not answer.
     Fails {
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }
 
-/// What is counted as it happens.
+/// Counters, updated as things happen.
 #[derive(Debug, Default)]
 pub struct Record {
     refused: BTreeMap<String, String>,
@@ -56,41 +56,41 @@ pub struct Record {
 }
 
 impl Record {
-    /// Closes the gate; false if it was closed before.
+    /// Closes the gate. False if it was closed before.
     pub fn close(&mut self, why: &str) -> bool {
         let first = self.closed.is_none();
         self.closed.get_or_insert_with(|| why.to_owned());
         first
     }
-    /// Opens it again.
+    /// Opens the gate again.
     pub fn reopen(&mut self) {
         self.closed = None;
     }
-    /// Why it is closed.
+    /// Why the gate is closed.
     pub fn closed(&self) -> Option<&str> {
         self.closed.as_deref()
     }
-    /// A connection has begun.
+    /// Counts a connection that begins.
     pub fn connected(&mut self) {
         self.connections += 1;
     }
-    /// A connection has ended.
+    /// Counts a connection that ends.
     pub fn disconnected(&mut self) {
         self.connections -= 1;
     }
-    /// A connection was not let in.
+    /// Counts a connection that was refused.
     pub fn turned_away(&mut self) {
         self.turned_away += 1;
     }
-    /// A request was refused.
+    /// Counts a request that was refused.
     pub fn denied(&mut self) {
         self.denied += 1;
     }
-    /// The host's daemon was contacted.
+    /// Stores the outcome of a connection to the host's daemon.
     pub fn upstream(&mut self, state: UpstreamState) {
         self.upstream = state;
     }
-    /// A path is valid on the host and not for the guest; true if that is news.
+    /// Stores a path that is valid on the host but not for the guest. True if this is new.
     pub fn refused(&mut self, path: String, why: &str) -> bool {
         if self.refused.len() >= MOST_REFUSED && !self.refused.contains_key(&path) {
             return false;
@@ -98,14 +98,14 @@ impl Record {
         self.refused.insert(path, why.to_owned()).is_none()
     }
 
-    /// A path is valid for the guest. It may have been refused before, with other contents.
+    /// Removes a path from the refused ones: it may have been refused before, with other contents.
     pub fn admitted(&mut self, path: impl FnOnce() -> String) {
         if !self.refused.is_empty() {
             self.refused.remove(&path());
         }
     }
 
-    /// All of it; what the ledger knows is to be added.
+    /// All figures except those from the known paths, which the caller adds.
     pub fn figures(&self) -> StoreFigures {
         StoreFigures {
             shared_paths: 0,

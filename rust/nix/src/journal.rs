@@ -1,6 +1,5 @@
-//! A file of lines that only grows, until it is written anew. What was appended is there after a crash of this program;
-//! after a crash of the computer it is there from the last sync on, but for an unfinished line at the end,
-//! which is cut off.
+//! A file of lines that is only appended to, or replaced as a whole. Appended lines survive a crash of this program.
+//! After a crash of the computer the lines up to the last sync survive; an unfinished last line is cut off.
 
 use dvn_host::{
     files::{state_error, write_atomic},
@@ -23,7 +22,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens it and reads its lines; a file that is not there has none.
+    /// Opens the file and reads its lines. A missing file has none.
     pub fn open(path: &Path) -> Result<(Journal, Vec<String>), Report> {
         let bytes = match regular_file::read(path) {
             Ok(bytes) => bytes,
@@ -49,7 +48,7 @@ impl Journal {
             }
         };
         if let Err(e) = file.write_all(text.as_bytes()) {
-            // A part of it may be there, and the next line must not begin in its middle.
+            // Part of the text may be in the file; the next line must not begin in its middle.
             file.set_len(self.length)?;
             return Err(e);
         }
@@ -57,7 +56,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes the file anew.
+    /// Replaces the file.
     pub fn replace(&mut self, contents: &[u8]) -> Result<(), Report> {
         write_atomic(&self.path, contents, 0o600)?;
         self.file = None;
@@ -65,7 +64,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Another handle of the file if there was anything to append, for [`File::sync_data`], which takes its time.
+    /// Another handle of the file, if anything was appended, for [`File::sync_data`], which is slow.
     pub fn handle(&self) -> Option<File> {
         self.file.as_ref()?.try_clone().ok()
     }

@@ -1,22 +1,22 @@
-//! What may be asked through the gate, by the numbers of the worker protocol: a list of what is allowed, and nothing else.
+//! The operations of the worker protocol that the gate allows: an allow-list.
 //!
-//! Of what is refused the shape of the request is known where it has a fixed one, so that the connection stays in step and
-//! serves the next request. Requests that carry files have none; after them the connection is closed.
+//! For refused operations with a fixed request shape the shape is listed too, so that the connection stays in sync and
+//! can serve the next request. Requests that carry files have no fixed shape; the connection is closed after them.
 
 use Operation::{Allowed, Refused, Unknown};
 
-/// What is answered.
+/// Allowed operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Is it valid?
+    /// Is the path valid?
     IsValidPath,
     /// Which paths refer to it?
     Referrers,
     /// Hold it while this connection lasts.
     AddTempRoot,
-    /// The client's settings. Read and forgotten.
+    /// The client's settings. Read and ignored.
     SetOptions,
-    /// Everything that is valid.
+    /// All valid paths.
     AllValidPaths,
     /// Hash, size, references, signatures.
     PathInfo,
@@ -24,17 +24,17 @@ pub enum Query {
     PathFromHashPart,
     /// Which of these are valid?
     ValidPaths,
-    /// Which of these could be downloaded? None: this is no substituter.
+    /// Which of these could be downloaded? None: the gate is not a substituter.
     SubstitutablePaths,
-    /// Which derivations make it?
+    /// Which derivations produce it?
     ValidDerivers,
-    /// Which paths does this derivation make?
+    /// Which paths does this derivation produce?
     DerivationOutputMap,
-    /// What was made by this content-addressed derivation? Nothing is known.
+    /// The output of a content-addressed derivation. Always unknown.
     Realisation,
 }
 
-/// A part of a request.
+/// One field of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// A number.
@@ -47,24 +47,24 @@ pub enum Field {
     Map,
 }
 
-/// What is to be done about a number.
+/// What to do with an operation number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// It is answered.
+    /// Answer it.
     Allowed(Query),
-    /// It is refused.
+    /// Refuse it.
     Refused {
-        /// As Nix calls it.
+        /// Nix's name for it.
         name: &'static str,
-        /// What its request consists of, if that can be told.
+        /// The fields of its request, if they are fixed.
         body: Option<&'static [Field]>,
     },
-    /// No operation of the dialect spoken here.
+    /// Not an operation of this protocol version.
     Unknown,
 }
 
 impl Operation {
-    /// The operation of a number, as protocol 1.35 numbers and shapes them.
+    /// Looks up an operation by its number in protocol 1.35.
     pub fn of(number: u64) -> Operation {
         use Field::{List, Map, Number, String};
         let (name, body): (&'static str, Option<&'static [Field]>) = match number {

@@ -1,15 +1,15 @@
-//! Names of store paths. One that has been made here can be joined to a directory: it holds no separator and is neither
-//! empty, hidden nor a way up.
+//! Names of store paths. A `StorePath` can safely be joined to a directory: it has no separator and is neither empty,
+//! hidden nor `..`.
 
 use std::{fmt, sync::Arc};
 
-/// Letters of the hash part.
+/// Characters of the hash part.
 const HASH: usize = 32;
 
-/// Longest name after the hash and its dash.
+/// Longest name in bytes after the hash and its dash.
 const LONGEST: usize = 211;
 
-/// Why a text names no store path.
+/// A text that does not name a store path, and the store directory.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a path in the store {1}")]
 pub struct NotAStorePath(String, String);
@@ -19,7 +19,7 @@ pub struct NotAStorePath(String, String);
 pub struct StorePath(Arc<str>);
 
 impl StorePath {
-    /// From a full path in the store directory `dir`.
+    /// Parses a full path in the store directory `dir`.
     pub fn parse(dir: &str, path: &[u8]) -> Result<StorePath, NotAStorePath> {
         let name = std::str::from_utf8(path).ok().and_then(|path| path.strip_prefix(dir)?.strip_prefix('/'));
         name.and_then(StorePath::from_name).ok_or_else(|| {
@@ -28,7 +28,7 @@ impl StorePath {
         })
     }
 
-    /// From `HASH-NAME`.
+    /// Parses `HASH-NAME`.
     pub fn from_name(name: &str) -> Option<StorePath> {
         let (hash, rest) = name.split_at_checked(HASH)?;
         let rest = rest.strip_prefix('-')?;
@@ -59,7 +59,7 @@ impl fmt::Display for StorePath {
     }
 }
 
-/// Is this the hash part of some store path?
+/// Whether a text can be the hash part of a store path.
 pub fn is_hash_part(text: &str) -> bool {
     text.len() == HASH && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'z') && !b"eotu".contains(&c))
 }

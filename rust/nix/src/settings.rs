@@ -1,43 +1,44 @@
-//! Where the host's store is, and the bounds on what a guest may do with it.
+//! Where the host's store is, and limits on a guest's use of it.
 
 use std::{path::PathBuf, time::Duration};
 
-/// Where the host's store is and where this machine's share of it is remembered.
+/// Where the host's store is, and where this machine's state about it is kept.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     /// Socket of the host's Nix daemon.
     pub daemon_socket: PathBuf,
-    /// The directory that is shared with the guest: where the store's files are.
+    /// The directory shared with the guest, which has the store's files.
     pub store_dir: PathBuf,
-    /// The store as paths name it: `/nix/store`.
+    /// The store directory in path names: `/nix/store`.
     pub logical_dir: String,
-    /// Directory for the files `store-ledger` and `store-verdicts`. It must exist. The ledger goes with the guest's disk.
+    /// Directory for the files `store-ledger` (the known paths) and `store-verdicts`. It must exist. `store-ledger`
+    /// belongs to the guest's disk: delete both together.
     pub state_dir: PathBuf,
-    /// Bounds on what a guest may do.
+    /// Limits on a guest.
     pub limits: Limits,
 }
 
-/// Bounds on what a guest may do.
+/// Limits on a guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections served at once; further ones wait for their turn.
+    /// Connections served at once. Others wait.
     pub connections: usize,
-    /// Connections that may wait. Further ones are refused.
+    /// Connections that may wait. Others are refused.
     pub queue: usize,
-    /// How long each may wait before it is refused.
+    /// How long a connection may wait before it is refused.
     pub turn: Duration,
-    /// Connections that may be about to prove themselves. The oldest gives way to a new one.
+    /// Connections that have not sent the token yet. A new one replaces the oldest.
     pub strangers: usize,
     /// How long a connection may take for its token and the greeting.
     pub greeting: Duration,
     /// How long the host's daemon may take for one answer. It may be collecting garbage.
     pub upstream_answer: Duration,
-    /// Paths that all connections together may have held; one that two hold counts twice.
+    /// Paths that all connections together may hold. A path that two connections hold counts twice.
     pub held: usize,
     /// Items of a list in a request.
     pub list: usize,
-    /// Requests a second of all connections together; more have to wait. Each item of a list counts as one, in what is asked
-    /// and in what is looked at for the answer, and so does each path that is held because another refers to it.
+    /// Requests a second of all connections together; further ones wait. Each item of a list counts as one, in the
+    /// request and in what the answer looks at, and so does each path that is held because another refers to it.
     pub rate: u32,
 }
 

@@ -1,10 +1,10 @@
-//! A connection to the host's Nix daemon, as a client that only asks.
+//! A connection to the host's Nix daemon, as a client that only queries.
 //!
-//! The daemon forks a process for each connection; paths that were held on it ("temporary roots") are let go when it ends.
-//! So one of these is opened for every connection of a guest, and one for every session.
+//! The daemon forks a process for each connection. It releases the paths held by a connection ("temporary roots") when
+//! the connection ends. So every connection of a guest has one of these, and so has every session.
 //!
-//! The rule here: a path is held *before* it is asked about ([`Upstream::hold_and_describe`]). The other way round the
-//! garbage collector could come in between, and the daemon would go on answering from its memory.
+//! Rule: hold a path *before* asking about it ([`Upstream::hold_and_describe`]). Otherwise the garbage collector could
+//! run in between, and the daemon would keep answering from its cache.
 
 use super::{
     path::StorePath,
@@ -20,60 +20,60 @@ use tokio::{
     time::timeout,
 };
 
-/// Requests sent before the answer to the first must have been read.
+/// Requests that are sent before the answer to the first is read.
 const PIPELINE: usize = 1024;
 
 /// Why the host's daemon did not answer a question.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// Nobody answers at its socket.
+    /// Its socket refuses connections.
     #[error("the host's Nix daemon cannot be reached: {0}")]
     Unreachable(io::Error),
-    /// It speaks something else.
+    /// It speaks another protocol version.
     #[error("the host's Nix daemon speaks worker protocol {0}.{1}, and 1.35 or later is needed (Nix 2.18)")]
     Dialect(u64, u64),
-    /// It said something that makes no sense, or the connection broke.
+    /// It sent something malformed, or the connection broke.
     #[error("the connection to the host's Nix daemon failed: {0}")]
     Wire(#[from] WireError),
-    /// It said nothing.
+    /// It sent nothing.
     #[error("the host's Nix daemon did not answer within {0:?}")]
     Silent(Duration),
-    /// It answered with an error. The connection is still good.
+    /// It answered with an error. The connection is still usable.
     #[error("the host's Nix daemon says: {0}")]
     Refused(String),
 }
 
-/// What the host's database says of a valid path.
+/// The host database's description of a valid path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
-    /// Full path of the derivation that made it, or nothing.
+    /// Full path of the derivation that produced it, or empty.
     pub deriver: Vec<u8>,
-    /// Hash of its archive: SHA-256, hexadecimal.
+    /// Hash of its NAR: SHA-256, hexadecimal.
     pub nar_hash: String,
-    /// What it refers to, perhaps itself too.
+    /// The paths it refers to, possibly itself too.
     pub references: Vec<StorePath>,
-    /// When it was registered, in seconds since 1970.
+    /// Time of registration, in seconds since 1970.
     pub registered: u64,
-    /// Size of its archive in bytes.
+    /// Size of its NAR in bytes.
     pub nar_size: u64,
-    /// It was built here.
+    /// Whether it was built on this host.
     pub ultimate: u64,
     /// Signatures.
     pub signatures: Vec<Vec<u8>>,
-    /// Content address, or nothing.
+    /// Content address, or empty.
     pub content_address: Vec<u8>,
 }
 
-/// An open connection, past its greeting. After an error other than [`UpstreamError::Refused`] it is of no more use.
+/// An open connection after its greeting. Unusable after an error other than [`UpstreamError::Refused`].
 #[derive(Debug)]
 pub struct Upstream {
     incoming: Incoming,
     to: OwnedWriteHalf,
-    patience: Duration,
+    answer_timeout: Duration,
     version: String,
 }
 
-/// What comes from the daemon.
+/// The receiving half.
 #[derive(Debug)]
 struct Incoming {
     from: Decoder<BufReader<OwnedReadHalf>>,
@@ -81,31 +81,35 @@ struct Incoming {
 }
 
 impl Upstream {
-    /// Connects and greets. `store_dir` is the store as paths name it; `patience` is for each answer.
-    pub async fn connect(socket: &Path, store_dir: Arc<str>, patience: Duration) -> Result<Upstream, UpstreamError> {
+    /// Connects and greets. `store_dir` is the store directory in path names; `answer_timeout` applies to each answer.
+    pub async fn connect(
+        socket: &Path,
+        store_dir: Arc<str>,
+        answer_timeout: Duration,
+    ) -> Result<Upstream, UpstreamError> {
         let greeting = async {
             let stream = UnixStream::connect(socket).await.map_err(UpstreamError::Unreachable)?;
             let (from, to) = stream.into_split();
             let incoming = Incoming { from: Decoder(BufReader::new(from)), store_dir };
-            let mut upstream = Upstream { incoming, to, patience, version: String::new() };
+            let mut upstream = Upstream { incoming, to, answer_timeout, version: String::new() };
             upstream.greet().await?;
             Ok(upstream)
         };
-        timeout(patience, greeting).await.unwrap_or(Err(UpstreamError::Silent(patience)))
+        timeout(answer_timeout, greeting).await.unwrap_or(Err(UpstreamError::Silent(answer_timeout)))
     }
 
-    /// The daemon's own name for its version.
+    /// The daemon's own version text.
     pub fn version(&self) -> &str {
         &self.version
     }
 
     async fn greet(&mut self) -> Result<(), UpstreamError> {
-        // The two numbers at the end have no meaning any more: processor affinity and reserved space.
+        // The last two numbers no longer have a meaning: processor affinity and reserved space.
         let hello = Encoder::default().number(CLIENT_MAGIC).number(PROTOCOL).number(0).number(0);
         self.to.write_all(hello.as_slice()).await.map_err(WireError::from)?;
         let from = &mut self.incoming.from;
         if from.number().await? != DAEMON_MAGIC {
-            return Err(WireError::Unexpected("this is no Nix daemon".into()).into());
+            return Err(WireError::Unexpected("this is not a Nix daemon".into()).into());
         }
         let theirs = from.number().await?;
         if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
@@ -116,8 +120,8 @@ impl Upstream {
         self.incoming.outcome().await
     }
 
-    /// Holds each path for as long as this connection lasts, and then asks for its description: `None` is "not valid".
-    /// Holding a path that is not valid is no error. The requests of many paths travel together.
+    /// Holds each path while this connection lasts, then asks for its description: `None` means "not valid". Holding an
+    /// invalid path is not an error. The requests for many paths are pipelined.
     pub async fn hold_and_describe(&mut self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, UpstreamError> {
         let mut described = Vec::with_capacity(paths.len());
         for some in paths.chunks(PIPELINE) {
@@ -132,12 +136,12 @@ impl Upstream {
                 }
                 Ok(())
             };
-            exchange(&mut self.to, requests, self.patience, answers).await?;
+            exchange(&mut self.to, requests, self.answer_timeout, answers).await?;
         }
         Ok(described)
     }
 
-    /// Holds paths that are known to be valid, since another connection holds them.
+    /// Holds paths that are known to be valid because another connection holds them.
     pub async fn hold(&mut self, paths: &[StorePath]) -> Result<(), UpstreamError> {
         for some in paths.chunks(PIPELINE) {
             let requests = some.iter().fold(Encoder::default(), |so_far, path| {
@@ -151,13 +155,13 @@ impl Upstream {
                 }
                 Ok(())
             };
-            exchange(&mut self.to, requests, self.patience, answers).await?;
+            exchange(&mut self.to, requests, self.answer_timeout, answers).await?;
         }
         Ok(())
     }
 
-    /// Asks what is answered by a list of paths: referrers, derivers. Of the answer only those are kept that `wanted` accepts;
-    /// beside them how many there were.
+    /// Asks for a list of paths: referrers or derivers. Returns those that `wanted` accepts, and how many there were in
+    /// all.
     pub async fn related(
         &mut self,
         operation: Relation,
@@ -182,7 +186,7 @@ impl Upstream {
             }
             Ok((related, all))
         };
-        exchange(&mut self.to, request, self.patience, answer).await
+        exchange(&mut self.to, request, self.answer_timeout, answer).await
     }
 
     /// The path with this hash part.
@@ -194,10 +198,10 @@ impl Upstream {
             let path = incoming.from.bytes(LONGEST).await?;
             if path.is_empty() { Ok(None) } else { incoming.parse(&path).map(Some) }
         };
-        exchange(&mut self.to, request, self.patience, answer).await
+        exchange(&mut self.to, request, self.answer_timeout, answer).await
     }
 
-    /// The outputs of a derivation: name, and path if it is known, both as the daemon writes them.
+    /// The outputs of a derivation: name, and path if it is known, both in the daemon's notation.
     pub async fn derivation_output_map(&mut self, path: &StorePath) -> Result<Vec<[Vec<u8>; 2]>, UpstreamError> {
         let path = path.within(&self.incoming.store_dir);
         let request = Encoder::default().number(QUERY_DERIVATION_OUTPUT_MAP).bytes(path.as_bytes());
@@ -210,12 +214,12 @@ impl Upstream {
             }
             Ok(map)
         };
-        exchange(&mut self.to, request, self.patience, answer).await
+        exchange(&mut self.to, request, self.answer_timeout, answer).await
     }
 
-    /// Resolves when the daemon has closed the connection, or speaks unasked.
+    /// Resolves when the daemon closes the connection or sends something unasked.
     pub async fn lost(&mut self) {
-        // Whatever there is to read, an end or bytes: nothing was asked.
+        // Nothing was asked, so any input means a lost connection: an end or bytes.
         let _ = self.incoming.from.0.fill_buf().await;
     }
 }
@@ -227,35 +231,35 @@ const QUERY_PATH_FROM_HASH_PART: u64 = 29;
 const QUERY_VALID_DERIVERS: u64 = 33;
 const QUERY_DERIVATION_OUTPUT_MAP: u64 = 41;
 
-/// How the paths that [`Upstream::related`] asks for are related to the one given.
+/// Which paths [`Upstream::related`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// They refer to it.
+    /// Paths that refer to the given one.
     Referrers,
-    /// They are derivations that make it, and are valid.
+    /// Valid derivations that produce it.
     ValidDerivers,
 }
 
-/// Sends requests while the answers are read, since neither side takes everything before the other has spoken.
+/// Sends requests while reading answers, since either side may stop reading until the other has sent something.
 async fn exchange<T>(
     to: &mut OwnedWriteHalf,
     requests: Encoder,
-    patience: Duration,
+    answer_timeout: Duration,
     answers: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
     let send = async { to.write_all(requests.as_slice()).await.map_err(|e| WireError::from(e).into()) };
     let both = async { tokio::try_join!(send, answers) };
-    let ((), answer) = timeout(patience, both).await.unwrap_or(Err(UpstreamError::Silent(patience)))?;
+    let ((), answer) = timeout(answer_timeout, both).await.unwrap_or(Err(UpstreamError::Silent(answer_timeout)))?;
     Ok(answer)
 }
 
 impl Incoming {
-    /// Reads over the daemon's log up to the end of a request.
+    /// Skips the daemon's log up to the end of a request.
     async fn outcome(&mut self) -> Result<(), UpstreamError> {
         self.from.outcome().await?.map_err(UpstreamError::Refused)
     }
 
-    /// The answers to one pair of requests. A path that the daemon refuses to hold is as good as not valid.
+    /// The answers to one pair of requests. A path that the daemon refuses to hold counts as invalid.
     async fn held_and_described(&mut self) -> Result<Option<PathInfo>, UpstreamError> {
         let held = match self.outcome().await {
             Ok(()) => self.from.number().await.map(|_| true)?,

@@ -1,67 +1,67 @@
-//! Words of Nix's worker protocol: numbers of eight bytes, little end first, and strings with their length before them and
-//! zeros after them up to a multiple of eight. A list is its length and then its items.
+//! The encoding of Nix's worker protocol: little-endian numbers of eight bytes, and strings with their length before
+//! them and zero padding to a multiple of eight. A list is its length, then its items.
 //!
-//! The rule here: a length that the other side claims is compared with a limit before anything is done about it, and
-//! memory is taken only for bytes that have arrived.
+//! Rule: a length from the other side is first compared with a limit, and memory is allocated only for bytes that have
+//! arrived.
 
 use std::io;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// What a client says first.
+/// First number from a client.
 pub const CLIENT_MAGIC: u64 = 0x6e69_7863;
-/// What a daemon answers.
+/// First number from a daemon.
 pub const DAEMON_MAGIC: u64 = 0x6478_696f;
 
-/// The one dialect that is spoken with daemons and guests: what Nix 2.18 and Lix have, and all later ones still speak.
+/// The only protocol version spoken with daemons and guests: that of Nix 2.18 and Lix, which later ones still support.
 pub const PROTOCOL: u64 = 1 << 8 | 35;
 
-/// Longest string that a daemon may send: messages of errors, mostly.
+/// Longest string from a daemon, in bytes: mostly error messages.
 pub const LONGEST: usize = 1 << 20;
 
-/// Longest list that a daemon may send: referrers of a C library.
+/// Longest list from a daemon, in items: the referrers of a C library.
 pub const MOST: usize = 1 << 20;
 
-/// Messages with which a daemon begins its answer to a request.
+/// Messages that precede a daemon's answer to a request.
 pub mod message {
     /// A line of the log: a string.
     pub const NEXT: u64 = 0x6f6c_6d67;
-    /// The request has failed: an error in place of the answer.
+    /// The request failed: an error replaces the answer.
     pub const ERROR: u64 = 0x6378_7470;
-    /// The request has been carried out: the answer follows.
+    /// The request succeeded: the answer follows.
     pub const LAST: u64 = 0x616c_7473;
     /// An activity begins: id, level, kind, text, fields, parent.
     pub const START_ACTIVITY: u64 = 0x5354_5254;
-    /// An activity is over: id.
+    /// An activity ends: id.
     pub const STOP_ACTIVITY: u64 = 0x5354_4f50;
-    /// An activity tells something: id, kind, fields.
+    /// A result of an activity: id, kind, fields.
     pub const RESULT: u64 = 0x5253_4c54;
 }
 
-/// Why bytes are not what the protocol says.
+/// Why bytes do not follow the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The connection failed or ended in the middle.
+    /// The connection failed or ended early.
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
-    /// Longer than anything that is asked for here.
+    /// A length exceeds the limit.
     #[error("a {what} of length {length} is longer than the limit of {limit}")]
     TooLong {
         /// String or list.
         what: &'static str,
-        /// As claimed.
+        /// The claimed length.
         length: u64,
-        /// As allowed.
+        /// The limit.
         limit: usize,
     },
-    /// A string is followed by something else than zeros.
+    /// The padding of a string is not zero.
     #[error("a string is not padded with zeros")]
     Padding,
-    /// Something that the protocol doesn't have at this place.
+    /// Something that the protocol doesn't allow at this place.
     #[error("{0}")]
     Unexpected(String),
 }
 
-/// Reads words from a stream.
+/// Reads numbers, strings and lists from a stream.
 #[derive(Debug)]
 pub struct Decoder<R>(pub R);
 
@@ -79,7 +79,7 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
         self.number().await.map(Some)
     }
 
-    /// A string of any bytes, at most `limit` of them.
+    /// A string of any bytes, at most `limit` long.
     pub async fn bytes(&mut self, limit: usize) -> Result<Vec<u8>, WireError> {
         let length = self.length("string", limit).await?;
         let mut bytes = Vec::new();
@@ -96,13 +96,13 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
         Ok(bytes)
     }
 
-    /// A string of text.
+    /// A string in UTF-8.
     pub async fn text(&mut self, limit: usize) -> Result<String, WireError> {
         String::from_utf8(self.bytes(limit).await?)
             .map_err(|_| WireError::Unexpected("a string that should be text is not UTF-8".into()))
     }
 
-    /// The length of a list, whose items come next.
+    /// The length of a list, whose items follow.
     pub async fn length_of_list(&mut self, limit: usize) -> Result<usize, WireError> {
         self.length("list", limit).await
     }
@@ -125,9 +125,9 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
     }
 }
 
-/// What a daemon says before its answer.
+/// What precedes a daemon's answer.
 impl<R: AsyncBufRead + Unpin> Decoder<R> {
-    /// Reads over the daemon's log up to the end of a request: its answer follows, or it has failed for this reason.
+    /// Skips the daemon's log up to the end of a request: its answer follows, or it has failed for this reason.
     pub async fn outcome(&mut self) -> Result<Result<(), String>, WireError> {
         loop {
             match self.number().await? {
@@ -180,17 +180,17 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
     }
 }
 
-/// Collects words that are then written at once.
+/// Collects numbers, strings and lists, to be written at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoder(Vec<u8>);
 
 impl Encoder {
-    /// An answer that begins with [`message::LAST`]: the request has been carried out.
+    /// An answer, beginning with [`message::LAST`]: the request succeeded.
     pub fn done() -> Self {
         Encoder::default().number(message::LAST)
     }
 
-    /// An error in the form that protocol 1.26 and later use.
+    /// An error in the form of protocol 1.26 and later.
     pub fn error(text: &str) -> Self {
         Encoder::default()
             .number(message::ERROR)
@@ -224,7 +224,7 @@ impl Encoder {
         items.iter().fold(self.number(items.len() as u64), |so_far, item| so_far.bytes(item.as_ref()))
     }
 
-    /// What has been collected.
+    /// The encoded bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }

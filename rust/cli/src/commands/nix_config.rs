@@ -10,7 +10,7 @@ use dvn_config::HostFacts;
 use dvn_guest::{
     bundle::Bundle,
     ssh::{
-        block::{Block, patience},
+        block::{Block, connect_timeout},
         keys::{Keys, host_alias},
     },
 };
@@ -117,7 +117,7 @@ pub struct Builder {
     /// Address and port of the ssh door.
     pub listen: String,
     /// How long a connection may wait for the guest.
-    pub patience: Duration,
+    pub connect_timeout: Duration,
     /// The store address of the direct door.
     pub direct_address: String,
     /// The private key with which the guest is entered.
@@ -158,7 +158,7 @@ impl Builder {
             user: &self.guest.user,
             key: &path(&self.user_key),
             known_hosts: &path(&self.known_hosts),
-            patience: self.patience,
+            connect_timeout: self.connect_timeout,
         }
         .text()
     }
@@ -188,7 +188,7 @@ impl NixConfig {
             nested: settings.nested,
             cores: settings.cores,
             listen: listening.unwrap_or_else(|| settings.listen.to_string()),
-            patience: patience(settings),
+            connect_timeout: connect_timeout(settings),
             direct_address: dir.direct_address(),
             user_key: dir.user_key(),
             known_hosts: dir.known_hosts(),
@@ -229,7 +229,7 @@ mod tests {
             nested: false,
             cores: 4,
             listen: "[::1]:31123".to_owned(),
-            patience: Duration::from_secs(390),
+            connect_timeout: Duration::from_secs(390),
             direct_address: "ssh-ng://localhost?remote-program=/state%20dir/connect".into(),
             user_key: "/state/id_ed25519".into(),
             known_hosts: "/state/known_hosts".into(),

@@ -7,7 +7,7 @@ use crate::{
 };
 use clap::Parser;
 use dvn_config::{Config, File, GIB, HostFacts, Settings, Sources};
-use dvn_guest::ssh::{block::patience, keys::host_alias};
+use dvn_guest::ssh::{block::connect_timeout, keys::host_alias};
 use dvn_host::{
     activation::{self, Inherited},
     machine_dir::{MachineDir, StateDir},
@@ -131,7 +131,7 @@ fn builder(settings: &Settings) -> Builder {
         nested: own.nested,
         cores: own.cores,
         listen: own.listen.to_string(),
-        patience: patience(own),
+        connect_timeout: connect_timeout(own),
         direct_address: dir.direct_address(),
         user_key: dir.user_key(),
         known_hosts: dir.known_hosts(),

@@ -6,7 +6,7 @@ use crate::{
     machine::{Machine, Parts},
 };
 use dvn_config::MachineSettings;
-use dvn_host::{lobby::Room, machine_dir::StateDir};
+use dvn_host::{connection_slots::SlotLimits, machine_dir::StateDir};
 use dvn_hypervisor::{
     sim::{Script, Sim},
     sim_agent,
@@ -174,7 +174,7 @@ async fn a_guest_that_nobody_speaks_to_stops_though_a_connection_is_open() {
 #[tokio::test]
 async fn beyond_its_places_a_client_waits_until_one_is_free() {
     let bounds = Bounds::default();
-    let room = Room { strangers: 2, all: 2, ..bounds.room };
+    let room = SlotLimits { unauthenticated: 2, all: 2, ..bounds.room };
     let door = bounded_door(Script::default(), None, Bounds { room, ..bounds }).await;
     let mut crowd = vec![];
     for _ in 0..3 {

@@ -4,7 +4,7 @@
 //! logs in, gets more. How many bytes that takes depends on keys and algorithms, so they are not counted.
 
 use super::turns::Turn;
-use dvn_host::lobby::Place;
+use dvn_host::connection_slots::Slot;
 use std::{
     io,
     pin::Pin,
@@ -27,7 +27,7 @@ pub(super) struct Dialogue<S> {
     lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     abandoned: CancellationToken,
     answered: CancellationToken,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     /// The client has said something since the guest's last answer.
     heard: bool,
     answers: u32,
@@ -36,19 +36,19 @@ pub(super) struct Dialogue<S> {
 }
 
 impl<S> Dialogue<S> {
-    /// Of the client that has this place. Its turn ends at the guest's first word.
-    pub(super) fn new(client: S, place: Arc<Place>, turn: Turn) -> Self {
-        Dialogue { client: Some(client), ..Dialogue::without_client(place, turn) }
+    /// Of the client that has this slot. Its turn ends at the guest's first word.
+    pub(super) fn new(client: S, slot: Arc<Slot>, turn: Turn) -> Self {
+        Dialogue { client: Some(client), ..Dialogue::without_client(slot, turn) }
     }
 
     /// Of a client that is gone: it ends at the guest's first word.
-    pub(super) fn without_client(place: Arc<Place>, turn: Turn) -> Self {
+    pub(super) fn without_client(slot: Arc<Slot>, turn: Turn) -> Self {
         let lost = {
-            let place = Arc::clone(&place);
-            Box::pin(async move { place.lost().await })
+            let slot = Arc::clone(&slot);
+            Box::pin(async move { slot.evicted().await })
         };
         let (abandoned, answered) = Default::default();
-        Dialogue { client: None, lost, abandoned, answered, place, heard: false, answers: 0, turn: Some(turn) }
+        Dialogue { client: None, lost, abandoned, answered, slot, heard: false, answers: 0, turn: Some(turn) }
     }
 
     /// Cancelled when the client goes before the guest's first word.
@@ -71,7 +71,7 @@ impl<S> Dialogue<S> {
     fn client_spoke(&mut self) {
         if self.answers < ANSWERS && !self.heard {
             self.heard = true;
-            self.place.speaks();
+            self.slot.set_speaking();
         }
     }
 
@@ -82,7 +82,7 @@ impl<S> Dialogue<S> {
             self.heard = false;
             self.answers += 1;
             if self.answers == ANSWERS {
-                self.place.is_known();
+                self.slot.set_authenticated();
             }
         }
     }
@@ -91,7 +91,7 @@ impl<S> Dialogue<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.client.is_some() && this.place.is_stranger() && this.lost.as_mut().poll(cx).is_ready() {
+        if this.client.is_some() && this.slot.is_stranger() && this.lost.as_mut().poll(cx).is_ready() {
             return if this.leave() { Poll::Pending } else { Poll::Ready(Err(gone())) };
         }
         let before = buf.filled().len();
@@ -102,7 +102,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
         }
         if buf.filled().len() > before {
             this.client_spoke();
-        } else if this.turn.is_some() && this.place.is_silent() && buf.remaining() > 0 {
+        } else if this.turn.is_some() && this.slot.is_silent() && buf.remaining() > 0 {
             this.leave();
             return Poll::Pending;
         }
@@ -146,24 +146,24 @@ fn gone() -> io::Error {
 mod tests {
     use super::*;
     use crate::ssh_listener::turns::{Client, Limits, Turns};
-    use dvn_host::lobby::{Lobby, Room};
+    use dvn_host::connection_slots::{ConnectionSlots, SlotLimits};
     use futures_util::FutureExt;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-    async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Place>, Turns) {
-        let lobby = Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO });
-        let place = lobby.enter().await;
-        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby);
+    async fn watched() -> (DuplexStream, Dialogue<DuplexStream>, Arc<Slot>, Turns) {
+        let slots = ConnectionSlots::new("a door", SlotLimits { unauthenticated: 9, all: 9, stay: Duration::ZERO });
+        let slot = slots.acquire().await;
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, slots);
         let turn = turns.wait(Client::Silent).await;
         let (client, ours) = duplex(1 << 20);
-        let place = Arc::new(place);
-        (client, Dialogue::new(ours, Arc::clone(&place), turn), place, turns)
+        let slot = Arc::new(slot);
+        (client, Dialogue::new(ours, Arc::clone(&slot), turn), slot, turns)
     }
 
     #[tokio::test]
     async fn answers_make_a_client_known_and_bytes_do_not() {
-        let (mut client, mut door, place, _turns) = watched().await;
+        let (mut client, mut door, slot, _turns) = watched().await;
         door.write_all(&[0; 100_000]).await.unwrap();
         for _ in 0..100 {
             client.write_all(&[0; 1000]).await.unwrap();
@@ -171,14 +171,14 @@ mod tests {
         }
         door.write_all(&[0; 1000]).await.unwrap();
         door.write_all(&[0; 1000]).await.unwrap();
-        assert!(place.is_stranger(), "one answer, however much was said");
+        assert!(slot.is_unauthenticated(), "one answer, however much was said");
         for _ in 1..ANSWERS {
-            assert!(place.is_stranger());
+            assert!(slot.is_unauthenticated());
             client.write_all(b"question").await.unwrap();
             door.read_exact(&mut [0; 8]).await.unwrap();
             door.write_all(b"answer").await.unwrap();
         }
-        assert!(!place.is_stranger());
+        assert!(!slot.is_unauthenticated());
     }
 
     #[tokio::test]
@@ -194,14 +194,14 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_goes_before_the_guests_first_word_leaves_its_turn_until_then() {
         for evicted in [true, false] {
-            let lobby = Lobby::new("a door", Room { strangers: 1, all: 9, stay: Duration::ZERO });
-            let place = Arc::new(lobby.enter().await);
-            let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby.clone());
+            let slots = ConnectionSlots::new("a door", SlotLimits { unauthenticated: 1, all: 9, stay: Duration::ZERO });
+            let slot = Arc::new(slots.acquire().await);
+            let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, slots.clone());
             let (mut client, ours) = duplex(100);
-            let mut door = Dialogue::new(ours, place, turns.wait(Client::Silent).await);
+            let mut door = Dialogue::new(ours, slot, turns.wait(Client::Silent).await);
             let mut newer = None;
             match evicted {
-                true => newer = Some(lobby.enter().await),
+                true => newer = Some(slots.acquire().await),
                 false => client.shutdown().await.unwrap(),
             }
             let mut word = [0; 1];

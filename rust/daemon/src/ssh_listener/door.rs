@@ -1,6 +1,6 @@
 //! The SSH door: a loopback port to which every user of this computer can connect.
 //!
-//! Who a client is, only the guest's sshd finds out; the door sees bytes. So a client is a stranger in the [`Lobby`] until the
+//! Who a client is, only the guest's sshd finds out; the door sees bytes. So a client is a stranger in the [`ConnectionSlots`] until the
 //! guest has answered it a few times ([`Dialogue`]): it gives way to newer ones, and has limited time. One that has sent nothing
 //! comes last: it waits a moment for its first words before it asks for a turn to get to the guest ([`Turns`]).
 
@@ -9,7 +9,7 @@ use super::{
     turns::{Client, Limits, Turn, Turns},
 };
 use crate::{connection::Connection, machine::Machine};
-use dvn_host::lobby::{Lobby, Place, Room};
+use dvn_host::connection_slots::{ConnectionSlots, Slot, SlotLimits};
 use dvn_types::{Report, Service};
 use std::{
     future::pending,
@@ -40,7 +40,7 @@ const TURNS: Limits = Limits { all: 8, silent: 6, silent_beside: 2 };
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Connections at once. Further ones wait in the socket's queue.
-    pub(super) room: Room,
+    pub(super) room: SlotLimits,
     /// How long a client may be a stranger once it is connected to the guest: as long as OpenSSH gives a login.
     pub(super) login: Duration,
 }
@@ -49,7 +49,7 @@ impl Default for Bounds {
     /// An sshd takes 3 MB until somebody has logged in, so that 200 fit into a guest of 1 GiB, and leave it some room; and so many
     /// builds that start at once are strangers for a moment.
     fn default() -> Self {
-        let room = Room { strangers: 200, all: 512, stay: Duration::from_secs(10) };
+        let room = SlotLimits { unauthenticated: 200, all: 512, stay: Duration::from_secs(10) };
         Bounds { room, login: Duration::from_secs(120) }
     }
 }
@@ -60,15 +60,15 @@ pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
 }
 
 pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<Machine>) {
-    let lobby = Lobby::new(format!("the ssh door of {}", machine.name()), bounds.room);
-    let turns = Turns::new(TURNS, lobby.clone());
+    let slots = ConnectionSlots::new(format!("the ssh door of {}", machine.name()), bounds.room);
+    let turns = Turns::new(TURNS, slots.clone());
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let place = Arc::new(lobby.enter().await);
+                let slot = Arc::new(slots.acquire().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
-                tokio::spawn(async move { let_in(client, &machine, &place, &turns, bounds.login).await });
-                // So that each is looked at once before a crowd behind it could take its place.
+                tokio::spawn(async move { let_in(client, &machine, &slot, &turns, bounds.login).await });
+                // So that each is looked at once before a crowd behind it could take its slot.
                 yield_now().await;
             }
             Err(e) => {
@@ -79,22 +79,22 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
     }
 }
 
-async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, turns: &Turns, login: Duration) {
+async fn let_in(mut client: TcpStream, machine: &Machine, slot: &Arc<Slot>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
     let turn = tokio::select! {
         biased;
         // First: what the client has said already counts.
-        turn = its_turn(&client, place, turns) => turn,
-        () = place.lost() => return gave_way(machine),
+        turn = its_turn(&client, slot, turns) => turn,
+        () = slot.evicted() => return gave_way(machine),
     };
     let Some(turn) = turn else { return };
     let mut opening = pin!(machine.open(Service::Ssh));
     let opened = {
         // Words that come while the guest boots count, too.
         let left = async {
-            first_words(&client, place).await;
-            if !place.is_silent() {
+            first_words(&client, slot).await;
+            if !slot.is_silent() {
                 pending().await
             }
         };
@@ -102,7 +102,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
             biased;
             opened = opening.as_mut() => Some(opened),
             () = left => None,
-            () = place.lost() => {
+            () = slot.evicted() => {
                 gave_way(machine);
                 None
             }
@@ -110,10 +110,10 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
     };
     match opened {
         Some(Ok(connection)) => {
-            let client = Dialogue::new(client, Arc::clone(place), turn);
+            let client = Dialogue::new(client, Arc::clone(slot), turn);
             let (abandoned, answered) = (client.abandoned(), client.answered());
             let gives_way = async {
-                place.lost().await;
+                slot.evicted().await;
                 gave_way(machine);
                 // See `finish`.
                 let _ = timeout(ABANDONED, answered.cancelled()).await;
@@ -122,7 +122,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
                 carried = connection.carry(client) => if let Err(e) = carried {
                     tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
                 },
-                () = stays_a_stranger(place, login) => {
+                () = stays_a_stranger(slot, login) => {
                     tracing::debug!(machine = %machine.name(), "a connection did not log in within {login:?}");
                 }
                 () = gives_way => {}
@@ -138,7 +138,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
             drop(client);
             // A boot that only this client wanted need not go on.
             if machine.is_running() {
-                finish(opening, place, turn).await;
+                finish(opening, slot, turn).await;
             }
         }
     }
@@ -152,10 +152,10 @@ fn gave_way(machine: &Machine) {
 ///
 /// The guest starts a server for a client even if that leaves at once. If the turn ended with the client, a crowd whose
 /// connections give way all the time would have the guest start servers faster than it can.
-async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report>>>, place: &Arc<Place>, turn: Turn) {
+async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report>>>, slot: &Arc<Slot>, turn: Turn) {
     let answered = async {
         if let Ok(connection) = opening.await {
-            let _ = connection.carry(Dialogue::<TcpStream>::without_client(Arc::clone(place), turn)).await;
+            let _ = connection.carry(Dialogue::<TcpStream>::without_client(Arc::clone(slot), turn)).await;
         }
     };
     let _ = timeout(ABANDONED, answered).await;
@@ -163,28 +163,28 @@ async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report
 
 /// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not. `None`: it has
 /// left without a word.
-async fn its_turn(client: &TcpStream, place: &Place, turns: &Turns) -> Option<Turn> {
-    let mut words = pin!(first_words(client, place));
+async fn its_turn(client: &TcpStream, slot: &Slot, turns: &Turns) -> Option<Turn> {
+    let mut words = pin!(first_words(client, slot));
     if timeout(FIRST_WORDS, words.as_mut()).await.is_err() {
         tokio::select! {
             () = words => {}
             turn = turns.wait(Client::Silent) => return Some(turn),
         }
     }
-    if place.is_silent() { None } else { Some(turns.wait(Client::Speaking).await) }
+    if slot.is_silent() { None } else { Some(turns.wait(Client::Speaking).await) }
 }
 
 /// Waits until the client has sent something, which stays where it is, or has ended.
-async fn first_words(client: &TcpStream, place: &Place) {
+async fn first_words(client: &TcpStream, slot: &Slot) {
     if let Ok(1..) = client.peek(&mut [0]).await {
-        place.speaks();
+        slot.set_speaking();
     }
 }
 
 /// Resolves when the client is still a stranger after that time.
-async fn stays_a_stranger(place: &Place, login: Duration) {
+async fn stays_a_stranger(slot: &Slot, login: Duration) {
     sleep(login).await;
-    if !place.is_stranger() {
+    if !slot.is_unauthenticated() {
         pending().await
     }
 }

@@ -5,7 +5,7 @@ use super::{
     dialogue::ANSWERS,
     door::Bounds,
 };
-use dvn_host::lobby::Room;
+use dvn_host::connection_slots::SlotLimits;
 use dvn_hypervisor::sim::Script;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// A small door, for its crowds share the descriptors of this process with other tests.
-const ROOM: Room = Room { strangers: 16, all: 32, stay: Duration::from_secs(10) };
+const ROOM: SlotLimits = SlotLimits { unauthenticated: 16, all: 32, stay: Duration::from_secs(10) };
 
 /// More than that door has places.
 const CROWD: usize = 40;
@@ -103,7 +103,7 @@ async fn a_silent_crowd_that_dials_all_the_time_keeps_nobody_out() {
 
 #[tokio::test]
 async fn a_crowd_that_says_something_and_never_logs_in_gives_way_after_its_stay() {
-    let room = Room { stay: Duration::from_secs(1), ..ROOM };
+    let room = SlotLimits { stay: Duration::from_secs(1), ..ROOM };
     let door = bounded_door(Script::default(), None, Bounds { room, ..Bounds::default() }).await;
     let mut before = session(door.address).await;
     let crowd = crowd(&door, b"SSH-2.0-nobody\r\n").await;

@@ -4,7 +4,7 @@
 //! a client which logs in least of all. So clients that have sent something go before those that have not, and of these the newest
 //! before the oldest: what has waited for long among strangers is not in a hurry. The silent go in the order in which they came.
 
-use dvn_host::lobby::Lobby;
+use dvn_host::connection_slots::ConnectionSlots;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,7 @@ pub(super) enum Client {
 /// The turns of one door. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Turns {
-    lobby: Lobby,
+    slots: ConnectionSlots,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -55,10 +55,10 @@ impl Queue {
 }
 
 impl Turns {
-    /// For those in that lobby.
-    pub(super) fn new(limits: Limits, lobby: Lobby) -> Turns {
+    /// For the connections in these slots.
+    pub(super) fn new(limits: Limits, slots: ConnectionSlots) -> Turns {
         let queue = Queue { limits, last: 0, taken: BTreeMap::new(), waiting: BTreeMap::new() };
-        Turns { lobby, queue: Arc::new(Mutex::new(queue)) }
+        Turns { slots, queue: Arc::new(Mutex::new(queue)) }
     }
 
     /// This client's turn, once it comes. May be dropped.
@@ -89,7 +89,7 @@ impl Turns {
             let (client, call) = {
                 let mut queue = self.lock();
                 let next = queue.waiting.last_key_value().map(|(key, _)| *key);
-                let Some(key) = next.filter(|(client, _)| queue.may_go(*client, self.lobby.speaking())) else { return };
+                let Some(key) = next.filter(|(client, _)| queue.may_go(*client, self.slots.speaking())) else { return };
                 let Some(call) = queue.waiting.remove(&key) else { return };
                 *queue.taken.entry(key.0).or_default() += 1;
                 (key.0, call)
@@ -135,17 +135,17 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dvn_host::lobby::Room;
+    use dvn_host::connection_slots::SlotLimits;
     use futures_util::FutureExt;
     use std::{pin::pin, time::Duration};
 
-    fn lobby() -> Lobby {
-        Lobby::new("a door", Room { strangers: 9, all: 9, stay: Duration::ZERO })
+    fn some_slots() -> ConnectionSlots {
+        ConnectionSlots::new("a door", SlotLimits { unauthenticated: 9, all: 9, stay: Duration::ZERO })
     }
 
     #[tokio::test]
     async fn who_speaks_goes_first_the_newest_of_these_and_the_oldest_of_the_silent() {
-        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby());
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, some_slots());
         let first = turns.wait(Client::Silent).await;
         let mut silent = pin!(turns.wait(Client::Silent));
         let mut later = pin!(turns.wait(Client::Silent));
@@ -166,13 +166,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_silent_leave_turns_to_those_who_speak_and_more_while_some_log_in() {
-        let lobby = lobby();
-        let turns = Turns::new(Limits { all: 4, silent: 3, silent_beside: 1 }, lobby.clone());
-        let speaker = lobby.enter().await;
-        speaker.speaks();
+        let slots = some_slots();
+        let turns = Turns::new(Limits { all: 4, silent: 3, silent_beside: 1 }, slots.clone());
+        let speaker = slots.acquire().await;
+        speaker.set_speaking();
         let _silent = turns.wait(Client::Silent).await;
         assert!(turns.wait(Client::Silent).now_or_never().is_none());
-        speaker.is_known();
+        speaker.set_authenticated();
         let _others = [turns.wait(Client::Silent).await, turns.wait(Client::Silent).await];
         assert!(turns.wait(Client::Silent).now_or_never().is_none());
         let _speaks = turns.wait(Client::Speaking).now_or_never().unwrap();
@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_waits_no_more_costs_nobody_a_turn() {
-        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, lobby());
+        let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, some_slots());
         let first = turns.wait(Client::Speaking).await;
         for _ in 0..10 {
             assert!(turns.wait(Client::Speaking).now_or_never().is_none());

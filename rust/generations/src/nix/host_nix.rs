@@ -1,47 +1,47 @@
-//! The host's `nix`, as one machine uses it.
+//! The host's `nix`, configured for one machine.
 
 use dvn_types::Report;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-/// A `nix` of the host, for one machine.
+/// The host's `nix`, configured for one machine.
 #[derive(Clone, Debug)]
 pub struct Nix {
-    /// Where it is, if configured.
+    /// Its directory, if configured.
     pub programs: Option<PathBuf>,
-    /// `PATH` of the daemon.
+    /// The daemon's `PATH`.
     pub search_path: OsString,
-    /// All other variables that it gets.
+    /// All other environment variables.
     pub environment: Vec<(OsString, OsString)>,
-    /// The guest's store.
+    /// The store address of the guest.
     pub address: String,
-    /// Where its output goes.
+    /// The log file for its output.
     pub log: PathBuf,
-    /// How long nothing may be heard of it.
-    pub patience: Patience,
+    /// How long its programs may be silent.
+    pub time_limits: TimeLimits,
 }
 
-/// Why there is no bundle.
+/// Why a build has no bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Something could not be reached; another time it may.
-    Passing(Report),
-    /// The recipe itself, or this host: it would fail again.
-    Lasting(Report),
+    /// Something could not be reached; a retry may succeed.
+    Temporary(Report),
+    /// The recipe's or this host's fault: a retry would fail again.
+    Permanent(Report),
 }
 
-/// How long nothing may be heard of a step.
+/// How long a step may be silent.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// How long a `nix` may print nothing: it is told to name each path that is copied, so that this is the time for one path,
-    /// also when the guest downloads it. After that only a build in the guest excuses it, and that for ever: compilers may be
-    /// silent for hours.
+pub struct TimeLimits {
+    /// How long a `nix` may print nothing. It prints each path that is copied, so this is the time for one path, also
+    /// when the guest downloads it. Beyond that it continues only while the guest builds, without a limit: compilers
+    /// may be silent for hours.
     pub silence: Duration,
-    /// How long the result may not move on while it is fetched.
-    pub standstill: Duration,
+    /// How long a transfer of the result may stall.
+    pub stall: Duration,
 }
 
-impl Default for Patience {
+impl Default for TimeLimits {
     fn default() -> Self {
-        Patience { silence: Duration::from_secs(15 * 60), standstill: Duration::from_secs(5 * 60) }
+        TimeLimits { silence: Duration::from_secs(15 * 60), stall: Duration::from_secs(5 * 60) }
     }
 }

@@ -1,18 +1,17 @@
-//! The programs of one build: what they print is kept, and one that falls silent is ended.
+//! Runs the programs of one build: logs their output, and ends a silent one.
 //!
 //! ```text
 //!  nix ──▶ log, answer              nix store dump-path ──▶ bytes, counted ──▶ nix-store --restore
-//!    └─ silent: does the guest                         ├─ silent             ├─ more than was announced
-//!       build? else ended                              └─ the host's volume is nearly full
+//!    └─ silent, and the guest                           ├─ silent             ├─ more than was announced
+//!       does not build: ended                           └─ the host's volume is nearly full
 //! ```
 //!
-//! The rules: nothing is waited for without a limit, since the lease of a build keeps the guest for as long; and nothing that
-//! the guest says of a size is believed. Each program leads a process group, and the group ends with it: `nix` has an `ssh`
-//! or a `connect` of its own.
+//! Rules: every wait has a limit, since a build's lease keeps the guest running; no size from the guest is trusted.
+//! Each program leads a process group, and the group ends with it: `nix` starts an `ssh` or a `connect` itself.
 
 use super::{
+    free_space,
     host_nix::{Failure, Nix},
-    room,
 };
 use bytesize::ByteSize;
 use dvn_host::log_file::{self, LogFile};
@@ -33,15 +32,15 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// Longest answer that is read from a program, in bytes.
+/// Longest answer of a program, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// Bytes of the result that are passed on at once, and after how many of them the host's volume is looked at: less than that
-/// of an archive makes files of some tens of MiB at most, if they are all tiny.
+/// Bytes of the result that are copied at once, after which the free space of the host's volume is checked. A chunk of
+/// an archive becomes files of some tens of MiB at most, if all are tiny.
 const CHUNK: usize = 128 << 10;
 const LOOK_EVERY: u64 = 1 << 20;
 
-/// Lines of the log that an error repeats.
+/// Log lines that an error repeats.
 const LOG_LINES: usize = 3;
 
 /// One build.
@@ -52,29 +51,29 @@ pub(super) struct Job<'a> {
     pub(super) log: LogFile,
     /// The agent of the guest that builds.
     pub(super) agent: &'a dyn GuestAgent,
-    /// Room to leave on the host's volume, in bytes.
+    /// Space to keep free on the host's volume, in bytes.
     pub(super) least_free: u64,
 }
 
-/// Why a step did not succeed. The log has more.
+/// Why a step failed. The log has more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum JobError {
     /// A program failed.
     Failed(String),
-    /// It was ended, because nothing moved or too much did.
+    /// It was ended because it stalled or exceeded a limit.
     Ended(String),
 }
 
-impl Trouble {
+impl JobError {
     pub(super) fn why(&self) -> &str {
-        let (Trouble::Failed(why) | Trouble::Ended(why)) = self;
+        let (JobError::Failed(why) | JobError::Ended(why)) = self;
         why
     }
 }
 
 impl Job<'_> {
-    /// Runs `nix`; what it prints, trimmed.
-    pub(super) async fn nix(&mut self, args: &[&str]) -> Result<String, Trouble> {
+    /// Runs `nix`. Returns its output, trimmed.
+    pub(super) async fn nix(&mut self, args: &[&str]) -> Result<String, JobError> {
         self.note(args);
         let mut nix = Running::start(self.command("nix", args))?;
         let (stdout, stderr) = (nix.0.stdout.take(), nix.0.stderr.take());
@@ -83,60 +82,61 @@ impl Job<'_> {
             let (answer, ()) = tokio::join!(read(stdout, &heard), keep(stderr, &mut self.log, &heard));
             nix.ended("nix").await.map(|()| String::from_utf8_lossy(&answer).trim().to_owned())
         };
-        let (agent, limit) = (self.agent, self.nix.patience.silence);
+        let (agent, limit) = (self.agent, self.nix.time_limits.silence);
         let outcome = tokio::select! {
             outcome = run => outcome,
             () = silence(&heard, limit, agent) => {
-                Err(Trouble::Ended(format!("nix printed nothing for {limit:?} while the guest built nothing, and was ended")))
+                Err(JobError::Ended(format!("nix printed nothing for {limit:?} while the guest built nothing, and was ended")))
             }
         };
         self.explained(outcome)
     }
 
-    /// Joins the program that sends with the one that unpacks. No more than `announced` bytes are passed on.
-    pub(super) async fn fetch(&mut self, path: &str, announced: Option<u64>, place: &Path) -> Result<(), Trouble> {
+    /// Connects the sending program to the unpacking one. Copies at most `announced` bytes.
+    pub(super) async fn fetch(&mut self, path: &str, announced: Option<u64>, place: &Path) -> Result<(), JobError> {
         let args = ["store", "dump-path", "--store", &self.nix.address, path];
         self.note(&args);
         let dump = Running::start(self.command("nix", &args))?;
         let mut restore = self.command("nix-store", &["--restore", &place.to_string_lossy()]);
         restore.stdin(Stdio::piped()).stdout(Stdio::null());
         let restore = Running::start(restore)?;
-        let bounds = Bounds {
+        let limits = TransferLimits {
             announced,
-            volume: room::volume_of(place),
+            volume: free_space::volume_of(place),
             least_free: self.least_free,
-            standstill: self.nix.patience.standstill,
+            stall: self.nix.time_limits.stall,
         };
-        let outcome = join(dump, restore, &bounds, &mut self.log).await;
+        let outcome = join(dump, restore, &limits, &mut self.log).await;
         self.explained(outcome)
     }
 
-    /// What the user is told of a failure: the last words of the log.
-    pub(super) fn failure(&self, what: &str, trouble: &Trouble) -> dvn_types::Report {
+    /// The report of a failure, with the last lines of the log.
+    pub(super) fn failure(&self, what: &str, error: &JobError) -> dvn_types::Report {
         let lines = log_file::last_lines(&self.nix.log, LOG_LINES).unwrap_or_default();
-        let lines = if lines.is_empty() { trouble.why().to_owned() } else { lines.join(" / ") };
+        let lines = if lines.is_empty() { error.why().to_owned() } else { lines.join(" / ") };
         dvn_types::Report::new(dvn_types::Kind::Bundle, format!("{what}: {lines}"))
             .hint("see the whole log: `darwin-vz-nix logs --build`")
     }
 
-    /// The same, as one that passes or doesn't: a recipe is not to blame for what was ended.
-    pub(super) fn of_the_recipe(&self, what: &str, trouble: &Trouble) -> Failure {
-        let report = self.failure(what, trouble);
-        match trouble {
-            Trouble::Failed(_) => Failure::Lasting(report),
-            Trouble::Ended(_) => Failure::Passing(report),
+    /// The same, as a permanent failure if a program failed, or a temporary one if it was ended: that is not the
+    /// recipe's fault.
+    pub(super) fn of_the_recipe(&self, what: &str, error: &JobError) -> Failure {
+        let report = self.failure(what, error);
+        match error {
+            JobError::Failed(_) => Failure::Permanent(report),
+            JobError::Ended(_) => Failure::Temporary(report),
         }
     }
 
-    fn explained<T>(&mut self, outcome: Result<T, Trouble>) -> Result<T, Trouble> {
-        if let Err(Trouble::Ended(why)) = &outcome {
-            // A log that cannot be written is no reason not to build; the same goes below.
+    fn explained<T>(&mut self, outcome: Result<T, JobError>) -> Result<T, JobError> {
+        if let Err(JobError::Ended(why)) = &outcome {
+            // A log that cannot be written does not prevent a build. The same applies below.
             let _ = writeln!(self.log, "error: {why}");
         }
         outcome
     }
 
-    /// A program of Nix in an environment of its own: no configuration of some user's, and nothing left in their home.
+    /// A program of Nix with a fixed environment: it reads no user's configuration and leaves nothing in a user's home.
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.env_clear().envs(self.nix.environment.iter().map(|(name, value)| (name, value)));
@@ -145,7 +145,7 @@ impl Job<'_> {
             command.args(["--extra-experimental-features", "nix-command"]);
         }
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: an interrupt at the daemon's terminal is the daemon's to handle.
+        // A separate process group: only the daemon handles an interrupt from its terminal.
         command.process_group(0).kill_on_drop(true);
         command
     }
@@ -155,30 +155,30 @@ impl Job<'_> {
     }
 }
 
-/// A program and its process group, which ends with this.
+/// A program and its process group, which is killed on drop.
 struct Running(Child);
 
 impl Running {
-    fn start(mut command: Command) -> Result<Running, Trouble> {
+    fn start(mut command: Command) -> Result<Running, JobError> {
         let program = command.as_std().get_program().to_owned();
-        let failed = |error| Trouble::Failed(format!("{} cannot be started: {error}", Path::new(&program).display()));
+        let failed = |error| JobError::Failed(format!("{} cannot be started: {error}", Path::new(&program).display()));
         command.spawn().map(Running).map_err(failed)
     }
 
-    async fn ended(&mut self, program: &str) -> Result<(), Trouble> {
-        let describe = |status: ExitStatus| Trouble::Failed(format!("{program} ended with {status}"));
+    async fn ended(&mut self, program: &str) -> Result<(), JobError> {
+        let describe = |status: ExitStatus| JobError::Failed(format!("{program} ended with {status}"));
         match self.0.wait().await {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(describe(status)),
-            Err(error) => Err(Trouble::Failed(format!("{program} was lost: {error}"))),
+            Err(error) => Err(JobError::Failed(format!("{program} cannot be waited for: {error}"))),
         }
     }
 
-    /// Ends the whole group, if the program has not been heard to end: until then its number is nobody else's.
+    /// Kills the whole group, unless the program is known to have ended: until then its number cannot be reused.
     fn end(&self) {
         let leader = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         if let Some(leader) = leader {
-            // Fails where it has just ended.
+            // Fails if it has just ended.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }
@@ -190,7 +190,7 @@ impl Drop for Running {
     }
 }
 
-/// When something was last heard.
+/// The time of the last output.
 struct Heard(Mutex<Instant>);
 
 impl Heard {
@@ -207,7 +207,7 @@ impl Heard {
     }
 }
 
-/// Resolves when nothing has been heard for too long and the guest builds nothing, or does not say.
+/// Resolves when there was no output for too long and the guest does not build, or does not answer.
 async fn silence(heard: &Heard, limit: Duration, agent: &dyn GuestAgent) {
     loop {
         let last = heard.last();
@@ -221,33 +221,39 @@ async fn silence(heard: &Heard, limit: Duration, agent: &dyn GuestAgent) {
     }
 }
 
-/// What a transfer must keep to.
-struct Bounds {
-    /// Bytes that it is said to have.
+/// Limits of a transfer.
+struct TransferLimits {
+    /// Announced size in bytes.
     announced: Option<u64>,
-    /// A directory of the volume that it goes to, and what must stay free there, in bytes.
+    /// A directory of the destination volume, and how many bytes must stay free there.
     volume: PathBuf,
     least_free: u64,
-    /// How long it may not move.
-    standstill: Duration,
+    /// How long it may stall.
+    stall: Duration,
 }
 
-/// Passes on what one program prints to the other until both have ended.
-async fn join(mut dump: Running, mut restore: Running, bounds: &Bounds, log: &mut LogFile) -> Result<(), Trouble> {
+/// Copies the output of one program to the input of the other until both have ended.
+async fn join(
+    mut dump: Running,
+    mut restore: Running,
+    limits: &TransferLimits,
+    log: &mut LogFile,
+) -> Result<(), JobError> {
     let (from, to) = (dump.0.stdout.take(), restore.0.stdin.take());
     let (said, also) = (dump.0.stderr.take(), restore.0.stderr.take());
     let messages = async {
-        // One after the other is safe: what the second says meanwhile is an error message at most, and fits into its pipe.
+        // Reading them one after the other is safe: the second prints an error message at most, which fits into its
+        // pipe.
         let heard = Heard::new();
         keep(said, log, &heard).await;
         keep(also, log, &heard).await;
     };
-    // They are read while bytes pass, and after that for as long as the programs may take to end.
+    // They are read during the copying, and after it for as long as the programs may take to end.
     let mut messages = pin!(messages.fuse());
     let passed = {
         let mut pass = pin!(async {
             match (from, to) {
-                (Some(from), Some(to)) => pass(from, to, bounds).await,
+                (Some(from), Some(to)) => pass(from, to, limits).await,
                 _ => Err("the programs have no pipes".to_owned()),
             }
         });
@@ -268,39 +274,41 @@ async fn join(mut dump: Running, mut restore: Running, bounds: &Bounds, log: &mu
         }
         (dump.ended("nix").await, restore.ended("nix-store").await)
     };
-    let ended = timeout(bounds.standstill, ended).await;
-    passed.map_err(Trouble::Ended)?;
+    let ended = timeout(limits.stall, ended).await;
+    passed.map_err(JobError::Ended)?;
     match ended {
-        // Both are heard: whichever failed first made the other fail.
+        // Both have ended: whichever failed first made the other fail.
         Ok((dumped, restored)) => dumped.and(restored),
-        Err(_) => Err(Trouble::Ended(format!("it was sent, and did not end within {:?}", bounds.standstill))),
+        Err(_) => {
+            Err(JobError::Ended(format!("all of it was sent, but the programs did not end within {:?}", limits.stall)))
+        }
     }
 }
 
-/// Passes bytes on to the end, within these bounds. That the reader has gone is no error here: it says itself why.
-async fn pass(mut from: ChildStdout, mut to: ChildStdin, bounds: &Bounds) -> Result<(), String> {
-    let limit = bounds.standstill;
+/// Copies all bytes within these limits. A reader that has gone is not an error here: its own error follows.
+async fn pass(mut from: ChildStdout, mut to: ChildStdin, limits: &TransferLimits) -> Result<(), String> {
+    let limit = limits.stall;
     let show = |bytes| ByteSize(bytes).display().iec().to_string();
-    let stands = |_| format!("nothing of it has moved for {limit:?}");
+    let stalled = |_| format!("no byte of it was copied for {limit:?}");
     let (mut chunk, mut passed, mut look_at) = (vec![0; CHUNK], 0u64, 0);
     loop {
-        let length = timeout(limit, from.read(&mut chunk)).await.map_err(stands)?;
+        let length = timeout(limit, from.read(&mut chunk)).await.map_err(stalled)?;
         let length = length.map_err(|error| format!("it cannot be read: {error}"))?;
         if length == 0 {
             return Ok(());
         }
         passed = passed.saturating_add(length as u64);
-        if let Some(announced) = bounds.announced.filter(|announced| passed > *announced) {
+        if let Some(announced) = limits.announced.filter(|announced| passed > *announced) {
             return Err(format!("the guest announced {} and sends more", show(announced)));
         }
         if passed >= look_at {
             look_at = passed.saturating_add(LOOK_EVERY);
-            let free = room::free(&bounds.volume).map_err(|report| report.to_string())?;
-            if free < bounds.least_free {
-                return Err(format!("{} has no more than {} free", bounds.volume.display(), show(free)));
+            let free = free_space::free(&limits.volume).map_err(|report| report.to_string())?;
+            if free < limits.least_free {
+                return Err(format!("{} has no more than {} free", limits.volume.display(), show(free)));
             }
         }
-        if timeout(limit, to.write_all(&chunk[..length])).await.map_err(stands)?.is_err() {
+        if timeout(limit, to.write_all(&chunk[..length])).await.map_err(stalled)?.is_err() {
             return Ok(());
         }
     }
@@ -309,7 +317,7 @@ async fn pass(mut from: ChildStdout, mut to: ChildStdin, bounds: &Bounds) -> Res
 async fn read(stdout: Option<ChildStdout>, heard: &Heard) -> Vec<u8> {
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     let Some(mut stdout) = stdout else { return answer };
-    // To the end, also where it is too long: a program that cannot write waits.
+    // Reads to the end, also beyond the limit: a program that cannot write would block.
     while let Ok(length @ 1..) = stdout.read(&mut buffer).await {
         heard.now();
         answer.extend_from_slice(&buffer[..length.min(MAX_ANSWER.saturating_sub(answer.len()))]);

@@ -1,4 +1,4 @@
-//! The build with a `nix` that is a shell script: what is called, what comes of each failure, and what is left of it.
+//! Builds with a shell script as `nix`: which calls it gets, what each failure causes, and what is left behind.
 
 use super::*;
 use dvn_hypervisor::{
@@ -23,7 +23,7 @@ struct Lab {
     nix: Nix,
 }
 
-/// A `nix` whose verbs are these lines of a shell's `case`.
+/// A `nix` that runs these branches of a shell's `case`.
 fn lab(verbs: &str) -> Lab {
     let tmp = tempfile::tempdir().unwrap();
     let program = |name: &str, text: &str| {
@@ -40,12 +40,12 @@ fn lab(verbs: &str) -> Lab {
         environment: vec![],
         address: "ssh-ng://guest".to_owned(),
         log: tmp.path().join("build.log"),
-        patience: Patience::default(),
+        time_limits: TimeLimits::default(),
     };
     Lab { tmp, nix }
 }
 
-/// Neither gone nor waiting to be reaped by whoever is the parent of orphans here.
+/// Neither gone nor a zombie.
 fn is_alive(pid: rustix::process::Pid) -> bool {
     rustix::process::test_kill_process(pid).is_ok()
         && !fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).is_ok_and(|stat| stat.contains(") Z "))
@@ -58,7 +58,7 @@ impl Lab {
         self.build_in(sim_agent::that_says(|_| Answer::Builds { running: 0 })).await
     }
 
-    /// In a guest with this agent.
+    /// The same, in a guest with this agent.
     async fn build_in(&self, agent: Arc<dyn GuestAgent>) -> Result<String, Failure> {
         let (home, place) = (self.tmp.path().join("home"), self.tmp.path().join("new"));
         let policy = Policy::new(None, Duration::from_secs(60), Duration::from_secs(60));
@@ -69,16 +69,16 @@ impl Lab {
         self.nix.build(&lease, Path::new("/nix/store/r.drv"), &home, &place).await
     }
 
-    /// The numbers that scripts have left in a file, of which nobody is alive any more.
+    /// Waits until all processes whose numbers scripts wrote to a file have ended.
     async fn all_ended(&self, file: &str) {
         let begun = Instant::now();
         let numbers = self.read(file);
         assert!(!numbers.is_empty());
         for number in numbers.lines() {
             let pid = rustix::process::Pid::from_raw(number.trim().parse().unwrap()).unwrap();
-            // Killed at once, and reaped in somebody's own time.
+            // Killed at once; when they are reaped depends on their parent.
             while is_alive(pid) {
-                assert!(begun.elapsed() < Duration::from_secs(60), "{number} lives on");
+                assert!(begun.elapsed() < Duration::from_secs(60), "{number} is still alive");
                 std::thread::sleep(Duration::from_millis(5));
                 tokio::task::yield_now().await;
             }
@@ -97,7 +97,7 @@ async fn the_recipe_goes_in_and_the_bundle_comes_out() {
     assert_eq!(lab.read("new/guest.json"), "nar\n");
     let calls = lab.read("calls");
     let mut calls: Vec<_> = calls.lines().collect();
-    // These two are started together.
+    // These two start concurrently.
     calls[3..].sort_unstable();
     assert_eq!(
         calls,
@@ -113,7 +113,7 @@ async fn the_recipe_goes_in_and_the_bundle_comes_out() {
 }
 
 #[tokio::test]
-async fn each_failure_is_told_with_its_last_words_and_whether_it_will_pass() {
+async fn each_failure_is_reported_with_its_last_lines_and_as_temporary_or_permanent() {
     let failing = |verb: &str| {
         let failure = format!("{verb}) echo 'error: no {verb}' >&2; exit 1 ;;");
         GOOD.split_inclusive(";;")
@@ -123,8 +123,8 @@ async fn each_failure_is_told_with_its_last_words_and_whether_it_will_pass() {
     for (verb, passes) in [("copy", true), ("build", false), ("store", true)] {
         let lab = lab(&failing(verb));
         let (report, passing) = match lab.build().await.unwrap_err() {
-            Failure::Passing(report) => (report, true),
-            Failure::Lasting(report) => (report, false),
+            Failure::Temporary(report) => (report, true),
+            Failure::Permanent(report) => (report, false),
         };
         assert_eq!(passing, passes, "{verb}");
         assert!(report.message.contains(&format!("error: no {verb}")), "{report}");
@@ -135,7 +135,7 @@ async fn each_failure_is_told_with_its_last_words_and_whether_it_will_pass() {
 #[tokio::test]
 async fn what_does_not_fit_is_not_fetched() {
     let lab = lab(&GOOD.replace("/nix/store/x 9", "/nix/store/x 9000000000000000000"));
-    let Err(Failure::Lasting(report)) = lab.build().await else { panic!("it was fetched") };
+    let Err(Failure::Permanent(report)) = lab.build().await else { panic!("it was fetched") };
     assert!(report.kind == Kind::State && report.message.contains("EiB"), "{report}");
     assert!(!lab.read("calls").contains("dump-path"));
 }
@@ -151,17 +151,17 @@ async fn the_programs_end_with_the_build() {
     }
     let pid = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    // Killed at once, and reaped by the runtime in its own time.
+    // Killed at once; the runtime reaps it later.
     while rustix::process::test_kill_process(pid).is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it lives on");
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is still alive");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A `nix` that has a child of its own, and neither prints anything ever again.
+/// A `nix` with a child process; neither ever prints anything again.
 const SILENT: &str = "sleep 6000 & echo $! >> \"$0.pids\"; echo $$ >> \"$0.pids\"; wait ;;";
 
-/// The good script with another way of doing one thing.
+/// The good script with one verb replaced.
 fn good_but(verb: &str, way: &str) -> String {
     format!("{verb}) {way} {GOOD}")
 }
@@ -169,13 +169,15 @@ fn good_but(verb: &str, way: &str) -> String {
 #[tokio::test]
 async fn a_step_that_falls_silent_is_ended_with_all_its_processes_and_may_go_better_another_time() {
     let at_once = ["copy", "build", "path-info", "store"].map(|verb| (verb, SILENT.to_owned()));
-    // And one that has sent everything and does not end.
+    // One that has sent everything and does not end.
     let late = ("store", format!("echo nar; exec >&-; {SILENT}"));
     let steps = at_once.into_iter().chain([late]).map(|(verb, way)| async move {
         let mut lab = lab(&good_but(verb, &way));
         let limit = Duration::from_secs(2);
-        lab.nix.patience = Patience { silence: limit, standstill: limit };
-        let Err(Failure::Passing(report)) = lab.build().await else { panic!("{verb} is the recipe's fault, or done") };
+        lab.nix.time_limits = TimeLimits { silence: limit, stall: limit };
+        let Err(Failure::Temporary(report)) = lab.build().await else {
+            panic!("{verb} is the recipe's fault, or done")
+        };
         assert!(report.message.contains("error: ") && report.message.contains("2s"), "{verb}: {report}");
         lab.all_ended("nix.pids").await;
         assert!(!lab.tmp.path().join("new").exists());
@@ -186,7 +188,7 @@ async fn a_step_that_falls_silent_is_ended_with_all_its_processes_and_may_go_bet
 #[tokio::test]
 async fn a_silent_build_is_left_alone_for_as_long_as_the_guest_says_that_it_builds() {
     let mut lab = lab(&good_but("build", "until [ -e \"$0.go\" ]; do sleep 0.01; done; echo /nix/store/x-bundle ;;"));
-    lab.nix.patience.silence = Duration::from_millis(100);
+    lab.nix.time_limits.silence = Duration::from_millis(100);
     let go = lab.tmp.path().join("nix.go");
     let asked = Arc::<AtomicU32>::default();
     let theirs = Arc::clone(&asked);
@@ -204,7 +206,7 @@ async fn a_silent_build_is_left_alone_for_as_long_as_the_guest_says_that_it_buil
 async fn a_guest_that_sends_more_than_it_announced_is_cut_off() {
     let flood = good_but("store", "echo $$ >> \"$0.pids\"; exec cat /dev/zero ;;");
     let lab = lab(&flood.replace("/nix/store/x 9", "/nix/store/x 3000000"));
-    let Err(Failure::Passing(report)) = lab.build().await else { panic!("it was taken") };
+    let Err(Failure::Temporary(report)) = lab.build().await else { panic!("it was taken") };
     assert!(report.message.contains("announced 2.9 MiB and sends more"), "{report}");
     lab.all_ended("nix.pids").await;
     assert!(!lab.tmp.path().join("new").exists());
@@ -217,7 +219,7 @@ async fn a_volume_that_fills_up_meanwhile_ends_the_fetching() {
     let agent = sim_agent::detached();
     let (programs, home) = (lab.tmp.path().to_owned(), lab.tmp.path());
     let mut job = Job { nix: &lab.nix, programs, home, log, agent: &*agent, least_free: u64::MAX };
-    let Err(Trouble::Ended(why)) = job.fetch("/nix/store/x", None, &lab.tmp.path().join("new")).await else {
+    let Err(JobError::Ended(why)) = job.fetch("/nix/store/x", None, &lab.tmp.path().join("new")).await else {
         panic!("it went on")
     };
     assert!(why.contains("free"), "{why}");

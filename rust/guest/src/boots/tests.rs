@@ -1,4 +1,4 @@
-//! What is kept of boots, and for how long.
+//! Which boots are recorded, and for how long.
 
 use super::*;
 use dvn_host::machine_dir::StateDir;
@@ -13,7 +13,7 @@ fn print(dir: &MachineDir, text: &str) {
     fs::write(dir.console_log(), text).unwrap();
 }
 
-/// A boot that goes well and is over; with a console that says its number, or without any.
+/// A successful boot that is over, with or without a console that shows its number.
 async fn boot(boots: &Boots, dir: &MachineDir, with_console: bool) -> u64 {
     let number = boots.begin(Tried::default());
     if with_console {
@@ -41,7 +41,7 @@ fn panicked() -> Report {
 }
 
 #[tokio::test]
-async fn the_consoles_of_five_boots_are_kept_and_told_apart() {
+async fn the_consoles_of_five_boots_are_kept_under_their_numbers() {
     let (_tmp, dir) = dir();
     let boots = Boots::of(&dir);
     assert_eq!((boots.list(), text(&dir, 0)), (vec![], String::new()));
@@ -75,7 +75,7 @@ async fn both_parts_of_a_long_console_are_set_aside_and_removed_together() {
 }
 
 #[tokio::test]
-async fn a_boot_that_failed_is_told_as_long_as_nothing_newer_failed_and_takes_no_place_of_a_console() {
+async fn a_failed_boot_is_kept_until_a_newer_one_fails_and_replaces_no_console() {
     let (_tmp, dir) = dir();
     let boots = Boots::of(&dir);
     let is_failed = |outcome: &BootOutcome| matches!(outcome, BootOutcome::Failed { .. });
@@ -86,7 +86,7 @@ async fn a_boot_that_failed_is_told_as_long_as_nothing_newer_failed_and_takes_no
     for _ in 0..20 {
         boot(&boots, &dir, true).await;
     }
-    // Of those without a guest there may be many.
+    // There may be many boots without a guest.
     for _ in 0..20 {
         let number = boots.begin(Tried::default());
         boots.failed(&Report::new(Kind::Bundle, "no bundle"));
@@ -118,7 +118,7 @@ async fn a_record_says_what_became_of_a_boot_and_the_first_failure_is_why() {
     boots.failed(&Report::new(Kind::Busy, "it was cancelled"));
     assert_eq!(boots.list()[0].went_wrong(), Some(panicked()));
     let explained = Report::new(Kind::Boot, "the kernel panicked; the console says why: VFS");
-    // Told while the next one is under way.
+    // Recorded while the next boot runs.
     boots.begin(Tried::default());
     boots.explained(number, &explained);
     assert_eq!(boots.list()[1].went_wrong(), Some(explained.clone()));
@@ -133,7 +133,7 @@ async fn a_boot_whose_daemon_died_is_lost_and_the_next_daemon_counts_on() {
     print(&dir, "boot 1");
     boots.ready();
     written(&dir, 1, |outcome| *outcome == BootOutcome::Running).await;
-    assert_eq!(left(&dir)[0].outcome, BootOutcome::Lost, "nobody looks after it");
+    assert_eq!(left(&dir)[0].outcome, BootOutcome::Lost, "no daemon runs");
     let next = Boots::of(&dir);
     assert_eq!(next.list()[0].outcome, BootOutcome::Lost);
     assert_eq!((boot(&next, &dir, true).await, text(&dir, -1).as_str()), (2, "boot 1"));
@@ -141,20 +141,20 @@ async fn a_boot_whose_daemon_died_is_lost_and_the_next_daemon_counts_on() {
 }
 
 #[tokio::test]
-async fn evidence_is_in_no_boots_way() {
+async fn records_prevent_no_boot() {
     let (_tmp, dir) = dir();
     let boots = Boots::of(&dir);
     boot(&boots, &dir, true).await;
     fs::write(path(&dir, 1), "damaged").unwrap();
     fs::write(path(&dir, 7), r#"{"number": 1}"#).unwrap();
     assert_eq!(boot(&boots, &dir, true).await, 8);
-    assert_eq!(boots.list().len(), 1, "what cannot be read is none");
+    assert_eq!(boots.list().len(), 1, "an unreadable record is left out");
     fs::remove_dir_all(dir.boots()).unwrap();
     fs::write(dir.boots(), "no directory").unwrap();
     boot(&boots, &dir, true).await;
     boots.ready();
     assert_eq!(text(&dir, 0), "boot 1");
-    // A machine that was deleted meanwhile stays so.
+    // A machine that was deleted meanwhile stays deleted.
     fs::remove_dir_all(dir.root()).unwrap();
     boots.ended("killed".to_owned());
     boots.begin(Tried::default());

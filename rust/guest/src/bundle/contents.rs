@@ -1,7 +1,7 @@
-//! What is in the files of a bundle, as far as the contract says: a kernel that the hypervisor can start, an initrd to which
-//! the boot payload can be appended, a system image that is whole.
+//! Checks the contents of a bundle's files against the contract: a kernel that the hypervisor can start, an initrd to
+//! which the boot payload can be appended, and a complete system image.
 //!
-//! A guest may have made them. So nothing is read but headers, and no more of them than a real one has.
+//! A guest may have built them. So only headers are read, and no more of them than a real file has.
 
 use super::error::BundleError;
 use dvn_host::regular_file::open_through_links;
@@ -21,7 +21,7 @@ pub(super) const X86_SETUP_MAGIC: usize = 0x202;
 pub(super) const ELF_MACHINE: usize = 18;
 const ELF_X86_64: [u8; 2] = [62, 0];
 
-/// Refuses a kernel that a hypervisor could not start.
+/// Refuses a kernel that a hypervisor cannot start.
 pub(super) fn check_kernel(path: &Path, arch: Arch) -> Result<(), BundleError> {
     let unread = |error| BundleError::File { path: path.to_owned(), error };
     let mut head = Vec::with_capacity(1024);
@@ -52,7 +52,7 @@ pub(super) fn check_kernel(path: &Path, arch: Arch) -> Result<(), BundleError> {
     } else if at(0, b"\x7fELF") {
         "an ELF file for another processor"
     } else {
-        "in a form that is not known"
+        "in an unknown format"
     };
     Err(BundleError::Kernel { path: path.to_owned(), arch, found, needed })
 }
@@ -70,15 +70,15 @@ fn compression(head: &[u8]) -> Option<&'static str> {
     known.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
 }
 
-/// Type of the note with the entry point for hypervisors that need no boot loader, and its owner.
+/// Type of the note with the entry point for hypervisors without a boot loader, and its owner.
 const PVH_NOTE: u32 = 18;
 const PVH_OWNER: &[u8] = b"Xen\0";
 const PROGRAM_NOTE: u32 = 4;
-/// Most program headers, and most bytes of notes, that are looked at: a kernel has five, and some hundred bytes.
+/// Most program headers, and most bytes of notes, that are read: a kernel has five, and some hundred bytes.
 const MOST_HEADERS: usize = 64;
 const MOST_NOTES: u64 = 64 << 10;
 
-/// Whether a 64-bit ELF file has the note with which QEMU starts it.
+/// Whether a 64-bit ELF file has the note that QEMU needs to start it.
 fn has_pvh_note(mut file: &File, head: &[u8]) -> io::Result<bool> {
     let number = |at: usize, length: usize| little(head.get(at..at + length)?);
     let (Some(table), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
@@ -91,7 +91,7 @@ fn has_pvh_note(mut file: &File, head: &[u8]) -> io::Result<bool> {
     for index in 0..count.min(MOST_HEADERS as u64) {
         let Some(at) = table.checked_add(index * size) else { return Ok(false) };
         let mut header = [0; 56];
-        // What is beyond the end, or beyond what a file can be, is not there.
+        // An offset beyond the end, or beyond any possible file, has no header.
         if file.seek(SeekFrom::Start(at)).is_err() || file.read_exact(&mut header).is_err() {
             return Ok(false);
         }
@@ -111,7 +111,7 @@ fn has_pvh_note(mut file: &File, head: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// A note: lengths of owner and content, a type, the owner, the content; both padded to four bytes.
+/// The format of a note: lengths of owner and content, a type, the owner, the content; both padded to four bytes.
 fn notes_have_pvh(mut notes: &[u8]) -> bool {
     let padded = |length: u64| usize::try_from(length.next_multiple_of(4)).unwrap_or(usize::MAX);
     while let Some((head, rest)) = notes.split_at_checked(12) {
@@ -138,13 +138,13 @@ const CPIO_HEADER: usize = 110;
 const CPIO_MAGIC: &[u8] = b"070701";
 /// Name of an archive's last entry.
 const CPIO_END: &[u8] = b"TRAILER!!!";
-/// Most entries, longest name and most zeros between archives that are looked at.
+/// Limits for entries, length of a name, and zeros between archives.
 const MOST_ENTRIES: usize = 1_000_000;
 const LONGEST_NAME: u64 = 4096;
 const MOST_ZEROS: u64 = 1 << 20;
 
-/// Refuses an initrd behind which the boot payload would not be found: it must be whole cpio archives, not compressed, and
-/// one of them must have the program that the kernel starts.
+/// Refuses an initrd after which the kernel would not find the boot payload: it must consist of complete, uncompressed
+/// cpio archives, one of which has the program that the kernel starts.
 pub(super) fn check_initrd(path: &Path) -> Result<(), BundleError> {
     let unfit = |error| BundleError::File { path: path.to_owned(), error };
     let file = open_through_links(path).map_err(unfit)?;
@@ -177,7 +177,7 @@ impl Archive {
         Err(damaged("it has too many files"))
     }
 
-    /// The next entry's name. The archive is at its end then.
+    /// The next entry's name. Moves to the entry's end.
     fn entry(&mut self) -> io::Result<Vec<u8>> {
         let mut header = [0; CPIO_HEADER];
         let there = self.length.saturating_sub(self.at).min(CPIO_HEADER as u64) as usize;
@@ -185,11 +185,11 @@ impl Archive {
         if !header.starts_with(CPIO_MAGIC) {
             let what = match compression(&header[..there]) {
                 Some(compressed) => format!("it is {compressed}, and must not be compressed"),
-                None => "it is no cpio archive (newc)".to_owned(),
+                None => "it is not a cpio archive (newc)".to_owned(),
             };
             return Err(damaged(what));
         }
-        let cut = || damaged("it was cut off: an archive in it is not whole");
+        let cut = || damaged("it was cut off: an archive in it is incomplete");
         let field = |index: usize| {
             let digits = str::from_utf8(&header[6 + 8 * index..14 + 8 * index]).ok()?;
             u64::from_str_radix(digits, 16).ok()
@@ -198,10 +198,10 @@ impl Archive {
             return Err(cut());
         }
         let (Some(size), Some(name_length)) = (field(6), field(11)) else {
-            return Err(damaged("it is no cpio archive (newc): a header has no numbers"));
+            return Err(damaged("it is not a cpio archive (newc): a header has no numbers"));
         };
         if !(1..=LONGEST_NAME).contains(&name_length) {
-            return Err(damaged("it is no cpio archive (newc): a file in it has no name"));
+            return Err(damaged("it is not a cpio archive (newc): a file in it has no name"));
         }
         let contents = (self.at + CPIO_HEADER as u64 + name_length).next_multiple_of(4);
         let end = contents + size;
@@ -210,7 +210,7 @@ impl Archive {
         }
         let mut name = vec![0; name_length as usize];
         self.file.read_exact(&mut name)?;
-        // The padding of the last one may be left out.
+        // The last entry may lack its padding.
         let next = end.next_multiple_of(4).min(self.length);
         self.file.seek_relative(
             i64::try_from(next - self.at).unwrap_or(i64::MAX) - (CPIO_HEADER as i64) - name_length as i64,
@@ -218,12 +218,12 @@ impl Archive {
         self.at = next;
         name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
         if name == CPIO_END && (size, name_length) != (0, CPIO_END.len() as u64 + 1) {
-            return Err(damaged("it is no cpio archive (newc): there is something in its end"));
+            return Err(damaged("it is not a cpio archive (newc): its last entry is not empty"));
         }
         Ok(name)
     }
 
-    /// Zeros between archives, as the kernel skips them; true if nothing follows.
+    /// Skips zeros between archives, as the kernel does. True at the end of the file.
     fn skip_zeros(&mut self) -> io::Result<bool> {
         let mut skipped = 0;
         loop {
@@ -246,7 +246,7 @@ impl Archive {
     }
 }
 
-/// Refuses a system image that no guest can have as its system, or that was not wholly copied.
+/// Refuses a system image without a known file system, or one that is incomplete.
 pub(super) fn check_system(path: &Path) -> Result<(), BundleError> {
     let unfit = |error| BundleError::File { path: path.to_owned(), error };
     let file = open_through_links(path).map_err(unfit)?;

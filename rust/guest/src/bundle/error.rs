@@ -17,26 +17,26 @@ pub enum BundleError {
     Missing {
         /// The bundle.
         dir: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// `guest.json` is no JSON or lacks something.
+    /// `guest.json` is not JSON or lacks a field.
     #[error("{dir}/guest.json is damaged: {error}")]
     Manifest {
         /// The bundle.
         dir: PathBuf,
-        /// Why.
+        /// The cause.
         error: serde_json::Error,
     },
-    /// It was made for another version of this program.
+    /// It has another version of the format.
     #[error("the guest bundle {dir} has version {version}, and this program reads version {VERSION}")]
     Version {
         /// The bundle.
         dir: PathBuf,
-        /// As written.
+        /// The version in `guest.json`.
         version: u64,
     },
-    /// Its agent speaks another version of the protocol.
+    /// Its agent speaks another protocol version.
     #[error(
         "the agent in the guest bundle {dir} speaks protocol {version}, and this program speaks {}",
         dvn_protocol::VERSION
@@ -44,35 +44,35 @@ pub enum BundleError {
     Agent {
         /// The bundle.
         dir: PathBuf,
-        /// As written.
+        /// The version in `guest.json`.
         version: u32,
     },
-    /// It is for another processor.
+    /// It is for another processor architecture.
     #[error("the guest bundle {dir} is for {arch}, and this host can boot {}", list(.can))]
     WrongArch {
         /// The bundle.
         dir: PathBuf,
-        /// As written.
+        /// The architecture in `guest.json`.
         arch: Arch,
         /// What the backend can boot.
         can: Vec<Arch>,
     },
-    /// Something in it cannot be passed on to a hypervisor or to ssh.
+    /// A field is unsafe to pass to a hypervisor or to ssh.
     #[error("{dir}/guest.json has a {field} that cannot be used: {why}")]
     Unfit {
         /// The bundle.
         dir: PathBuf,
-        /// What it is of.
+        /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
-    /// A file is named that leads out of the bundle.
+    /// It names a file outside the bundle.
     #[error("{dir}/guest.json names {name:?}, which is not a file of the bundle")]
     Escapes {
         /// The bundle.
         dir: PathBuf,
-        /// As written.
+        /// The name in `guest.json`.
         name: String,
     },
     /// A file is missing, empty or unreadable.
@@ -80,19 +80,19 @@ pub enum BundleError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// The kernel is in a form that the hypervisor cannot start.
+    /// The kernel has a format that the hypervisor cannot start.
     #[error("the kernel {path} is {found}, and a {arch} guest needs {needed}")]
     Kernel {
         /// The kernel.
         path: PathBuf,
-        /// Whose kernel it should be.
+        /// The guest's architecture.
         arch: Arch,
-        /// What it is.
+        /// The format it has.
         found: &'static str,
-        /// What it should be.
+        /// The format it needs.
         needed: &'static str,
     },
 }
@@ -106,17 +106,17 @@ impl From<BundleError> for Report {
                 .hint("docs/guest-contract.md says what a bundle is and how to build one"),
             BundleError::Missing { .. } => report.hint("check the `bundle` setting: `darwin-vz-nix config`"),
             BundleError::Manifest { .. } | BundleError::Escapes { .. } | BundleError::File { .. } => {
-                report.hint("build the bundle again; it was changed or not wholly copied")
+                report.hint("build the bundle again; it was changed or copied incompletely")
             }
             BundleError::Version { .. } | BundleError::Agent { .. } => {
-                report.hint("take the bundle of the same release as this program")
+                report.hint("use the bundle of the same release as this program")
             }
-            BundleError::WrongArch { .. } => report.hint("take the bundle built for one of those processors"),
-            BundleError::Unfit { .. } => report.hint("docs/guest-contract.md says what may stand there"),
+            BundleError::WrongArch { .. } => report.hint("use a bundle built for one of those processors"),
+            BundleError::Unfit { .. } => report.hint("docs/guest-contract.md says what is allowed there"),
             BundleError::Kernel { arch: Arch::Aarch64, found, .. } if found.contains("gzip") => {
                 report.hint("unpack it: gzip -dc <the kernel >Image, and name that file in guest.json")
             }
-            BundleError::Kernel { .. } => report.hint("build the bundle with such a kernel"),
+            BundleError::Kernel { .. } => report.hint("build the bundle with a kernel in that format"),
         }
     }
 }

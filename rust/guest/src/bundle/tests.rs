@@ -1,6 +1,6 @@
 use super::{
     contents::{ARM64_MAGIC, X86_SETUP_MAGIC},
-    specimen::{erofs, initrd, vmlinux},
+    fixture::{erofs, initrd, vmlinux},
     *,
 };
 use dvn_types::{Kind, Report};
@@ -64,15 +64,15 @@ fn each_fault_is_named() {
         (with("kernel", json!("/etc/passwd")), image.clone(), "not a file of the bundle"),
         (with("kernel", json!("../Image")), image.clone(), "not a file of the bundle"),
         (with("initrd", json!("none")), image.clone(), "No such file"),
-        (with("ssh", json!({"user": "builder@evil"})), image.clone(), "no name of an account"),
-        (with("ssh", json!({"user": "-oProxyCommand=x"})), image.clone(), "no name of an account"),
-        (with("cmdline", json!("quiet\0init=/bin/sh")), image.clone(), "no line"),
-        (with("cmdline", json!("x".repeat(2000))), image.clone(), "no line"),
+        (with("ssh", json!({"user": "builder@evil"})), image.clone(), "not an account name"),
+        (with("ssh", json!({"user": "-oProxyCommand=x"})), image.clone(), "not an account name"),
+        (with("cmdline", json!("quiet\0init=/bin/sh")), image.clone(), "not a single line"),
+        (with("cmdline", json!("x".repeat(2000))), image.clone(), "not a single line"),
         (with("toplevel", json!(" ".repeat(1 << 20))), image.clone(), "longer than 1 MiB"),
         (manifest(), vec![], "empty"),
         (manifest(), [&[0x1f, 0x8b][..], &[0; 2000]].concat(), "compressed with gzip"),
         (manifest(), [&b"MZ\0\0zimg"[..], &[0; 2000]].concat(), "zboot"),
-        (manifest(), vec![7; 2000], "not known"),
+        (manifest(), vec![7; 2000], "unknown format"),
     ];
     for (manifest, kernel, expected) in cases {
         let report = refusal(&manifest, &kernel);
@@ -111,7 +111,7 @@ fn an_x86_elf_without_the_note_that_starts_it_is_refused() {
     }
 }
 
-/// Each rule of the contract's table of `guest.json`, broken.
+/// A violation of each rule in the contract's table of `guest.json`.
 #[test]
 fn each_rule_of_the_contract_about_the_manifest_is_held() {
     let system = json!({"file": "system.img", "role": "system", "readOnly": true});
@@ -145,8 +145,8 @@ fn each_rule_of_the_contract_about_the_manifest_is_held() {
         ("another port of nix", with("nix", json!({"vsockPort": 22})), "it is 22, and the host connects to 24"),
         ("no port of nix", without_nix, "nix"),
         ("a console of its own", with("cmdline", json!("quiet console=ttyS0")), "console"),
-        ("two lines", with("cmdline", json!("quiet\nro")), "no line"),
-        ("a system that is no path", with("toplevel", json!("../x")), "no path of a Nix store"),
+        ("two lines", with("cmdline", json!("quiet\nro")), "not a single line"),
+        ("a system that is no path", with("toplevel", json!("../x")), "not a path in a Nix store"),
         ("a disk of minus one byte", with("minimumDisk", json!(-1)), "damaged"),
         ("features that are no list", with("features", json!("host-store")), "damaged"),
         ("no name", with("kernel", json!("")), "not a file of the bundle"),
@@ -165,7 +165,7 @@ fn each_rule_of_the_contract_about_the_manifest_is_held() {
     }
 }
 
-/// What a file of the bundle may not be; each with another one's name in the error.
+/// Violations of each rule about the bundle's files; each error must name the file and the reason.
 #[test]
 fn each_rule_of_the_contract_about_the_files_is_held() {
     let archive = initrd(&["dev", "init"]);
@@ -177,15 +177,15 @@ fn each_rule_of_the_contract_about_the_files_is_held() {
     wordy[54..62].copy_from_slice(b"no hex! ");
     let gzip = [&[0x1f, 0x8b, 8, 0][..], &[7; 4000]].concat();
     for (what, file, content, expected) in [
-        ("text", "initrd", b"#!/bin/sh\n".to_vec(), "no cpio archive"),
-        ("zeros", "initrd", vec![0; 4096], "no cpio archive"),
-        ("another format of cpio", "initrd", b"070707".repeat(100), "no cpio archive"),
+        ("text", "initrd", b"#!/bin/sh\n".to_vec(), "not a cpio archive"),
+        ("zeros", "initrd", vec![0; 4096], "not a cpio archive"),
+        ("another format of cpio", "initrd", b"070707".repeat(100), "not a cpio archive"),
         ("gzip", "initrd", gzip.clone(), "compressed with gzip"),
         ("zstd", "initrd", [&[0x28, 0xb5, 0x2f, 0xfd][..], &[7; 400]].concat(), "compressed with zstd"),
         ("gzip behind an archive", "initrd", [&archive[..], &[0; 64], &gzip].concat(), "compressed with gzip"),
-        ("text behind an archive", "initrd", [&archive[..], b"text"].concat(), "no cpio archive"),
+        ("text behind an archive", "initrd", [&archive[..], b"text"].concat(), "not a cpio archive"),
         ("cut off in a header", "initrd", archive[..150].to_vec(), "cut off"),
-        ("without its end", "initrd", archive[..archive.len() - 124].to_vec(), "no cpio archive"),
+        ("without its end", "initrd", archive[..archive.len() - 124].to_vec(), "not a cpio archive"),
         ("a file that does not end", "initrd", huge, "cut off"),
         ("a file without a name", "initrd", nameless, "no name"),
         ("a length in words", "initrd", wordy, "no numbers"),
@@ -219,7 +219,8 @@ fn each_rule_of_the_contract_about_the_files_is_held() {
     }
 }
 
-/// A bundle may be links, as in a Nix store, but its files are files: a pipe would have its reader wait for ever.
+/// A bundle may consist of links, as in a Nix store, but its files must be regular: reading a pipe would block for
+/// ever.
 #[test]
 fn what_is_no_file_is_refused_and_nothing_hangs() {
     for file in ["guest.json", "Image", "initrd", "system.img"] {

@@ -1,4 +1,4 @@
-//! The name of what guests were told of the host's store.
+//! The name of the record of known paths.
 
 use dvn_config::MachineSettings;
 use dvn_host::{files::write_atomic, regular_file};
@@ -6,8 +6,8 @@ use dvn_types::{Kind, Report};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Names the record of what guests of this machine were told. A guest's disk remembers the name, and forgets what it has from
-/// another record.
+/// Names the record of paths that this machine's guests know. A guest's disk stores the name, and the guest forgets
+/// paths from another record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Identity {
@@ -18,7 +18,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the file says, if it is there and whole.
+    /// Reads the file. `None` if it is missing or damaged.
     pub fn read(file: &Path) -> Option<Identity> {
         serde_json::from_slice(&regular_file::read(file).ok()?).ok()
     }
@@ -32,7 +32,7 @@ impl Identity {
         }
     }
 
-    /// Whether it is a record of the store that is configured now.
+    /// Whether the record belongs to the configured store.
     pub fn is_of(&self, settings: &MachineSettings) -> bool {
         (&self.store_dir, &self.store_daemon) == (&settings.store_dir, &settings.store_daemon)
     }

@@ -1,4 +1,4 @@
-//! The host's store with agents that only pretend, and no guest.
+//! Sharing with scripted agents, and without a guest.
 
 use super::*;
 use dvn_config::{Config, File, HostFacts, Sources};
@@ -46,7 +46,7 @@ impl Bench {
     }
 }
 
-/// An agent that answers as told, and what it was asked.
+/// An agent with scripted answers, and the requests that it received.
 async fn agent(answer: fn(&Ask) -> Result<Answer, String>) -> (Arc<dyn GuestAgent>, mpsc::UnboundedReceiver<Ask>) {
     let (dial, incoming) = mpsc::channel(1);
     let (asked, asks) = mpsc::unbounded_channel();
@@ -100,7 +100,7 @@ fn a_record_keeps_its_name_until_it_is_of_another_store_or_damaged_or_the_disk_i
 }
 
 #[tokio::test]
-async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_who_connect() {
+async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_connections() {
     let bench = bench();
     let sharing = bench.sharing(&bench.settings);
     let (agent, mut asks) = agent(|_| Ok(Answer::Done)).await;
@@ -118,7 +118,7 @@ async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_who_co
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_leave_the_hosts_store_serves_nobody() {
+async fn a_guest_that_cannot_leave_the_hosts_store_serves_no_connection() {
     let bench = bench();
     let sharing = bench.sharing(&bench.settings);
     let (agent, _asks) = agent(|_| Err("it hangs".to_owned())).await;

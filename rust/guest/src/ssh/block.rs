@@ -1,23 +1,23 @@
-//! What ssh needs to be told of a machine: one `Host` block of its configuration.
+//! A machine's configuration for ssh: one `Host` block.
 //!
-//! ssh takes the first value that it finds for an option. A `Host *` further down in the same configuration adds values for all
-//! that a block leaves open, and some of those end a connection or hang Nix. So the block says everything that another block
-//! could spoil (decision 25). `nix/darwin/builder.nix` writes the same block; a test compares them.
+//! ssh uses the first value that it finds for an option. A later `Host *` in the same configuration adds values for
+//! options that a block leaves open, and some of those end a connection or hang Nix. So the block sets every option
+//! that another block could spoil (decision 25). `nix/darwin/builder.nix` writes the same block; a test compares them.
 //!
-//! The rule: only options that OpenSSH 8.7 knows (macOS 14 has a newer one). ssh refuses its whole configuration for one that it does
-//! not know, whichever host it is asked for.
+//! Rule: only options that OpenSSH 8.7 knows (macOS 14 has a newer one). ssh refuses its whole configuration for one unknown
+//! option, for every host.
 
 use dvn_config::MachineSettings;
 use std::time::Duration;
 
-/// Options with the same value for every machine, in the order in which they are printed. A list that
-/// begins with `+` is ssh's own list.
+/// Options with the same value for every machine, in the order of printing. A list that begins with `+` extends ssh's
+/// own list.
 pub const PINNED: [(&str, &str); 41] = [
-    // How the guest is reached: directly, and by nothing that another block names.
+    // How to reach the guest: directly, ignoring what another block names.
     ("AddressFamily", "any"),
     ("CanonicalizeHostname", "no"),
     ("ProxyCommand", "none"),
-    // Who the guest is: the pinned key, and nothing else.
+    // The guest's identity: the pinned key, and nothing else.
     ("GlobalKnownHostsFile", "/dev/null"),
     ("StrictHostKeyChecking", "yes"),
     ("CheckHostIP", "no"),
@@ -26,14 +26,14 @@ pub const PINNED: [(&str, &str); 41] = [
     ("RevokedHostKeys", "none"),
     ("UpdateHostKeys", "no"),
     ("VerifyHostKeyDNS", "no"),
-    // Who logs in: the one key. The guest's sshd lets nobody try more than six, and an agent's come first.
+    // The client's identity: one key. The guest's sshd allows six attempts, and an agent's keys would come first.
     ("IdentitiesOnly", "yes"),
     ("IdentityAgent", "none"),
     ("PKCS11Provider", "none"),
     ("PubkeyAuthentication", "yes"),
     ("PreferredAuthentications", "publickey"),
     ("BatchMode", "yes"),
-    // A connection is a process's: Nix talks through it, and waits for its end.
+    // One connection per process: Nix talks through it, and waits for its end.
     ("ControlMaster", "no"),
     ("ControlPath", "none"),
     ("ControlPersist", "no"),
@@ -43,7 +43,7 @@ pub const PINNED: [(&str, &str); 41] = [
     ("SessionType", "default"),
     ("StdinNull", "no"),
     ("PermitLocalCommand", "no"),
-    // Nothing beside that.
+    // Nothing besides that.
     ("ClearAllForwardings", "yes"),
     ("ForwardAgent", "no"),
     ("ForwardX11", "no"),
@@ -55,7 +55,7 @@ pub const PINNED: [(&str, &str); 41] = [
     ("RekeyLimit", "default 1d"),
     ("Compression", "no"),
     ("LogLevel", "INFO"),
-    // What both ends know.
+    // Algorithms that both ends support.
     ("HostKeyAlgorithms", "ssh-ed25519"),
     ("PubkeyAcceptedAlgorithms", "ssh-ed25519"),
     ("Ciphers", "+aes128-ctr"),
@@ -63,21 +63,21 @@ pub const PINNED: [(&str, &str); 41] = [
     ("MACs", "+hmac-sha2-256"),
 ];
 
-/// A machine, as ssh is to know it.
+/// A machine's values for its block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
-    /// The name that users and Nix give ssh.
+    /// The name that users and Nix pass to ssh.
     pub alias: &'a str,
     /// Address and port of the ssh door.
     pub listen: &'a str,
     /// The guest's user.
     pub user: &'a str,
-    /// The file of the private key, quoted as ssh's configuration wants it.
+    /// The file of the private key, quoted for ssh's configuration.
     pub key: &'a str,
-    /// The file with the pinned host key, likewise.
+    /// The file with the pinned host key, quoted for ssh's configuration.
     pub known_hosts: &'a str,
     /// How long a connection may wait for the guest.
-    pub patience: Duration,
+    pub connect_timeout: Duration,
 }
 
 impl Block<'_> {
@@ -92,9 +92,9 @@ impl Block<'_> {
             ("IdentityFile", self.key.to_owned()),
             ("UserKnownHostsFile", self.known_hosts.to_owned()),
             ("HostKeyAlias", self.alias.to_owned()),
-            // A loopback address, as the door's is: another block could name one from which there is no way.
+            // A loopback address, like the door's: another block could name one without a route to it.
             ("BindAddress", host.to_owned()),
-            ("ConnectTimeout", self.patience.as_secs().to_string()),
+            ("ConnectTimeout", self.connect_timeout.as_secs().to_string()),
         ];
         own.into_iter().chain(PINNED.map(|(option, value)| (option, value.to_owned()))).collect()
     }
@@ -107,12 +107,12 @@ impl Block<'_> {
     }
 }
 
-/// ssh counts the seconds of its time limit in 32 bits of milliseconds.
+/// ssh stores its time limit in 32 bits of milliseconds.
 const MOST: Duration = Duration::from_secs(1_000_000);
 
-/// How long a connection may wait. Its worst case: the guest before is stopping, the newest generation does not come up, and the
-/// one before it boots.
-pub fn patience(settings: &MachineSettings) -> Duration {
+/// How long a connection may wait. The worst case: the previous guest is stopping, the newest generation does not come
+/// up, and the one before it boots.
+pub fn connect_timeout(settings: &MachineSettings) -> Duration {
     let whole = |time: Duration| Duration::from_secs(time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)));
     let boots = whole(settings.boot_timeout).saturating_mul(2);
     boots.saturating_add(whole(settings.stop_grace)).min(MOST)
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_wait_for_a_guest_is_waited_for() {
+    fn the_timeout_covers_the_longest_wait_for_a_guest() {
         let times =
             |boot_timeout, stop_grace| MachineSettings { boot_timeout, stop_grace, ..MachineSettings::sample() };
         let seconds = Duration::from_secs;
@@ -133,7 +133,7 @@ mod tests {
             (Duration::from_millis(1500), seconds(1), 5),
             (Duration::MAX, Duration::MAX, 1_000_000),
         ] {
-            assert_eq!(patience(&times(boot, stop)), seconds(expected), "{boot:?} {stop:?}");
+            assert_eq!(connect_timeout(&times(boot, stop)), seconds(expected), "{boot:?} {stop:?}");
         }
     }
 
@@ -145,7 +145,7 @@ mod tests {
             user: "builder",
             key: "k",
             known_hosts: "h",
-            patience: Duration::from_secs(9),
+            connect_timeout: Duration::from_secs(9),
         };
         let mut names: Vec<_> = block.options().into_iter().map(|(option, _)| option).collect();
         names.sort_unstable();

@@ -1,4 +1,4 @@
-//! Keys are made once for each machine, by this program, and checked each time they are used.
+//! SSH keys: created once for each machine by this program, and checked at each use.
 
 use dvn_host::{
     files::{state_error, write_atomic, write_new},
@@ -14,19 +14,19 @@ use std::{io, os::unix::fs::PermissionsExt, path::Path};
 pub struct Keys {
     /// The guest's private host key.
     pub host_private: String,
-    /// `ssh-ed25519 AAAA…`: what a client must see.
+    /// `ssh-ed25519 AAAA…`: the key that a client must see.
     pub host_public: String,
-    /// `ssh-ed25519 AAAA…`: what the guest lets in.
+    /// `ssh-ed25519 AAAA…`: the key that the guest accepts.
     pub user_public: String,
 }
 
-/// The name under which ssh knows a machine's guest, whatever address leads to it.
+/// The name under which ssh knows a machine's guest, at any address.
 pub fn host_alias(machine: &MachineName) -> String {
     format!("darwin-vz-{machine}")
 }
 
 impl Keys {
-    /// Reads a machine's keys, makes those that are missing, and writes `known_hosts` and the public key beside them.
+    /// Reads a machine's keys, creates missing ones, and writes `known_hosts` and the public key beside them.
     pub fn ensure(dir: &MachineDir, machine: &MachineName) -> Result<Keys, Report> {
         let user = ensure_key(&dir.user_key())?;
         let host = ensure_key(&dir.host_key())?;
@@ -40,24 +40,24 @@ impl Keys {
         Ok(keys)
     }
 
-    /// What pins the guest's host key, as ssh reads it.
+    /// The line for `known_hosts` that pins the guest's host key.
     pub fn known_hosts_line(&self, machine: &MachineName) -> String {
         known_hosts_line(machine, &self.host_public)
     }
 }
 
-/// As [`Keys::known_hosts_line`], of a host key's public half.
+/// Like [`Keys::known_hosts_line`], for the public half of a host key.
 pub fn known_hosts_line(machine: &MachineName, host_public: &str) -> String {
     format!("{} {host_public}\n", host_alias(machine))
 }
 
-/// The public half of a private key in OpenSSH's text form, or what is wrong with it.
+/// The public half of a private key in OpenSSH's text form, or the problem with it.
 pub fn public_half(private: &str) -> Result<String, String> {
     let key = PrivateKey::from_openssh(private).map_err(|error| error.to_string())?;
     public_text(&key).map_err(|report| report.message)
 }
 
-/// Writes a derived file unless it already says so.
+/// Writes a derived file if its contents differ.
 fn keep(path: &Path, contents: &str) -> Result<(), Report> {
     match regular_file::read(path) {
         Ok(old) if old == contents.as_bytes() => Ok(()),
@@ -71,7 +71,7 @@ fn ensure_key(path: &Path) -> Result<PrivateKey, Report> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)
                 .map_err(|e| Report::new(Kind::Internal, format!("cannot make an Ed25519 key: {e}")))?;
-            // Daemon and `nix-config` may both be the first: whoever is second takes the other's key.
+            // The daemon and `nix-config` may both be first: the second one uses the other's key.
             if write_new(path, private_text(&key)?.as_bytes(), 0o600)? {
                 return Ok(key);
             }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn many_who_are_first_agree_on_one_key() {
+    fn concurrent_first_uses_agree_on_one_key() {
         let (_tmp, dir, name) = machine();
         let made: Vec<String> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..8).map(|_| scope.spawn(|| Keys::ensure(&dir, &name).unwrap().host_public)).collect();

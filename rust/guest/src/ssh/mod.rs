@@ -1,3 +1,3 @@
-//! SSH identities: the key with which this host logs in, the guest's pinned host key, and what ssh and Nix need to use them.
+//! SSH identities: the host's login key, the guest's pinned host key, and the configuration for ssh and Nix.
 pub mod block;
 pub mod keys;

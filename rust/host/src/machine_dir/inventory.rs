@@ -1,33 +1,33 @@
-//! Every file that the program itself keeps in a state directory, and what becomes of one that is no regular file.
+//! Every file that the program itself keeps in a state directory, and what happens if something else is at its path.
 
 use super::{MachineDir, api_token};
 use crate::log_file;
 use dvn_types::MachineName;
 use std::path::{Path, PathBuf};
 
-/// What another kind of file in its place does.
+/// What happens if something other than a regular file is at the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
-    /// It is not replaced. The daemon says so and goes no further: what the file holds, or locks, can be had from nowhere
-    /// else.
+    /// Nothing is replaced: the daemon reports it and stops there. The file's contents, or its lock, cannot be
+    /// recreated.
     Never,
-    /// The file is made anew when it is needed.
+    /// The file is recreated when it is needed.
     Anew,
 }
 
-/// How the daemon opens it.
+/// How the daemon opens the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To read it.
+    /// For reading.
     Read,
-    /// To read and write it.
+    /// For reading and writing.
     Write,
 }
 
 /// A file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is, or would be.
+    /// Its path; it need not exist.
     pub path: PathBuf,
     /// See [`Replaced`].
     pub replaced: Replaced,
@@ -35,7 +35,7 @@ pub struct Entry {
     pub access: Access,
 }
 
-/// All of a daemon with this machine.
+/// All files of a daemon with this machine.
 pub fn files(state_dir: &Path, machine: &MachineName) -> Vec<Entry> {
     let dir = MachineDir::of(state_dir, machine);
     let (generations, store) = (dir.generations(), dir.store_state());

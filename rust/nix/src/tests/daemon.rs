@@ -1,5 +1,5 @@
-//! A Nix daemon made up for these tests: it speaks the protocol, knows the paths it is told of, notes all that it is asked,
-//! and collects garbage as Nix does.
+//! A fake Nix daemon for these tests: it speaks the protocol, knows the paths it is given, records every request, and
+//! collects garbage as Nix does.
 
 use crate::{
     path::StorePath,
@@ -16,14 +16,14 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// What it does otherwise than usual.
+/// Deviations from the usual behaviour.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Manners {
-    /// Minor number of its protocol; 0 is 38.
+pub struct Quirks {
+    /// Minor protocol version; 0 means 38.
     pub minor: u64,
-    /// It talks between answers.
+    /// It sends log messages between answers.
     pub chatty: bool,
-    /// It closes the connection in the middle of the description of a path.
+    /// It closes the connection in the middle of a path's description.
     pub dies: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Manners {
 pub struct World {
     /// Valid paths: hash and references.
     pub paths: BTreeMap<StorePath, (String, Vec<StorePath>)>,
-    pub manners: Manners,
+    pub quirks: Quirks,
     /// Connection, operation, path.
     pub asked: Vec<(u64, u64, String)>,
     /// What each open connection holds.
@@ -40,7 +40,7 @@ pub struct World {
 }
 
 impl World {
-    /// Deletes what nobody holds.
+    /// Deletes paths that no connection holds.
     pub fn collect_garbage(&mut self) {
         let mut live: BTreeSet<StorePath> = BTreeSet::new();
         let mut next: Vec<StorePath> = self.held.values().flatten().cloned().collect();
@@ -54,7 +54,7 @@ impl World {
         self.paths.retain(|path, _| live.contains(path));
     }
 
-    /// Every description was asked for by a connection that held the path by then.
+    /// Asserts that each description was asked for by a connection that held the path by then.
     pub fn assert_held_before_asked(&self) {
         let mut held = BTreeSet::new();
         for (connection, operation, path) in &self.asked {
@@ -84,7 +84,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Ends, with all connections, and comes back knowing the same.
+    /// Stops with all connections and starts again with the same paths.
     pub async fn restart(&mut self) {
         self.accepting.abort();
         while !self.accepting.is_finished() {
@@ -120,7 +120,7 @@ impl Daemon {
     }
 }
 
-/// Temporary roots go when the connection does.
+/// Releases a connection's temporary roots when it ends.
 struct Held(u64, Arc<Mutex<World>>);
 
 impl Drop for Held {
@@ -130,10 +130,10 @@ impl Drop for Held {
 }
 
 async fn serve(stream: UnixStream, id: u64, world: &Mutex<World>) -> Result<(), WireError> {
-    let manners = world.lock().unwrap().manners;
+    let quirks = world.lock().unwrap().quirks;
     let mut peer = Decoder(BufStream::new(stream));
     assert_eq!(peer.number().await?, CLIENT_MAGIC);
-    let minor = if manners.minor == 0 { 38 } else { manners.minor };
+    let minor = if quirks.minor == 0 { 38 } else { quirks.minor };
     let hello = Encoder::default().number(DAEMON_MAGIC).number(1 << 8 | minor);
     say(&mut peer, hello).await?;
     let theirs = peer.number().await? & 0xff;
@@ -147,7 +147,7 @@ async fn serve(stream: UnixStream, id: u64, world: &Mutex<World>) -> Result<(), 
         let argument = String::from_utf8(peer.bytes(1000).await?).unwrap();
         let path = StorePath::parse("/nix/store", argument.as_bytes()).ok();
         let mut answer = Encoder::default();
-        if manners.chatty {
+        if quirks.chatty {
             answer = chatter(answer);
         }
         answer = answer.number(message::LAST);
@@ -180,7 +180,7 @@ async fn serve(stream: UnixStream, id: u64, world: &Mutex<World>) -> Result<(), 
                 other => panic!("the gate must never ask for {other}"),
             };
         }
-        if manners.dies && operation == 26 {
+        if quirks.dies && operation == 26 {
             peer.0.write_all(&answer.as_slice()[..30]).await?;
             return Ok(peer.0.flush().await?);
         }
@@ -194,7 +194,7 @@ async fn say(peer: &mut Decoder<BufStream<UnixStream>>, words: Encoder) -> Resul
     Ok(peer.0.flush().await?)
 }
 
-/// What a daemon may say before each answer.
+/// Log messages that a daemon may send before each answer.
 fn chatter(words: Encoder) -> Encoder {
     words
         .number(message::NEXT)

@@ -1,5 +1,5 @@
-//! Whatever a guest sends: the gate neither panics nor hangs, serves the next connection, and asks the host's daemon for
-//! nothing but queries (the made-up daemon panics at anything else, and the note of it is looked through).
+//! For any input from a guest, the gate neither panics nor hangs, serves the next connection, and sends only queries to
+//! the host's daemon. (The fake daemon panics at anything else, and its record is checked.)
 
 use super::*;
 use proptest::{collection::vec, prelude::*, sample::select};

@@ -1,4 +1,4 @@
-//! Who is let in, and in which dialects.
+//! Which clients are accepted, and in which protocol versions.
 
 use super::*;
 
@@ -7,7 +7,7 @@ async fn every_dialect_since_nix_2_18_is_brought_down_to_one() {
     for minor in 35..=60 {
         let lab = Lab::new();
         lab.add('a', "");
-        lab.world().manners.minor = minor;
+        lab.world().quirks.minor = minor;
         let mut guest = lab.dial().await;
         guest.greet(minor).await.unwrap();
         assert!(guest.is_valid('a').await, "1.{minor}");
@@ -16,7 +16,7 @@ async fn every_dialect_since_nix_2_18_is_brought_down_to_one() {
 }
 
 #[tokio::test]
-async fn older_ones_are_told_so_in_a_form_they_read() {
+async fn older_ones_get_an_error_in_a_form_they_read() {
     let lab = Lab::new();
     let mut guest = lab.dial().await;
     guest.say(b"{\"token\":\"secret\"}\n").await.unwrap();
@@ -27,7 +27,7 @@ async fn older_ones_are_told_so_in_a_form_they_read() {
     let error = guest.outcome().await.unwrap().unwrap_err();
     assert!(error.contains("1.34") && error.contains("2.18"), "{error}");
 
-    lab.world().manners.minor = 34;
+    lab.world().quirks.minor = 34;
     let error = lab.store.open_session().await.unwrap_err();
     assert!(error.message.contains("1.34") && error.hints[0].contains("update Nix"), "{error:?}");
 }
@@ -51,7 +51,7 @@ async fn only_the_token_lets_in() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_shown_out() {
+async fn a_silent_client_is_disconnected() {
     let lab = Lab::with(Limits { greeting: Duration::from_millis(30), ..Limits::default() });
     let mut silent = lab.dial().await;
     assert!(silent.is_closed().await);

@@ -1,4 +1,4 @@
-//! What is refused, and what one guest cannot take from another.
+//! What is refused, and that one guest cannot take resources from another.
 
 use super::*;
 use crate::operation::{Field, Operation};
@@ -36,7 +36,8 @@ async fn what_would_change_the_store_is_refused_by_name_and_the_connection_stays
         if stays {
             assert!(guest.is_valid('a').await, "{name}");
         } else {
-            // What the client is still sending is taken, so that it can read why; and then nothing more is said.
+            // The gate reads what the client still sends, so that the client can read the error, and then sends nothing
+            // more.
             guest.say(&[7; 100_000]).await.unwrap();
             guest.to.shutdown().await.unwrap();
             assert!(guest.is_closed().await, "{name}");
@@ -99,9 +100,9 @@ async fn there_are_no_more_connections_than_allowed_and_further_ones_wait_their_
     assert!(timeout(Duration::from_millis(200), fourth.greet(38)).await.is_err(), "it is not answered yet");
     fifth.say(b"{\"token\":\"secret\"}\n").await.unwrap();
     assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (3, 0));
-    assert!(guests[0].is_valid('a').await, "those inside notice nothing");
+    assert!(guests[0].is_valid('a').await, "the others are not affected");
 
-    // As after its greeting, of which all was sent but the answers to it.
+    // The client has sent its whole greeting, but not read the answers to it.
     guests.pop();
     let hello = Encoder::default().number(0).number(0);
     assert_eq!((fourth.from.number().await.unwrap(), fourth.from.number().await.unwrap()), (DAEMON_MAGIC, 1 << 8 | 35));
@@ -118,7 +119,7 @@ async fn there_are_no_more_connections_than_allowed_and_further_ones_wait_their_
     lab.guest().await;
 }
 
-/// What a client reads that is not let in.
+/// The error that a refused client reads.
 async fn refusal(guest: &mut Guest) -> String {
     let sent = [
         b"{\"token\":\"secret\"}\n",
@@ -133,7 +134,7 @@ async fn refusal(guest: &mut Guest) -> String {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_or_behind_too_many_is_told_so_in_nixs_own_words() {
+async fn a_client_that_waits_too_long_or_behind_too_many_gets_an_error_of_nix() {
     let turn = Duration::from_millis(300);
     let lab = Lab::with(Limits { connections: 1, queue: 2, turn, ..Limits::default() });
     let first = lab.guest().await;
@@ -141,22 +142,22 @@ async fn who_waits_too_long_or_behind_too_many_is_told_so_in_nixs_own_words() {
     let [one, two] = &mut waiting;
     let begun = Instant::now();
     let (one, two, third) = tokio::join!(refusal(one), refusal(two), async {
-        // Not before the two are in the queue.
+        // Not before the other two are in the queue.
         sleep(turn / 3).await;
-        let told = refusal(&mut lab.dial().await).await;
-        (told, begun.elapsed())
+        let error = refusal(&mut lab.dial().await).await;
+        (error, begun.elapsed())
     });
-    assert!(third.1 < turn, "the queue is full, and nobody waits for that");
+    assert!(third.1 < turn, "the queue is full, and the gate does not wait for that");
     assert!(begun.elapsed() >= turn);
-    for told in [one, two, third.0] {
-        assert!(told.contains("busy") && told.contains("of 1 connections"), "{told}");
+    for error in [one, two, third.0] {
+        assert!(error.contains("busy") && error.contains("of 1 connections"), "{error}");
     }
     assert_eq!((lab.store.figures().connections, lab.store.figures().turned_away), (1, 3));
     drop(first);
     lab.guest().await;
 }
 
-/// As many as builds that begin at once, each with a nix-daemon of its own in the guest, and none that ends.
+/// As many as builds that begin at once, each with its own nix-daemon in the guest, and none of which ends.
 #[tokio::test]
 async fn two_hundred_clients_are_served_at_once() {
     let lab = Lab::new();
@@ -171,10 +172,10 @@ async fn two_hundred_clients_are_served_at_once() {
     let guests = futures_util::future::join_all(clients).await;
     let figures = lab.store.figures();
     assert_eq!((figures.connections, figures.turned_away), (200, 0));
-    let holdings = &lab.store.inner.holdings;
-    assert_eq!((holdings.held(), holdings.described()), (400, 2), "each holds, and what is known is known once");
+    let temp_roots = &lab.store.inner.temp_roots;
+    assert_eq!((temp_roots.held(), temp_roots.described()), (400, 2), "each holds, and what is known is known once");
     drop(guests);
-    eventually("all to be given back", || holdings.held() == 0).await;
+    eventually("all to be given back", || temp_roots.held() == 0).await;
 }
 
 #[tokio::test]
@@ -189,7 +190,7 @@ async fn what_may_be_held_is_one_store_for_all_connections() {
     assert!(two.ask(1, &full('c')).await.unwrap_err().contains("more than 3 paths"));
     assert!(two.is_closed().await);
     assert!(one.is_valid('a').await, "what is held already costs nothing");
-    eventually("what ends to give back", || lab.store.inner.holdings.held() == 2).await;
+    eventually("what ends to give back", || lab.store.inner.temp_roots.held() == 2).await;
     assert!(lab.guest().await.is_valid('d').await);
 }
 
@@ -214,7 +215,7 @@ async fn a_long_answer_costs_as_much_as_many_short_ones() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_strangers_does_not_keep_the_agent_out() {
+async fn many_unauthenticated_connections_do_not_keep_the_agent_out() {
     let lab = Lab::with(Limits { strangers: 8, ..Limits::default() });
     let mut crowd = Vec::new();
     for _ in 0..10_000 {
@@ -227,7 +228,7 @@ async fn a_crowd_of_strangers_does_not_keep_the_agent_out() {
 }
 
 #[tokio::test]
-async fn a_guest_that_does_not_read_holds_up_nobody_but_itself() {
+async fn a_guest_that_does_not_read_delays_only_itself() {
     let lab = Lab::new();
     lab.add('a', "");
     let mut slow = lab.guest().await;
@@ -236,7 +237,7 @@ async fn a_guest_that_does_not_read_holds_up_nobody_but_itself() {
     let stuck = timeout(Duration::from_millis(300), slow.to.write_all(&many)).await;
     assert!(stuck.is_err(), "requests pile up with the guest, not here");
     assert!(lab.guest().await.is_valid('a').await);
-    // And once it reads, it gets every answer.
+    // Once it reads, it gets every answer.
     for _ in 0..20 {
         slow.outcome().await.unwrap().unwrap();
         slow.description().await.unwrap();

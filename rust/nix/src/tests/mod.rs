@@ -1,4 +1,4 @@
-//! The whole gate over real Unix sockets to a made-up daemon, and over pipes in memory to a made-up guest.
+//! The whole gate over real Unix sockets to a fake daemon, and over in-memory pipes to a fake guest.
 
 mod daemon;
 mod fuzz;
@@ -30,7 +30,7 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "secret";
 
-/// The path that is called by a letter.
+/// The path named after a letter.
 fn path(letter: char) -> StorePath {
     StorePath::from_name(&format!("{}-{letter}", letter.to_string().repeat(32))).unwrap()
 }
@@ -68,8 +68,8 @@ impl Lab {
         Lab { tmp, daemon, store, dial, _serving }
     }
 
-    /// The daemon of this program starts anew, and with it a guest.
-    fn reborn(&mut self) {
+    /// Restarts the gate, as a new daemon would, with a new guest.
+    fn restart(&mut self) {
         self.store = HostStore::new(self.store.inner.settings.clone()).unwrap();
         (self.dial, self._serving) = serving(&self.store);
     }
@@ -82,14 +82,14 @@ impl Lab {
         self.tmp.path().join("store").join(path(letter).name())
     }
 
-    /// A valid path: in the daemon's database, and as a directory in the share.
+    /// Adds a valid path: to the daemon's database, and as a directory in the share.
     fn add(&self, letter: char, references: &str) {
         fs::create_dir_all(self.file(letter)).unwrap();
         let info = (format!("hash{letter}"), references.chars().map(path).collect());
         self.world().paths.insert(path(letter), info);
     }
 
-    /// One name in it is not its own.
+    /// Adds a changed name to a path's directory.
     fn change_name(&self, letter: char) {
         fs::write(self.file(letter).join("a~nix~case~hack~1"), "").unwrap();
     }
@@ -101,14 +101,14 @@ impl Lab {
         Guest { from: Decoder(BufReader::new(from)), to }
     }
 
-    /// A connection past its greeting.
+    /// A connection after its greeting.
     async fn guest(&self) -> Guest {
         let mut guest = self.dial().await;
         guest.greet(38).await.unwrap();
         guest
     }
 
-    fn ledger(&self) -> String {
+    fn known_paths(&self) -> String {
         fs::read_to_string(self.tmp.path().join("store-ledger")).unwrap_or_default()
     }
 }
@@ -128,7 +128,7 @@ struct Guest {
 
 impl Guest {
     async fn say(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        timeout(PATIENCE, self.to.write_all(bytes)).await.expect("somebody reads")?;
+        timeout(PATIENCE, self.to.write_all(bytes)).await.expect("the gate reads")?;
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl Guest {
         self.outcome().await.map(|outcome| outcome.unwrap())
     }
 
-    /// How a request went: its error, if there is one.
+    /// The outcome of a request: its error, if there is one.
     async fn outcome(&mut self) -> Result<Result<(), String>, WireError> {
         let reading = async {
             match self.from.number().await? {
@@ -177,7 +177,7 @@ impl Guest {
         self.from.number().await.unwrap() == 1
     }
 
-    /// The hash and the references, if it is valid.
+    /// The hash and the references, if the path is valid.
     async fn info(&mut self, letter: char) -> Result<Option<(String, Vec<Vec<u8>>)>, String> {
         self.ask(26, &full(letter)).await?;
         Ok(self.description().await)
@@ -217,13 +217,13 @@ impl Guest {
         self.letters().await
     }
 
-    /// Nothing more comes but the end.
+    /// Whether the connection ends without a further byte.
     async fn is_closed(&mut self) -> bool {
         matches!(timeout(PATIENCE, self.from.number_or_end()).await.expect("an end"), Ok(None) | Err(_))
     }
 }
 
-/// Waits until something holds that nobody announces.
+/// Polls for a condition that has no event to wait for.
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {

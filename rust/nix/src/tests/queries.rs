@@ -1,4 +1,4 @@
-//! What is valid, and what is told.
+//! Which paths are valid, and which descriptions the guest gets.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 async fn what_is_valid_on_the_host_is_valid_with_its_closure_and_held_before_it_is_asked_about() {
     for chatty in [false, true] {
         let lab = Lab::new();
-        lab.world().manners.chatty = chatty;
+        lab.world().quirks.chatty = chatty;
         for (letter, references) in [('a', "abc"), ('b', "d"), ('c', "d"), ('d', "")] {
             lab.add(letter, references);
         }
@@ -25,7 +25,7 @@ async fn what_is_valid_on_the_host_is_valid_with_its_closure_and_held_before_it_
 }
 
 #[tokio::test]
-async fn lists_name_only_what_the_guest_was_told_of() {
+async fn lists_have_only_known_paths() {
     let lab = Lab::new();
     for (letter, references) in [('a', "b"), ('b', ""), ('c', "b"), ('d', "")] {
         lab.add(letter, references);
@@ -77,14 +77,14 @@ async fn a_path_with_changed_names_is_not_valid_in_any_answer_nor_is_what_refers
         guest.ask(29, &"c".repeat(32)).await.unwrap();
         assert_eq!(guest.from.text(999).await.unwrap(), "");
         assert!(guest.ask(41, &full('a')).await.is_err());
-        assert!(lab.ledger().is_empty());
+        assert!(lab.known_paths().is_empty());
         let refused = lab.store.figures().refused;
         assert_eq!(refused.iter().map(|(path, _)| path.chars().last().unwrap()).collect::<String>(), "abcf");
         assert!(refused[2].1.contains("a~nix~case~hack~1"), "{refused:?}");
         assert!(refused[0].1.contains("it refers to"), "{refused:?}");
-        // The same contents are not looked through a second time, not even by the next daemon.
+        // The same contents are not scanned again, not even by the next daemon.
         let _ = fs::remove_file(lab.file('c').join("a~nix~case~hack~1"));
-        lab.reborn();
+        lab.restart();
     }
     lab.world().paths.get_mut(&path('c')).unwrap().0 = "other".into();
     assert!(lab.guest().await.is_valid('a').await);
@@ -103,20 +103,20 @@ async fn a_path_that_is_not_in_the_share_is_not_valid() {
 }
 
 #[tokio::test]
-async fn what_is_told_is_in_the_ledger_or_not_told() {
+async fn a_path_is_known_before_it_is_described_or_not_described() {
     let lab = Lab::new();
     lab.add('a', "");
     lab.add('b', "");
     let mut guest = lab.guest().await;
     assert!(guest.is_valid('a').await);
-    assert_eq!(lab.ledger(), "", "validity alone is not kept by the guest");
+    assert_eq!(lab.known_paths(), "", "validity alone is not kept by the guest");
     guest.info('a').await.unwrap().unwrap();
     guest.info('a').await.unwrap().unwrap();
-    assert_eq!(lab.ledger(), format!("{} hasha 1000\n", path('a')));
+    assert_eq!(lab.known_paths(), format!("{} hasha 1000\n", path('a')));
     lab.store.forget_all().unwrap();
     fs::remove_file(lab.tmp.path().join("store-ledger")).unwrap();
     fs::create_dir(lab.tmp.path().join("store-ledger")).unwrap();
-    assert!(guest.info('b').await.unwrap_err().contains("cannot note"), "a ledger that cannot be written");
+    assert!(guest.info('b').await.unwrap_err().contains("cannot note"), "known paths that cannot be written");
     assert!(lab.store.trusted_paths().is_empty());
     assert!(guest.is_valid('b').await, "the connection goes on");
 }

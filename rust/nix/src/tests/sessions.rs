@@ -1,15 +1,15 @@
-//! What is held while a guest works, and what is found gone.
+//! What a session holds while a guest works, and what it finds vanished.
 
 use super::*;
 
 #[tokio::test]
-async fn a_session_holds_what_the_guest_was_told_of_before_and_meanwhile() {
+async fn a_session_holds_what_the_guest_knew_before_and_learns_meanwhile() {
     let mut lab = Lab::new();
     for (letter, references) in [('a', "b"), ('b', ""), ('c', ""), ('d', "")] {
         lab.add(letter, references);
     }
     lab.guest().await.info('a').await.unwrap().unwrap();
-    lab.reborn();
+    lab.restart();
     let session = lab.store.open_session().await.unwrap();
     let mut guest = lab.guest().await;
     guest.info('c').await.unwrap().unwrap();
@@ -44,7 +44,7 @@ async fn a_path_that_came_back_as_something_else_has_vanished() {
 }
 
 #[tokio::test]
-async fn two_sessions_hold_both_what_is_told_meanwhile() {
+async fn two_sessions_both_hold_what_the_guest_learns_meanwhile() {
     let lab = Lab::new();
     lab.add('a', "");
     let first = lab.store.open_session().await.unwrap();
@@ -58,7 +58,7 @@ async fn two_sessions_hold_both_what_is_told_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_session_tells_when_the_daemon_went() {
+async fn a_session_reports_that_the_daemon_went() {
     let mut lab = Lab::new();
     lab.add('a', "");
     let mut guest = lab.guest().await;
@@ -94,12 +94,12 @@ async fn without_a_daemon_nothing_is_valid_and_no_session_opens() {
 async fn a_daemon_that_dies_in_the_middle_of_an_answer_ends_that_connection_only() {
     let lab = Lab::new();
     lab.add('a', "");
-    lab.world().manners.dies = true;
+    lab.world().quirks.dies = true;
     let mut guest = lab.guest().await;
     let error = guest.ask(26, &full('a')).await.unwrap_err();
     assert!(error.contains("connection to the host's Nix daemon failed"), "{error}");
     assert!(guest.is_closed().await);
-    lab.world().manners.dies = false;
+    lab.world().quirks.dies = false;
     assert!(lab.guest().await.is_valid('a').await);
 }
 
@@ -107,9 +107,9 @@ async fn a_daemon_that_dies_in_the_middle_of_an_answer_ends_that_connection_only
 async fn a_long_ledger_is_held_by_several_connections_and_missed_in_all() {
     let mut lab = Lab::new();
     let many: Vec<_> = (0..4500).map(|n| StorePath::from_name(&format!("{}-{n}", "a".repeat(32))).unwrap()).collect();
-    let ledger: String = many.iter().map(|path| format!("{path} hash 1\n")).collect();
-    fs::write(lab.tmp.path().join("store-ledger"), ledger).unwrap();
-    lab.reborn();
+    let known_paths: String = many.iter().map(|path| format!("{path} hash 1\n")).collect();
+    fs::write(lab.tmp.path().join("store-ledger"), known_paths).unwrap();
+    lab.restart();
     lab.world().paths = many.iter().map(|path| (path.clone(), ("hash".into(), vec![]))).collect();
     for path in many.iter().step_by(450) {
         lab.world().paths.remove(path);

@@ -1,7 +1,8 @@
-//! How fast a guest may ask: all its connections together, so that opening more of them gains nothing.
+//! Limits how many questions a guest may ask per second, over all its connections together, so that more connections
+//! gain nothing.
 //!
-//! The generic cell rate algorithm: each question moves the time at which the next one is due on by one step, and may come
-//! as early as the burst allows. Nothing is refused; who asks faster waits.
+//! The generic cell rate algorithm: each question moves the time at which the next one is due by one step, and may come
+//! as early as the burst allows. Nothing is refused; a guest that asks faster waits.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,20 +12,24 @@ use tokio::time::{Instant, sleep_until};
 
 /// A limit on questions per second.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateLimit {
     step: Duration,
     burst: Duration,
     due: Mutex<Option<Instant>>,
 }
 
-impl Pace {
-    /// So many a second, after a second's worth at once. 0 counts as 1.
-    pub fn new(per_second: u32) -> Pace {
-        Pace { step: Duration::from_secs(1) / per_second.max(1), burst: Duration::from_secs(1), due: Mutex::default() }
+impl RateLimit {
+    /// Allows `per_second` questions a second, after a burst of one second's worth. 0 counts as 1.
+    pub fn new(per_second: u32) -> RateLimit {
+        RateLimit {
+            step: Duration::from_secs(1) / per_second.max(1),
+            burst: Duration::from_secs(1),
+            due: Mutex::default(),
+        }
     }
 
-    /// Waits until so many more may be asked.
-    pub async fn keep(&self, questions: usize) {
+    /// Waits until this many more questions are allowed.
+    pub async fn acquire(&self, questions: usize) {
         let now = Instant::now();
         let due = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,7 +38,7 @@ impl Pace {
             *due = Some(next);
             next
         };
-        // An await even of a time that is past would cost a turn of the runtime.
+        // Awaiting even a past time would cost a turn of the runtime.
         if let Some(early) = due.checked_sub(self.burst).filter(|at| *at > now) {
             sleep_until(early).await;
         }
@@ -47,16 +52,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_free_and_what_is_faster_waits_however_many_ask() {
-        let pace = Arc::new(Pace::new(100));
+        let rate_limit = Arc::new(RateLimit::new(100));
         let began = Instant::now();
-        pace.keep(100).await;
+        rate_limit.acquire(100).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
         let askers: Vec<_> = (0..10)
             .map(|_| {
-                let pace = Arc::clone(&pace);
+                let rate_limit = Arc::clone(&rate_limit);
                 tokio::spawn(async move {
                     for _ in 0..20 {
-                        pace.keep(1).await;
+                        rate_limit.acquire(1).await;
                     }
                 })
             })
@@ -65,9 +70,9 @@ mod tests {
         assert_eq!(began.elapsed().as_millis().div_ceil(100), 20, "two hundred at a hundred a second");
         tokio::time::sleep(Duration::from_secs(60)).await;
         let later = Instant::now();
-        pace.keep(100).await;
+        rate_limit.acquire(100).await;
         assert_eq!(later.elapsed(), Duration::ZERO, "a pause earns one burst");
-        pace.keep(50).await;
+        rate_limit.acquire(50).await;
         assert_eq!(later.elapsed(), Duration::from_millis(500), "and no more");
     }
 }

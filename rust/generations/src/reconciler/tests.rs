@@ -1,4 +1,5 @@
-//! The keeper over the hypervisor in memory, under a paused clock: what is built, when it is tried, who notices.
+//! The reconciler over the in-memory hypervisor, with a paused clock: what it builds, when it tries it, which clients
+//! notice.
 
 use super::*;
 use dvn_config::MachineSettings;
@@ -29,24 +30,24 @@ use tokio_util::task::AbortOnDropHandle;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const RECIPE: &str = "/nix/store/r.drv";
 
-/// How things go. Numbers are generations.
+/// Scripted outcomes. Numbers are generations.
 #[derive(Default)]
-struct Way {
-    /// These say at their boot that they cannot go on.
+struct Outcomes {
+    /// Generations that fail at boot.
     broken: Mutex<BTreeSet<u32>>,
-    /// These come up and do not answer.
+    /// Generations that boot and do not answer.
     mute: Mutex<BTreeSet<u32>>,
-    /// The next builds' ends; without one a build succeeds.
+    /// Failures of the next builds; a build without one succeeds.
     builds: Mutex<Vec<Failure>>,
-    /// Builds that run in the guest without a connection.
+    /// Builds in the guest without a connection.
     running: AtomicU32,
     built: AtomicUsize,
-    /// What booted, in turn.
+    /// Generations booted so far, in order.
     booted: Mutex<Vec<u32>>,
 }
 
 struct Boots {
-    way: Arc<Way>,
+    outcomes: Arc<Outcomes>,
     generations: Arc<Generations>,
 }
 
@@ -57,7 +58,7 @@ fn number(bundle: Option<PathBuf>) -> u32 {
 impl GuestProvider for Boots {
     fn prepare(&self, _: Sizes) -> BoxFuture<'_, Result<MachineSpec, Report>> {
         Box::pin(async move {
-            self.way.booted.lock().unwrap().push(number(self.generations.bundle()));
+            self.outcomes.booted.lock().unwrap().push(number(self.generations.bundle()));
             Ok(MachineSpec::sample())
         })
     }
@@ -65,12 +66,12 @@ impl GuestProvider for Boots {
     fn await_ready(&self, _: Arc<dyn Guest>) -> BoxFuture<'_, Result<Ready, Report>> {
         Box::pin(async move {
             sleep(Duration::from_secs(5)).await;
-            let number = *self.way.booted.lock().unwrap().last().unwrap();
-            if self.way.broken.lock().unwrap().contains(&number) {
+            let number = *self.outcomes.booted.lock().unwrap().last().unwrap();
+            if self.outcomes.broken.lock().unwrap().contains(&number) {
                 return Err(Report::new(Kind::Boot, "no root"));
             }
-            let way = Arc::clone(&self.way);
-            let agent = sim_agent::that_says(move |_| Answer::Builds { running: way.running.load(SeqCst) });
+            let outcomes = Arc::clone(&self.outcomes);
+            let agent = sim_agent::that_says(move |_| Answer::Builds { running: outcomes.running.load(SeqCst) });
             Ok(Ready { phases: vec![], kernel: String::new(), data_disk: String::new(), agent: Some(agent) })
         })
     }
@@ -82,9 +83,9 @@ impl GuestProvider for Boots {
     fn hear(&self, _: Became) {}
 }
 
-struct Shop(Arc<Way>);
+struct FakeBuilder(Arc<Outcomes>);
 
-impl Workshop for Shop {
+impl SystemBuilder for FakeBuilder {
     fn build<'a>(
         &'a self,
         _: &'a Lease,
@@ -98,7 +99,7 @@ impl Workshop for Shop {
             if let Some(failure) = self.0.builds.lock().unwrap().pop() {
                 return Err(failure);
             }
-            dvn_guest::bundle::specimen::x86_64(place);
+            dvn_guest::bundle::fixture::x86_64(place);
             Ok("/nix/store/x".to_owned())
         })
     }
@@ -114,48 +115,48 @@ impl Workshop for Shop {
 
 struct Lab {
     _tmp: tempfile::TempDir,
-    way: Arc<Way>,
+    outcomes: Arc<Outcomes>,
     sim: Sim,
     handle: Handle,
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
-    keeper: AbortOnDropHandle<()>,
+    reconciler: AbortOnDropHandle<()>,
 }
 
-/// A machine with a recipe that has not been built, and a keeper.
-fn lab(way: Way) -> Lab {
+/// A machine with an unbuilt recipe, and a reconciler.
+fn lab(outcomes: Outcomes) -> Lab {
     let tmp = tempfile::tempdir().unwrap();
     let name: MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
     let settings = MachineSettings { recipe: Some(RECIPE.into()), ..MachineSettings::sample() };
-    let way = Arc::new(way);
+    let outcomes = Arc::new(outcomes);
     let generations = Arc::new(Generations::open(&dir, &settings, &[Arch::X86_64]).unwrap());
     let sim = Sim::new(Script::default());
-    let boots = Boots { way: Arc::clone(&way), generations: Arc::clone(&generations) };
+    let boots = Boots { outcomes: Arc::clone(&outcomes), generations: Arc::clone(&generations) };
     let policy = Policy::new(None, Duration::from_secs(60), Duration::from_secs(60));
     let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(sim.clone()), Arc::new(boots), policy);
     let files = Arc::default();
-    let keeper = Keeper {
+    let reconciler = Reconciler {
         name,
         handle: handle.clone(),
         files: Arc::clone(&files),
         generations: Arc::clone(&generations),
-        workshop: Arc::new(Shop(Arc::clone(&way))),
+        builder: Arc::new(FakeBuilder(Arc::clone(&outcomes))),
         console: dir.console_log(),
     };
-    let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    Lab { _tmp: tmp, way, sim, handle, files, generations, keeper }
+    let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run()));
+    Lab { _tmp: tmp, outcomes, sim, handle, files, generations, reconciler }
 }
 
 impl Lab {
-    /// What a door does.
+    /// Acquires a lease as a door does.
     async fn connect(&self) -> Lease {
         let _files = self.files.read().await;
         self.handle.acquire().await.unwrap()
     }
 
     fn booted(&self) -> Vec<u32> {
-        self.way.booted.lock().unwrap().clone()
+        self.outcomes.booted.lock().unwrap().clone()
     }
 
     fn list(&self) -> GenerationList {
@@ -182,39 +183,39 @@ impl Lab {
 
 #[tokio::test(start_paused = true)]
 async fn a_recipe_is_built_in_the_guest_and_becomes_the_guest() {
-    let lab = lab(Way::default());
+    let lab = lab(Outcomes::default());
     lab.until("it is built", |lab| matches!(lab.prospect(), Some(Prospect::Building { number: 1, .. }))).await;
     lab.until("it is current", |lab| lab.current() == 1).await;
     assert_eq!((lab.booted(), lab.prospect()), (vec![0, 1], None));
     sleep(DAY).await;
-    assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1], 1), "nothing more is done");
+    assert_eq!((lab.booted(), lab.outcomes.built.load(SeqCst)), (vec![0, 1], 1), "nothing more is done");
     drop(lab.connect().await);
     assert_eq!(lab.booted(), [0, 1], "the guest that was tried is the guest");
     assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobodys_guest_is_replaced() {
-    let lab = lab(Way::default());
+async fn only_an_idle_guest_is_replaced() {
+    let lab = lab(Outcomes::default());
     let lease = lab.connect().await;
     lab.until("it waits", |lab| lab.prospect() == Some(Prospect::Waiting { number: 1 })).await;
     sleep(DAY).await;
-    assert_eq!(lab.booted(), [0], "somebody uses the guest");
-    lab.way.running.store(1, SeqCst);
+    assert_eq!(lab.booted(), [0], "a client uses the guest");
+    lab.outcomes.running.store(1, SeqCst);
     drop(lease);
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(lab.booted(), [0], "a build runs in the guest");
-    lab.way.running.store(0, SeqCst);
+    lab.outcomes.running.store(0, SeqCst);
     lab.until("it is current", |lab| lab.current() == 1).await;
     assert_eq!(lab.booted(), [0, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_connects_during_a_try_that_fails_gets_the_last_good_guest() {
+async fn a_client_that_connects_during_a_failing_try_gets_the_last_good_guest() {
     for (broken, mute) in [(vec![1], vec![]), (vec![], vec![1])] {
-        let way = Way { broken: Mutex::new(broken.into_iter().collect()), ..Way::default() };
-        way.mute.lock().unwrap().extend(mute);
-        let lab = lab(way);
+        let outcomes = Outcomes { broken: Mutex::new(broken.into_iter().collect()), ..Outcomes::default() };
+        outcomes.mute.lock().unwrap().extend(mute);
+        let lab = lab(outcomes);
         lab.until("it is tried", |lab| matches!(lab.prospect(), Some(Prospect::Trying { number: 1, .. }))).await;
         let lease = lab.connect().await;
         assert_eq!(lab.booted(), [0, 1, 0]);
@@ -224,34 +225,34 @@ async fn who_connects_during_a_try_that_fails_gets_the_last_good_guest() {
         let Verdict::Bad { why } = &list.generations[1].verdict else { panic!("{list:?}") };
         assert!(why.message.contains("no root") || why.message.contains("silent"), "{why}");
         sleep(DAY).await;
-        assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1, 0], 1), "it is not tried again");
+        assert_eq!((lab.booted(), lab.outcomes.built.load(SeqCst)), (vec![0, 1, 0], 1), "it is not tried again");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_that_says_nothing_of_the_guest_is_made_again() {
-    let lab = lab(Way::default());
+async fn a_try_without_a_verdict_is_repeated() {
+    let lab = lab(Outcomes::default());
     let tried = |lab: &Lab| matches!(lab.prospect(), Some(Prospect::Trying { .. }));
     lab.until("it boots", |lab| lab.booted() == [0, 1]).await;
     lab.handle.stop(true).await.unwrap();
     lab.until("it is postponed", |lab| matches!(lab.prospect(), Some(Prospect::Postponed { .. }))).await;
-    // Now nothing comes up, the last good one included: so that is the host's doing.
-    lab.way.broken.lock().unwrap().extend([0, 1]);
+    // Now no generation boots, including the last good one: so the host is at fault.
+    lab.outcomes.broken.lock().unwrap().extend([0, 1]);
     lab.until("it is tried again", tried).await;
     lab.until("it is postponed again", |lab| matches!(lab.prospect(), Some(Prospect::Postponed { .. }))).await;
     assert_eq!(lab.list().generations[1].verdict, Verdict::Untried);
-    lab.way.broken.lock().unwrap().clear();
+    lab.outcomes.broken.lock().unwrap().clear();
     lab.until("it is current", |lab| lab.current() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_that_is_ended_in_its_midst_leaves_nobody_with_a_guest_that_was_not_tried() {
-    let mut lab = lab(Way::default());
+async fn an_aborted_try_leaves_no_client_with_an_untried_guest() {
+    let mut lab = lab(Outcomes::default());
     lab.until("it boots", |lab| lab.booted() == [0, 1]).await;
-    // As when the machine is destroyed, which then may fail.
-    lab.keeper.abort();
-    assert!((&mut lab.keeper).await.unwrap_err().is_cancelled());
-    lab.generations.work_was_cut_short();
+    // As when the machine is destroyed, which may fail afterwards.
+    lab.reconciler.abort();
+    assert!((&mut lab.reconciler).await.unwrap_err().is_cancelled());
+    lab.generations.work_aborted();
     assert_eq!(lab.prospect(), Some(Prospect::Waiting { number: 1 }));
     lab.handle.stop(true).await.unwrap();
     drop(lab.connect().await);
@@ -260,11 +261,11 @@ async fn a_try_that_is_ended_in_its_midst_leaves_nobody_with_a_guest_that_was_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recipe_that_cannot_be_built_is_told_once_and_built_again_when_asked() {
+async fn a_recipe_that_cannot_be_built_is_reported_once_and_built_again_when_asked() {
     let why = Report::new(Kind::Bundle, "it does not compile");
-    let lab = lab(Way { builds: Mutex::new(vec![Failure::Lasting(why)]), ..Way::default() });
+    let lab = lab(Outcomes { builds: Mutex::new(vec![Failure::Permanent(why)]), ..Outcomes::default() });
     sleep(DAY).await;
-    assert_eq!((lab.way.built.load(SeqCst), lab.booted()), (1, vec![0]));
+    assert_eq!((lab.outcomes.built.load(SeqCst), lab.booted()), (1, vec![0]));
     let Some(Prospect::GivenUp { why }) = lab.prospect() else { panic!("{:?}", lab.list()) };
     assert!(why.message.contains("compile") && why.hints[0].contains("generations build"), "{why:?}");
     drop(lab.connect().await);
@@ -273,32 +274,32 @@ async fn a_recipe_that_cannot_be_built_is_told_once_and_built_again_when_asked()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_reached_is_tried_for_a_while_and_not_for_ever() {
-    let why = Failure::Passing(Report::new(Kind::Guest, "out of reach"));
-    let lab = lab(Way { builds: Mutex::new(vec![why; 99]), ..Way::default() });
+async fn temporary_failures_are_retried_for_a_limited_time() {
+    let why = Failure::Temporary(Report::new(Kind::Guest, "out of reach"));
+    let lab = lab(Outcomes { builds: Mutex::new(vec![why; 99]), ..Outcomes::default() });
     sleep(DAY).await;
-    assert_eq!(lab.way.built.load(SeqCst), SETBACKS as usize);
+    assert_eq!(lab.outcomes.built.load(SeqCst), MAX_SETBACKS as usize);
     assert!(matches!(lab.prospect(), Some(Prospect::GivenUp { .. })));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_ends_while_it_builds_is_no_fault_of_the_recipe() {
+async fn a_guest_that_ends_while_it_builds_is_not_the_recipes_fault() {
     let why = Report::new(Kind::Bundle, "the connection broke");
-    let lab = lab(Way { builds: Mutex::new(vec![Failure::Lasting(why)]), ..Way::default() });
-    lab.until("it is built", |lab| lab.way.built.load(SeqCst) == 1).await;
+    let lab = lab(Outcomes { builds: Mutex::new(vec![Failure::Permanent(why)]), ..Outcomes::default() });
+    lab.until("it is built", |lab| lab.outcomes.built.load(SeqCst) == 1).await;
     lab.handle.stop(true).await.unwrap();
     lab.until("it is current", |lab| lab.current() == 1).await;
-    assert_eq!(lab.way.built.load(SeqCst), 2);
+    assert_eq!(lab.outcomes.built.load(SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn going_back_replaces_the_guest_when_nobody_needs_it() {
-    let lab = lab(Way::default());
+async fn going_back_replaces_the_guest_when_it_is_idle() {
+    let lab = lab(Outcomes::default());
     lab.until("it is current", |lab| lab.current() == 1).await;
     let lease = lab.connect().await;
     lab.generations.roll_back(None).unwrap();
     sleep(DAY).await;
-    assert_eq!((lab.current(), lab.booted()), (0, vec![0, 1]), "somebody uses the guest");
+    assert_eq!((lab.current(), lab.booted()), (0, vec![0, 1]), "a client uses the guest");
     drop(lease);
     lab.until("it is stopped", |lab| lab.handle.snapshot().phase.is_at_rest()).await;
     drop(lab.connect().await);
@@ -309,17 +310,17 @@ async fn going_back_replaces_the_guest_when_nobody_needs_it() {
     lab.generations.build_again().unwrap();
     lab.until("it is stopped", |lab| lab.handle.snapshot().phase.is_at_rest()).await;
     drop(lab.connect().await);
-    assert_eq!((lab.booted(), lab.way.built.load(SeqCst)), (vec![0, 1, 0, 1], 1), "what was good needs no build");
+    assert_eq!((lab.booted(), lab.outcomes.built.load(SeqCst)), (vec![0, 1, 0, 1], 1), "what was good needs no build");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_deleted_is_not_built_again_at_once() {
-    let lab = lab(Way { broken: Mutex::new([1].into()), ..Way::default() });
+    let lab = lab(Outcomes { broken: Mutex::new([1].into()), ..Outcomes::default() });
     lab.until("it is bad", |lab| matches!(lab.prospect(), Some(Prospect::Bad { .. }))).await;
     lab.generations.delete(1).unwrap();
     sleep(DAY).await;
-    assert_eq!((lab.list().generations.len(), lab.way.built.load(SeqCst)), (1, 1));
-    lab.way.broken.lock().unwrap().clear();
+    assert_eq!((lab.list().generations.len(), lab.outcomes.built.load(SeqCst)), (1, 1));
+    lab.outcomes.broken.lock().unwrap().clear();
     lab.generations.build_again().unwrap();
     lab.until("it is current", |lab| lab.current() == 2).await;
 }

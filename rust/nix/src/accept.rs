@@ -1,17 +1,17 @@
-//! Who is let in: connections of the guest that present this boot's token, and not too many of them at once.
+//! Accepts the guest's connections: those that present this boot's token, up to a limit at once.
 //!
 //! ```text
-//!   stranger ── token ──▶ queue ── its turn ──▶ served
-//!      │                    ├─ too long ──▶ told so
-//!      └─ else: closed      └─ too many ──▶ told so; closed, if many are told so already
+//!   unauthenticated ── token ──▶ queue ── its turn ──▶ served
+//!      │                          ├─ timeout ──▶ error
+//!      └─ otherwise: closed       └─ queue full ──▶ error, or closed if too many errors are being sent
 //! ```
 //!
-//! Whoever is told so reads an error of Nix's own protocol, which a client shows. The queue is first come, first served.
+//! The error is one of Nix's own protocol, so a client shows it. The queue is first come, first served.
 //!
-//! Any program in the guest may dial the port, a build in Nix's sandbox too. Those who have not shown the token yet wait as
+//! Any program in the guest can dial the port, also a build in Nix's sandbox. Connections without a token yet are
 //! [`Strangers`].
 
-use super::{connection::Guest, door, state::Inner};
+use super::{connection::Guest, server, state::Inner};
 use dvn_hypervisor::{GuestListener, GuestStream, Strangers};
 use dvn_protocol::StoreGreeting;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest first line, with the newline.
+/// Longest first line in bytes, with the newline.
 const LONGEST_LINE: u64 = 4096;
 
-/// Counts a connection for as long as it is served.
+/// Counts a connection while it is served.
 struct Counted(Arc<Inner>);
 
 impl Counted {
@@ -41,23 +41,23 @@ impl Drop for Counted {
     }
 }
 
-/// Serves the connections of one guest until it is gone.
+/// Serves one guest's connections until the guest is gone.
 pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: String) {
     let limits = inner.settings.limits;
     let token: Arc<str> = token.into();
     let mut strangers = Strangers::new(limits.strangers, limits.greeting);
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let (mut guests, mut refused) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
             stream = listener.accept() => {
                 let Some(stream) = stream else { return };
                 let token = Arc::clone(&token);
-                strangers.add(async move { recognise(stream, &token).await });
+                strangers.add(async move { authenticate(stream, &token).await });
             }
             Some(stranger) = strangers.next() => match stranger {
                 Some(guest) if guests.len() < limits.connections.saturating_add(limits.queue) => {
-                    guests.spawn(in_turn(Arc::clone(inner), guest, Arc::clone(&places)));
+                    guests.spawn(serve_when_free(Arc::clone(inner), guest, Arc::clone(&slots)));
                 }
                 Some(guest) if refused.len() < limits.queue => {
                     refused.spawn(refuse(Arc::clone(inner), guest));
@@ -70,13 +70,13 @@ pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: Strin
     }
 }
 
-/// Serves a connection once there is a place.
-async fn in_turn(inner: Arc<Inner>, guest: Guest, places: Arc<Semaphore>) {
+/// Waits for a free slot, then serves the connection.
+async fn serve_when_free(inner: Arc<Inner>, guest: Guest, slots: Arc<Semaphore>) {
     // The semaphore is never closed, and is fair.
-    match timeout(inner.settings.limits.turn, places.acquire()).await {
-        Ok(_place) => {
+    match timeout(inner.settings.limits.turn, slots.acquire()).await {
+        Ok(_slot) => {
             let counted = Counted::new(&inner);
-            door::serve(inner, guest).await;
+            server::serve(inner, guest).await;
             drop(counted);
         }
         Err(_) => refuse(inner, guest).await,
@@ -90,11 +90,11 @@ async fn refuse(inner: Arc<Inner>, guest: Guest) {
         "the host's store is busy: of {} connections at once none ended within {:?}",
         limits.connections, limits.turn
     );
-    door::refuse(limits, guest, why).await;
+    server::refuse(limits, guest, why).await;
 }
 
-/// Reads the first line. `None`: not one of ours.
-async fn recognise(stream: GuestStream, token: &str) -> Option<Guest> {
+/// Reads the first line. `None`: the connection has no valid token.
+async fn authenticate(stream: GuestStream, token: &str) -> Option<Guest> {
     let mut guest = BufStream::new(stream);
     let mut line = Vec::new();
     (&mut guest).take(LONGEST_LINE).read_until(b'\n', &mut line).await.ok()?;

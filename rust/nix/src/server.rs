@@ -1,8 +1,8 @@
-//! One connection of the guest, which takes us for a Nix daemon: greeting, then request after request.
+//! The server side of Nix's worker protocol, for one connection of the guest: greeting, then one request after another.
 //!
-//! A request is read to its end before anything is done about it, and answered before the next is read, so that a guest which
-//! does not read its answers holds up nobody but itself. A request that is refused gets the protocol's own error. Where its
-//! end cannot be known, the connection is closed after that.
+//! The server reads a request to its end before it acts on it, and answers before it reads the next. So a guest that
+//! does not read its answers delays only itself. A refused request gets the protocol's own error. If the end of a
+//! refused request is unknown, the server then closes the connection.
 
 use super::{
     admission::{Admission, AdmissionError},
@@ -20,72 +20,72 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest string in a request that is not a path: a setting, such as the trusted keys.
+/// Longest string in a request, in bytes, other than a path: a setting such as the trusted keys.
 const LONGEST: usize = 256 * 1024;
 
-/// Paths of a request that are decided on together; more are not kept in memory.
+/// Paths of a request that are decided on together. This bounds memory.
 const AT_ONCE: usize = 1024;
 
-/// How much of a request that was refused is read and thrown away, so that the client comes to read why.
-const LEFTOVERS: usize = 256 * 1024 * 1024;
+/// Bytes of a refused request that are read and discarded, so that the client gets to read the error.
+const DRAIN_LIMIT: usize = 256 * 1024 * 1024;
 
-/// After how long without a further byte of it the connection is closed.
-const QUIET: Duration = Duration::from_secs(1);
+/// Discarding ends when no byte arrives for this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What we call ourselves when Nix asks for the daemon's version.
+/// The gate's answer when Nix asks for the daemon's version.
 const VERSION: &str = concat!("darwin-vz-nix ", env!("CARGO_PKG_VERSION"));
 
-/// What we answer when Nix asks whether it is trusted.
+/// The gate's answer when Nix asks whether it is trusted.
 const NOT_TRUSTED: u64 = 2;
 
-/// The first protocol in which the daemon tells its version.
+/// The first protocol in which the daemon sends its version.
 const FIRST_WITH_VERSION: u64 = 1 << 8 | 33;
 
-/// Why a connection is over.
+/// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
-    /// The guest has closed it.
+enum CloseReason {
+    /// The guest closed it.
     #[error("closed")]
     Closed,
-    /// What it sent cannot be read.
+    /// The guest sent something unreadable.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// What it sent is not for us, and where it ends is not known.
+    /// The request is refused, and its end is unknown.
     #[error("{0}")]
     Refused(String),
-    /// Its request was read, and nothing can be answered any more.
+    /// The request was read, and the connection can answer nothing more.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub async fn serve(inner: Arc<Inner>, guest: Guest) {
     let limits = inner.settings.limits;
-    let mut door = Door { from: Decoder(guest), admission: Admission::new(Arc::clone(&inner)).await, inner };
-    let end = match timeout(limits.greeting, greet(&mut door.from, Encoder::done())).await {
+    let mut server = Server { from: Decoder(guest), admission: Admission::new(Arc::clone(&inner)).await, inner };
+    let end = match timeout(limits.greeting, greet(&mut server.from, Encoder::done())).await {
         Ok(Ok(())) => loop {
-            if let Err(end) = door.request().await {
+            if let Err(end) = server.request().await {
                 break end;
             }
         },
         Ok(Err(end)) => end,
         Err(_) => return,
     };
-    if matches!(end, End::Closed | End::Wire(WireError::Io(_))) {
+    if matches!(end, CloseReason::Closed | CloseReason::Wire(WireError::Io(_))) {
         return;
     }
     tracing::debug!("a connection of the guest to the host's store is closed: {end}");
-    let said = say(&mut door.from, Encoder::error(&end.to_string())).await;
-    if said.is_ok() && !matches!(end, End::Failed(_)) {
-        take_leftovers(&mut door.from).await;
+    let said = say(&mut server.from, Encoder::error(&end.to_string())).await;
+    if said.is_ok() && !matches!(end, CloseReason::Failed(_)) {
+        drain(&mut server.from).await;
     }
 }
 
-/// Tells a client why it is not served, where it reads errors first: at the end of the greeting.
+/// Sends the reason for refusing a connection at the end of the greeting, the first place where a client reads errors.
 pub async fn refuse(limits: Limits, guest: Guest, why: String) {
     let mut from = Decoder(guest);
     if let Ok(Ok(())) = timeout(limits.greeting, greet(&mut from, Encoder::error(&why))).await {
-        take_leftovers(&mut from).await;
+        drain(&mut from).await;
     }
 }
 
@@ -94,31 +94,31 @@ async fn say(to: &mut Decoder<Guest>, words: Encoder) -> Result<(), WireError> {
     Ok(to.0.flush().await?)
 }
 
-/// A client that is still sending has not read the error yet, and would lose it with the connection.
-async fn take_leftovers(from: &mut Decoder<Guest>) {
+/// Discards what a client still sends: it has not read the error yet, and a closed connection would lose it.
+async fn drain(from: &mut Decoder<Guest>) {
     let mut chunk = vec![0; 64 * 1024];
     let mut taken = 0;
-    while taken < LEFTOVERS {
-        match timeout(QUIET, from.0.read(&mut chunk)).await {
+    while taken < DRAIN_LIMIT {
+        match timeout(DRAIN_TIMEOUT, from.0.read(&mut chunk)).await {
             Ok(Ok(some)) if some > 0 => taken += some,
             _ => return,
         }
     }
 }
 
-/// The greeting, up to what follows from it: that requests may come, or an error.
-async fn greet(from: &mut Decoder<Guest>, verdict: Encoder) -> Result<(), End> {
+/// The greeting, ended by `verdict`: requests may follow, or an error.
+async fn greet(from: &mut Decoder<Guest>, verdict: Encoder) -> Result<(), CloseReason> {
     if from.number().await? != CLIENT_MAGIC {
-        return Err(WireError::Unexpected("this is no client of a Nix daemon".into()).into());
+        return Err(WireError::Unexpected("this is not a client of a Nix daemon".into()).into());
     }
     say(from, Encoder::default().number(DAEMON_MAGIC).number(PROTOCOL)).await?;
     let theirs = from.number().await?;
     if theirs >> 8 != PROTOCOL >> 8 || theirs < PROTOCOL {
-        // A client that old reads the daemon's version before it reads errors, if it is not even older.
+        // A client that old reads the daemon's version before it reads errors, unless it is even older.
         if theirs >= FIRST_WITH_VERSION {
             say(from, Encoder::default().bytes(VERSION.as_bytes())).await?;
         }
-        return Err(End::Refused(format!(
+        return Err(CloseReason::Refused(format!(
             "the guest's Nix speaks worker protocol {}.{}, and the host's store is shared with 1.35 and later (Nix 2.18)",
             theirs >> 8,
             theirs & 0xff
@@ -132,17 +132,17 @@ async fn greet(from: &mut Decoder<Guest>, verdict: Encoder) -> Result<(), End> {
     Ok(say(from, verdict).await?)
 }
 
-struct Door {
+struct Server {
     from: Decoder<Guest>,
     admission: Admission,
     inner: Arc<Inner>,
 }
 
-impl Door {
+impl Server {
     /// Serves one request.
-    async fn request(&mut self) -> Result<(), End> {
-        let Some(number) = self.from.number_or_end().await? else { return Err(End::Closed) };
-        self.inner.pace.keep(1).await;
+    async fn request(&mut self) -> Result<(), CloseReason> {
+        let Some(number) = self.from.number_or_end().await? else { return Err(CloseReason::Closed) };
+        self.inner.rate_limit.acquire(1).await;
         let query = match Operation::of(number) {
             Operation::Allowed(query) => query,
             Operation::Refused { name, body: Some(body) } => {
@@ -150,15 +150,15 @@ impl Door {
                 let refusal = self.refusal(name);
                 return Ok(say(&mut self.from, Encoder::error(&refusal)).await?);
             }
-            Operation::Refused { name, body: None } => return Err(End::Refused(self.refusal(name))),
-            Operation::Unknown => return Err(End::Refused(self.refusal(&number.to_string()))),
+            Operation::Refused { name, body: None } => return Err(CloseReason::Refused(self.refusal(name))),
+            Operation::Unknown => return Err(CloseReason::Refused(self.refusal(&number.to_string()))),
         };
         let answer = match self.answer(query).await {
             Ok(answer) => answer,
-            Err(Trouble::End(end)) => return Err(end),
-            Err(Trouble::Question(why)) => Encoder::error(&why),
-            Err(Trouble::Admission(e)) if e.is_final() => return Err(End::Failed(e.to_string())),
-            Err(Trouble::Admission(e)) => Encoder::error(&e.to_string()),
+            Err(RequestError::Close(end)) => return Err(end),
+            Err(RequestError::Malformed(why)) => Encoder::error(&why),
+            Err(RequestError::Admission(e)) if e.is_final() => return Err(CloseReason::Failed(e.to_string())),
+            Err(RequestError::Admission(e)) => Encoder::error(&e.to_string()),
         };
         Ok(say(&mut self.from, answer).await?)
     }
@@ -168,7 +168,7 @@ impl Door {
         format!("the host's store is read-only here: the operation {operation} is not allowed")
     }
 
-    async fn answer(&mut self, query: Query) -> Result<Encoder, Trouble> {
+    async fn answer(&mut self, query: Query) -> Result<Encoder, RequestError> {
         let dir = Arc::clone(&self.inner.logical_dir);
         let full = |path: &StorePath| path.within(&dir);
         let full_all = |paths: &[StorePath]| Encoder::done().list(&paths.iter().map(full).collect::<Vec<_>>());
@@ -185,7 +185,7 @@ impl Door {
             }
             Query::PathInfo => {
                 let path = self.path().await?;
-                Ok(match self.admission.tell(&path).await? {
+                Ok(match self.admission.describe(&path).await? {
                     None => Encoder::done().number(0),
                     Some(info) => described(Encoder::done().number(1), &info, full),
                 })
@@ -203,7 +203,7 @@ impl Door {
             Query::PathFromHashPart => {
                 let hash_part = self.from.text(LONGEST).await?;
                 if !path::is_hash_part(&hash_part) {
-                    return Err(Trouble::Question("this is not the hash part of a store path".into()));
+                    return Err(RequestError::Malformed("this is not the hash part of a store path".into()));
                 }
                 let path = self.admission.by_hash_part(&hash_part).await?.as_ref().map(full);
                 Ok(Encoder::done().bytes(path.unwrap_or_default().as_bytes()))
@@ -230,14 +230,15 @@ impl Door {
         }
     }
 
-    /// Reads a path to its end; what it says comes after that.
-    async fn path(&mut self) -> Result<StorePath, Trouble> {
+    /// Reads a path to its end before checking it.
+    async fn path(&mut self) -> Result<StorePath, RequestError> {
         let path = self.from.bytes(LONGEST).await?;
-        StorePath::parse(&self.inner.logical_dir, &path).map_err(|e| Trouble::Question(e.to_string()))
+        StorePath::parse(&self.inner.logical_dir, &path).map_err(|e| RequestError::Malformed(e.to_string()))
     }
 
-    /// Reads and decides in portions, and keeps what is valid: the request may be long, the answer is what the host has.
-    async fn valid_paths(&mut self) -> Result<Encoder, Trouble> {
+    /// Reads and decides in chunks and keeps only valid paths: the request may be long, the answer is bounded by the
+    /// host's store.
+    async fn valid_paths(&mut self) -> Result<Encoder, RequestError> {
         let dir = Arc::clone(&self.inner.logical_dir);
         let mut left = self.from.length_of_list(self.inner.settings.limits.list).await?;
         let mut answer = Vec::new();
@@ -245,17 +246,17 @@ impl Door {
             let mut some = Vec::new();
             for _ in 0..left.min(AT_ONCE) {
                 let path = self.from.bytes(StorePath::longest_within(&dir)).await?;
-                some.push(StorePath::parse(&dir, &path).map_err(|e| End::Refused(e.to_string()))?);
+                some.push(StorePath::parse(&dir, &path).map_err(|e| CloseReason::Refused(e.to_string()))?);
             }
-            self.inner.pace.keep(some.len()).await;
+            self.inner.rate_limit.acquire(some.len()).await;
             left -= some.len();
             if left == 0 {
                 let _substitute = self.from.number().await?;
             }
-            // What goes wrong before the whole request was read ends the connection.
+            // An error before the end of the request ends the connection.
             let valid = self.admission.valid(&some).await.map_err(|e| match left {
-                0 => Trouble::Admission(e),
-                _ => Trouble::End(End::Refused(e.to_string())),
+                0 => RequestError::Admission(e),
+                _ => RequestError::Close(CloseReason::Refused(e.to_string())),
             })?;
             answer.extend(some.iter().zip(valid).filter(|&(_, valid)| valid).map(|(path, _)| path.within(&dir)));
             if left == 0 {
@@ -264,7 +265,7 @@ impl Door {
         }
     }
 
-    /// Reads over a request.
+    /// Skips a request.
     async fn skip(&mut self, body: &[Field]) -> Result<(), WireError> {
         for field in body {
             let strings = match field {
@@ -285,24 +286,24 @@ impl Door {
 }
 
 /// Why a request gets an error.
-enum Trouble {
+enum RequestError {
     /// The connection is over.
-    End(End),
-    /// The request makes no sense, and was read to its end.
-    Question(String),
-    /// It cannot be answered.
+    Close(CloseReason),
+    /// The request is malformed, and was read to its end.
+    Malformed(String),
+    /// The request cannot be answered.
     Admission(AdmissionError),
 }
 
-impl<E: Into<End>> From<E> for Trouble {
+impl<E: Into<CloseReason>> From<E> for RequestError {
     fn from(end: E) -> Self {
-        Trouble::End(end.into())
+        RequestError::Close(end.into())
     }
 }
 
-impl From<AdmissionError> for Trouble {
+impl From<AdmissionError> for RequestError {
     fn from(error: AdmissionError) -> Self {
-        Trouble::Admission(error)
+        RequestError::Admission(error)
     }
 }
 

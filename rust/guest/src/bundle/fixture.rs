@@ -1,10 +1,10 @@
-//! Files of a bundle for tests: the least that is taken for one.
+//! Bundle files for tests: the minimum that passes the checks.
 
 use super::contents::ELF_MACHINE;
 use cpio::{NewcBuilder, newc};
 use std::{fs, path::Path};
 
-/// A whole bundle for x86_64, in a new directory.
+/// Creates a complete bundle for x86_64 in a new directory.
 pub fn x86_64(dir: &Path) {
     fs::create_dir(dir).unwrap();
     let manifest = r#"{"version": 1, "arch": "x86_64", "kernel": "k", "initrd": "i", "cmdline": "",
@@ -26,7 +26,7 @@ pub fn initrd(names: &[&str]) -> Vec<u8> {
     archive
 }
 
-/// The beginning of a system image of so many bytes, and zeros up to its end.
+/// The beginning of an erofs image of this size, and zeros to its end.
 pub fn erofs(bytes: u32) -> Vec<u8> {
     let mut image = vec![0; bytes as usize];
     image[1024..1028].copy_from_slice(&0xE0F5_E1E2_u32.to_le_bytes());
@@ -35,7 +35,7 @@ pub fn erofs(bytes: u32) -> Vec<u8> {
     image
 }
 
-/// An x86 kernel as far as it is looked at: a note of this owner and type behind its headers.
+/// An x86 kernel, as far as the checks read it: a note of this owner and type after its headers.
 pub fn vmlinux(owner: &[u8], kind: u32) -> Vec<u8> {
     let mut elf = vec![0; 1024];
     elf[..6].copy_from_slice(b"\x7fELF\x02\x01");

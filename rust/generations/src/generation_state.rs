@@ -1,15 +1,17 @@
-//! Which generation boots: a pure function of what was built, how it fared, and what the user asked for. No I/O, no clock.
+//! The state of all generations and which one boots: a pure function of builds, verdicts and users' requests. No I/O,
+//! no clock.
 //!
 //! ```text
 //!             built            a try: READY and health
+//!             built            a try: READY and health
 //!  recipe ───────────▶ Untried ──────────────────────▶ Good ──▶ current
-//!                       │   ▲ cut short
+//!                       │   ▲ aborted
 //!                       ├───┘
-//!                       └── boot or health failed, or three tries whose end nobody saw ──▶ Bad, with the reason
+//!                       └── boot or health failed, or three tries without a known end ──▶ Bad, with the reason
 //! ```
 //!
-//! The rule that holds here: `current`, which boots, is 0 (the configured bundle) or a Good generation. So what has never
-//! been seen to work boots in a try only, and a try ends in a verdict: no generation is tried for ever.
+//! Rule: `current`, which boots, is 0 (the configured bundle) or a Good generation. So an unproven generation boots in
+//! a try only. A try ends in a verdict, so no generation is tried for ever.
 
 use dvn_types::{Kind, Report};
 use serde::{Deserialize, Serialize};
@@ -18,69 +20,70 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tries whose end nobody saw, because the daemon or the host went down, before a generation counts as bad.
+/// Tries that may end unobserved, because the daemon or the host went down, before a generation counts as bad.
 pub const UNSEEN_TRIES: u32 = 3;
 
-/// Generations kept beside the current one, the good one before it and the newest.
+/// Generations kept besides the current one, the good one before it and the newest.
 pub const KEPT: usize = 3;
 
-/// What was built and how it fared.
+/// All generations with their verdicts, and the one that boots.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ledger {
-    /// The last number that was given away; none is used twice.
+pub struct GenerationState {
+    /// The last number used. No number is used twice.
     newest: u32,
-    /// What boots.
+    /// The generation that boots.
     current: u32,
-    /// The user went back from what this recipe (or none) would have: stay there until the recipe changes.
+    /// Set when the user rolled back from this recipe's generation (or from none): keeps `current` until the recipe
+    /// changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold: Option<Hold>,
     generations: BTreeMap<u32, Generation>,
-    /// The user wants this recipe built although its generation is bad.
+    /// The user requested a build of this recipe although its generation is bad.
     #[serde(skip)]
     again: Option<PathBuf>,
 }
 
-/// See [`Ledger`]; a value of its own since "no recipe" can be held, too.
+/// A type of its own, since "no recipe" can be held too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hold {
     recipe: Option<PathBuf>,
 }
 
-/// A guest system that was built from a recipe.
+/// A guest system built from a recipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Generation {
     /// The `.drv` it was built from.
     pub recipe: PathBuf,
-    /// The store path that it was in the guest.
+    /// Its store path in the guest.
     pub output: String,
-    /// Unix time in milliseconds at which it was there.
+    /// Unix time in milliseconds of its arrival.
     pub built_unix_ms: u64,
-    /// How it fared.
+    /// Its verdict.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
 
-/// How a generation fared.
+/// The verdict on a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Nobody has seen it boot yet.
+    /// It has not been seen to boot.
     Untried {
-        /// Tries that were begun and whose end nobody saw.
+        /// Tries that began and whose end is unknown.
         tries: u32,
     },
-    /// It came up and answered. That stays so, whatever a later boot does: then something else has changed.
+    /// It booted and answered. Final: a later failure to boot has another cause.
     Good,
-    /// It did not.
+    /// It did not boot or did not answer.
     Bad {
-        /// Why, with the console's last lines.
+        /// The reason, with the console's last lines.
         why: Report,
     },
 }
 
-/// What is to be done for a recipe.
+/// The next step for a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Nothing.
@@ -91,19 +94,19 @@ pub enum Next {
     Try(u32),
 }
 
-/// Why the ledger refuses what a user asked.
+/// Why a user's request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There is none of that number.
+    /// There is no generation of that number.
     #[error("there is no generation {0}")]
     Unknown(u32),
     /// It has not been seen to work.
     #[error("generation {0} has not been seen to work, so there is no way back to it")]
     NotGood(u32),
-    /// The configured bundle boots already.
+    /// The configured bundle is current, and no generation is before it.
     #[error("the configured bundle, generation 0, is what boots: there is none before it")]
     NothingBefore,
-    /// The floor.
+    /// The configured bundle cannot be deleted.
     #[error("generation 0 is the configured bundle and cannot be deleted")]
     Floor,
     /// It boots next, or runs.
@@ -126,7 +129,7 @@ impl From<Refusal> for Report {
         match refusal {
             Refusal::Unknown(_) | Refusal::NothingBefore => report.hint("`darwin-vz-nix generations` shows them"),
             Refusal::NotGood(_) => report.hint("`darwin-vz-nix generations build` builds and tries the recipe again"),
-            Refusal::InUse(_) => report.hint("go to another one first: `darwin-vz-nix generations rollback`"),
+            Refusal::InUse(_) => report.hint("switch to another one first: `darwin-vz-nix generations rollback`"),
             Refusal::NoRecipe => {
                 report.hint("name a .drv: `recipe = \"/nix/store/….drv\"` in the configuration file, or --recipe")
             }
@@ -135,33 +138,33 @@ impl From<Refusal> for Report {
     }
 }
 
-impl Ledger {
-    /// What boots, outside of a try.
+impl GenerationState {
+    /// The generation that boots, outside of a try.
     pub fn current(&self) -> u32 {
         self.current
     }
 
-    /// The user went back, and there it stays until the recipe changes.
+    /// Whether a rollback holds until the recipe changes.
     pub fn is_held(&self) -> bool {
         self.hold.is_some()
     }
 
-    /// All but 0, oldest first.
+    /// All generations but 0, oldest first.
     pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u32, &Generation)> {
         self.generations.iter().map(|(number, generation)| (*number, generation))
     }
 
-    /// The newest one of a recipe.
+    /// The newest generation of a recipe.
     pub fn of(&self, recipe: Option<&Path>) -> Option<(u32, &Generation)> {
         self.generations().rfind(|(_, generation)| Some(generation.recipe.as_path()) == recipe)
     }
 
-    /// The number that the next generation gets.
+    /// The number of the next generation.
     pub fn upcoming(&self) -> u32 {
         self.newest.saturating_add(1)
     }
 
-    /// At the daemon's start: forgets what is not `there` any more, and turns to what the configured recipe has.
+    /// At the daemon's start: removes generations that are not `there` any more, and applies the configured recipe.
     pub fn follow(&mut self, recipe: Option<&Path>, there: &BTreeSet<u32>) {
         self.generations.retain(|number, _| there.contains(number));
         for generation in self.generations.values_mut() {
@@ -185,7 +188,7 @@ impl Ledger {
         }
     }
 
-    /// What is to be done.
+    /// The next step.
     pub fn next(&self, recipe: Option<&Path>) -> Next {
         let Some(wanted) = recipe.filter(|_| self.hold.is_none()) else { return Next::Nothing };
         match self.of(recipe) {
@@ -198,7 +201,7 @@ impl Ledger {
         }
     }
 
-    /// A generation is there.
+    /// Adds a generation.
     pub fn built(&mut self, recipe: PathBuf, output: String, built_unix_ms: u64) -> u32 {
         self.newest = self.upcoming();
         self.again = None;
@@ -207,21 +210,21 @@ impl Ledger {
         self.newest
     }
 
-    /// A try begins. To be kept before it does, so that one which takes the host down is counted.
+    /// Counts a try that begins. Write it to disk before the try, so that a try that crashes the host counts.
     pub fn trying(&mut self, number: u32) {
         if let Some(Verdict::Untried { tries }) = self.verdict(number) {
             *tries = tries.saturating_add(1);
         }
     }
 
-    /// A try was ended from outside, and says nothing.
-    pub fn cut_short(&mut self, number: u32) {
+    /// Records that a try was aborted from outside: no verdict.
+    pub fn aborted(&mut self, number: u32) {
         if let Some(Verdict::Untried { tries }) = self.verdict(number) {
             *tries = tries.saturating_sub(1);
         }
     }
 
-    /// It came up and answered: from now on it boots, unless the user has gone elsewhere meanwhile.
+    /// Records that it booted and answered. It becomes current, unless the user chose another one meanwhile.
     pub fn good(&mut self, number: u32) {
         let Some(verdict) = self.verdict(number) else { return };
         *verdict = Verdict::Good;
@@ -230,14 +233,14 @@ impl Ledger {
         }
     }
 
-    /// It did not. What was good once is not made bad by that.
+    /// Records that it did not boot or answer. Does not affect a good generation.
     pub fn bad(&mut self, number: u32, why: Report) {
         if let Some(verdict @ Verdict::Untried { .. }) = self.verdict(number) {
             *verdict = Verdict::Bad { why };
         }
     }
 
-    /// Goes to a generation that was good, by default the one before, and stays there until the recipe changes.
+    /// Makes a good generation current, by default the one before, until the recipe changes.
     pub fn roll_back(&mut self, to: Option<u32>, recipe: Option<&Path>) -> Result<u32, Refusal> {
         let to = match to {
             Some(number) if number != 0 && !self.generations.contains_key(&number) => {
@@ -254,7 +257,8 @@ impl Ledger {
         Ok(to)
     }
 
-    /// Has the recipe built and tried although it was given up or gone back from. A good generation of it boots again.
+    /// Requests a build and a try of the recipe although it failed before or was rolled back. A good generation of it
+    /// becomes current again.
     pub fn build_again(&mut self, recipe: Option<&Path>) -> Result<(), Refusal> {
         let wanted = recipe.ok_or(Refusal::NoRecipe)?.to_owned();
         self.hold = None;
@@ -266,7 +270,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets one.
+    /// Removes a generation.
     pub fn delete(&mut self, number: u32, in_use: &[u32]) -> Result<(), Refusal> {
         match number {
             0 => Err(Refusal::Floor),
@@ -279,7 +283,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets all that need not be kept, and says which.
+    /// Removes all that need not be kept. Returns their numbers.
     pub fn prune(&mut self, in_use: &[u32]) -> Vec<u32> {
         let mut keep: BTreeSet<u32> = in_use.iter().copied().collect();
         keep.extend([self.current, self.good_before(self.current), self.newest]);

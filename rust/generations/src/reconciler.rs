@@ -1,20 +1,21 @@
-//! Does what a recipe needs, one thing at a time: has it built, tries it at an idle moment, falls back.
+//! Reconciles the guest with the configured recipe, one task at a time: builds it, tries it at an idle moment, falls
+//! back.
 //!
 //! ```text
-//!  build: lease ▸ workshop ▸ adopt                         fails for good: given up until asked; in passing: later
+//!  build: lease ▸ system builder ▸ adopt                   permanent failure: stops until asked; temporary: retries
 //!  try:   idle moment ▸ stop ▸ boot ▸ examine              good ─▶ current
 //!                                   └ fails: boot the last good one ▸ bad
 //!  leave: idle moment ▸ stop                               the next boot takes the current one
 //! ```
 //!
-//! The rules that hold here: the guest is replaced in an *idle moment* only, which is the machine's lock held for writing while
-//! nobody has a lease and no build runs. Who connects meanwhile waits for that lock and gets a guest that works. Nothing is
-//! done again without end: a try ends in a verdict, and setbacks are counted.
+//! Rules: the guest is replaced at an *idle moment* only. That is while this task holds the machine's lock for writing,
+//! no lease exists and no build runs. A client that connects meanwhile waits for the lock and gets a guest that works.
+//! Nothing repeats without end: a try ends in a verdict, and setbacks are limited.
 
 use super::{
     generations::{Generations, Task, Work},
     hints::BUILD_AGAIN,
-    nix::{Failure, Workshop},
+    nix::{Failure, SystemBuilder},
 };
 use dvn_guest::symptoms;
 use dvn_lifecycle::{Handle, Phase};
@@ -30,56 +31,56 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How often it is asked whether a build without a connection is over.
+/// Interval of checks whether a build without a connection is over.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// After the first setback; doubles with every further one.
+/// Delay after the first setback. It doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_secs(30);
 
-/// Setbacks in a row after which nothing more is done unasked. The delays before add up to half an hour.
-const SETBACKS: u32 = 6;
+/// Setbacks in a row after which the reconciler waits for a user's request. The delays before add up to half an hour.
+const MAX_SETBACKS: u32 = 6;
 
-/// How long a guest is given to turn out to have ended, which explains a build that failed.
+/// How long to wait for a sign that the guest has ended, which explains a failed build.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Looks after the generations of one machine.
-pub struct Keeper {
-    /// Whose.
+/// Manages the generations of one machine.
+pub struct Reconciler {
+    /// The machine's name.
     pub name: MachineName,
-    /// The machine.
+    /// The machine's supervisor.
     pub handle: Handle,
-    /// Held for reading by whoever may cause a boot, and here while the guest is replaced.
+    /// Held for reading by everything that may cause a boot, and for writing while the guest is replaced.
     pub files: Arc<RwLock<()>>,
-    /// What there is.
+    /// The generations and their state.
     pub generations: Arc<Generations>,
-    /// How it is built and examined.
-    pub workshop: Arc<dyn Workshop>,
-    /// The guest's console.
+    /// Builds and examines guest systems.
+    pub builder: Arc<dyn SystemBuilder>,
+    /// The guest's console log.
     pub console: PathBuf,
 }
 
 /// Whether the guest may be replaced now.
 enum Moment<'a> {
     Now(RwLockWriteGuard<'a, ()>),
-    /// Somebody uses the guest: that ends with a change of the machine.
+    /// A client uses the guest. Its end changes the machine's snapshot.
     InUse,
-    /// A build runs that no connection waits for: its end changes nothing.
+    /// A build without a connection runs. Its end does not change the snapshot.
     Builds,
 }
 
-/// How a step ended.
+/// How a task ended.
 enum Step {
     Done,
-    /// Not now: after a change of the machine.
+    /// Wait for a change of the machine's snapshot.
     Changed,
-    /// Not now: in a while.
+    /// Wait this long.
     Later(Duration),
-    /// Not at all, for the time being.
+    /// It failed, and may be retried after a delay.
     Setback(Report),
 }
 
-impl Keeper {
-    /// Never ends. Dropping it ends what it does; a try is then without a verdict.
+impl Reconciler {
+    /// Runs for ever. Dropping the future aborts the task; a try is then without a verdict.
     pub async fn run(self) {
         let mut snapshots = self.handle.watch();
         let mut setbacks = 0;
@@ -117,20 +118,20 @@ impl Keeper {
         }
     }
 
-    /// Notes a setback, and says when to go on.
+    /// Records a setback. Returns how long to wait before the next attempt.
     fn set_back(&self, why: Report, setbacks: u32) -> Option<Duration> {
-        if setbacks >= SETBACKS {
+        if setbacks >= MAX_SETBACKS {
             self.give_up(why);
             return None;
         }
         let wait = FIRST_DELAY * 2u32.saturating_pow(setbacks - 1);
-        tracing::warn!(machine = %self.name, "the guest's successor has to wait {wait:?}: {why}");
+        tracing::warn!(machine = %self.name, "building or trying the guest's successor failed, next attempt in {wait:?}: {why}");
         self.generations.work(Work::Postponed { why, until_unix_ms: unix_ms().saturating_add(ms(wait)) });
         Some(wait)
     }
 
     fn give_up(&self, why: Report) {
-        tracing::warn!(machine = %self.name, "the guest has no successor: {why}");
+        tracing::warn!(machine = %self.name, "building or trying the guest's successor failed, no further attempt until asked: {why}");
         self.generations.work(Work::GivenUp { why: why.hint(BUILD_AGAIN) });
     }
 
@@ -144,8 +145,8 @@ impl Keeper {
                 tracing::info!(machine = %self.name, generation = number, "built");
                 Step::Done
             }
-            Err(Failure::Passing(why)) => Step::Setback(why),
-            Err(Failure::Lasting(why)) => {
+            Err(Failure::Temporary(why)) => Step::Setback(why),
+            Err(Failure::Permanent(why)) => {
                 self.give_up(why);
                 Step::Done
             }
@@ -154,26 +155,26 @@ impl Keeper {
 
     async fn built(&self, recipe: &Path) -> Result<u32, Failure> {
         let store = &self.generations.store;
-        let (home, place) = (store.home().map_err(Failure::Lasting)?, store.place().map_err(Failure::Lasting)?);
-        // A lease of its own, so that the guest stays from the first step to the last.
+        let (home, place) = (store.home().map_err(Failure::Permanent)?, store.place().map_err(Failure::Permanent)?);
+        // One lease from the first step to the last, so that the guest stays.
         let lease = {
             let _files = self.files.read().await;
-            self.handle.acquire().await.map_err(Failure::Passing)?
+            self.handle.acquire().await.map_err(Failure::Temporary)?
         };
-        let output = match self.workshop.build(&lease, recipe, &home, &place).await {
+        let output = match self.builder.build(&lease, recipe, &home, &place).await {
             Ok(output) => output,
             Err(failure) => {
                 let ended = timeout(END_TIMEOUT, lease.guest().exited()).await.is_ok();
                 return Err(match failure {
-                    // Not the recipe's fault: it may be the user's, who stopped the machine.
-                    Failure::Lasting(why) if ended => Failure::Passing(why),
+                    // Not necessarily the recipe's fault: the user may have stopped the machine.
+                    Failure::Permanent(why) if ended => Failure::Temporary(why),
                     failure => failure,
                 });
             }
         };
         let (generations, recipe) = (Arc::clone(&self.generations), recipe.to_owned());
         let adopted = spawn_blocking(move || generations.adopt(recipe, output, &place)).await;
-        adopted.unwrap_or_else(|e| Err(Report::new(Kind::Internal, e.to_string()))).map_err(Failure::Lasting)
+        adopted.unwrap_or_else(|e| Err(Report::new(Kind::Internal, e.to_string()))).map_err(Failure::Permanent)
     }
 
     async fn attempt(&self, number: u32) -> Step {
@@ -182,21 +183,21 @@ impl Keeper {
             Moment::InUse => return Step::Changed,
             Moment::Builds => return Step::Later(PERIOD),
         };
-        tracing::info!(machine = %self.name, generation = number, "tried");
+        tracing::info!(machine = %self.name, generation = number, "trying a new generation");
         self.generations.try_begins(number);
         let why = match self.replaced(number).await {
             Ok(()) => {
-                tracing::info!(machine = %self.name, generation = number, "good: it boots from now on");
+                tracing::info!(machine = %self.name, generation = number, "the generation is good and boots from now on");
                 self.generations.is_good(number);
                 return Step::Done;
             }
             Err(why) => why,
         };
-        if !tells_of_the_guest(&why) {
-            self.generations.was_cut_short(number);
+        if !is_guest_failure(&why) {
+            self.generations.try_aborted(number);
             return Step::Setback(why);
         }
-        tracing::warn!(machine = %self.name, generation = number, "bad, so the last good one boots: {why}");
+        tracing::warn!(machine = %self.name, generation = number, "the generation is bad, booting the last good one: {why}");
         self.generations.try_is_over();
         let back = async {
             self.handle.stop(true).await?;
@@ -207,22 +208,22 @@ impl Keeper {
                 self.generations.is_bad(number, why);
                 Step::Done
             }
-            // What has worked does not work either: then nothing was learnt of the new one.
+            // The last good generation does not work either, so the try proves nothing about the new one.
             Err(also) => {
-                self.generations.was_cut_short(number);
+                self.generations.try_aborted(number);
                 Step::Setback(also)
             }
         }
     }
 
-    /// Stops the guest, boots what is to be tried, and has it build.
+    /// Stops the guest, boots the generation, and lets it build.
     async fn replaced(&self, number: u32) -> Result<(), Report> {
         let arch = self.generations.arch(number)?;
         self.handle.stop(false).await?;
         self.handle.start(Sizes::default()).await?;
         let lease = self.handle.acquire().await?;
-        self.workshop.examine(&lease, arch).await.map_err(|mut why| {
-            why.message = format!("{}; {}", why.message, symptoms::told(&self.console));
+        self.builder.examine(&lease, arch).await.map_err(|mut why| {
+            why.message = format!("{}; {}", why.message, symptoms::summary(&self.console));
             why
         })
     }
@@ -236,7 +237,7 @@ impl Keeper {
             Moment::InUse => return Step::Changed,
             Moment::Builds => return Step::Later(PERIOD),
         };
-        tracing::info!(machine = %self.name, "stopped: another generation boots next");
+        tracing::info!(machine = %self.name, "stopping the guest: another generation boots next");
         match self.handle.stop(false).await {
             Ok(()) => Step::Changed,
             Err(why) => Step::Setback(why),
@@ -244,7 +245,8 @@ impl Keeper {
     }
 
     async fn moment(&self) -> Moment<'_> {
-        // Whoever may cause a boot holds it until their lease is granted, so a lease cannot appear from here on.
+        // Everything that may cause a boot holds this lock until its lease is granted, so no lease can appear from here
+        // on.
         let Ok(files) = self.files.try_write() else { return Moment::InUse };
         match self.handle.snapshot().phase {
             Phase::Stopped { .. } | Phase::Failed { .. } => Moment::Now(files),
@@ -252,7 +254,7 @@ impl Keeper {
                 let Ok(lease) = self.handle.acquire().await else { return Moment::InUse };
                 match lease.needs_agent() {
                     Ok(agent) if agent.builds().await == Ok(0) => Moment::Now(files),
-                    // Also where it does not answer. The idle stop will come, and then there is nothing to ask.
+                    // Also if it does not answer. The idle stop will come, and ends the question.
                     _ => Moment::Builds,
                 }
             }
@@ -261,8 +263,8 @@ impl Keeper {
     }
 }
 
-/// Whether a failed try was the guest's failure. If the host lacked something or the user stopped the machine, it was not.
-fn tells_of_the_guest(why: &Report) -> bool {
+/// Whether a failed try was the guest's failure, and not a lack of the host or a stop by the user.
+fn is_guest_failure(why: &Report) -> bool {
     matches!(why.kind, Kind::Boot | Kind::Bundle | Kind::Guest)
 }
 
