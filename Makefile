@@ -9,8 +9,9 @@ ABOUT_QEMU := pause:: systemd:: missing_programs_name_their_packages \
   an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off \
   one_boot_takes_thousands_of_connections_through_both_doors
 
-# Nor can a backend change what these see: versions of Nix at the doors.
-NOT_OF_BACKENDS := clients::
+# A backend cannot change the results of these: versions of Nix and of ssh at the doors, the door's limits, what Nix collects
+# on the guest's disk, limits of builds, which guest system boots next, and what the program refuses before a boot.
+NOT_OF_BACKENDS := clients:: ssh_config:: unauthenticated:: store::space store::collection limits:: generations:: guides:: refusals::
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -86,7 +87,7 @@ check-darwin: checks ## clippy as for a Mac, tests included
 check-names: checks ## the Swift code's names against Apple's
 	@source tests/tools/env.sh
 	with_swift
-	cargo test --locked --quiet --test names
+	cargo test --workspace --locked --quiet --test names
 
 link-darwin: setup ## link the Rust half for a Mac and check the result; minutes at first
 	@tests/tools/darwin/link.sh

@@ -45,7 +45,7 @@ fn named(letter: char) -> StorePath {
     StorePath::from_name(&format!("{}-{letter}", letter.to_string().repeat(32))).expect("a path")
 }
 
-/// What a guest can know only by having been told.
+/// A hash that a guest can know only from a description by the gate.
 fn hash(letter: char) -> String {
     format!("sha256:0f7f3c55a1b2{letter}")
 }

@@ -91,7 +91,7 @@ impl<S> Dialogue<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.client.is_some() && this.slot.is_stranger() && this.lost.as_mut().poll(cx).is_ready() {
+        if this.client.is_some() && this.slot.is_unauthenticated() && this.lost.as_mut().poll(cx).is_ready() {
             return if this.leave() { Poll::Pending } else { Poll::Ready(Err(gone())) };
         }
         let before = buf.filled().len();

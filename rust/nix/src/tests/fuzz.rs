@@ -35,7 +35,7 @@ async fn send(lab: &Lab, greeted: bool, parts: &[Vec<u8>]) {
         let _ = to.write_all(&bytes).await;
         let _ = to.shutdown().await;
     };
-    timeout(PATIENCE, async { tokio::join!(reading, writing) }).await.expect("the connection ends");
+    timeout(TIMEOUT, async { tokio::join!(reading, writing) }).await.expect("the connection ends");
 }
 
 proptest! {

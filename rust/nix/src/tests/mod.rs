@@ -27,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const TOKEN: &str = "secret";
 
 /// The path named after a letter.
@@ -128,7 +128,7 @@ struct Guest {
 
 impl Guest {
     async fn say(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        timeout(PATIENCE, self.to.write_all(bytes)).await.expect("the gate reads")?;
+        timeout(TIMEOUT, self.to.write_all(bytes)).await.expect("the gate reads")?;
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Guest {
                 other => panic!("{other:#x}"),
             }
         };
-        timeout(PATIENCE, reading).await.expect("an answer")
+        timeout(TIMEOUT, reading).await.expect("an answer")
     }
 
     async fn ask(&mut self, operation: u64, argument: &str) -> Result<(), String> {
@@ -219,7 +219,7 @@ impl Guest {
 
     /// Whether the connection ends without a further byte.
     async fn is_closed(&mut self) -> bool {
-        matches!(timeout(PATIENCE, self.from.number_or_end()).await.expect("an end"), Ok(None) | Err(_))
+        matches!(timeout(TIMEOUT, self.from.number_or_end()).await.expect("an end"), Ok(None) | Err(_))
     }
 }
 
@@ -227,7 +227,7 @@ impl Guest {
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < TIMEOUT, "waited in vain for {what}");
         sleep(Duration::from_millis(2)).await;
     }
 }

@@ -65,7 +65,7 @@ async fn a_session_reports_that_the_daemon_went() {
     let session = lab.store.open_session().await.unwrap();
     assert!(timeout(Duration::from_millis(50), session.lost()).await.is_err());
     lab.daemon.restart().await;
-    timeout(PATIENCE, session.lost()).await.unwrap();
+    timeout(TIMEOUT, session.lost()).await.unwrap();
     assert!(session.is_lost());
     assert!(guest.ask(26, &full('a')).await.unwrap_err().contains("daemon failed"));
     assert!(guest.is_closed().await);
@@ -121,5 +121,5 @@ async fn a_long_ledger_is_held_by_several_connections_and_missed_in_all() {
     lab.world().collect_garbage();
     assert_eq!(lab.world().paths.len(), 4490);
     lab.daemon.restart().await;
-    timeout(PATIENCE, session.lost()).await.unwrap();
+    timeout(TIMEOUT, session.lost()).await.unwrap();
 }
