@@ -5,7 +5,6 @@
 //! ```
 
 mod chronicle;
-mod clock;
 mod connection;
 mod daemon;
 mod home;
@@ -14,12 +13,10 @@ mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod options;
-mod pulse;
 mod service;
 pub mod specimen;
 mod ssh_listener;
 pub mod views;
-mod vigil;
 #[cfg(test)]
 mod wrong_files_tests;
 

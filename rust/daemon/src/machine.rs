@@ -1,19 +1,28 @@
 //! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
 
+mod activity;
+mod asked;
+mod clock;
 mod entry;
 mod furnish;
+mod hang;
+mod host_awake;
+mod monitor;
 mod reach;
 mod record;
+mod store_hold;
+#[cfg(test)]
+mod watched;
 
 use super::{
     chronicle::Chronicle,
-    clock::GuestClock,
     metrics::{Load, Sample},
     options::RunOptions,
-    pulse::Pulse,
-    vigil::{Inhibitor, Vigil},
 };
 use crate::views;
+use activity::{Activities, Activity, Uses};
+use asked::Overheard;
+use clock::GuestClock;
 use dvn_config::MachineSettings;
 use dvn_generations::{Generations, Keeper, Nix, Patience};
 use dvn_guest::{
@@ -30,6 +39,8 @@ use dvn_types::{
     Keep, Kind, MachineName, Report, Sizes,
     wire::{BackendView, BootList, GenerationList, GenerationsStatus, MachineStatus, StoreStatus, Trimmed},
 };
+use host_awake::PowerAssertion;
+use monitor::Monitor;
 use reach::Reach;
 use std::{
     path::PathBuf,
@@ -38,6 +49,7 @@ use std::{
 };
 use tokio::{
     sync::{RwLock, watch},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -49,6 +61,7 @@ pub struct Machine {
     dir: MachineDir,
     capabilities: Capabilities,
     handle: Handle,
+    activities: Activities,
     clock: Arc<GuestClock>,
     reach: Reach,
     warm: WarmConnection,
@@ -63,7 +76,7 @@ pub struct Machine {
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
     destroying: tokio::sync::Mutex<()>,
-    _watchers: [AbortOnDropHandle<()>; 4],
+    _watchers: JoinSet<()>,
 }
 
 /// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
@@ -80,7 +93,7 @@ pub struct Parts {
     /// The text of the direct door's program.
     pub connect_program: Vec<u8>,
     /// What keeps the host awake while the guest is in use, if there is something.
-    pub inhibitor: Option<Inhibitor>,
+    pub assertion: Option<PowerAssertion>,
     /// What can boot beside the configured bundle.
     pub generations: Arc<Generations>,
     /// What is kept of its boots.
@@ -105,7 +118,7 @@ impl Parts {
             preparation: Arc::new(dvn_lifecycle::InMemory::with(agent)),
             warm: WarmConnection::default(),
             connect_program: Vec::new(),
-            inhibitor: None,
+            assertion: None,
             generations: Arc::new(Generations::open(dir, settings, &[])?),
             boots: Boots::of(dir),
             nix: Nix {
@@ -155,13 +168,13 @@ impl Machine {
             log: dir.build_log(),
             patience: Patience::default(),
         };
-        let inhibitor = Inhibitor::find(&options.search_path);
+        let assertion = PowerAssertion::find(&options.search_path);
         let parts = Parts {
             hypervisor,
             preparation: Arc::new(launch),
             warm,
             connect_program,
-            inhibitor,
+            assertion,
             generations,
             boots,
             nix,
@@ -179,43 +192,37 @@ impl Machine {
         chronicle: Arc<Chronicle>,
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
+        let activity = Arc::new(watch::Sender::<Activity>::default());
+        let activities = activity.subscribe();
         let handle = dvn_lifecycle::spawn(
             name.clone(),
             parts.hypervisor,
-            parts.preparation,
+            Arc::new(Overheard::new(parts.preparation, Arc::clone(&activity))),
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
         );
-        let pulse = Pulse {
-            name: name.clone(),
-            handle: handle.clone(),
-            chronicle: Arc::clone(&chronicle),
-            let_go: match parts.sharing.clone() {
-                Some(sharing) => Box::new(move || sharing.rest()),
-                None => Box::new(|| {}),
-            },
-            hang_timeout: settings.hang_timeout,
-            building: watch::channel(false).0,
-        };
         let clock = Arc::new(GuestClock::new(name.clone()));
-        let vigil = Vigil {
-            name: name.clone(),
-            handle: handle.clone(),
-            building: pulse.building.subscribe(),
-            clock: Arc::clone(&clock),
-            inhibitor: parts.inhibitor,
-        };
-        let watchers = [
-            tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(vigil.keep()),
-            tokio::spawn(pulse.take()),
-            tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
-        ];
+        let hang_timeout = settings.hang_timeout;
+        let uses = || Uses::of(activities.clone());
+        let (of, to) = (|| name.clone(), || Arc::clone(&chronicle));
+        let mut watchers = JoinSet::new();
+        watchers.spawn(Monitor { name: of(), handle: handle.clone(), activity, hang_timeout }.run());
+        watchers.spawn(hang::watch(of(), handle.clone(), activities.clone(), hang_timeout));
+        watchers.spawn(host_awake::during(of(), uses(), parts.assertion));
+        watchers.spawn(clock::during(Arc::clone(&clock), handle.clone(), uses()));
+        if let Some(sharing) = parts.sharing.clone() {
+            let rest = move |unused: &dyn Fn() -> bool| sharing.rest_if(unused);
+            watchers.spawn(store_hold::let_go(handle.clone(), activities.clone(), rest));
+        }
+        watchers.spawn(record::lifecycle(of(), handle.clone(), to()));
+        watchers.spawn(record::builds(of(), activities.clone(), to()));
+        watchers.spawn(record::generations(of(), Arc::clone(&parts.generations), to()));
         Machine {
             name,
             settings,
             dir,
             capabilities,
             handle,
+            activities,
             clock,
             reach: Reach::default(),
             warm: parts.warm,
@@ -228,7 +235,7 @@ impl Machine {
             nix: parts.nix,
             keeper: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
-            _watchers: watchers.map(AbortOnDropHandle::new),
+            _watchers: watchers,
         }
     }
 
@@ -250,7 +257,7 @@ impl Machine {
             name: self.name.clone(),
             backend: self.capabilities.backend.to_owned(),
             accelerator: self.capabilities.accelerator.to_owned(),
-            state: views::state(&snapshot, Instant::now()),
+            state: views::state(&snapshot, self.activities.borrow().builds_alone(), Instant::now()),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
             listen: vec![self.settings.listen.to_string()],

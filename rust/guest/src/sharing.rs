@@ -69,7 +69,7 @@ struct Boot {
     in_use: bool,
     /// Why it does not.
     why_not: Option<String>,
-    /// Held beyond the connections, for builds that go on without one. Told by [`Sharing::rest`] that there are none.
+    /// Held beyond the connections, for builds that go on without one. Let go by [`Sharing::rest_if`].
     kept: Option<Arc<Hold>>,
     /// Serves the gate to it.
     _served: Option<AbortOnDropHandle<()>>,
@@ -185,9 +185,13 @@ impl Sharing {
         }
     }
 
-    /// Nobody uses the guest, and nothing is built in it: what only it has held is let go.
-    pub fn rest(&self) {
-        let kept = self.boot().kept.take();
+    /// Lets go what only the guest has held, if at this moment nothing relies on it: no connection, and no build.
+    pub fn rest_if(&self, unused: impl FnOnce() -> bool) {
+        let kept = {
+            // A connection takes what it needs under the same lock, and has its lease by then.
+            let mut boot = self.boot();
+            if unused() { boot.kept.take() } else { None }
+        };
         drop(kept);
     }
 
