@@ -31,7 +31,10 @@ use dvn_guest::{
     launch::{Launch, WarmConnection},
     sharing::Sharing,
 };
-use dvn_host::machine_dir::{MachineDir, StateDir};
+use dvn_host::{
+    blocking,
+    machine_dir::{MachineDir, StateDir},
+};
 use dvn_hypervisor::{Capabilities, Hypervisor};
 use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy};
 use dvn_protocol::messages::{Answer, Ask};
@@ -381,18 +384,19 @@ impl Machine {
 
     /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
     pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
-        boots::console(&self.dir, boot)
+        blocking(|| boots::console(&self.dir, boot))
     }
 
     /// What is known of its last boots.
     pub fn boots(&self) -> BootList {
-        BootList { boots: self.boots.list() }
+        BootList { boots: blocking(|| self.boots.list()) }
     }
 
     /// What its backend can do. Programs are looked for now; which guests it boots was found out when the daemon began.
     pub fn backend(&self) -> BackendView {
         let (settings, path) = (&self.settings, &self.nix.search_path);
-        let now = dvn_hypervisor::for_this_host(settings.backend, path, settings.accelerator.as_deref());
+        let accelerator = settings.accelerator.as_deref();
+        let now = blocking(|| dvn_hypervisor::for_this_host(settings.backend, path, accelerator));
         let features =
             now.map_or_else(|_| self.capabilities.features.clone(), |now| now.capabilities().features.clone());
         views::backend_view(&self.capabilities, &features, path.to_string_lossy().into_owned())
@@ -435,12 +439,15 @@ impl Machine {
         self.handle.stop(true).await?;
         let _files = self.files.write().await;
         self.handle.stop(true).await?;
-        self.dir.destroy(keep)?;
-        furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
-        self.generations.reset()?;
-        if let Some(sharing) = &self.sharing {
-            sharing.begin_anew(&self.settings, &self.dir)?;
-        }
+        blocking(|| {
+            self.dir.destroy(keep)?;
+            furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+            self.generations.reset()?;
+            match &self.sharing {
+                Some(sharing) => sharing.begin_anew(&self.settings, &self.dir),
+                None => Ok(()),
+            }
+        })?;
         self.chronicle.changed();
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::{
     nix::{Failure, Workshop},
 };
 use dvn_guest::symptoms;
+use dvn_host::blocking;
 use dvn_lifecycle::{Handle, Phase};
 use dvn_types::{Kind, MachineName, Report, Sizes, ms, unix_ms};
 use std::{
@@ -154,7 +155,7 @@ impl Keeper {
 
     async fn built(&self, recipe: &Path) -> Result<u32, Failure> {
         let store = &self.generations.store;
-        let (home, place) = (store.home().map_err(Failure::Lasting)?, store.place().map_err(Failure::Lasting)?);
+        let (home, place) = blocking(|| Ok::<_, Report>((store.home()?, store.place()?))).map_err(Failure::Lasting)?;
         // A lease of its own, so that the guest stays from the first step to the last.
         let lease = {
             let _files = self.files.read().await;
@@ -222,7 +223,7 @@ impl Keeper {
         self.handle.start(Sizes::default()).await?;
         let lease = self.handle.acquire().await?;
         self.workshop.examine(&lease, arch).await.map_err(|mut why| {
-            why.message = format!("{}; {}", why.message, symptoms::told(&self.console));
+            why.message = format!("{}; {}", why.message, blocking(|| symptoms::told(&self.console)));
             why
         })
     }

@@ -15,7 +15,7 @@ mod job;
 mod room;
 
 use super::health;
-use dvn_host::{files::remove_all, log_file::LogFile};
+use dvn_host::{blocking, files::remove_all, log_file::LogFile};
 use dvn_lifecycle::Lease;
 use dvn_protocol::NIX_PORT;
 use dvn_types::{Arch, Kind, Report};
@@ -68,8 +68,9 @@ impl Workshop for Nix {
 
 impl Nix {
     async fn build(&self, lease: &Lease, recipe: &Path, home: &Path, place: &Path) -> Result<String, Failure> {
-        let programs = self.find().map_err(Failure::Lasting)?;
-        let log = LogFile::fresh(&self.log, LOG_LIMIT).map_err(|e| Failure::Lasting(self.no_log(&e)))?;
+        let programs = blocking(|| self.find()).map_err(Failure::Lasting)?;
+        let log = blocking(|| LogFile::fresh(&self.log, LOG_LIMIT));
+        let log = log.map_err(|e| Failure::Lasting(self.no_log(&e)))?;
         let agent = &**lease.needs_agent().map_err(Failure::Lasting)?;
         let mut job = Job { nix: self, programs, home, log, agent, least_free: room::LEAST_FREE };
         let recipe = recipe.to_string_lossy();

@@ -18,7 +18,7 @@ mod tests;
 
 use super::agent::Readiness;
 use dvn_config::MachineSettings;
-use dvn_host::machine_dir::MachineDir;
+use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_hypervisor::{Guest, GuestAgent};
 use dvn_nix::{HostStore, Limits, Session, StoreSettings};
 use dvn_protocol::{
@@ -153,7 +153,7 @@ impl Sharing {
     /// A guest is ready, and nobody has used it yet.
     pub fn begin(&self, guest: &Arc<dyn Guest>, token: String, readiness: &Readiness) -> Result<(), Report> {
         if readiness.data_disk != DataDisk::Kept {
-            self.gate.forget_all()?;
+            blocking(|| self.gate.forget_all())?;
         }
         if !readiness.host_store {
             if self.boot().why_not.is_none() {
@@ -225,7 +225,7 @@ impl Sharing {
         }
         for paths in batches(&session.vanished) {
             agent.ask(Ask::Forget { paths: paths.to_vec() }).await?;
-            self.gate.forgotten(paths)?;
+            blocking(|| self.gate.forgotten(paths))?;
         }
         Ok(session)
     }
@@ -277,7 +277,7 @@ impl Sharing {
                 format!("the guest cannot go on without the host's store: {report}; it was to, because {cause}");
             Report::new(Kind::Guest, message).hint("see why: darwin-vz-nix logs --console")
         })?;
-        self.gate.forget_all()?;
+        blocking(|| self.gate.forget_all())?;
         self.set(Boot { why_not: Some(cause.message.clone()), ..Boot::default() });
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod api_token;
+mod blocking;
 pub mod descriptors;
 pub mod files;
 pub mod lobby;
@@ -19,3 +20,5 @@ pub mod trust;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "for tests")]
 pub mod wrong_files;
+
+pub use blocking::blocking;

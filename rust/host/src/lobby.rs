@@ -23,7 +23,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -141,6 +142,25 @@ impl Lobby {
 
     fn lock(&self) -> MutexGuard<'_, Present> {
         self.0.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first look at a connection, and when it was taken: by the task that serves it, which may be on another thread.
+pub fn look() -> (Look, impl Future<Output = ()>) {
+    let (taken, wait) = oneshot::channel();
+    // It fails where the connection has ended by then.
+    (Look(taken), async move { drop(wait.await) })
+}
+
+/// To be polled beside the serving of the connection, after it.
+pub struct Look(oneshot::Sender<()>);
+
+impl Look {
+    /// Tells that the connection was looked at, once the runtime has heard of what may have come with it. Never ends.
+    pub async fn is_done(self) {
+        yield_now().await;
+        let _ = self.0.send(());
+        pending().await
     }
 }
 

@@ -9,13 +9,12 @@ use super::{
     turns::{Client, Limits, Turn, Turns},
 };
 use crate::machine::Machine;
-use dvn_host::lobby::{Lobby, Place, Room};
+use dvn_host::lobby::{self, Lobby, Place, Room};
 use dvn_types::Service;
 use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -59,6 +58,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
             Ok((client, _)) => {
                 let place = Arc::new(lobby.enter().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
+                let (look, looked) = lobby::look();
                 tokio::spawn(async move {
                     tokio::select! {
                         biased;
@@ -67,10 +67,11 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
                         () = place.lost() => {
                             tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
                         }
+                        () = look.is_done() => {}
                     }
                 });
                 // So that each is looked at once before a crowd behind it could take its place.
-                yield_now().await;
+                looked.await;
             }
             Err(e) => {
                 tracing::warn!(machine = %machine.name(), "cannot accept a connection: {e}");
