@@ -5,7 +5,6 @@
 //! ```
 
 mod chronicle;
-mod clock;
 mod connection;
 mod daemon;
 mod home;
@@ -14,13 +13,11 @@ mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod options;
-mod pulse;
 mod service;
 #[cfg(feature = "specimen")]
 pub mod specimen;
 mod ssh_listener;
 pub mod views;
-mod vigil;
 #[cfg(test)]
 mod wrong_files_tests;
 

@@ -1,19 +1,28 @@
 //! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
 
+mod activity;
+mod asked;
+mod clock;
 mod entry;
 mod furnish;
+mod hang;
+mod host_awake;
+mod monitor;
 mod reach;
 mod record;
+mod store_hold;
+#[cfg(test)]
+mod watched;
 
 use super::{
     chronicle::Chronicle,
-    clock::GuestClock,
     metrics::{Load, Sample},
     options::RunOptions,
-    pulse::Pulse,
-    vigil::{Inhibitor, Vigil},
 };
 use crate::views;
+use activity::{Activities, Activity, Uses};
+use asked::Overheard;
+use clock::GuestClock;
 use dvn_config::MachineSettings;
 use dvn_generations::{Generations, Nix, Reconciler, TimeLimits};
 use dvn_guest::{
@@ -22,7 +31,10 @@ use dvn_guest::{
     launch::{Launch, WarmConnection},
     sharing::Sharing,
 };
-use dvn_host::machine_dir::{MachineDir, StateDir};
+use dvn_host::{
+    blocking,
+    machine_dir::{MachineDir, StateDir},
+};
 use dvn_hypervisor::{Capabilities, Hypervisor};
 use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy};
 use dvn_protocol::messages::{Answer, Ask};
@@ -30,6 +42,8 @@ use dvn_types::{
     Keep, Kind, MachineName, Report, Sizes,
     wire::{BackendView, BootList, GenerationList, GenerationsStatus, MachineStatus, StoreStatus, Trimmed},
 };
+use host_awake::PowerAssertion;
+use monitor::Monitor;
 use reach::Reach;
 use std::{
     path::PathBuf,
@@ -38,6 +52,7 @@ use std::{
 };
 use tokio::{
     sync::{RwLock, watch},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -49,6 +64,7 @@ pub struct Machine {
     dir: MachineDir,
     capabilities: Capabilities,
     handle: Handle,
+    activities: Activities,
     clock: Arc<GuestClock>,
     reach: Reach,
     warm: WarmConnection,
@@ -63,7 +79,7 @@ pub struct Machine {
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
     destroying: tokio::sync::Mutex<()>,
-    _watchers: [AbortOnDropHandle<()>; 4],
+    _watchers: JoinSet<()>,
 }
 
 /// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
@@ -80,7 +96,7 @@ pub struct Parts {
     /// The text of the direct door's program.
     pub connect_program: Vec<u8>,
     /// What keeps the host awake while the guest is in use, if there is something.
-    pub inhibitor: Option<Inhibitor>,
+    pub assertion: Option<PowerAssertion>,
     /// What can boot beside the configured bundle.
     pub generations: Arc<Generations>,
     /// What is kept of its boots.
@@ -105,7 +121,7 @@ impl Parts {
             preparation: Arc::new(dvn_lifecycle::InMemory::with(agent)),
             warm: WarmConnection::default(),
             connect_program: Vec::new(),
-            inhibitor: None,
+            assertion: None,
             generations: Arc::new(Generations::open(dir, settings, &[])?),
             boots: Boots::of(dir),
             nix: Nix {
@@ -155,13 +171,13 @@ impl Machine {
             log: dir.build_log(),
             time_limits: TimeLimits::default(),
         };
-        let inhibitor = Inhibitor::find(&options.search_path);
+        let assertion = PowerAssertion::find(&options.search_path);
         let parts = Parts {
             hypervisor,
             preparation: Arc::new(launch),
             warm,
             connect_program,
-            inhibitor,
+            assertion,
             generations,
             boots,
             nix,
@@ -179,43 +195,37 @@ impl Machine {
         chronicle: Arc<Chronicle>,
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
+        let activity = Arc::new(watch::Sender::<Activity>::default());
+        let activities = activity.subscribe();
         let handle = dvn_lifecycle::spawn(
             name.clone(),
             parts.hypervisor,
-            parts.preparation,
+            Arc::new(Overheard::new(parts.preparation, Arc::clone(&activity))),
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
         );
-        let pulse = Pulse {
-            name: name.clone(),
-            handle: handle.clone(),
-            chronicle: Arc::clone(&chronicle),
-            let_go: match parts.sharing.clone() {
-                Some(sharing) => Box::new(move || sharing.rest()),
-                None => Box::new(|| {}),
-            },
-            hang_timeout: settings.hang_timeout,
-            building: watch::channel(false).0,
-        };
         let clock = Arc::new(GuestClock::new(name.clone()));
-        let vigil = Vigil {
-            name: name.clone(),
-            handle: handle.clone(),
-            building: pulse.building.subscribe(),
-            clock: Arc::clone(&clock),
-            inhibitor: parts.inhibitor,
-        };
-        let watchers = [
-            tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
-            tokio::spawn(vigil.keep()),
-            tokio::spawn(pulse.take()),
-            tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
-        ];
+        let hang_timeout = settings.hang_timeout;
+        let uses = || Uses::of(activities.clone());
+        let (of, to) = (|| name.clone(), || Arc::clone(&chronicle));
+        let mut watchers = JoinSet::new();
+        watchers.spawn(Monitor { name: of(), handle: handle.clone(), activity, hang_timeout }.run());
+        watchers.spawn(hang::watch(of(), handle.clone(), activities.clone(), hang_timeout));
+        watchers.spawn(host_awake::during(of(), uses(), parts.assertion));
+        watchers.spawn(clock::during(Arc::clone(&clock), handle.clone(), uses()));
+        if let Some(sharing) = parts.sharing.clone() {
+            let rest = move |unused: &dyn Fn() -> bool| sharing.rest_if(unused);
+            watchers.spawn(store_hold::let_go(handle.clone(), activities.clone(), rest));
+        }
+        watchers.spawn(record::lifecycle(of(), handle.clone(), to()));
+        watchers.spawn(record::builds(of(), activities.clone(), to()));
+        watchers.spawn(record::generations(of(), Arc::clone(&parts.generations), to()));
         Machine {
             name,
             settings,
             dir,
             capabilities,
             handle,
+            activities,
             clock,
             reach: Reach::default(),
             warm: parts.warm,
@@ -228,7 +238,7 @@ impl Machine {
             nix: parts.nix,
             keeper: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
-            _watchers: watchers.map(AbortOnDropHandle::new),
+            _watchers: watchers,
         }
     }
 
@@ -255,7 +265,7 @@ impl Machine {
             name: self.name.clone(),
             backend: self.capabilities.backend.to_owned(),
             accelerator: self.capabilities.accelerator.to_owned(),
-            state: views::state(&snapshot, Instant::now()),
+            state: views::state(&snapshot, self.activities.borrow().builds_alone(), Instant::now()),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
             listen: vec![self.settings.listen.to_string()],
@@ -379,18 +389,19 @@ impl Machine {
 
     /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
     pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
-        boots::console(&self.dir, boot)
+        blocking(|| boots::console(&self.dir, boot))
     }
 
     /// What is known of its last boots.
     pub fn boots(&self) -> BootList {
-        BootList { boots: self.boots.list() }
+        BootList { boots: blocking(|| self.boots.list()) }
     }
 
     /// What its backend can do. Programs are looked for now; which guests it boots was found out when the daemon began.
     pub fn backend(&self) -> BackendView {
         let (settings, path) = (&self.settings, &self.nix.search_path);
-        let now = dvn_hypervisor::for_this_host(settings.backend, path, settings.accelerator.as_deref());
+        let accelerator = settings.accelerator.as_deref();
+        let now = blocking(|| dvn_hypervisor::for_this_host(settings.backend, path, accelerator));
         let features =
             now.map_or_else(|_| self.capabilities.features.clone(), |now| now.capabilities().features.clone());
         views::backend_view(&self.capabilities, &features, path.to_string_lossy().into_owned())
@@ -433,12 +444,15 @@ impl Machine {
         self.handle.stop(true).await?;
         let _files = self.files.write().await;
         self.handle.stop(true).await?;
-        self.dir.destroy(keep)?;
-        furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
-        self.generations.reset()?;
-        if let Some(sharing) = &self.sharing {
-            sharing.begin_anew(&self.settings, &self.dir)?;
-        }
+        blocking(|| {
+            self.dir.destroy(keep)?;
+            furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+            self.generations.reset()?;
+            match &self.sharing {
+                Some(sharing) => sharing.begin_anew(&self.settings, &self.dir),
+                None => Ok(()),
+            }
+        })?;
         self.chronicle.changed();
         Ok(())
     }

@@ -24,14 +24,14 @@ pub fn backend_view(can: &Capabilities, features: &[Feature], search_path: Strin
     }
 }
 
-/// Where a lifecycle stands at `now`.
-pub fn state(snapshot: &Snapshot, now: Instant) -> State {
+/// Where a lifecycle stands at `now`; `builds` are those that keep the guest though no lease does.
+pub fn state(snapshot: &Snapshot, builds: u32, now: Instant) -> State {
     let away = |at: Instant| ms(at.saturating_duration_since(now));
     match &snapshot.phase {
         Phase::Stopped { last } => State::Stopped { last_exit: last.as_ref().map(Exit::to_string) },
         Phase::Starting => State::Starting,
-        Phase::Running { leases, idle_at, builds } => {
-            State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away), builds: *builds }
+        Phase::Running { leases, idle_at, .. } => {
+            State::Running { leases: *leases, idle_stop_in_ms: idle_at.map(away), builds }
         }
         Phase::Paused { leases, resuming } => State::Paused { leases: *leases, resuming: *resuming },
         Phase::Stopping { restart } => State::Stopping { restart: *restart },
@@ -48,7 +48,7 @@ mod tests {
     use std::time::Duration;
 
     fn at(phase: Phase, now: Instant) -> State {
-        state(&Snapshot { phase, ..Snapshot::default() }, now)
+        state(&Snapshot { phase, ..Snapshot::default() }, 3, now)
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
             (Phase::Stopped { last: Some(Exit::Crashed("why".into())) }, ended("crashed: why")),
             (Phase::Starting, State::Starting),
             (
-                Phase::Running { leases: 1, idle_at: None, builds: 3 },
+                Phase::Running { leases: 1, idle_at: None, asked: false },
                 State::Running { leases: 1, idle_stop_in_ms: None, builds: 3 },
             ),
             (Phase::Paused { leases: 1, resuming: true }, State::Paused { leases: 1, resuming: true }),
@@ -85,9 +85,9 @@ mod tests {
     #[test]
     fn what_remains_is_counted_when_it_is_read() {
         let (now, minute) = (Instant::now(), Duration::from_secs(60));
-        let idle = Phase::Running { leases: 0, idle_at: Some(now + 2 * minute), builds: 0 };
+        let idle = Phase::Running { leases: 0, idle_at: Some(now + 2 * minute), asked: false };
         for (when, ms) in [(now, 120_000), (now + minute, 60_000), (now + 3 * minute, 0)] {
-            let expected = State::Running { leases: 0, idle_stop_in_ms: Some(ms), builds: 0 };
+            let expected = State::Running { leases: 0, idle_stop_in_ms: Some(ms), builds: 3 };
             assert_eq!(at(idle.clone(), when), expected);
         }
     }

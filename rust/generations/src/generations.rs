@@ -7,7 +7,7 @@ use crate::{
 };
 use dvn_config::MachineSettings;
 use dvn_guest::{bundle::Bundle, launch::BootSource};
-use dvn_host::machine_dir::MachineDir;
+use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_types::{
     Arch, Kind, Report, unix_ms,
     wire::{self, GenerationList, GenerationStatus, GenerationsStatus, Prospect},
@@ -26,6 +26,9 @@ pub struct Generations {
     bundle: Option<PathBuf>,
     disk_size: u64,
     archs: Vec<Arch>,
+    /// Held from a change of the state until it is written, so that changes are written in their order. Readers take only the
+    /// lock of `inner`, and wait for no disk.
+    writing: Mutex<()>,
     inner: Mutex<Inner>,
     /// Signals that the displayed state has changed.
     changes: watch::Sender<()>,
@@ -99,6 +102,7 @@ impl Generations {
             bundle: settings.bundle.clone(),
             disk_size: settings.disk_size,
             archs: archs.to_owned(),
+            writing: Mutex::new(()),
             inner: Mutex::new(Inner { state, trial: None, booted: None, work: Work::Free }),
             changes: watch::channel(()).0,
             asked: Notify::new(),
@@ -209,11 +213,12 @@ impl Generations {
             }
             Ok(())
         })?;
-        self.store.remove(number)
+        blocking(|| self.store.remove(number))
     }
 
     /// Reads the state from disk again, after the directory was deleted or kept.
     pub fn reset(&self) -> Result<(), Report> {
+        let _writing = self.writing();
         let (_, mut state, there) = Store::open(self.store.root().to_owned())?;
         state.follow(self.recipe.as_deref(), &there);
         *self.inner() = Inner { state, trial: None, booted: None, work: Work::Free };
@@ -291,7 +296,7 @@ impl Generations {
 
     /// The architecture of a generation.
     pub(crate) fn arch(&self, number: u32) -> Result<Arch, Report> {
-        Ok(Bundle::open(&self.store.bundle(number), &self.archs)?.arch)
+        Ok(blocking(|| Bundle::open(&self.store.bundle(number), &self.archs))?.arch)
     }
 
     /// The last good generation boots from now on. The caller records the verdict later.
@@ -323,7 +328,7 @@ impl Generations {
     pub(crate) fn remove(&self, numbers: &[u32]) {
         for number in numbers {
             tracing::info!(generation = number, "deleted: newer ones are kept");
-            if let Err(report) = self.store.remove(*number) {
+            if let Err(report) = blocking(|| self.store.remove(*number)) {
                 tracing::warn!("{report}"); // Removed at the next start.
             }
         }
@@ -331,14 +336,17 @@ impl Generations {
 
     /// Applies a user's request and writes it to disk, or leaves everything unchanged.
     fn change<T>(&self, change: impl FnOnce(&mut Inner, Option<&Path>) -> Result<T, Refusal>) -> Result<T, Report> {
-        let mut inner = self.inner();
-        let before = inner.state.clone();
-        let changed = change(&mut inner, self.recipe.as_deref())?;
-        if let Err(report) = self.store.write(&inner.state) {
-            inner.state = before;
+        let _writing = self.writing();
+        let (changed, before, after) = {
+            let mut inner = self.inner();
+            let before = inner.state.clone();
+            let changed = change(&mut inner, self.recipe.as_deref())?;
+            (changed, before, inner.state.clone())
+        };
+        if let Err(report) = blocking(|| self.store.write(&after)) {
+            self.inner().state = before;
             return Err(report);
         }
-        drop(inner);
         self.changes.send_replace(());
         Ok(changed)
     }
@@ -346,13 +354,21 @@ impl Generations {
     /// Records an observation. It counts in memory even if it cannot be written, or the generation would be tried again
     /// and again.
     fn note(&self, change: impl FnOnce(&mut Inner)) {
-        let mut inner = self.inner();
-        change(&mut inner);
-        if let Err(report) = self.store.write(&inner.state) {
+        let _writing = self.writing();
+        let after = {
+            let mut inner = self.inner();
+            change(&mut inner);
+            inner.state.clone()
+        };
+        if let Err(report) = blocking(|| self.store.write(&after)) {
             tracing::warn!("{report}");
         }
-        drop(inner);
         self.changes.send_replace(());
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        // A change that another thread brings onto the disk comes first.
+        blocking(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

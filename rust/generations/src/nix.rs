@@ -16,7 +16,7 @@ mod host_nix;
 mod job;
 
 use super::health;
-use dvn_host::{files::remove_all, log_file::LogFile};
+use dvn_host::{blocking, files::remove_all, log_file::LogFile};
 use dvn_lifecycle::Lease;
 use dvn_protocol::NIX_PORT;
 use dvn_types::{Arch, Kind, Report};
@@ -69,8 +69,9 @@ impl SystemBuilder for Nix {
 
 impl Nix {
     async fn build(&self, lease: &Lease, recipe: &Path, home: &Path, place: &Path) -> Result<String, Failure> {
-        let programs = self.find().map_err(Failure::Permanent)?;
-        let log = LogFile::fresh(&self.log, LOG_LIMIT).map_err(|e| Failure::Permanent(self.no_log(&e)))?;
+        let programs = blocking(|| self.find()).map_err(Failure::Permanent)?;
+        let log = blocking(|| LogFile::fresh(&self.log, LOG_LIMIT));
+        let log = log.map_err(|e| Failure::Permanent(self.no_log(&e)))?;
         let agent = &**lease.needs_agent().map_err(Failure::Permanent)?;
         let mut job = Job { nix: self, programs, home, log, agent, least_free: free_space::LEAST_FREE };
         let recipe = recipe.to_string_lossy();

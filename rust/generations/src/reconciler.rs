@@ -18,6 +18,7 @@ use super::{
     nix::{Failure, SystemBuilder},
 };
 use dvn_guest::symptoms;
+use dvn_host::blocking;
 use dvn_lifecycle::{Handle, Phase};
 use dvn_types::{Kind, MachineName, Report, Sizes, ms, unix_ms};
 use std::{
@@ -155,7 +156,7 @@ impl Reconciler {
 
     async fn built(&self, recipe: &Path) -> Result<u32, Failure> {
         let store = &self.generations.store;
-        let (home, place) = (store.home().map_err(Failure::Permanent)?, store.place().map_err(Failure::Permanent)?);
+        let (home, place) = blocking(|| Ok::<_, Report>((store.home()?, store.place()?))).map_err(Failure::Permanent)?;
         // One lease from the first step to the last, so that the guest stays.
         let lease = {
             let _files = self.files.read().await;
@@ -223,7 +224,7 @@ impl Reconciler {
         self.handle.start(Sizes::default()).await?;
         let lease = self.handle.acquire().await?;
         self.builder.examine(&lease, arch).await.map_err(|mut why| {
-            why.message = format!("{}; {}", why.message, symptoms::summary(&self.console));
+            why.message = format!("{}; {}", why.message, blocking(|| symptoms::summary(&self.console)));
             why
         })
     }

@@ -34,6 +34,9 @@ const KEPT: usize = 5;
 pub struct Boots {
     dir: MachineDir,
     known: Arc<Mutex<Known>>,
+    /// Held while a record is written, so that of two that come at once the later state is what is written last. It is not the
+    /// lock of what is known: those who tell of a boot take that one, and wait for no disk.
+    writing: Arc<Mutex<()>>,
 }
 
 /// Boots of this daemon.
@@ -63,7 +66,7 @@ impl Boots {
                 write(dir, &record);
             }
         }
-        Boots { dir: dir.clone(), known: Arc::default() }
+        Boots { dir: dir.clone(), known: Arc::default(), writing: Arc::default() }
     }
 
     /// Records a boot that begins, and renames the previous boot's console. Returns the boot's number. Blocks.
@@ -158,13 +161,11 @@ impl Boots {
         }
         let boots = self.clone();
         tokio::task::spawn_blocking(move || {
-            // Under the lock, so that of two concurrent changes the later state is written last.
-            let known = boots.known();
+            let _writing = boots.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let record = boots.known().records.get(&number).cloned();
             // A machine that was deleted meanwhile has no records any more.
-            if let Some(record) = known.records.get(&number)
-                && path(&boots.dir, number).exists()
-            {
-                write(&boots.dir, record);
+            if let Some(record) = record.filter(|_| path(&boots.dir, number).exists()) {
+                write(&boots.dir, &record);
             }
         });
     }

@@ -18,7 +18,7 @@ mod tests;
 
 use super::agent::Readiness;
 use dvn_config::MachineSettings;
-use dvn_host::machine_dir::MachineDir;
+use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_hypervisor::{Guest, GuestAgent};
 use dvn_nix::{HostStore, Limits, Session, StoreSettings};
 use dvn_protocol::{
@@ -70,7 +70,7 @@ struct Boot {
     in_use: bool,
     /// Why it does not.
     why_not: Option<String>,
-    /// Held also without connections, for builds that continue without one. [`Sharing::rest`] releases it.
+    /// Held also without connections, for builds that continue without one. [`Sharing::rest_if`] releases it.
     kept: Option<Arc<Hold>>,
     /// Serves the gate to it.
     _served: Option<AbortOnDropHandle<()>>,
@@ -154,7 +154,7 @@ impl Sharing {
     /// Call it when a guest is ready, before its first use.
     pub fn begin(&self, guest: &Arc<dyn Guest>, token: String, readiness: &Readiness) -> Result<(), Report> {
         if readiness.data_disk != DataDisk::Kept {
-            self.gate.forget_all()?;
+            blocking(|| self.gate.forget_all())?;
         }
         if !readiness.host_store {
             if self.boot().why_not.is_none() {
@@ -186,9 +186,13 @@ impl Sharing {
         }
     }
 
-    /// Releases what is held only for the guest: no client uses it, and nothing is built in it.
-    pub fn rest(&self) {
-        let kept = self.boot().kept.take();
+    /// Releases what is held only for the guest, unless it is used at this moment: by a connection, or by a build.
+    pub fn rest_if(&self, unused: impl FnOnce() -> bool) {
+        let kept = {
+            // A connection takes what it needs under the same lock, and has its lease by then.
+            let mut boot = self.boot();
+            if unused() { boot.kept.take() } else { None }
+        };
         drop(kept);
     }
 
@@ -222,7 +226,7 @@ impl Sharing {
         }
         for paths in batches(&session.vanished) {
             agent.ask(Ask::Forget { paths: paths.to_vec() }).await?;
-            self.gate.forgotten(paths)?;
+            blocking(|| self.gate.forgotten(paths))?;
         }
         Ok(session)
     }
@@ -274,7 +278,7 @@ impl Sharing {
                 format!("the guest could not stop using the host's store: {report}; it had to, because {cause}");
             Report::new(Kind::Guest, message).hint("see why: darwin-vz-nix logs --console")
         })?;
-        self.gate.forget_all()?;
+        blocking(|| self.gate.forget_all())?;
         self.set(Boot { why_not: Some(cause.message.clone()), ..Boot::default() });
         Ok(())
     }

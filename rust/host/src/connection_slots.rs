@@ -24,7 +24,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -148,6 +149,25 @@ impl ConnectionSlots {
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first look at a connection, by the task that serves it, and a future that waits for that look.
+pub fn first_look() -> (FirstLook, impl Future<Output = ()>) {
+    let (taken, wait) = oneshot::channel();
+    // It fails where the connection has ended by then.
+    (FirstLook(taken), async move { drop(wait.await) })
+}
+
+/// To be polled beside the serving of the connection, after it.
+pub struct FirstLook(oneshot::Sender<()>);
+
+impl FirstLook {
+    /// Reports that the connection was looked at, once the runtime has seen what may have come with it. Never ends.
+    pub async fn is_done(self) {
+        yield_now().await;
+        let _ = self.0.send(());
+        pending().await
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod api_token;
 pub mod connection_slots;
+mod blocking;
 pub mod descriptors;
 pub mod files;
 pub mod log_file;
@@ -20,3 +21,5 @@ pub mod trust;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "for tests")]
 pub mod wrong_files;
+
+pub use blocking::blocking;

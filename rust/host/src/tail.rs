@@ -3,7 +3,7 @@
 //! Following polls the file four times a second, and only while a client follows. It handles truncation (it continues
 //! at the start) and rotation (it reads the old file to its end, then the new one from its start).
 
-use crate::regular_file;
+use crate::{blocking, regular_file};
 use futures_util::{Stream, stream};
 use std::{
     fs::File,
@@ -39,16 +39,15 @@ struct Tail {
 }
 
 impl Tail {
-    /// Reads of a local file are short, and moving them to another thread would cost more.
     async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
-            if let Some(chunk) = self.read()? {
+            if let Some(chunk) = blocking(|| self.read())? {
                 return Ok(Some(chunk));
             }
             if !self.follow {
                 return Ok(None);
             }
-            if !self.turn_over()? {
+            if !blocking(|| self.turn_over())? {
                 tokio::time::sleep(PERIOD).await;
             }
         }

@@ -7,7 +7,7 @@
 
 use super::seats::{Limits, Seat, Seats};
 use axum::Router;
-use dvn_host::connection_slots::{ConnectionSlots, SlotLimits};
+use dvn_host::connection_slots::{self, ConnectionSlots, SlotLimits};
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -21,7 +21,7 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    task::{JoinSet, yield_now},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -96,9 +96,17 @@ pub(super) async fn serve(
             client = listener.accept() => match client {
                 Ok(client) => {
                     let seat = seats.seat(slots.acquire().await);
-                    served.spawn(converse(client, routes.clone(), bounds.head, seat, stop.clone()));
+                    let (look, looked) = connection_slots::first_look();
+                    let conversation = converse(client, routes.clone(), bounds.head, seat, stop.clone());
+                    served.spawn(async move {
+                        tokio::select! {
+                            biased;
+                            () = conversation => {}
+                            () = look.is_done() => {}
+                        }
+                    });
                     // So that each is looked at once before a crowd behind it could take its place.
-                    yield_now().await;
+                    looked.await;
                 }
                 Err(error) => {
                     tracing::warn!("{name} cannot accept a connection: {error}");

@@ -59,8 +59,8 @@ pub fn deadline(state: &State) -> Option<Instant> {
         State::Stopped { .. } | State::Failed { .. } | State::Paused { .. } => None,
         State::Starting { deadline, .. } | State::Booting { deadline, .. } => Some(*deadline),
         State::Running { idle, .. } => idle.map(|idle| match idle {
-            Idle::Until { at, .. } => at,
-            Idle::Asked { until, .. } => until,
+            Idle::Until { at } => at,
+            Idle::Asked { until } => until,
         }),
         State::Stopping { ask_at, kill_at, .. } => Some(ask_at.map_or(*kill_at, |ask| ask.min(*kill_at))),
     }
@@ -179,9 +179,9 @@ impl Stepper<'_> {
                     .to(State::Running { leases: waiters, idle }, vec![Effect::Grant(waiters)])
             }
             (State::Running { idle: Some(Idle::Asked { .. }), .. }, News::Builds(0)) => self.power_off(),
-            (State::Running { leases, idle: Some(Idle::Asked { .. }) }, News::Builds(builds)) => {
+            (State::Running { leases, idle: Some(Idle::Asked { .. }) }, News::Builds(_)) => {
                 let pause = self.policy.idle.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(ASK_AGAIN);
-                self.to(State::Running { leases, idle: Some(Idle::Until { at: self.after(pause), builds }) }, vec![])
+                self.to(State::Running { leases, idle: Some(Idle::Until { at: self.after(pause) }) }, vec![])
             }
             (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Going::Guest, cause),
             (State::Booting { .. }, News::Exited(exit)) => self.fail(reports::gone_early(&exit)),
@@ -212,11 +212,11 @@ impl Stepper<'_> {
             State::Booting { deadline, .. } if self.now >= deadline => {
                 self.give_up(Going::Guest, reports::not_ready(self.policy.boot_timeout))
             }
-            State::Running { leases, idle: Some(Idle::Until { at, builds }) } if self.now >= at => {
-                let idle = Idle::Asked { until: self.after(ANSWER_WITHIN), builds };
+            State::Running { leases, idle: Some(Idle::Until { at }) } if self.now >= at => {
+                let idle = Idle::Asked { until: self.after(ANSWER_WITHIN) };
                 self.to(State::Running { leases, idle: Some(idle) }, vec![Effect::AskBuilds])
             }
-            State::Running { idle: Some(Idle::Asked { until, .. }), .. } if self.now >= until => self.power_off(),
+            State::Running { idle: Some(Idle::Asked { until }), .. } if self.now >= until => self.power_off(),
             State::Stopping { what, kill_at, kills, then, .. } if self.now >= kill_at => {
                 let kills = kills.saturating_add(1).min(STUCK_AFTER);
                 let mut effects = vec![Effect::Kill];
@@ -301,7 +301,7 @@ impl Stepper<'_> {
     }
 
     pub(super) fn idle(&self, leases: u32) -> Option<Idle> {
-        self.policy.idle.filter(|_| leases == 0).map(|idle| Idle::Until { at: self.after(idle), builds: 0 })
+        self.policy.idle.filter(|_| leases == 0).map(|idle| Idle::Until { at: self.after(idle) })
     }
 
     /// Never now, or a policy without grace would kill in a busy loop.

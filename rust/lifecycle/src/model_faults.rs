@@ -83,7 +83,7 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
             let demand = matches!(e, Event::Demand { .. });
             let (mut m, fx) = step(m, e, now, p);
             if let (State::Running { idle, .. }, true) = (&mut m.state, demand) {
-                *idle = p.idle.map(|time| Idle::Until { at: now + time, builds: 0 });
+                *idle = p.idle.map(|time| Idle::Until { at: now + time });
             }
             (m, fx)
         },

@@ -65,10 +65,8 @@ impl Pair {
             State::Starting { waiters, deadline } => format!("Starting {waiters} {}", away(*deadline)),
             State::Booting { waiters, deadline } => format!("Booting {waiters} {}", away(*deadline)),
             State::Running { leases, idle: None } => format!("Running {leases}"),
-            State::Running { idle: Some(Idle::Until { at, builds }), .. } => format!("Idle {} {builds}", away(*at)),
-            State::Running { idle: Some(Idle::Asked { until, builds }), .. } => {
-                format!("Asked {} {builds}", away(*until))
-            }
+            State::Running { idle: Some(Idle::Until { at }), .. } => format!("Idle {}", away(*at)),
+            State::Running { idle: Some(Idle::Asked { until }), .. } => format!("Asked {}", away(*until)),
             State::Paused { leases, waiters, halt } => format!("Paused {leases} {waiters} {halt:?}"),
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 format!("Stopping {what:?} {:?} {} {kills} {then:?}", ask_at.map(away), away(*kill_at))

@@ -44,10 +44,10 @@ pub enum Phase {
     Running {
         /// Leases that are held.
         leases: u32,
-        /// When it is stopped as idle, unless it builds then.
+        /// When it is asked for its builds, and stopped as idle if it has none or does not answer.
         idle_at: Option<Instant>,
-        /// Builds that keep it though nobody holds a lease.
-        builds: u32,
+        /// The idle time is over, the lifecycle has asked the guest for its builds, and awaits the answer until `idle_at`.
+        asked: bool,
     },
     /// The guest stands still, or is about to go on.
     Paused {
@@ -78,16 +78,16 @@ impl Phase {
             State::Stopped { last } => Phase::Stopped { last: last.clone() },
             State::Starting { .. } | State::Booting { .. } => Phase::Starting,
             State::Running { leases, idle } => {
-                let (idle_at, builds) = match *idle {
-                    Some(Idle::Until { at, builds }) => (Some(at), builds),
-                    Some(Idle::Asked { until, builds }) => (Some(until), builds),
-                    None => (None, 0),
+                let (idle_at, asked) = match *idle {
+                    Some(Idle::Until { at }) => (Some(at), false),
+                    Some(Idle::Asked { until }) => (Some(until), true),
+                    None => (None, false),
                 };
-                Phase::Running { leases: *leases, idle_at, builds }
+                Phase::Running { leases: *leases, idle_at, asked }
             }
             // It may still run, and nobody has been told otherwise.
             State::Paused { leases, halt: Halt::Pausing, .. } => {
-                Phase::Running { leases: *leases, idle_at: None, builds: 0 }
+                Phase::Running { leases: *leases, idle_at: None, asked: false }
             }
             State::Paused { leases, halt, .. } => Phase::Paused { leases: *leases, resuming: *halt == Halt::Resuming },
             State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, Then::Restart { .. }) },

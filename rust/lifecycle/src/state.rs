@@ -139,15 +139,11 @@ pub enum Idle {
     Until {
         /// When.
         at: Instant,
-        /// Builds that kept it when it was last asked.
-        builds: u32,
     },
     /// It was asked for its builds.
     Asked {
         /// When it counts as idle without an answer.
         until: Instant,
-        /// As in `Until`.
-        builds: u32,
     },
 }
 

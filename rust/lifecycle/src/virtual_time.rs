@@ -226,7 +226,7 @@ async fn a_long_lease_is_not_idle_and_the_clock_begins_when_it_ends() {
     let rig = Rig::healthy();
     let lease = rig.machine.acquire().await.unwrap();
     sleep(24 * 60 * MINUTE).await;
-    assert_eq!(rig.phase(), Phase::Running { leases: 1, idle_at: None, builds: 0 });
+    assert_eq!(rig.phase(), Phase::Running { leases: 1, idle_at: None, asked: false });
     let end = Instant::now();
     drop(lease);
     rig.until(|phase| matches!(phase, Phase::Stopping { .. })).await;
@@ -238,7 +238,7 @@ async fn without_an_idle_time_the_guest_stays() {
     let rig = Rig::new(Script::default(), Way::default(), Policy { idle: None, ..POLICY });
     drop(rig.machine.acquire().await.unwrap());
     sleep(10_000 * MINUTE).await;
-    assert_eq!(rig.phase(), Phase::Running { leases: 0, idle_at: None, builds: 0 });
+    assert_eq!(rig.phase(), Phase::Running { leases: 0, idle_at: None, asked: false });
 }
 
 #[tokio::test(start_paused = true)]

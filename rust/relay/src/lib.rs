@@ -7,16 +7,17 @@
 //! has ended has closed both halves; the client gets all that it said, and time to take it.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::pin,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    pin::{Pin, pin},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, split},
     time::sleep,
 };
-use tokio_util::sync::CancellationToken;
 
 /// How long one end may be silent once the other has ended.
 pub const QUIET: Duration = Duration::from_secs(1);
@@ -50,15 +51,14 @@ where
 {
     let (from_client, mut to_client) = split(client);
     let (from_guest, mut to_guest) = split(guest);
-    let client_ended = CancellationToken::new();
+    let (never, client_ended) = (AtomicBool::new(false), AtomicBool::new(false));
     {
-        let never = CancellationToken::new();
         let mut there = pin!(pump(from_client, &mut to_guest, &carried.sent, &never));
         let mut back = pin!(pump(from_guest, &mut to_client, &carried.received, &client_ended));
         tokio::select! {
             ended = &mut there => {
                 ended?;
-                client_ended.cancel();
+                client_ended.store(true, Relaxed);
                 back.await?;
             }
             ended = &mut back => ended?,
@@ -69,23 +69,16 @@ where
     to_client.shutdown().await
 }
 
-/// Moves bytes until there are no more or, once `other_ended`, one read has waited for [`QUIET`].
-async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64, other_ended: &CancellationToken) -> io::Result<()>
+/// Moves bytes until there are no more or, once `other_ended`, one read has waited for [`QUIET`]. Whoever sets that polls this
+/// again.
+async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64, other_ended: &AtomicBool) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut chunk = vec![0; CHUNK];
     loop {
-        let silence = async {
-            other_ended.cancelled().await;
-            sleep(QUIET).await;
-        };
-        let read = tokio::select! {
-            biased;
-            read = from.read(&mut chunk) => read?,
-            () = silence => 0,
-        };
+        let read = read_or_quiet(&mut from, &mut chunk, other_ended).await?;
         if read == 0 {
             return Ok(());
         }
@@ -94,11 +87,31 @@ where
     }
 }
 
+/// One read; 0 also after [`QUIET`] once the other side has ended. Nearly all reads come before that, one for each wake-up, and
+/// cost no more than the read itself.
+async fn read_or_quiet<R>(from: &mut R, chunk: &mut [u8], other_ended: &AtomicBool) -> io::Result<usize>
+where
+    R: AsyncRead + Unpin,
+{
+    let mut quiet = None;
+    poll_fn(|cx| {
+        let mut read = ReadBuf::new(chunk);
+        if let Poll::Ready(outcome) = Pin::new(&mut *from).poll_read(cx, &mut read) {
+            return Poll::Ready(outcome.map(|()| read.filled().len()));
+        }
+        if !other_ended.load(Relaxed) {
+            return Poll::Pending;
+        }
+        quiet.get_or_insert_with(|| Box::pin(sleep(QUIET))).as_mut().poll(cx).map(|()| Ok(0))
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::{
-        io::{DuplexStream, duplex},
+        io::{AsyncReadExt, DuplexStream, duplex},
         task::JoinHandle,
     };
 

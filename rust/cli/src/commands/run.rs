@@ -4,7 +4,7 @@ use crate::{
     context::{Context, this_program},
     logging,
     machine_flags::MachineFlags,
-    runtime::block_on,
+    runtime::block_on_threads,
 };
 use clap::Args;
 use dvn_config::{HostFacts, Key};
@@ -50,8 +50,7 @@ impl Run {
         allow_many_connections();
         let log = StateDir::open(&settings.state_dir)?.daemon_log();
         logging::for_the_daemon(context, &log, !self.detached)?;
-        // One thread: at rest nothing wakes it, and copying between sockets is the kernel's work.
-        let outcome = block_on(Daemon::run(settings, options))?;
+        let outcome = block_on_threads(Daemon::run(settings, options))?;
         if let Err(report) = &outcome {
             tracing::error!(target: logging::END, "{}", report.message);
         }

@@ -1,5 +1,6 @@
-//! What becomes of a machine, told to the chronicle.
+//! Passes what becomes of a machine on to the chronicle.
 
+use super::activity::Activities;
 use crate::{chronicle::Chronicle, views};
 use dvn_generations::Generations;
 use dvn_lifecycle::Handle;
@@ -18,7 +19,7 @@ pub(super) async fn lifecycle(name: MachineName, handle: Handle, chronicle: Arc<
         let snapshot = snapshots.borrow_and_update().clone();
         chronicle.changed();
         if std::mem::discriminant(&before) != std::mem::discriminant(&snapshot.phase) {
-            let state = views::state(&snapshot, Instant::now());
+            let state = views::state(&snapshot, 0, Instant::now());
             tracing::info!(machine = %name, state = ?state, "moved");
             chronicle.moved(&name, state);
         }
@@ -26,6 +27,22 @@ pub(super) async fn lifecycle(name: MachineName, handle: Handle, chronicle: Arc<
             chronicle.booted(&name, boot);
         }
         (before, last_boot) = (snapshot.phase, snapshot.last_boot);
+    }
+}
+
+/// Passes on how many builds go on in the guest.
+pub(super) async fn builds(name: MachineName, mut activities: Activities, chronicle: Arc<Chronicle>) {
+    let mut alone = 0;
+    loop {
+        let now = activities.borrow_and_update().clone();
+        chronicle.builds(&name, now.builds);
+        // The status shows these.
+        if std::mem::replace(&mut alone, now.builds_alone()) != now.builds_alone() {
+            chronicle.changed();
+        }
+        if activities.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     turns::{Client, Limits, Turn, Turns},
 };
 use crate::{connection::Connection, machine::Machine};
-use dvn_host::connection_slots::{ConnectionSlots, Slot, SlotLimits};
+use dvn_host::connection_slots::{self, ConnectionSlots, Slot, SlotLimits};
 use dvn_types::{Report, Service};
 use std::{
     future::pending,
@@ -20,7 +20,6 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -67,9 +66,16 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
             Ok((client, _)) => {
                 let slot = Arc::new(slots.acquire().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
-                tokio::spawn(async move { let_in(client, &machine, &slot, &turns, bounds.login).await });
-                // So that each is looked at once before a crowd behind it could take its slot.
-                yield_now().await;
+                let (look, looked) = connection_slots::first_look();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = let_in(client, &machine, &slot, &turns, bounds.login) => {}
+                        () = look.is_done() => {}
+                    }
+                });
+                // So that the door looks at each connection once before later ones can evict it.
+                looked.await;
             }
             Err(e) => {
                 tracing::warn!(machine = %machine.name(), "cannot accept a connection: {e}");

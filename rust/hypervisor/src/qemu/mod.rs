@@ -8,6 +8,7 @@
 
 mod command;
 mod features;
+mod parent;
 mod probe;
 mod process;
 mod qmp;

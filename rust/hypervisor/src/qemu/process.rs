@@ -1,7 +1,7 @@
 //! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: it is started through
-//! `setpriv --pdeathsig`, which asks the kernel for that. What such a death misses, [`kill_orphans`] finds at the next boot.
+//! `setpriv --pdeathsig`, which asks the kernel for that, by [`parent`]. What such a death misses, [`kill_orphans`] finds at the next boot.
 
-use super::{probe::Programs, shield::Shield};
+use super::{parent, probe::Programs};
 use crate::advice;
 use dvn_types::{Kind, Report};
 use rustix::process::{Pid, Signal, kill_process};
@@ -50,11 +50,8 @@ impl Process {
         // Its own group: an interrupt at the daemon's terminal is the daemon's to handle, guest by guest.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let shield = Shield::raise();
-        let spawned = command.spawn();
-        drop(shield);
-        let mut child =
-            spawned.map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
+        let mut child = parent::start(command)
+            .map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
         let last_words = Arc::default();
         let listener = child
             .stderr
@@ -235,6 +232,21 @@ mod tests {
         let error = sh("echo bad option >&2; exit 2").has_made(&socket).await.unwrap_err();
         assert!(error.message.contains("bad option") && !error.hints.is_empty(), "{error:?}");
         sh(&format!("touch {}; sleep 9", socket.display())).has_made(&socket).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_process_outlives_the_thread_that_asked_for_it() {
+        let runtime = tokio::runtime::Handle::current();
+        let asks = std::thread::spawn(move || {
+            runtime.block_on(async {
+                let mut process = sh("echo started; sleep 1; exit 3");
+                let mut said = BufReader::new(process.stdout().unwrap());
+                said.read_line(&mut String::new()).await.unwrap();
+                process
+            })
+        });
+        let mut process = tokio::task::spawn_blocking(|| asks.join().unwrap()).await.unwrap();
+        assert_eq!(process.ended().await, "sh ended with exit code 3");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use dvn_hypervisor::{
     sim_agent,
 };
 use dvn_protocol::messages::{Answer, Ask};
+use dvn_types::wire::State;
 use std::sync::{
     Arc,
     atomic::{
@@ -152,4 +153,31 @@ async fn a_connection_after_a_sleep_gets_in_once_the_clock_is_right_and_not_befo
     let begun = Instant::now();
     drop(machine.open(Service::Nix).await.unwrap());
     assert!(begun.elapsed() >= Duration::from_secs(5), "it waits for the clock: {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_without_a_connection_is_in_the_status_before_the_idle_time_is_over() {
+    let builds = Arc::<AtomicU32>::default();
+    let theirs = Arc::clone(&builds);
+    let agent = sim_agent::that_says(move |ask| match ask {
+        Ask::Builds => Answer::Builds { running: theirs.load(Relaxed) },
+        _ => Answer::Done,
+    });
+    let Rig { machine, .. } = Rig::new(agent, |_| {});
+    let shown = || match machine.status().state {
+        State::Running { leases, builds, .. } => (leases, builds),
+        other => panic!("{other:?}"),
+    };
+    let passage = machine.open(Service::Nix).await.unwrap();
+    builds.store(2, Relaxed);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(shown(), (1, 0), "the connection keeps it");
+    let mut revision = machine.chronicle.generation();
+    drop(passage);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shown(), (0, 2));
+    builds.store(1, Relaxed);
+    revision.mark_unchanged();
+    revision.changed().await.unwrap();
+    assert_eq!(shown(), (0, 1), "and who waits for a change of the status hears of it");
 }

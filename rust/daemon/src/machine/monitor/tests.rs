@@ -1,25 +1,27 @@
-//! The pulse of a guest in memory, under a paused clock: when it is asked, what is told of it, when it is killed.
+//! The monitor of a guest in memory, under a paused clock: when the guest is asked, what is known of it, when it is killed.
 
-use super::*;
-use dvn_hypervisor::{
-    GuestAgent,
-    sim::{Script, Sim},
-    sim_agent,
+use super::{
+    super::{
+        activity::PROBE_INTERVAL as BEAT,
+        record,
+        watched::{Watched, name},
+    },
+    *,
 };
-use dvn_lifecycle::{InMemory, Policy};
+use crate::chronicle::Chronicle;
+use dvn_hypervisor::{GuestAgent, sim::Script, sim_agent};
+use dvn_lifecycle::Policy;
+use dvn_protocol::messages::Answer;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio::time::{sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct Bench {
-    name: MachineName,
     handle: Handle,
     chronicle: Arc<Chronicle>,
-    building: watch::Receiver<bool>,
+    watched: Watched,
     let_go: Arc<AtomicU32>,
-    _pulse: AbortOnDropHandle<()>,
 }
 
 impl Bench {
@@ -32,28 +34,28 @@ impl Bench {
     }
 
     fn of(script: Script, agent: Arc<dyn GuestAgent>, policy: Policy, hang_timeout: Option<Duration>) -> Bench {
-        let name: MachineName = "builder".parse().unwrap();
-        let preparation = Arc::new(InMemory::with(agent));
-        let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(Sim::new(script)), preparation, policy);
+        let mut watched = Watched::new(script, agent, policy, hang_timeout);
         let chronicle = Arc::new(Chronicle::default());
+        watched.tasks.spawn(record::builds(name(), watched.activities.clone(), Arc::clone(&chronicle)));
         let let_go = Arc::<AtomicU32>::default();
-        let theirs = Arc::clone(&let_go);
-        let pulse = Pulse {
-            name: name.clone(),
-            handle: handle.clone(),
-            chronicle: Arc::clone(&chronicle),
-            let_go: Box::new(move || {
+        let (mut activities, theirs) = (watched.activities.clone(), Arc::clone(&let_go));
+        watched.tasks.spawn(async move {
+            while activities.wait_for(|now| now.settled).await.is_ok() {
                 theirs.fetch_add(1, Relaxed);
-            }),
-            hang_timeout,
-            building: watch::channel(false).0,
-        };
-        let building = pulse.building.subscribe();
-        Bench { name, handle, chronicle, building, let_go, _pulse: AbortOnDropHandle::new(tokio::spawn(pulse.take())) }
+                if activities.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Bench { handle: watched.handle.clone(), chronicle, watched, let_go }
+    }
+
+    fn building(&self) -> bool {
+        self.watched.activity().builds > 0
     }
 
     fn running(&self) -> u32 {
-        self.chronicle.builds_of(&self.name).running
+        self.chronicle.builds_of(&name()).running
     }
 }
 
@@ -119,7 +121,7 @@ async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_o
         builds.store(2, Relaxed);
         drop(lease);
         sleep(BEAT).await;
-        assert_eq!((bench.running(), *bench.building.borrow()), (2, true));
+        assert_eq!((bench.running(), bench.building()), (2, true));
         asked.store(0, Relaxed);
         bench.let_go.store(0, Relaxed);
         sleep(LOOK_AGAIN * 60).await;
@@ -129,11 +131,11 @@ async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_o
         // The lifecycle begins a minute of its own.
         let times = asked.swap(0, Relaxed);
         assert!(bench.running() == 1 && (120..=121).contains(&times), "{idle:?}: {times}");
-        assert!(*bench.building.borrow() && bench.handle.snapshot().phase.is_running());
+        assert!(bench.building() && bench.handle.snapshot().phase.is_running());
         assert_eq!(bench.let_go.load(Relaxed), 0, "what it builds with is held");
         builds.store(0, Relaxed);
         sleep(LOOK_AGAIN * 1000).await;
-        assert_eq!((bench.running(), *bench.building.borrow(), asked.load(Relaxed)), (0, false, 1), "{idle:?}");
+        assert_eq!((bench.running(), bench.building(), asked.load(Relaxed)), (0, false, 1), "{idle:?}");
         assert_eq!(bench.handle.snapshot().phase.is_at_rest(), idle.is_some());
         assert!(bench.let_go.load(Relaxed) > 0);
     }
@@ -166,7 +168,7 @@ async fn a_lease_that_came_and_went_unseen_has_the_guest_asked() {
     assert_eq!(bench.handle.snapshot().tally.uses, uses + 1);
     builds.store(1, Relaxed);
     sleep(BEAT * 2).await;
-    assert!(*bench.building.borrow() && asked.load(Relaxed) >= 1);
+    assert!(bench.building() && asked.load(Relaxed) >= 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,13 +187,13 @@ async fn a_guest_that_builds_without_a_connection_and_hangs_is_killed_as_well() 
         sleep(LIMIT / 2).await;
         hangs.store(0, Relaxed);
         sleep(LIMIT * 2).await;
-        assert!(*bench.building.borrow(), "what was known of it holds");
+        assert!(bench.building(), "what was known of it holds");
     }
     hangs.store(1, Relaxed);
     sleep(LOOK_AGAIN + LIMIT - Duration::from_secs(1)).await;
     sleep(BEAT).await;
     assert!(bench.handle.snapshot().phase.is_at_rest(), "{:?}", bench.handle.snapshot().phase);
-    assert!(!*bench.building.borrow());
+    assert!(!bench.building());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,13 +5,23 @@
 //! guest sets its clock only where that is wrong, so no build sees time go back by what a message takes. While a guest is in use,
 //! the same is done when the host's clocks have jumped ([`GuestClock::follow`]). Between uses the guest is not asked.
 
+use super::activity::Uses;
 use dvn_hypervisor::GuestAgent;
+use dvn_lifecycle::Handle;
 use dvn_types::MachineName;
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
+
+/// How often the host's clocks are compared while a guest is in use: after the host slept, a guest's clock is wrong for no
+/// longer.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A difference between the two clocks of the host that is no sleep and no adjustment worth a correction.
 const JITTER: Duration = Duration::from_millis(200);
@@ -24,6 +34,21 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 /// The same where the clock was right at the last look and the host's have not jumped since.
 const WITHIN_IF_KNOWN: Duration = Duration::from_secs(1);
+
+/// Keeps the clock right during each use of the guest, for as long as the machine is there.
+pub(super) async fn during(clock: Arc<GuestClock>, handle: Handle, mut uses: Uses) {
+    while uses.begins().await {
+        let mut over = pin!(uses.ends());
+        loop {
+            if let Some(agent) = handle.agent() {
+                clock.follow(handle.snapshot().boots, &agent).await;
+            }
+            if timeout(LOOK, &mut over).await.is_ok() {
+                break;
+            }
+        }
+    }
+}
 
 /// What is known of the clock of one machine's guest.
 pub(super) struct GuestClock {
@@ -117,87 +142,4 @@ impl Clocks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use dvn_hypervisor::sim_agent;
-    use dvn_protocol::messages::Answer;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    };
-    use tokio::time::advance;
-
-    #[test]
-    fn a_sleep_and_a_set_clock_are_jumps_and_ordinary_time_is_none() {
-        let before = Clocks::now();
-        let after = |awake: u64, wall: i64| {
-            let shift = Duration::from_millis(wall.unsigned_abs());
-            let wall = if wall < 0 { before.wall - shift } else { before.wall + shift };
-            Clocks { awake: before.awake + Duration::from_millis(awake), wall }.jumped_since(&before)
-        };
-        assert!(!after(1000, 1000) && !after(1000, 1150) && !after(5000, 4900));
-        assert!(after(1000, 3_600_000), "an hour's sleep");
-        assert!(after(1000, -1), "set back");
-        assert!(after(1000, 1500) && after(1000, 500));
-    }
-
-    /// An agent that counts how often it was told the time.
-    fn counting() -> (Arc<dyn GuestAgent>, Arc<AtomicU32>) {
-        let told = Arc::<AtomicU32>::default();
-        let theirs = Arc::clone(&told);
-        let agent = sim_agent::that_says(move |_| {
-            theirs.fetch_add(1, Relaxed);
-            Answer::Done
-        });
-        (agent, told)
-    }
-
-    /// Under the paused clock the wall clock moves on by itself, so that `advance` by much is a jump.
-    #[tokio::test(start_paused = true)]
-    async fn the_guest_is_asked_for_each_connection_and_once_for_those_that_come_together() {
-        let (agent, told) = counting();
-        let clock = GuestClock::new("builder".parse().unwrap());
-        let crowd = async |boot| {
-            futures_util::future::join_all((0..20).map(|_| clock.put_right(boot, &agent))).await;
-            told.load(Relaxed)
-        };
-        for connections in 1..4 {
-            assert_eq!(crowd(1).await, connections, "the guest may have changed its clock since");
-            advance(Duration::from_millis(1)).await;
-        }
-        assert_eq!(crowd(2).await, 4, "another guest");
-        advance(Duration::from_secs(3600)).await;
-        assert_eq!(crowd(2).await, 5);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guest_in_use_is_asked_again_only_after_a_jump() {
-        let (agent, told) = counting();
-        let clock = GuestClock::new("builder".parse().unwrap());
-        for _ in 0..20 {
-            clock.follow(1, &agent).await;
-            advance(Duration::from_millis(1)).await;
-        }
-        assert_eq!(told.load(Relaxed), 1);
-        advance(Duration::from_secs(5)).await;
-        clock.follow(1, &agent).await;
-        assert_eq!(told.load(Relaxed), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guest_that_does_not_answer_keeps_nobody_for_long_and_is_told_later() {
-        let clock = GuestClock::new("builder".parse().unwrap());
-        let silent = sim_agent::that_may_say(|_| None);
-        let begun = Instant::now();
-        futures_util::future::join_all((0..20).map(|_| clock.put_right(1, &silent))).await;
-        assert_eq!(begun.elapsed(), WITHIN);
-        let (agent, told) = counting();
-        clock.put_right(1, &agent).await;
-        assert_eq!(told.load(Relaxed), 1);
-
-        advance(Duration::from_millis(1)).await;
-        let begun = Instant::now();
-        clock.put_right(1, &silent).await;
-        assert_eq!(begun.elapsed(), WITHIN_IF_KNOWN, "its clock was right a moment ago");
-    }
-}
+mod tests;

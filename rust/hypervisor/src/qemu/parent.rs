@@ -1,0 +1,46 @@
+//! The thread that starts the guest's processes.
+//!
+//! The kernel's word of a parent's death (`setpriv --pdeathsig`) is about the thread that started the child, not about its
+//! process. Threads of the runtime come and go; this one lives as long as the daemon, and so do the children.
+
+use super::shield::Shield;
+use std::{
+    io,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+};
+use tokio::{
+    process::{Child, Command},
+    runtime::Handle,
+};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+static PARENT: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
+
+/// Starts a child. Must be called within a runtime, which then watches over it.
+pub fn start(mut command: Command) -> io::Result<Child> {
+    let (reply, answer) = mpsc::channel();
+    let runtime = Handle::current();
+    let job = Box::new(move || {
+        let _runtime = runtime.enter();
+        let _ = reply.send(command.spawn());
+    });
+    parent()?.send(job).map_err(|_| io::Error::other("the thread that starts processes is gone"))?;
+    answer.recv().map_err(io::Error::other)?
+}
+
+fn parent() -> io::Result<mpsc::Sender<Job>> {
+    let mut parent = PARENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(jobs) = &*parent {
+        return Ok(jobs.clone());
+    }
+    let (jobs, inbox) = mpsc::channel::<Job>();
+    thread::Builder::new().name("parent".to_owned()).spawn(move || {
+        // What it starts inherits that; and it takes no signal itself.
+        let _shield = Shield::raise();
+        inbox.into_iter().for_each(|job| job());
+    })?;
+    *parent = Some(jobs.clone());
+    Ok(jobs)
+}
