@@ -73,9 +73,9 @@ struct CommandLine {
             line += ["-chardev", "stdio,id=console,signal=off", "-device", "virtio-serial-pci",
                      "-device", "virtconsole,chardev=console"]
         }
-        for device in configuration.networkDevices {
+        for (index, device) in configuration.networkDevices.enumerated() {
             let mac = device.macAddress.map { ",mac=\($0.string)" } ?? ""
-            line += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=\(mac)"]
+            line += ["-netdev", "user,id=net\(index)", "-device", "virtio-net-pci,netdev=net\(index),romfile=\(mac)"]
         }
         for _ in configuration.entropyDevices { line += ["-device", "virtio-rng-pci"] }
         for _ in configuration.memoryBalloonDevices { line += ["-device", "virtio-balloon-pci"] }
@@ -93,10 +93,13 @@ struct CommandLine {
         guard let image = device.attachment as? VZDiskImageStorageDeviceAttachment else {
             throw VZError(.notSupported, "The stand-in has disk images only.")
         }
-        let model = switch device {
+        var model = switch device {
             case is VZNVMExpressControllerDeviceConfiguration: "nvme,serial=\(id),drive=\(id)"
             case is VZUSBMassStorageDeviceConfiguration: throw VZError(.notSupported, "The stand-in has no USB.")
             default: "virtio-blk-pci,drive=\(id),werror=report,rerror=report"
+        }
+        if let device = device as? VZVirtioBlockDeviceConfiguration, !device.blockDeviceIdentifier.isEmpty {
+            model += ",serial=\(device.blockDeviceIdentifier)"
         }
         let readOnly = image.isReadOnly ? "on" : "off"
         let node = "driver=file,node-name=\(id),read-only=\(readOnly),discard=unmap,filename=\(escaped(image.url.path))"

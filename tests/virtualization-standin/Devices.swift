@@ -80,6 +80,7 @@ open class VZStorageDeviceConfiguration: NSObject {
 }
 
 open class VZVirtioBlockDeviceConfiguration: VZStorageDeviceConfiguration {
+    open var blockDeviceIdentifier = ""
     public override init(attachment: VZStorageDeviceAttachment) { super.init(attachment: attachment) }
 }
 open class VZUSBMassStorageDeviceConfiguration: VZStorageDeviceConfiguration {

@@ -8,6 +8,7 @@ pub mod agent;
 mod backends;
 mod capabilities;
 pub mod console;
+pub mod disks;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 mod seam;

@@ -8,6 +8,7 @@
 
 mod command;
 mod features;
+mod firmware;
 mod probe;
 mod process;
 mod qmp;
@@ -18,10 +19,11 @@ use super::{advice, capabilities::cannot_nest, console};
 use crate::{
     capabilities::{Capabilities, Limits},
     seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
-    spec::MachineSpec,
+    spec::{Boot, MachineSpec},
 };
-use command::Sockets;
+use command::{Sockets, Start};
 use dvn_types::{Arch, Kind, Report};
+use firmware::Firmware;
 use futures_util::future::BoxFuture;
 use probe::{Accelerator, Programs, VIRTIOFS, VSOCK};
 use process::Process;
@@ -30,6 +32,7 @@ use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -75,25 +78,35 @@ impl Qemu {
         let emulator = probe::system_emulator(spec.arch);
         let native = Arch::host() == Some(spec.arch);
         let accelerator = if native { self.accelerator } else { Accelerator::Tcg };
-        if spec.nested {
+        if spec.devices.nested {
             features::Kvm::ask().nesting(accelerator).map_err(cannot_nest)?;
         }
+        let firmware = match &spec.boot {
+            Boot::Linux { .. } => None,
+            Boot::Efi { variables } => Some(self.firmware(spec.arch, variables.clone()).await?),
+        };
         process::kill_orphans(&spec.runtime_dir, &[&emulator, VSOCK, VIRTIOFS]);
         let cannot = |what: &str, e: io::Error| Report::new(Kind::Host, format!("cannot {what}: {e}"));
         let sockets = Sockets(&spec.runtime_dir);
 
-        let mut helpers = vec![Process::start(&self.programs, VSOCK, command::vsock(&spec))?];
-        for index in 0..spec.shares.len() {
-            helpers.push(Process::start(&self.programs, VIRTIOFS, command::virtiofs(&spec, index))?);
+        let mut helpers = Vec::new();
+        if spec.devices.vsock {
+            let helper = Process::start(&self.programs, VSOCK, command::vsock(&spec))?;
+            helpers.push((helper, sockets.vhost_vsock()));
+        }
+        for index in 0..spec.devices.shares.len() {
+            let helper = Process::start(&self.programs, VIRTIOFS, command::virtiofs(&spec, index))?;
+            helpers.push((helper, sockets.share(index)));
         }
         let monitor = UnixListener::bind(sockets.qmp()).map_err(|e| cannot("listen for QEMU's monitor", e))?;
         let console = console::log(&spec.console_log).map_err(|e| cannot("write the console log", e))?;
-        helpers[0].has_made(&sockets.vhost_vsock()).await?;
-        for (index, helper) in helpers.iter_mut().skip(1).enumerate() {
-            helper.has_made(&sockets.share(index)).await?;
+        for (helper, socket) in &mut helpers {
+            helper.has_made(socket).await?;
         }
+        let mut helpers: Vec<_> = helpers.into_iter().map(|(helper, _)| helper).collect();
 
-        let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, accelerator))?;
+        let start = Start { accelerator, firmware: firmware.as_ref() };
+        let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, start))?;
         let console = qemu.stdout().map(|out| console::keep(out, console));
         let (shutdown, causes) = mpsc::unbounded_channel();
         let greeted = tokio::select! {
@@ -124,6 +137,13 @@ impl Qemu {
         tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee().await)) });
         let dialler = Dialler::new(&spec.runtime_dir);
         Ok(Arc::new(QemuGuest { runtime_dir: spec.runtime_dir, dialler, qmp, halts, kill, exit }))
+    }
+
+    /// The firmware, and the machine's variable store made if need be.
+    async fn firmware(&self, arch: Arch, variables: PathBuf) -> Result<Firmware, Report> {
+        let firmware = self.programs.firmware(arch)?;
+        let made = spawn_blocking(move || firmware.ensure_variables(&variables).map(|()| firmware));
+        made.await.map_err(|e| Report::new(Kind::Internal, format!("the EFI variable store was not made: {e}")))?
     }
 }
 
@@ -291,7 +311,11 @@ async fn first_to_end(
     }
 }
 
+/// Never resolves where there are none.
 async fn first_end(helpers: &mut [Process]) -> String {
+    if helpers.is_empty() {
+        return std::future::pending().await;
+    }
     let ends = helpers.iter_mut().map(|helper| Box::pin(helper.ended()));
     futures_util::future::select_all(ends).await.0
 }

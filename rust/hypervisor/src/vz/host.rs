@@ -132,11 +132,11 @@ impl Host {
             )
             .hint(format!("set memory to {} or less", mib(greatest))));
         }
-        if spec.nested && !self.nested {
+        if spec.devices.nested && !self.nested {
             return Err(cannot_nest(NESTING));
         }
         match self.rosetta {
-            _ if !spec.rosetta => Ok(()),
+            _ if !spec.devices.rosetta => Ok(()),
             Rosetta::Installed => Ok(()),
             Rosetta::NotInstalled => Err(host("Rosetta is not installed on this Mac".into())
                 .hint("install it: softwareupdate --install-rosetta --agree-to-license")
