@@ -40,6 +40,10 @@ impl Sockets<'_> {
     pub fn share(&self, index: usize) -> std::path::PathBuf {
         self.0.join(format!("virtiofs-{index}"))
     }
+    /// QEMU ↔ this program, for what it saves and loads.
+    pub fn state(&self) -> std::path::PathBuf {
+        self.0.join("state")
+    }
 }
 
 /// How QEMU is to run a spec.
@@ -49,6 +53,8 @@ pub struct Start<'a> {
     pub accelerator: Accelerator,
     /// For a machine that boots by EFI.
     pub firmware: Option<&'a Firmware>,
+    /// QEMU waits for a saved state, and stands still once it has it.
+    pub restore: bool,
 }
 
 /// Arguments for `qemu-system-ARCH`.
@@ -83,6 +89,9 @@ pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     line.pair("-chardev", option("socket,id=qmp,server=off,path=", &sockets.qmp()));
     line.pair("-mon", "chardev=qmp,mode=control");
     devices(&mut line, spec, &sockets);
+    if start.restore {
+        line.flags(&["-S"]).pair("-incoming", "defer");
+    }
     line.0
 }
 

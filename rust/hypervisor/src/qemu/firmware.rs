@@ -59,6 +59,12 @@ impl Firmware {
         })
     }
 
+    /// The size of the code in bytes. A saved state fits firmware of the same size only.
+    pub fn size(&self) -> Result<u64, Report> {
+        let meta = self.code.metadata();
+        meta.map(|meta| meta.len()).map_err(|e| files::state_error(&self.code, "cannot read the firmware", &e))
+    }
+
     /// Makes a machine's variable store unless it is there: the template's copy, without room for its zeros. Blocks.
     pub fn ensure_variables(&self, path: &Path) -> Result<(), Report> {
         match regular_file::look(path) {
@@ -135,7 +141,7 @@ mod tests {
         put(&root.join("usr/share/OVMF/OVMF_CODE_4M.fd"), b"firmware");
         put(&root.join("usr/share/OVMF/OVMF_VARS_4M.fd"), b"vars");
         let found = Firmware::find_below(root, Arch::X86_64, &path).unwrap();
-        assert_eq!(found.code, root.join("usr/share/OVMF/OVMF_CODE_4M.fd"));
+        assert_eq!((found.size().unwrap(), found.code), (8, root.join("usr/share/OVMF/OVMF_CODE_4M.fd")));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct ShimSpec<'a> {
     pub console: Option<RawFd>,
     pub nested: bool,
     /// What [`super::bridge::machine_identifier`] gave, for a machine that may be saved.
-    pub identifier: Option<String>,
+    pub identifier: Option<&'a str>,
 }
 
 /// How the guest begins.
@@ -90,7 +90,7 @@ pub struct Rosetta {
 
 impl<'a> ShimSpec<'a> {
     /// For this guest; its console's output goes to `console`. Looks whether the EFI variable store is there.
-    pub fn new(spec: &'a MachineSpec, console: RawFd) -> ShimSpec<'a> {
+    pub fn new(spec: &'a MachineSpec, console: RawFd, identifier: Option<&'a str>) -> ShimSpec<'a> {
         let devices = &spec.devices;
         ShimSpec {
             cpus: spec.cores,
@@ -104,7 +104,7 @@ impl<'a> ShimSpec<'a> {
             vsock: devices.vsock,
             console: Some(console),
             nested: devices.nested,
-            identifier: None,
+            identifier,
         }
     }
 }

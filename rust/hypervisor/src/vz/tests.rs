@@ -5,23 +5,30 @@
 
 use super::{
     bridge::{self, Events, Machine},
+    crew::PATIENCE,
     sink::{DROPPED, Event, Failure, OWN_DOMAIN},
     standin::{OPEN_PORT, StandIn},
     *,
 };
 use crate::{
+    Exit,
     disks::{CacheDisk, SystemDisk},
     spec::{Boot, Devices, Nic, Share},
 };
 use dvn_host::machine_dir::MachineDir;
 use dvn_types::MacAddress;
 use serde_json::{Value, json};
+use std::time::Duration;
 use std::{
     fs,
     io::{Read, Write},
     path::Path,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    time::timeout,
+};
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -382,7 +389,7 @@ fn the_spec_names_the_console_and_keeps_the_order() {
         devices.disks = vec![SystemDisk::new("/a", true), SystemDisk::new("/b", false)];
         devices.shares = vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }];
     });
-    let json = serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap();
+    let json = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap();
     assert_eq!(json["boot"]["linux"]["cmdline"], "quiet console=hvc0");
     assert_eq!(json["disks"][0], json!({"path": "/a", "readOnly": true, "bus": "virtio", "serial": null}));
     assert_eq!(json["disks"][1]["path"], "/b");
@@ -390,7 +397,7 @@ fn the_spec_names_the_console_and_keeps_the_order() {
     assert_eq!((&json["nested"], &json["vsock"]), (&json!(false), &json!(true)));
     assert_eq!((&json["console"], &json["nics"]), (&json!(7), &json!([spec.devices.nics[0].mac.to_string()])));
     spec.devices.nested = true;
-    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap()["nested"], true);
+    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["nested"], true);
 }
 
 #[test]
@@ -400,14 +407,47 @@ fn only_the_builders_data_disk_is_marked_for_the_agent() {
     if let Boot::Linux { cache, .. } = &mut spec.boot {
         *cache = Some(CacheDisk::of(&MachineDir::at(tmp.path())));
     }
-    let disks = serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap()["disks"].clone();
+    let disks = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["disks"].clone();
     let data = tmp.path().join("data.img");
     assert_eq!(disks[1], json!({"path": data, "readOnly": false, "bus": "virtio", "serial": "dvn-cache"}));
     assert_eq!(disks[0]["serial"], json!(null));
     spec.boot = Boot::Efi { variables: tmp.path().join("nvram.bin") };
-    let json = serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap();
+    let json = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap();
     assert_eq!(json["disks"].as_array().unwrap().len(), 1);
     assert_eq!(json["boot"]["efi"], json!({"variables": tmp.path().join("nvram.bin"), "create": true}));
     fs::write(tmp.path().join("nvram.bin"), "boot entries").unwrap();
-    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap()["boot"]["efi"]["create"], false);
+    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["boot"]["efi"]["create"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_suspended_and_goes_on_in_another_machine() {
+    let stand_in = StandIn::take();
+    let tmp = tempfile::tempdir().unwrap();
+    let (vz, state) = (Vz::probe().unwrap(), tmp.path().join("state"));
+    // The stand-in says that it is the host's system, whose version is none of macOS.
+    let vz = Vz { capabilities: Capabilities { suspend: Ok(vec![]), ..vz.capabilities }, host: vz.host };
+    let run = tmp.path().join("run");
+    let spec = spec(tmp.path());
+    let guest = vz.boot(spec.clone()).await.unwrap();
+    guest.suspend(state.clone()).await.unwrap();
+    assert_eq!(guest.exited().await, Exit::Suspended);
+    stand_in.must_be_empty();
+    assert!(!run.exists() && state.exists());
+
+    let other = MachineSpec { cores: 2, ..spec.clone() };
+    assert_eq!(vz.restore(other, state.clone()).await.err().unwrap().kind, Kind::State);
+    let guest = vz.restore(spec.clone(), state.clone()).await.unwrap();
+    assert!(!state.exists(), "it is used up");
+    guest.pause().await.unwrap();
+    guest.suspend(state.clone()).await.expect("a paused guest can be suspended as well");
+    fs::write(&state, "rubbish").unwrap();
+    let refusal = vz.restore(spec.clone(), state.clone()).await.err().unwrap();
+    assert!(refusal.message.contains("cannot load the saved VM") && state.exists(), "{refusal:?}");
+
+    let guest = vz.boot(spec).await.unwrap();
+    // There is no such directory: the framework cannot write there, and the guest goes on.
+    guest.suspend(tmp.path().join("nowhere/state")).await.unwrap_err();
+    guest.pause().await.unwrap();
+    drop(guest);
+    stand_in.must_be_empty();
 }

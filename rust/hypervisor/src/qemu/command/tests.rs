@@ -7,7 +7,7 @@ use dvn_host::machine_dir::MachineDir;
 use dvn_protocol::CACHE_DISK;
 use proptest::prelude::*;
 
-const TCG: Start = Start { accelerator: Accelerator::Tcg, firmware: None };
+const TCG: Start = Start { accelerator: Accelerator::Tcg, firmware: None, restore: false };
 const KVM: Start = Start { accelerator: Accelerator::Kvm, ..TCG };
 
 /// The builder's, as the crate `guest` makes it.
@@ -77,7 +77,7 @@ fn no_socket_of_a_boot_has_a_longer_path_than_was_checked() {
     let sockets = Sockets(&run);
     let ports = [dvn_protocol::AGENT_PORT, dvn_protocol::STORE_PORT];
     let of_ports = ports.map(|port| sockets.vsock_port(port));
-    let others = [sockets.vhost_vsock(), sockets.vsock(), sockets.qmp(), sockets.share(9)];
+    let others = [sockets.vhost_vsock(), sockets.vsock(), sockets.qmp(), sockets.share(9), sockets.state()];
     for socket in others.iter().chain(&of_ports) {
         assert!(socket.as_os_str().len() <= dir.longest_socket().as_os_str().len(), "{}", socket.display());
     }
@@ -141,6 +141,8 @@ fn a_machine_has_what_was_asked_for_and_nothing_else() {
     assert_eq!(line.matches("qemu-xhci").count(), 1, "{line}");
     let line = text(&qemu(&MachineSpec { arch: Arch::Aarch64, ..shown }, TCG));
     assert!(line.contains("virtio-gpu-pci,xres=1024,yres=768"), "{line}");
+    let line = text(&qemu(&efi(), Start { restore: true, ..TCG }));
+    assert!(line.ends_with("-S -incoming defer"), "{line}");
 }
 
 #[test]
