@@ -23,7 +23,7 @@ open class VZEFIVariableStore: NSObject {
     public init(creatingVariableStoreAt url: URL, options: InitializationOptions = []) throws {
         self.url = url
         let writing: Data.WritingOptions = options.contains(.allowOverwrite) ? [] : .withoutOverwriting
-        try Data(count: 512).write(to: url, options: writing)
+        try Firmware.variables().write(to: url, options: writing)
     }
 }
 
