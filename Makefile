@@ -32,6 +32,7 @@ test: tests-setup ## everything but the benchmarks
 	guests $(GUESTS)
 	DVN_TEST_BUNDLE_systemd=$$(tests/guest/variants.sh systemd)
 	export DVN_TEST_BUNDLE_systemd
+	medium $(firstword $(GUESTS))
 	with_swift
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)

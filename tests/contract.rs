@@ -119,6 +119,7 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
         host_ports: HostPorts::FIRST,
         shares: vec![share],
         store_record: Some(String::new()),
+        cache_disk: Some(String::new()),
     };
     let config = serde_json::to_value(config).unwrap();
     let documented = page.row("Boot payload", "file", "`darwin-vz/config.json`");

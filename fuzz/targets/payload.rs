@@ -46,6 +46,7 @@ fn made_by_the_host(data: &[u8]) {
         host_ports: HostPorts { agent: data.len() as u32, store: STORE_PORT },
         shares: vec![ShareMount { tag: text(3), mount_point: text(4), read_only: data.len().is_multiple_of(2) }],
         store_record: Some(text(5)).filter(|record| !record.is_empty()),
+        cache_disk: Some(text(9)).filter(|serial| !serial.is_empty()),
     };
     let keys = Keys { host_private: text(6), host_public: String::new(), user_public: text(7) };
     let (initrd, to) = (scratch().join("initrd"), scratch().join("made"));

@@ -16,6 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
+#[allow(dead_code, reason = "the target runs commands without arguments")]
 #[path = "../../rust/hypervisor/src/qemu/qmp.rs"]
 mod qmp;
 
@@ -103,6 +104,7 @@ fn cause(reason: &Value) -> ShutdownCause {
         Some("guest-shutdown") => ShutdownCause::Guest,
         Some("guest-reset") => ShutdownCause::Reset,
         Some("guest-panic") => ShutdownCause::Panic,
+        Some("host-qmp-quit") => ShutdownCause::Quit,
         other => ShutdownCause::Other(other.unwrap_or("for no stated reason").to_owned()),
     }
 }

@@ -36,3 +36,9 @@ guests() {
     export "DVN_TEST_BUNDLE_$arch=$bundle" DVN_TEST_BUNDLE="${DVN_TEST_BUNDLE:-$bundle}"
   done
 }
+
+# medium ARCH: builds the ISO that machines boot by EFI in tests, and exports its path.
+medium() {
+  DVN_TEST_MEDIUM=$("$(dirname "${BASH_SOURCE[0]}")/../guest/iso.sh" --arch "$1" | tail -n 1) || return
+  export DVN_TEST_MEDIUM
+}

@@ -19,6 +19,7 @@ declare -A package=(
   [g++]=g++ [flock]=util-linux [mke2fs]=e2fsprogs [xz]=xz-utils [zstd]=zstd [lz4]=lz4 [jq]=jq [gcc]=gcc
   [readelf]=binutils [make]=make [git]=git [shellcheck]=shellcheck [python3]=python3-minimal
   [/etc/ssl/certs/ca-certificates.crt]=ca-certificates
+  [/usr/share/OVMF/OVMF_CODE_4M.fd]=ovmf [/usr/share/AAVMF/AAVMF_CODE.fd]=qemu-efi-aarch64 [mformat]=mtools [xorriso]=xorriso
   [/usr/share/keyrings/debian-archive-keyring.gpg]=debian-archive-keyring [/usr/include/stdio.h]=libc6-dev
 )
 PATH=$PATH:/usr/sbin:/sbin   # mke2fs, for those who are not root

@@ -3,13 +3,19 @@ import Foundation
 /// A configuration as command lines of QEMU and its helpers.
 struct CommandLine {
     private let configuration: VZVirtualMachineConfiguration
+    /// Of this boot alone, for sockets and logs; a configuration with an initial RAM disk brings its own.
+    private let scratch: String
 
-    init(_ configuration: VZVirtualMachineConfiguration) { self.configuration = configuration }
+    init(_ configuration: VZVirtualMachineConfiguration, scratch: String) {
+        self.configuration = configuration
+        self.scratch = scratch
+    }
 
     #if arch(x86_64)
     let emulator = "qemu-system-x86_64"
-    private let machine = "q35,vmport=off,hpet=off"
-    private let anyProcessor = "max"
+    // The firmware needs no system management mode, and does not know five levels of page tables.
+    private let machine = "q35,vmport=off,hpet=off,smm=off"
+    private let anyProcessor = "max,la57=off"
     #else
     let emulator = "qemu-system-aarch64"
     private let machine = "virt,gic-version=max"
@@ -18,7 +24,7 @@ struct CommandLine {
 
     var directory: String {
         let initrd = (configuration.bootLoader as? VZLinuxBootLoader)?.initialRamdiskURL
-        return initrd?.deletingLastPathComponent().path ?? NSTemporaryDirectory()
+        return initrd?.deletingLastPathComponent().path ?? scratch
     }
     var vsock: String { "\(directory)/vsock" }
     var monitor: String { "\(directory)/qmp" }
@@ -51,9 +57,6 @@ struct CommandLine {
     }
 
     func arguments() throws -> [String] {
-        guard let loader = configuration.bootLoader as? VZLinuxBootLoader else {
-            throw VZError(.notSupported, "The stand-in boots Linux only.")
-        }
         let native = canAccelerate
         var line = [
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
@@ -62,10 +65,12 @@ struct CommandLine {
             // The helpers map the guest's memory.
             "-object", "memory-backend-memfd,id=memory,size=\(configuration.memorySize),share=on",
             "-m", "\(configuration.memorySize)B",
-            "-kernel", loader.kernelURL.path, "-append", loader.commandLine,
             "-chardev", "socket,id=qmp,server=off,path=\(escaped(monitor))", "-mon", "chardev=qmp,mode=control",
         ]
-        if let initrd = loader.initialRamdiskURL { line += ["-initrd", initrd.path] }
+        line += try begin()
+        if configuration.storageDevices.contains(where: { $0 is VZUSBMassStorageDeviceConfiguration }) {
+            line += ["-device", "qemu-xhci,id=usb"]
+        }
         for (index, device) in configuration.storageDevices.enumerated() {
             line += try disk(device, "disk\(index)")
         }
@@ -73,9 +78,9 @@ struct CommandLine {
             line += ["-chardev", "stdio,id=console,signal=off", "-device", "virtio-serial-pci",
                      "-device", "virtconsole,chardev=console"]
         }
-        for device in configuration.networkDevices {
+        for (index, device) in configuration.networkDevices.enumerated() {
             let mac = device.macAddress.map { ",mac=\($0.string)" } ?? ""
-            line += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=\(mac)"]
+            line += ["-netdev", "user,id=net\(index)", "-device", "virtio-net-pci,netdev=net\(index),romfile=\(mac)"]
         }
         for _ in configuration.entropyDevices { line += ["-device", "virtio-rng-pci"] }
         for _ in configuration.memoryBalloonDevices { line += ["-device", "virtio-balloon-pci"] }
@@ -89,14 +94,31 @@ struct CommandLine {
         return line
     }
 
+    /// A kernel, or the firmware with the machine's own variables.
+    private func begin() throws -> [String] {
+        switch configuration.bootLoader {
+        case let loader as VZLinuxBootLoader:
+            let initrd = loader.initialRamdiskURL.map { ["-initrd", $0.path] } ?? []
+            return ["-kernel", loader.kernelURL.path, "-append", loader.commandLine] + initrd
+        case let loader as VZEFIBootLoader:
+            guard let store = loader.variableStore else { throw VZError(.invalidVirtualMachineConfiguration) }
+            return ["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=\(Firmware.code)",
+                    "-drive", "if=pflash,unit=1,format=raw,file=\(escaped(store.url.path))"]
+        default: throw VZError(.notSupported, "The stand-in has no such boot loader.")
+        }
+    }
+
     private func disk(_ device: VZStorageDeviceConfiguration, _ id: String) throws -> [String] {
         guard let image = device.attachment as? VZDiskImageStorageDeviceAttachment else {
             throw VZError(.notSupported, "The stand-in has disk images only.")
         }
-        let model = switch device {
+        var model = switch device {
             case is VZNVMExpressControllerDeviceConfiguration: "nvme,serial=\(id),drive=\(id)"
-            case is VZUSBMassStorageDeviceConfiguration: throw VZError(.notSupported, "The stand-in has no USB.")
+            case is VZUSBMassStorageDeviceConfiguration: "usb-storage,bus=usb.0,drive=\(id),werror=report,rerror=report"
             default: "virtio-blk-pci,drive=\(id),werror=report,rerror=report"
+        }
+        if let device = device as? VZVirtioBlockDeviceConfiguration, !device.blockDeviceIdentifier.isEmpty {
+            model += ",serial=\(device.blockDeviceIdentifier)"
         }
         let readOnly = image.isReadOnly ? "on" : "off"
         let node = "driver=file,node-name=\(id),read-only=\(readOnly),discard=unmap,filename=\(escaped(image.url.path))"
@@ -111,5 +133,24 @@ struct CommandLine {
         guard access("/dev/kvm", R_OK | W_OK) == 0,
               let info = try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8) else { return false }
         return ["vmx", "svm", "CPU implementer"].contains { info.contains($0) }
+    }
+}
+
+/// Debian's firmware.
+enum Firmware {
+    #if arch(x86_64)
+    static let code = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    static let template = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+    #else
+    static let code = "/usr/share/AAVMF/AAVMF_CODE.fd"
+    static let template = "/usr/share/AAVMF/AAVMF_VARS.fd"
+    #endif
+
+    /// The variables of a machine that has never run.
+    static func variables() throws -> Data {
+        guard let data = FileManager.default.contents(atPath: template) else {
+            throw VZError(.internalError, "There is no \(template): install ovmf, or qemu-efi-aarch64.")
+        }
+        return data
     }
 }

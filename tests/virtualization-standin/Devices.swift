@@ -23,7 +23,7 @@ open class VZEFIVariableStore: NSObject {
     public init(creatingVariableStoreAt url: URL, options: InitializationOptions = []) throws {
         self.url = url
         let writing: Data.WritingOptions = options.contains(.allowOverwrite) ? [] : .withoutOverwriting
-        try Data(count: 512).write(to: url, options: writing)
+        try Firmware.variables().write(to: url, options: writing)
     }
 }
 
@@ -80,6 +80,7 @@ open class VZStorageDeviceConfiguration: NSObject {
 }
 
 open class VZVirtioBlockDeviceConfiguration: VZStorageDeviceConfiguration {
+    open var blockDeviceIdentifier = ""
     public override init(attachment: VZStorageDeviceAttachment) { super.init(attachment: attachment) }
 }
 open class VZUSBMassStorageDeviceConfiguration: VZStorageDeviceConfiguration {

@@ -2,11 +2,12 @@ import Dispatch
 import Foundation
 
 /// Runs a configuration with QEMU, vhost-device-vsock and virtiofsd. Their sockets are made beside the initial RAM disk,
-/// which is in a directory of this boot alone.
+/// which is in a directory of this boot alone, or in one made for it where there is none.
 ///
 /// Everything happens on `own`, a serial queue; only waiting for a guest's vsock does not.
 final class Emulated: Engine, @unchecked Sendable {
     private let configuration: VZVirtualMachineConfiguration
+    private let scratch = NSTemporaryDirectory() + "/vz-" + UUID().uuidString
     private let own = DispatchQueue(label: "stand-in.qemu")
     private var helpers: [Program] = []
     private var qemu: Program?
@@ -58,7 +59,7 @@ final class Emulated: Engine, @unchecked Sendable {
 
     func end() { own.sync { clear() } }
 
-    private var line: CommandLine { CommandLine(configuration) }
+    private var line: CommandLine { CommandLine(configuration, scratch: scratch) }
 
     private func tell(_ command: String, _ answer: @escaping @Sendable (VZError?) -> Void) {
         own.async { [self] in
@@ -70,6 +71,9 @@ final class Emulated: Engine, @unchecked Sendable {
 
     private func launch() throws {
         let line = line
+        if line.directory == scratch {
+            try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
+        }
         for (name, socket, arguments) in line.helpers() {
             let helper = try Program(name, arguments, output: nil, log: "\(line.directory)/\(name).err")
             helpers.append(helper)
@@ -113,6 +117,7 @@ final class Emulated: Engine, @unchecked Sendable {
         qemu?.kill()
         for helper in helpers { helper.kill() }
         (qemu, monitor, helpers) = (nil, nil, [])
+        try? FileManager.default.removeItem(atPath: scratch)
     }
 }
 

@@ -101,6 +101,9 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         nested: false,
         shares: true,
         pause: false,
+        efi: Ok(()),
+        display: Ok(()),
+        suspend: Ok(vec![]),
         limits: Limits { cores: (1, 8), memory: (0, u64::MAX) },
         features: vec![],
     };

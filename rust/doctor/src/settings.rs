@@ -186,6 +186,9 @@ mod tests {
             nested,
             pause: true,
             shares: true,
+            efi: Ok(()),
+            display: Ok(()),
+            suspend: Ok(vec![]),
             limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
             features: vec![Feature { name: "nested-virtualization", available: nested, why }],
         })

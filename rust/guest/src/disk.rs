@@ -5,9 +5,12 @@
 //! An image that the guest would reformat, because it is damaged or was not unmounted cleanly, is recreated here before
 //! the boot, by the same rules (`dvn_protocol::superblock`) and one more: an image shorter than its file system was cut
 //! off. Only the host can check that, because it grows the image before the guest sees it.
+//!
+//! Functions that create, replace or remove an image take a [`CacheDisk`], of which each builder has one file.
 
 use bytesize::ByteSize;
 use dvn_host::{files::state_error, machine_dir::MachineDir, regular_file};
+use dvn_hypervisor::disks::CacheDisk;
 use dvn_protocol::superblock::{self, HEAD, Verdict};
 use dvn_types::{Kind, Report};
 use std::{
@@ -42,7 +45,8 @@ pub struct Image {
 
 /// Creates the image, or grows it: to `asked`, the size that this start asks for, or else to the configured one. Keeps
 /// a larger image; fails if `asked` is smaller than it. On an error the old state remains. All sizes in bytes.
-pub fn ensure(path: &Path, configured: u64, asked: Option<u64>, minimum: u64) -> Result<Image, Report> {
+pub fn ensure(disk: &CacheDisk, configured: u64, asked: Option<u64>, minimum: u64) -> Result<Image, Report> {
+    let path = disk.path();
     let found = match regular_file::look(path) {
         Ok(meta) => Some(meta.len()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -63,11 +67,11 @@ pub fn ensure(path: &Path, configured: u64, asked: Option<u64>, minimum: u64) ->
         return Err(no_room(&MachineDir::at(dir), free));
     }
     let Some(length) = found else {
-        make(path, size)?;
+        make(disk, size)?;
         return Ok(Image { size, rebuilt: None });
     };
     if let Some(why) = damage(path, length).map_err(|e| state_error(path, "cannot open the data disk", &e))? {
-        make(path, size)?;
+        make(disk, size)?;
         return Ok(Image { size, rebuilt: Some(why) });
     }
     match length {
@@ -104,7 +108,8 @@ fn damage(path: &Path, length: u64) -> io::Result<Option<String>> {
 }
 
 /// Removes the image, if there is one.
-pub fn discard(path: &Path) -> Result<(), Report> {
+pub fn discard(disk: &CacheDisk) -> Result<(), Report> {
+    let path = disk.path();
     match regular_file::look(path).and_then(|_| fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error(path, "cannot remove the disk", &e)),
         _ => Ok(()),
@@ -154,7 +159,8 @@ fn taken(path: &Path) -> u64 {
     within.saturating_add(meta.blocks().saturating_mul(BLOCK))
 }
 
-fn make(path: &Path, size: u64) -> Result<(), Report> {
+fn make(disk: &CacheDisk, size: u64) -> Result<(), Report> {
+    let path = disk.path();
     let make = || -> io::Result<File> {
         let image = dvn_host::files::unfinished(path, 0o600)?;
         image.as_file().set_len(size)?;
@@ -188,13 +194,14 @@ mod tests {
     #[test]
     fn it_is_made_sparse_and_grows() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
-        assert_eq!(size(&path, GIB), GIB);
-        assert_eq!(ensure(&path, 100 * GIB, None, 0).unwrap(), Image { size: 100 * GIB, rebuilt: None });
-        let meta = fs::metadata(&path).unwrap();
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        let path = disk.path();
+        assert_eq!(size(path, GIB), GIB);
+        assert_eq!(ensure(&disk, 100 * GIB, None, 0).unwrap(), Image { size: 100 * GIB, rebuilt: None });
+        let meta = fs::metadata(path).unwrap();
         assert_eq!((meta.len(), meta.blocks(), meta.permissions().mode() & 0o777), (100 * GIB, 0, 0o600));
-        assert_eq!(ensure(&path, 200 * GIB, None, 0).unwrap(), Image { size: 200 * GIB, rebuilt: None });
-        assert_eq!(fs::metadata(&path).unwrap().len(), 200 * GIB);
+        assert_eq!(ensure(&disk, 200 * GIB, None, 0).unwrap(), Image { size: 200 * GIB, rebuilt: None });
+        assert_eq!(fs::metadata(path).unwrap().len(), 200 * GIB);
     }
 
     #[test]
@@ -228,21 +235,22 @@ mod tests {
     #[test]
     fn a_larger_one_is_used_as_it_is_unless_a_start_asks_for_less() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
-        assert_eq!(ensure(&path, 20 * GIB, Some(40 * GIB), 0).unwrap().size, 40 * GIB);
-        assert_eq!(ensure(&path, 20 * GIB, None, 30 * GIB).unwrap().size, 40 * GIB, "as for the next connection");
-        assert_eq!(size(&path, 20 * GIB), 40 * GIB);
-        let error = ensure(&path, 20 * GIB, Some(30 * GIB), 0).unwrap_err();
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        let path = disk.path();
+        assert_eq!(ensure(&disk, 20 * GIB, Some(40 * GIB), 0).unwrap().size, 40 * GIB);
+        assert_eq!(ensure(&disk, 20 * GIB, None, 30 * GIB).unwrap().size, 40 * GIB, "as for the next connection");
+        assert_eq!(size(path, 20 * GIB), 40 * GIB);
+        let error = ensure(&disk, 20 * GIB, Some(30 * GIB), 0).unwrap_err();
         assert!(error.kind == Kind::Config && error.message.contains("cannot shrink to 30.0 GiB"), "{error}");
-        assert_eq!(fs::metadata(&path).unwrap().len(), 40 * GIB);
+        assert_eq!(fs::metadata(path).unwrap().len(), 40 * GIB);
     }
 
     #[test]
     fn a_size_below_the_bundles_need_or_beyond_the_file_system_leaves_nothing() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
-        assert_eq!(ensure(&path, GIB, None, 2 * GIB).unwrap_err().kind, Kind::Config);
-        let error = ensure(&path, u64::MAX / 2, None, 0).unwrap_err();
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        assert_eq!(ensure(&disk, GIB, None, 2 * GIB).unwrap_err().kind, Kind::Config);
+        let error = ensure(&disk, u64::MAX / 2, None, 0).unwrap_err();
         assert_eq!(error.kind, Kind::State);
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
     }
@@ -269,7 +277,8 @@ mod tests {
     #[test]
     fn a_visibly_damaged_disk_is_recreated_before_the_boot() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        let path = disk.path();
         let with = |at: usize, byte: u8| {
             let mut head = clean(4 * GIB);
             head[1024 + at] = byte;
@@ -289,16 +298,13 @@ mod tests {
             ("errors", with(0x3A, 3), 4 * GIB, "errors"),
             ("a journal", with(0x5C, 4), 4 * GIB, "journal"),
         ] {
-            let before = image(&path, &head, length);
-            let ready = ensure(&path, 4 * GIB, None, GIB).unwrap();
-            assert!(ready.rebuilt.as_ref().is_some_and(|reason| reason.contains(why)), "{what}: {ready:?}");
-            let meta = fs::metadata(&path).unwrap();
+            let before = image(path, &head, length);
+            let ready = ensure(&disk, 4 * GIB, None, GIB).unwrap();
+            assert!(ready.rebuilt.as_ref().is_some_and(|told| told.contains(why)), "{what}: {ready:?}");
+            let meta = fs::metadata(path).unwrap();
             assert_eq!((meta.len(), meta.blocks(), meta.mode() & 0o777), (4 * GIB, 0, 0o600), "{what}");
-            assert!(
-                meta.ino() != before || length == 0,
-                "{what}: a process that still writes to the old one does no harm"
-            );
-            assert_eq!(ensure(&path, 4 * GIB, None, GIB).unwrap().rebuilt, None, "{what}: once");
+            assert!(meta.ino() != before || length == 0, "{what}: what still writes to the old one does no harm");
+            assert_eq!(ensure(&disk, 4 * GIB, None, GIB).unwrap().rebuilt, None, "{what}: once");
         }
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1);
     }
@@ -306,7 +312,8 @@ mod tests {
     #[test]
     fn a_disk_that_a_guest_can_use_is_kept() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        let path = disk.path();
         for (what, head, length, size) in [
             ("as it was left", clean(4 * GIB), 4 * GIB, 4 * GIB),
             ("longer than its file system", clean(2 * GIB), 4 * GIB, 4 * GIB),
@@ -314,9 +321,9 @@ mod tests {
             ("larger than configured", clean(8 * GIB), 8 * GIB, 8 * GIB),
             ("never used", vec![], 4 * GIB, 4 * GIB),
         ] {
-            let before = image(&path, &head, length);
-            assert_eq!(ensure(&path, 4 * GIB, None, GIB).unwrap(), Image { size, rebuilt: None }, "{what}");
-            let meta = fs::metadata(&path).unwrap();
+            let before = image(path, &head, length);
+            assert_eq!(ensure(&disk, 4 * GIB, None, GIB).unwrap(), Image { size, rebuilt: None }, "{what}");
+            let meta = fs::metadata(path).unwrap();
             assert_eq!((meta.len(), meta.ino()), (size, before), "{what}");
         }
     }
@@ -324,15 +331,16 @@ mod tests {
     #[test]
     fn what_is_no_regular_file_is_refused_and_left_alone() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("data.img");
+        let disk = CacheDisk::of(&MachineDir::at(tmp.path()));
+        let path = disk.path();
         for kind in dvn_host::wrong_files::KINDS {
-            dvn_host::wrong_files::make(kind, &path);
-            for error in [ensure(&path, GIB, None, 0).unwrap_err(), discard(&path).unwrap_err()] {
+            dvn_host::wrong_files::make(kind, path);
+            for error in [ensure(&disk, GIB, None, 0).unwrap_err(), discard(&disk).unwrap_err()] {
                 assert!(error.kind == Kind::State && error.message.contains("not a regular file"), "{kind}: {error}");
                 assert!(error.hints[0].starts_with("move it away"), "{kind}: {error:?}");
             }
-            assert!(fs::symlink_metadata(&path).is_ok(), "{kind}");
-            dvn_host::wrong_files::assert_nothing_lost(kind, &path);
+            assert!(fs::symlink_metadata(path).is_ok(), "{kind}");
+            dvn_host::wrong_files::assert_nothing_lost(kind, path);
         }
     }
 }

@@ -22,10 +22,11 @@ use dvn_config::MachineSettings;
 use dvn_host::machine_dir::MachineDir;
 use dvn_hypervisor::{
     Capabilities, Guest, GuestStream, Wish,
-    spec::{Disk, MachineSpec, Share},
+    disks::{CacheDisk, SystemDisk},
+    spec::{Boot, Devices, MachineSpec, Nic, Share},
 };
 use dvn_lifecycle::{Became, GuestProvider, Ready};
-use dvn_protocol::{GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
+use dvn_protocol::{CACHE_DISK, GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
 use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase, ms};
 use futures_util::future::BoxFuture;
 use std::{
@@ -253,11 +254,11 @@ fn prepare(
     capabilities.admit_sizes(&wish)?;
     capabilities.admit_nesting(&wish, bundle.arch)?;
     let keys = Keys::ensure(dir, &name)?;
+    let cache = CacheDisk::of(dir);
     if settings.ephemeral {
-        disk::discard(&dir.data_disk())?;
+        disk::discard(&cache)?;
     }
-    let disk::Image { size, rebuilt } =
-        disk::ensure(&dir.data_disk(), settings.disk_size, disk_size, bundle.minimum_disk)?;
+    let disk::Image { size, rebuilt } = disk::ensure(&cache, settings.disk_size, disk_size, bundle.minimum_disk)?;
     if let Some(why) = &rebuilt {
         tracing::warn!(machine = %name, "the data disk is made anew, and what was cached on it is gone: {why}");
     }
@@ -283,26 +284,27 @@ fn prepare(
         host_ports: HostPorts::HIGH,
         shares: mounts,
         store_record,
+        cache_disk: Some(CACHE_DISK.to_owned()),
     };
     let runtime_dir = dir.fresh_run_dir()?;
     let initrd = runtime_dir.join("initrd");
     payload::append(&bundle.initrd, &initrd, &config, &keys)?;
-    let mut disks: Vec<_> =
-        bundle.images.into_iter().map(|image| Disk { path: image.path, read_only: image.read_only }).collect();
-    disks.push(Disk { path: dir.data_disk(), read_only: false });
+    let images = bundle.images.into_iter();
     let spec = MachineSpec {
         name,
         arch: bundle.arch,
         cores: settings.cores,
         memory: settings.memory,
-        kernel: bundle.kernel,
-        initrd,
-        cmdline: bundle.cmdline,
-        disks,
-        shares,
-        rosetta: settings.rosetta,
-        nested: settings.nested,
-        mac: dir.mac_address()?,
+        boot: Boot::Linux { kernel: bundle.kernel, initrd, cmdline: bundle.cmdline, cache: Some(cache) },
+        devices: Devices {
+            disks: images.map(|image| SystemDisk::new(image.path, image.read_only)).collect(),
+            nics: vec![Nic { mac: dir.mac_address()? }],
+            shares,
+            display: None,
+            vsock: true,
+            rosetta: settings.rosetta,
+            nested: settings.nested,
+        },
         runtime_dir,
         console_log: dir.console_log(),
     };

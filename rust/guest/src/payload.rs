@@ -72,6 +72,7 @@ mod tests {
             host_ports: HostPorts::HIGH,
             shares: vec![],
             store_record: None,
+            cache_disk: None,
         }
     }
 

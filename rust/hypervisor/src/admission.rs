@@ -68,6 +68,9 @@ mod tests {
             nested,
             shares: true,
             pause: true,
+            efi: Ok(()),
+            display: Ok(()),
+            suspend: Ok(vec![]),
             limits: Limits { cores: (1, 8), memory: (64 << 20, 8 << 30) },
             features: vec![Feature { name: "nested-virtualization", available: nested, why }],
         }

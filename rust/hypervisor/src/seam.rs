@@ -1,9 +1,17 @@
 //! The seam itself: the verbs of a guest, what runs it, and the streams between the two sides.
 
-use crate::{capabilities::Capabilities, spec::MachineSpec};
-use dvn_types::Report;
+use crate::{
+    capabilities::{Capabilities, cannot_suspend},
+    spec::MachineSpec,
+};
+use dvn_types::{Kind, Report};
 use futures_util::future::BoxFuture;
-use std::{fmt, fs, io, path::Path, sync::Arc, task::Poll};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::Poll,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -23,6 +31,8 @@ pub enum Exit {
     PoweredOff,
     /// [`Guest::kill`] ended it.
     Killed,
+    /// [`Guest::suspend`] saved it.
+    Suspended,
     /// It panicked, was reset, or the hypervisor or one of its helpers failed: why, in a sentence.
     Crashed(String),
 }
@@ -33,6 +43,7 @@ impl fmt::Display for Exit {
         match self {
             Exit::PoweredOff => f.write_str("powered-off"),
             Exit::Killed => f.write_str("killed"),
+            Exit::Suspended => f.write_str("suspended"),
             Exit::Crashed(why) => write!(f, "crashed: {why}"),
         }
     }
@@ -44,6 +55,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn capabilities(&self) -> &Capabilities;
     /// Starts a guest; resolves when it runs, long before it is ready. Dropping the future leaves no guest behind.
     fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>>;
+    /// Has a guest go on that [`Guest::suspend`] saved at `state`; resolves when it runs, and the state is gone then. The spec is that of
+    /// the boot, but for `runtime_dir` and `console_log`, and the disks are as the guest left them; otherwise it is refused and the state
+    /// stays. Dropping the future leaves no guest behind.
+    ///
+    /// [`Capabilities::suspend`] tells where it works.
+    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        drop((spec, state));
+        Box::pin(std::future::ready(Err(cannot_suspend(self.capabilities().backend, "it does not save guests"))))
+    }
 }
 
 /// One booted guest. Dropping the last reference kills it.
@@ -63,6 +83,28 @@ pub trait Guest: Send + Sync + 'static {
     fn listen(&self, port: u32) -> Result<GuestListener, Report>;
     /// Resolves when the guest is gone and nothing of it is left. May be called often.
     fn exited(&self) -> BoxFuture<'_, Exit>;
+    /// Saves the guest at `state`, outside of the boot's own directory, and ends it; resolves when it is gone ([`Exit::Suspended`]) and the
+    /// state is whole. An error means that it goes on as before, or has ended in another way. A state that was there is removed in any
+    /// case: the machine has run since. Goes on if the future is dropped.
+    ///
+    /// [`Capabilities::suspend`] tells where it works.
+    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
+        drop(state);
+        Box::pin(std::future::ready(Err(Report::new(
+            Kind::Host,
+            "this guest cannot be suspended: its backend does not save guests",
+        ))))
+    }
+    /// Its screen, if it has one that this program can see.
+    fn display(&self) -> Option<Arc<dyn Display>> {
+        None
+    }
+}
+
+/// A guest's screen. It may outlive the guest; then every question fails.
+pub trait Display: Send + Sync + 'static {
+    /// What it shows now: a PNG.
+    fn screenshot(&self) -> BoxFuture<'_, Result<Vec<u8>, Report>>;
 }
 
 /// Connections that a guest opened to a port of the host, or to several. Dropping it closes them.

@@ -1,4 +1,4 @@
-//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock.
+//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock. Only a guest that is suspended leaves files.
 //!
 //! What its guests do is scripted by a [`Script`], which may be changed between boots; what happened is counted in
 //! [`Counters`]. A guest *lives* from the moment `boot` resolves until it powered off, was killed or crashed, or until
@@ -6,13 +6,16 @@
 
 use crate::{
     capabilities::{Capabilities, Limits},
-    seam::{Exit, Guest, GuestListener, GuestStream, Hypervisor},
+    saved::{self, Saving},
+    seam::{Display, Exit, Guest, GuestListener, GuestStream, Hypervisor},
     spec::MachineSpec,
 };
 use dvn_types::{Arch, Kind, Report};
 use futures_util::future::BoxFuture;
 use std::{
     collections::HashMap,
+    fs,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -48,6 +51,12 @@ pub struct Script {
     pub pause_error: Option<String>,
     /// `pause` and `resume` never resolve.
     pub halts_wedged: bool,
+    /// How long `suspend` takes.
+    pub suspend: Duration,
+    /// `suspend` fails with this message after that time, and the guest goes on.
+    pub suspend_error: Option<String>,
+    /// `restore` fails with this message, in the time of a boot.
+    pub restore_error: Option<String>,
     /// The guest crashes so long after its boot, with `kernel panic`.
     pub crash_after: Option<Duration>,
 }
@@ -66,6 +75,9 @@ impl Default for Script {
             deaf_to_kill: Duration::ZERO,
             pause_error: None,
             halts_wedged: false,
+            suspend: Duration::from_millis(500),
+            suspend_error: None,
+            restore_error: None,
             crash_after: None,
         }
     }
@@ -84,6 +96,10 @@ pub struct Counters {
     pub pauses: AtomicUsize,
     /// Calls of `resume` that worked.
     pub resumes: AtomicUsize,
+    /// Calls of `suspend` that worked.
+    pub suspends: AtomicUsize,
+    /// Calls of `restore` that worked.
+    pub restores: AtomicUsize,
     /// Calls of `kill`.
     pub kills: AtomicUsize,
     /// Guests that live now.
@@ -116,6 +132,9 @@ impl Sim {
             nested: false,
             shares: false,
             pause: true,
+            efi: Ok(()),
+            display: Ok(()),
+            suspend: Ok(Vec::new()),
             limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
             features: Vec::new(),
         };
@@ -153,46 +172,68 @@ impl Hypervisor for Sim {
         &self.capabilities
     }
 
-    fn boot(&self, _spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
-            let counters = &self.shared.counters;
-            counters.boots.fetch_add(1, SeqCst);
-            let script = lock(&self.shared.script).clone();
-            assert!(!script.boot_panics, "the script says so");
-            let unfinished = Unfinished(counters);
-            tokio::time::sleep(script.boot).await;
-            if script.boot_wedged {
-                std::future::pending::<()>().await;
-            }
-            std::mem::forget(unfinished);
-            if let Some(why) = script.boot_error {
-                return Err(Report::new(Kind::Boot, why));
-            }
-            let alive = counters.alive.fetch_add(1, SeqCst) + 1;
-            counters.max_alive.fetch_max(alive, SeqCst);
-            let guest = Arc::new_cyclic(|me| SimGuest {
-                me: me.clone(),
-                end: watch::Sender::new(None),
-                presses: AtomicUsize::new(0),
-                still: AtomicBool::new(false),
-                kill_works_at: Instant::now() + script.deaf_to_kill,
-                refuses_after: Mutex::default(),
-                listeners: Mutex::default(),
-                shared: self.shared.clone(),
-                script: script.clone(),
-            });
-            if let Some(after) = script.crash_after {
-                guest.end_after(after, Exit::Crashed("kernel panic".into()));
-            }
-            *lock(&self.shared.last) = Arc::downgrade(&guest);
-            Ok(guest as Arc<dyn Guest>)
+            self.shared.counters.boots.fetch_add(1, SeqCst);
+            self.start(spec, |script| script.boot_error.clone()).await
         })
+    }
+
+    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async move {
+            saved::check(&state, &saved::facts(self.capabilities.backend, &spec, &[])?)?;
+            let guest = self.start(spec, |script| script.restore_error.clone()).await?;
+            saved::forget(&state)?;
+            self.shared.counters.restores.fetch_add(1, SeqCst);
+            Ok(guest)
+        })
+    }
+}
+
+impl Sim {
+    async fn start(
+        &self,
+        spec: MachineSpec,
+        error: impl FnOnce(&Script) -> Option<String> + Send,
+    ) -> Result<Arc<dyn Guest>, Report> {
+        let counters = &self.shared.counters;
+        let script = lock(&self.shared.script).clone();
+        assert!(!script.boot_panics, "the script says so");
+        let unfinished = Unfinished(counters);
+        tokio::time::sleep(script.boot).await;
+        if script.boot_wedged {
+            std::future::pending::<()>().await;
+        }
+        std::mem::forget(unfinished);
+        if let Some(why) = error(&script) {
+            return Err(Report::new(Kind::Boot, why));
+        }
+        let alive = counters.alive.fetch_add(1, SeqCst) + 1;
+        counters.max_alive.fetch_max(alive, SeqCst);
+        let guest = Arc::new_cyclic(|me| SimGuest {
+            me: me.clone(),
+            spec,
+            end: watch::Sender::new(None),
+            presses: AtomicUsize::new(0),
+            still: AtomicBool::new(false),
+            kill_works_at: Instant::now() + script.deaf_to_kill,
+            refuses_after: Mutex::default(),
+            listeners: Mutex::default(),
+            shared: self.shared.clone(),
+            script: script.clone(),
+        });
+        if let Some(after) = script.crash_after {
+            guest.end_after(after, Exit::Crashed("kernel panic".into()));
+        }
+        *lock(&self.shared.last) = Arc::downgrade(&guest);
+        Ok(guest as Arc<dyn Guest>)
     }
 }
 
 /// A guest in memory. Every port echoes what is written to it.
 pub struct SimGuest {
     me: Weak<SimGuest>,
+    spec: MachineSpec,
     end: watch::Sender<Option<Exit>>,
     presses: AtomicUsize,
     /// It is paused.
@@ -339,6 +380,30 @@ impl Guest for SimGuest {
         Ok(GuestListener::new(incoming, None))
     }
 
+    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
+        Box::pin(async move {
+            let saving = Saving::begin(&state)?;
+            tokio::time::sleep(self.script.suspend).await;
+            if let Some(why) = &self.script.suspend_error {
+                return Err(Report::new(Kind::Guest, why.clone()));
+            }
+            if self.is_gone() {
+                return Err(Report::new(Kind::Guest, "the guest is gone"));
+            }
+            fs::write(saving.path(), "memory")
+                .map_err(|e| Report::new(Kind::State, format!("the guest cannot be saved: {e}")))?;
+            saving.finish(saved::facts("sim", &self.spec, &[])?, None)?;
+            self.shared.counters.suspends.fetch_add(1, SeqCst);
+            self.end(Exit::Suspended);
+            Ok(())
+        })
+    }
+
+    fn display(&self) -> Option<Arc<dyn Display>> {
+        self.spec.devices.display?;
+        Some(Arc::new(SimScreen))
+    }
+
     fn exited(&self) -> BoxFuture<'_, Exit> {
         let mut end = self.end.subscribe();
         Box::pin(async move {
@@ -350,6 +415,21 @@ impl Guest for SimGuest {
     }
 }
 
+/// A screen of one black pixel.
+struct SimScreen;
+
+/// That pixel.
+pub const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\0\0\0\x0aIDAT\x78\x9c\x63\x60\0\0\0\x02\0\x01\x48\xaf\xa4\x71\0\0\0\0IEND\xaeB\x60\x82";
+
+impl Display for SimScreen {
+    fn screenshot(&self) -> BoxFuture<'_, Result<Vec<u8>, Report>> {
+        Box::pin(std::future::ready(Ok(PNG.to_vec())))
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,7 @@ pub(super) fn gone_early(exit: &Exit) -> Report {
     let how = match exit {
         Exit::PoweredOff => "the guest powered itself off before it was ready".to_owned(),
         Exit::Killed => "the guest was killed before it was ready".to_owned(),
+        Exit::Suspended => "the guest was suspended before it was ready".to_owned(),
         Exit::Crashed(why) => format!("the guest ended before it was ready: {why}"),
     };
     let report = Report::new(Kind::Boot, how).hint(LOOK_AT_CONSOLE);

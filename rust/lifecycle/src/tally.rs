@@ -19,7 +19,7 @@ pub struct Tally {
     pub restarts: u64,
     /// Pauses that took place.
     pub pauses: u64,
-    /// Guests that powered off, were killed, and ended otherwise.
+    /// Guests that powered off or were suspended, were killed, and ended otherwise.
     pub exits: [u64; 3],
     /// Leases that were granted, or woke. They tell of a use that was over before anybody looked.
     pub uses: u64,
@@ -46,7 +46,7 @@ impl Tally {
             match news {
                 News::Ready if matches!(after.state, State::Running { .. }) => self.ready += 1,
                 News::Paused if effects.contains(&Effect::PauseDone) => self.pauses += 1,
-                News::Exited(Exit::PoweredOff) => self.exits[0] += 1,
+                News::Exited(Exit::PoweredOff | Exit::Suspended) => self.exits[0] += 1,
                 News::Exited(Exit::Killed) => self.exits[1] += 1,
                 News::Exited(Exit::Crashed(_)) => self.exits[2] += 1,
                 _ => {}

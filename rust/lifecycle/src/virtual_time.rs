@@ -9,7 +9,7 @@ use dvn_hypervisor::{
     sim_agent,
     spec::MachineSpec,
 };
-use dvn_types::{Arch, Kind, MacAddress, Report, Sizes, TimelinePhase};
+use dvn_types::{Kind, Report, Sizes, TimelinePhase};
 use futures_util::future::BoxFuture;
 use std::{
     sync::{
@@ -132,22 +132,7 @@ impl GuestProvider for Prepared {
 }
 
 fn spec(sizes: Sizes) -> MachineSpec {
-    MachineSpec {
-        name: "builder".parse().unwrap(),
-        arch: Arch::X86_64,
-        cores: sizes.cores.unwrap_or(4),
-        memory: sizes.memory.unwrap_or(8 << 30),
-        kernel: "/bundle/kernel".into(),
-        initrd: "/state/initrd".into(),
-        cmdline: String::new(),
-        disks: vec![],
-        shares: vec![],
-        rosetta: false,
-        nested: false,
-        mac: MacAddress::random(),
-        runtime_dir: "/state/run".into(),
-        console_log: "/state/console.log".into(),
-    }
+    MachineSpec { cores: sizes.cores.unwrap_or(4), memory: sizes.memory.unwrap_or(8 << 30), ..MachineSpec::sample() }
 }
 
 /// A supervisor with its surroundings.

@@ -58,6 +58,9 @@ pub const PAYLOAD_DIR: &str = "darwin-vz";
 /// Name of the host store's share, where there is one.
 pub const STORE_TAG: &str = "nix-store";
 
+/// Serial number of the one disk that the agent may format. At most 20 bytes.
+pub const CACHE_DISK: &str = "dvn-cache";
+
 /// `config.json` of the boot payload: what this one boot needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,6 +83,9 @@ pub struct GuestConfig {
     /// machine's guests; what a guest's database has from another record must be forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_record: Option<String>,
+    /// Serial number of the data disk: the guest formats no other. A host that names none has it as the last virtio disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_disk: Option<String>,
 }
 
 impl GuestConfig {
@@ -138,6 +144,7 @@ mod tests {
         let config = GuestConfig::parse(json).unwrap();
         assert_eq!((config.host_name.as_str(), config.unix_seconds, config.shares.len()), ("builder", 7, 1));
         assert_eq!(config.host_ports, HostPorts::FIRST, "an older host names none");
+        assert_eq!(config.cache_disk, None, "an older host names none");
         let json = br#"{"version":1,"token":"t","hostName":"b","unixSeconds":7,"hostPorts":{"agent":9,"store":10}}"#;
         assert_eq!(GuestConfig::parse(json).unwrap().host_ports, HostPorts { agent: 9, store: 10 });
     }

@@ -7,7 +7,7 @@ struct MachineSpec: Decodable {
     let boot: BootSpec
     let disks: [DiskSpec], shares: [ShareSpec]
     let rosetta: RosettaSpec?
-    let mac: String?, nested: Bool, identifier: String?
+    let nics: [String], vsock: Bool, nested: Bool, identifier: String?
     /// A descriptor that Rust lends for the call: what the guest prints goes there.
     let console: Int32?
 
@@ -19,9 +19,9 @@ struct MachineSpec: Decodable {
         all.storageDevices = try disks.map { try $0.device() }
         all.directorySharingDevices = shares.map { $0.device() }
         if let rosetta { all.directorySharingDevices.append(try rosetta.device()) }
-        if let mac { all.networkDevices = [try network(mac)] }
+        all.networkDevices = try nics.map { try network($0) }
         if let console { all.serialPorts = [try serialPort(console)] }
-        all.socketDevices = [VZVirtioSocketDeviceConfiguration()]
+        if vsock { all.socketDevices = [VZVirtioSocketDeviceConfiguration()] }
         all.entropyDevices = [VZVirtioEntropyDeviceConfiguration()]
         all.memoryBalloonDevices = [VZVirtioTraditionalMemoryBalloonDeviceConfiguration()]
         try all.validate()
@@ -80,14 +80,17 @@ enum BootSpec: Decodable {
 
 struct DiskSpec: Decodable {
     enum Bus: String, Decodable { case virtio, nvme, usb }
-    let path: String, readOnly: Bool, bus: Bus
+    let path: String, readOnly: Bool, bus: Bus, serial: String?
 
     func device() throws -> VZStorageDeviceConfiguration {
         // Not `.automatic`: with it, Linux file systems were seen to break.
         let image = try VZDiskImageStorageDeviceAttachment(
             url: file(path), readOnly: readOnly, cachingMode: .cached, synchronizationMode: .fsync)
         switch bus {
-        case .virtio: return VZVirtioBlockDeviceConfiguration(attachment: image)
+        case .virtio:
+            let disk = VZVirtioBlockDeviceConfiguration(attachment: image)
+            if let serial { disk.blockDeviceIdentifier = serial }
+            return disk
         case .usb: return VZUSBMassStorageDeviceConfiguration(attachment: image)
         case .nvme: return VZNVMExpressControllerDeviceConfiguration(attachment: image)
         }

@@ -1,4 +1,5 @@
-//! Disks: the system image is the first, the data disk the last.
+//! Disks: the system image is the first; the data disk is the one of the serial number that the host names, and where it names none,
+//! the last. No other is ever written to.
 //!
 //! The data disk is a cache with an ext4 file system *without a journal*: nothing on it is worth a journal's writes, and the
 //! kernel then keeps the file system's "valid" mark cleared for as long as it is mounted for writing. So the mark on a disk
@@ -17,6 +18,7 @@ use rustix::{fs::OFlags, ioctl, mount::MountFlags};
 use std::{
     fs::{self, File},
     io::Read,
+    path::Path,
     process::Command,
     thread,
     time::Duration,
@@ -75,11 +77,16 @@ fn head(device: &str) -> Outcome<Vec<u8>> {
     Ok(head)
 }
 
-/// Mounts the data disk at [`DATA`], made anew unless it was left clean.
-pub fn prepare() -> Outcome<Data> {
-    let mut disks = disks();
-    let device =
-        disks.pop().filter(|_| !disks.is_empty()).ok_or("there is no data disk: it should be the last virtio disk")?;
+/// Mounts the data disk at [`DATA`], made anew unless it was left clean. `named` is its serial number, from a host that names it.
+pub fn prepare(named: Option<&str>) -> Outcome<Data> {
+    let device = match named {
+        Some(serial) => wait_for(serial)?,
+        None => {
+            let mut disks = disks();
+            let last = disks.pop().filter(|_| !disks.is_empty());
+            last.ok_or("there is no data disk: it should be the last virtio disk")?
+        }
+    };
     let fate = match superblock::judge(&head(&device)?) {
         Verdict::Blank => {
             make(&device)?;
@@ -92,6 +99,37 @@ pub fn prepare() -> Outcome<Data> {
         Verdict::Unusable(why) => rebuild(&device, why)?,
     };
     Ok(Data { fate })
+}
+
+/// The disk of this serial number. Its driver may still be probing, so it is waited for briefly.
+fn wait_for(serial: &str) -> Outcome<String> {
+    for _ in 0..500 {
+        if let Some(name) = of_serial(serial, serials(Path::new("/sys/block")))? {
+            return Ok(format!("/dev/{name}"));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(format!("no virtio disk has the serial number {serial}, which the host gave the data disk (is /sys mounted?)"))
+}
+
+/// Disks and their serial numbers; most have none.
+fn serials(block: &Path) -> Vec<(String, String)> {
+    let names = fs::read_dir(block).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let with_serial = |name: String| {
+        let serial = fs::read_to_string(block.join(&name).join("serial")).ok()?;
+        Some((name, serial.trim_end().to_owned()))
+    };
+    names.filter_map(with_serial).collect()
+}
+
+/// The name of the virtio disk with this serial number. Two of them are an error: one is not what the host meant.
+fn of_serial(serial: &str, disks: Vec<(String, String)>) -> Outcome<Option<String>> {
+    let marked = disks.into_iter().filter(|(_, own)| !own.is_empty() && own == serial).map(|(name, _)| name);
+    let mut found = in_order(marked.collect());
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        _ => Err(format!("the disks {} have the same serial number {serial}: none is touched", found.join(" and "))),
+    }
 }
 
 fn rebuild(device: &str, why: &str) -> Outcome<DataDisk> {
@@ -184,5 +222,26 @@ mod tests {
     fn disks_are_ordered_as_the_host_attached_them() {
         let names = ["vdaa", "vda1", "vdb", "sda", "vd", "vda", "vdz"].map(str::to_owned).to_vec();
         assert_eq!(in_order(names), ["vda", "vdb", "vdz", "vdaa"]);
+    }
+    #[test]
+    fn the_data_disk_is_found_by_its_serial_number_alone() {
+        let found = |serial: &str, disks: &[(&str, &str)]| {
+            of_serial(serial, disks.iter().map(|(name, own)| ((*name).to_owned(), (*own).to_owned())).collect())
+        };
+        let others = [("vda", ""), ("vdc", "system"), ("sda", "dvn-cache"), ("vda1", "dvn-cache")];
+        assert_eq!(
+            found("dvn-cache", &others),
+            Ok(None),
+            "no virtio disk has it: none is formatted, not even the last"
+        );
+        assert_eq!(found("", &others), Ok(None), "no number is nobody's number");
+        let with = |more: &[(&'static str, &'static str)]| [&others[..], more].concat();
+        assert_eq!(
+            found("dvn-cache", &with(&[("vdb", "dvn-cache")])),
+            Ok(Some("vdb".into())),
+            "though it is not the last"
+        );
+        let why = found("dvn-cache", &with(&[("vdb", "dvn-cache"), ("vdd", "dvn-cache")])).unwrap_err();
+        assert!(why.contains("vdb and vdd"), "{why}");
     }
 }

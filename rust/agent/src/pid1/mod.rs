@@ -94,7 +94,7 @@ fn run() -> Outcome<()> {
     let host_name = payload.config.host_name.clone();
     background("network", move || net::client::run("eth0", &host_name));
     power::watch();
-    let data = disk::prepare()?;
+    let data = disk::prepare(payload.config.cache_disk.as_deref())?;
     disk::trouble::watch();
     phases.mark("disk");
     let builders = boot::nix_directories()?;

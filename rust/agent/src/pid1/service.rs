@@ -46,7 +46,7 @@ pub fn initrd(root: &str, directory: &str) -> Outcome<()> {
     let config = &payload.config;
     boot::catch_up(payload.config.unix_seconds);
     mount_point(disk::DATA)?;
-    let data = disk::prepare()?;
+    let data = disk::prepare(config.cache_disk.as_deref())?;
     phases.mark("disk");
     Handover { data_disk: data.fate, phases: phases.so_far() }.write(&format!("{root}{}", payload::HOME))?;
     // Where the initramfs shares its mounts, as systemd does, what is unmounted below this one would go below its copy, too.

@@ -140,6 +140,9 @@ mod tests {
             nested: false,
             shares: true,
             pause: true,
+            efi: Ok(()),
+            display: Ok(()),
+            suspend: Ok(vec![]),
             limits: Limits { cores: (1, 64), memory: (4 << 20, 8 << 30) },
             features: vec![
                 feature("shares", true, "part of macOS"),

@@ -1,7 +1,10 @@
 //! A [`MachineSpec`] as QEMU's command line. Pure, so that it is tested without QEMU.
 
-use super::probe::Accelerator;
-use crate::spec::MachineSpec;
+use super::{firmware::Firmware, probe::Accelerator};
+use crate::{
+    disks::{Attached, Bus},
+    spec::{Boot, MachineSpec, Screen},
+};
 use dvn_types::Arch;
 use std::{
     ffi::OsString,
@@ -37,52 +40,129 @@ impl Sockets<'_> {
     pub fn share(&self, index: usize) -> std::path::PathBuf {
         self.0.join(format!("virtiofs-{index}"))
     }
+    /// QEMU ↔ this program, for what it saves and loads.
+    pub fn state(&self) -> std::path::PathBuf {
+        self.0.join("state")
+    }
+}
+
+/// How QEMU is to run a spec.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Executes guest code.
+    pub accelerator: Accelerator,
+    /// For a machine that boots by EFI.
+    pub firmware: Option<&'a Firmware>,
+    /// QEMU waits for a saved state, and stands still once it has it.
+    pub restore: bool,
 }
 
 /// Arguments for `qemu-system-ARCH`.
-pub fn qemu(spec: &MachineSpec, accelerator: Accelerator) -> Vec<OsString> {
+pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     let sockets = Sockets(&spec.runtime_dir);
     let mut line = Line::default();
     // Nothing but what is named here: no default devices, no configuration of the user's.
     line.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]).pair("-display", "none");
     line.pair("-name", format!("guest={}", spec.name));
     line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-    let (machine, native_cpu, any_cpu, console) = match spec.arch {
-        Arch::X86_64 => {
-            ("q35,vmport=off,hpet=off", if spec.nested { "host" } else { "host,vmx=off,svm=off" }, "max", "ttyS0")
-        }
-        // The architected pointer authentication costs half the speed under TCG.
-        Arch::Aarch64 => ("virt,gic-version=max", "host", "max,pauth-impdef=on", "ttyAMA0"),
-    };
-    line.pair("-machine", format!("{machine},memory-backend=memory"));
-    line.pair("-cpu", if accelerator == Accelerator::Kvm { native_cpu } else { any_cpu });
-    line.pair("-accel", accelerator.as_str());
+    let (machine, cpu) = machine(spec, start.accelerator);
+    line.pair("-machine", format!("{machine},memory-backend=memory")).pair("-cpu", cpu);
+    line.pair("-accel", start.accelerator.as_str());
     line.pair("-smp", spec.cores.to_string());
     // The vhost-user helpers map the guest's memory, so it must be shared.
     line.pair("-object", format!("memory-backend-memfd,id=memory,size={},share=on", spec.memory));
     line.pair("-m", format!("{}B", spec.memory));
-    line.pair("-kernel", &spec.kernel).pair("-initrd", &spec.initrd);
-    line.pair("-append", format!("{} console={console}", spec.cmdline));
+    match &spec.boot {
+        Boot::Linux { kernel, initrd, cmdline, .. } => {
+            let console = if spec.arch == Arch::X86_64 { "ttyS0" } else { "ttyAMA0" };
+            line.pair("-kernel", kernel).pair("-initrd", initrd);
+            line.pair("-append", format!("{cmdline} console={console}"));
+        }
+        Boot::Efi { variables } => {
+            if let Some(firmware) = start.firmware {
+                line.pair("-drive", option("if=pflash,unit=0,format=raw,readonly=on,file=", &firmware.code));
+            }
+            line.pair("-drive", option("if=pflash,unit=1,format=raw,file=", variables));
+        }
+    }
     line.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
     line.pair("-chardev", option("socket,id=qmp,server=off,path=", &sockets.qmp()));
     line.pair("-mon", "chardev=qmp,mode=control");
-    for (index, disk) in spec.disks.iter().enumerate() {
-        let read_only = if disk.read_only { "on" } else { "off" };
-        let node = format!("driver=file,node-name=disk{index},read-only={read_only},discard=unmap,filename=");
-        line.pair("-blockdev", option(&node, &disk.path));
-        // A full host disk is the guest's error to handle; QEMU's default would freeze the guest.
-        line.pair("-device", format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report"));
+    devices(&mut line, spec, &sockets);
+    if start.restore {
+        line.flags(&["-S"]).pair("-incoming", "defer");
     }
-    line.pair("-netdev", "user,id=net").pair("-device", format!("virtio-net-pci,netdev=net,mac={},romfile=", spec.mac));
+    line.0
+}
+
+/// QEMU's machine and processor. A guest by EFI lives long and can be suspended: its machine is one that newer QEMUs still have, and
+/// not the installed QEMU's newest.
+fn machine(spec: &MachineSpec, accelerator: Accelerator) -> (&'static str, &'static str) {
+    let efi = matches!(spec.boot, Boot::Efi { .. });
+    let machine = match (spec.arch, efi) {
+        (Arch::X86_64, false) => "q35,vmport=off,hpet=off",
+        // The firmware without Secure Boot needs no system management mode.
+        (Arch::X86_64, true) => "pc-q35-7.2,vmport=off,hpet=off,smm=off",
+        (Arch::Aarch64, false) => "virt,gic-version=max",
+        (Arch::Aarch64, true) => "virt-7.2,gic-version=max",
+    };
+    let cpu = match (accelerator, spec.arch) {
+        (Accelerator::Kvm, Arch::X86_64) if !spec.devices.nested => "host,vmx=off,svm=off",
+        (Accelerator::Kvm, _) => "host",
+        // The firmware does not know five levels of page tables.
+        (Accelerator::Tcg, Arch::X86_64) if efi => "max,la57=off",
+        (Accelerator::Tcg, Arch::X86_64) => "max",
+        // The architected pointer authentication costs half the speed under TCG.
+        (Accelerator::Tcg, Arch::Aarch64) => "max,pauth-impdef=on",
+    };
+    (machine, cpu)
+}
+
+fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
+    let devices = &spec.devices;
+    if devices.display.is_some() || devices.disks.iter().any(|disk| disk.bus == Bus::Usb) {
+        line.pair("-device", "qemu-xhci,id=usb");
+    }
+    for (index, attached) in spec.disks().enumerate() {
+        disk(line, index, &attached);
+    }
+    for (index, nic) in devices.nics.iter().enumerate() {
+        line.pair("-netdev", format!("user,id=net{index}"));
+        line.pair("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile=", nic.mac));
+    }
     line.pair("-device", "virtio-rng-pci");
-    line.pair("-chardev", option("socket,id=vsock,path=", &sockets.vhost_vsock()));
-    line.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
-    for (index, share) in spec.shares.iter().enumerate() {
+    if devices.vsock {
+        line.pair("-chardev", option("socket,id=vsock,path=", &sockets.vhost_vsock()));
+        line.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
+    }
+    for (index, share) in devices.shares.iter().enumerate() {
         line.pair("-chardev", option(&format!("socket,id=share{index},path="), &sockets.share(index)));
         let device = format!("vhost-user-fs-pci,chardev=share{index},tag={},queue-size=1024", share.tag);
         line.pair("-device", device);
     }
-    line.0
+    if let Some(Screen { width, height }) = devices.display {
+        // Machines of the kind virt have no VGA.
+        let card = if spec.arch == Arch::X86_64 { "virtio-vga" } else { "virtio-gpu-pci" };
+        line.pair("-device", format!("{card},xres={width},yres={height}"));
+        line.pair("-device", "usb-kbd,bus=usb.0").pair("-device", "usb-tablet,bus=usb.0");
+    }
+}
+
+fn disk(line: &mut Line, index: usize, disk: &Attached<'_>) {
+    let read_only = if disk.read_only { "on" } else { "off" };
+    let node = format!("driver=file,node-name=disk{index},read-only={read_only},discard=unmap,filename=");
+    line.pair("-blockdev", option(&node, disk.path));
+    let mut device = match disk.bus {
+        // A full host disk is the guest's error to handle; QEMU's default would freeze the guest.
+        Bus::Virtio => format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report"),
+        Bus::Usb => format!("usb-storage,bus=usb.0,drive=disk{index},werror=report,rerror=report"),
+        // It must have a serial number.
+        Bus::Nvme => format!("nvme,drive=disk{index},serial=disk{index}"),
+    };
+    if let Some(serial) = disk.serial {
+        device.push_str(&format!(",serial={serial}"));
+    }
+    line.pair("-device", device);
 }
 
 /// Arguments for `vhost-device-vsock`.
@@ -96,7 +176,7 @@ pub fn vsock(spec: &MachineSpec) -> Vec<OsString> {
 
 /// Arguments for the `virtiofsd` of the share at `index`.
 pub fn virtiofs(spec: &MachineSpec, index: usize) -> Vec<OsString> {
-    let share = &spec.shares[index];
+    let share = &spec.devices.shares[index];
     let mut line = Line::default();
     line.pair("--socket-path", Sockets(&spec.runtime_dir).share(index)).pair("--shared-dir", &share.path);
     // Its sandbox `namespace` works without root, but forks: the child that serves outlives a killed parent, and nothing may
@@ -133,88 +213,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::{Disk, Share};
-    use dvn_types::MacAddress;
-
-    fn spec() -> MachineSpec {
-        MachineSpec {
-            name: "builder".parse().unwrap(),
-            arch: Arch::X86_64,
-            cores: 2,
-            memory: 1 << 30,
-            kernel: "/b/vmlinux".into(),
-            initrd: "/r/initrd".into(),
-            cmdline: "quiet".into(),
-            disks: vec![
-                Disk { path: "/b/a,b.img".into(), read_only: true },
-                Disk { path: "/m/data.img".into(), read_only: false },
-            ],
-            shares: vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }],
-            rosetta: false,
-            nested: false,
-            mac: MacAddress::random(),
-            runtime_dir: "/r".into(),
-            console_log: "/m/console.log".into(),
-        }
-    }
-
-    fn text(args: &[OsString]) -> String {
-        args.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn disks_keep_their_order_and_commas() {
-        let line = text(&qemu(&spec(), Accelerator::Tcg));
-        let system = line.find("node-name=disk0,read-only=on,discard=unmap,filename=/b/a,,b.img").unwrap();
-        let data = line.find("node-name=disk1,read-only=off,discard=unmap,filename=/m/data.img").unwrap();
-        assert!(system < data, "{line}");
-        assert!(line.contains("-append quiet console=ttyS0"), "{line}");
-        assert!(line.contains("-accel tcg") && line.contains("-cpu max "), "{line}");
-    }
-
-    #[test]
-    fn a_path_that_is_no_utf_8_stays_itself() {
-        let path = Path::new(std::ffi::OsStr::from_bytes(b"/b/\xff,y"));
-        assert_eq!(option("path=", path).as_bytes(), b"path=/b/\xff,,y");
-    }
-
-    /// What is refused because a socket's path would be too long is refused for the longest.
-    #[test]
-    fn no_socket_of_a_boot_has_a_longer_path_than_was_checked() {
-        let dir = dvn_host::machine_dir::MachineDir::at(Path::new("/m"));
-        let run = dir.run_dir();
-        let sockets = Sockets(&run);
-        let ports = [dvn_protocol::AGENT_PORT, dvn_protocol::STORE_PORT];
-        let of_ports = ports.map(|port| sockets.vsock_port(port));
-        for socket in [sockets.vhost_vsock(), sockets.vsock(), sockets.qmp(), sockets.share(9)].iter().chain(&of_ports)
-        {
-            assert!(socket.as_os_str().len() <= dir.longest_socket().as_os_str().len(), "{}", socket.display());
-        }
-    }
-
-    #[test]
-    fn an_arm_guest_has_its_own_machine_and_console() {
-        let line = text(&qemu(&MachineSpec { arch: Arch::Aarch64, ..spec() }, Accelerator::Kvm));
-        assert!(
-            line.contains("-machine virt,") && line.contains("console=ttyAMA0") && line.contains("-cpu host"),
-            "{line}"
-        );
-    }
-
-    #[test]
-    fn a_guest_has_the_means_for_virtual_machines_only_if_asked_for() {
-        for (nested, cpu) in [(false, "-cpu host,vmx=off,svm=off "), (true, "-cpu host ")] {
-            let line = text(&qemu(&MachineSpec { nested, ..spec() }, Accelerator::Kvm));
-            assert!(line.contains(cpu), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_share_is_read_only_by_its_helper() {
-        assert!(text(&virtiofs(&spec(), 0)).ends_with("--readonly"));
-        let line = text(&qemu(&spec(), Accelerator::Tcg));
-        assert!(line.contains("id=share0,path=/r/virtiofs-0") && line.contains("tag=nix-store"), "{line}");
-    }
-}
+mod tests;

@@ -69,6 +69,7 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
         kvm.feature(),
         guests(Arch::X86_64, "x86_64-guests"),
         guests(Arch::Aarch64, "aarch64-guests"),
+        efi(programs),
         program("vsock", VSOCK),
         program("shares", VIRTIOFS),
         program("helpers-end-with-us", "setpriv"),
@@ -78,8 +79,25 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
             available: nesting.is_ok(),
             why: nesting.unwrap_or_else(|why| why).to_owned(),
         },
-        never("save-restore", "the qemu backend does not save machines"),
+        Feature {
+            name: "save-restore",
+            available: true,
+            why: "machines that boot by EFI, without vsock device, shares and NVMe disks".to_owned(),
+        },
+        Feature { name: "display", available: true, why: "QEMU takes pictures of a guest's screen".to_owned() },
     ]
+}
+
+/// Firmware for guests of this computer's own architecture.
+fn efi(programs: &Programs) -> Feature {
+    let name = "efi-boot";
+    match Arch::host().map(|arch| programs.firmware(arch)) {
+        Some(Ok(firmware)) => Feature { name, available: true, why: firmware.code.display().to_string() },
+        Some(Err(report)) => {
+            Feature { name, available: false, why: format!("firmware is missing; {}", report.hints.join("; ")) }
+        }
+        None => Feature { name, available: false, why: "this computer's architecture has no firmware here".to_owned() },
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What of QEMU this host has: its programs, the guests they can run, and whether the processor helps.
 
+use super::firmware::Firmware;
 use dvn_host::search_path;
 use dvn_types::{Arch, Kind, Report};
 use std::{
@@ -57,6 +58,11 @@ impl Programs {
 
     fn look_up(&self, name: &str) -> Option<PathBuf> {
         search_path::find(name, &self.search_path, &["/usr/libexec", "/usr/lib/qemu"])
+    }
+
+    /// The firmware for guests that boot by EFI, or which package brings it.
+    pub fn firmware(&self, arch: Arch) -> Result<Firmware, Report> {
+        Firmware::find(arch, &self.search_path)
     }
 
     /// The guests that an installed QEMU can run, the host's own first.

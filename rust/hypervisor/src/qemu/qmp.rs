@@ -6,19 +6,21 @@ use serde_json::{Value, json};
 use std::{collections::VecDeque, io};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 /// No message of QEMU is longer, in bytes.
 const MAX_MESSAGE: u64 = 1 << 20;
 
-/// A command on its way.
-type Command = (&'static str, oneshot::Sender<Result<Value, String>>);
+/// A command on its way, as QEMU reads it.
+type Command = (Value, oneshot::Sender<Result<Value, String>>);
 
 /// Sends commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Qmp {
     commands: mpsc::Sender<Command>,
+    /// How far the saving or loading of the guest is, in QEMU's words; empty before the first.
+    migration: watch::Receiver<String>,
 }
 
 /// Why the guest was shut down, by the `SHUTDOWN` event.
@@ -30,6 +32,8 @@ pub enum ShutdownCause {
     Reset,
     /// The guest told QEMU that its kernel panicked.
     Panic,
+    /// The command `quit`, which ends a guest that has been saved.
+    Quit,
     /// Anything else, as QEMU names it.
     Other(String),
 }
@@ -46,21 +50,87 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             return Err(io::Error::other(format!("QEMU's monitor greeted with {greeting}")));
         }
-        send(&mut writer, "qmp_capabilities").await?;
+        send(&mut writer, &json!({ "execute": "qmp_capabilities" })).await?;
         let (commands, queue) = mpsc::channel(8);
+        let (migration_out, migration) = watch::channel(String::new());
+        let events = Events { shutdown, migration: migration_out };
         tokio::spawn(async move {
             // Ends when QEMU closes the monitor or the last `Qmp` goes; either way nobody waits for an error.
-            let _ = converse(reader, writer, queue, shutdown).await;
+            let _ = converse(reader, writer, queue, events).await;
         });
-        Ok(Qmp { commands })
+        Ok(Qmp { commands, migration })
     }
 
     /// Runs a command without arguments, and returns what QEMU answers.
-    pub async fn run(&self, command: &'static str) -> Result<Value, String> {
-        let gone = || "QEMU is gone".to_owned();
+    pub async fn run(&self, command: &str) -> Result<Value, String> {
+        self.ask(json!({ "execute": command })).await
+    }
+
+    /// Runs a command, and returns what QEMU answers.
+    pub async fn run_with(&self, command: &str, arguments: Value) -> Result<Value, String> {
+        self.ask(json!({ "execute": command, "arguments": arguments })).await
+    }
+
+    async fn ask(&self, command: Value) -> Result<Value, String> {
         let (reply, answer) = oneshot::channel();
         self.commands.send((command, reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// The saving or loading that the next command begins. It is asked before that command, so that no word of it is missed.
+    pub fn migration(&self) -> Migration {
+        let mut status = self.migration.clone();
+        status.mark_unchanged();
+        Migration { qmp: self.clone(), status }
+    }
+}
+
+/// A saving or loading of the guest. QEMU tells of it only with the capability `events`.
+pub struct Migration {
+    qmp: Qmp,
+    status: watch::Receiver<String>,
+}
+
+impl Migration {
+    /// Resolves when it is done; the error is QEMU's reason. May be dropped and called again.
+    pub async fn done(&mut self) -> Result<(), String> {
+        loop {
+            self.status.changed().await.map_err(|_| gone())?;
+            let status = self.status.borrow().clone();
+            match status.as_str() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => {
+                    let told = self.qmp.run("query-migrate").await.unwrap_or_default();
+                    return Err(told["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn gone() -> String {
+    "QEMU is gone".to_owned()
+}
+
+/// Who hears of QEMU's events.
+struct Events {
+    shutdown: mpsc::UnboundedSender<ShutdownCause>,
+    migration: watch::Sender<String>,
+}
+
+impl Events {
+    fn hear(&self, event: &Value) {
+        let data = &event["data"];
+        match event["event"].as_str() {
+            Some("SHUTDOWN") => {
+                let _ = self.shutdown.send(cause(data));
+            }
+            Some("MIGRATION") => {
+                self.migration.send_replace(data["status"].as_str().unwrap_or_default().to_owned());
+            }
+            _ => {}
+        }
     }
 }
 
@@ -68,7 +138,7 @@ async fn converse<R, W>(
     mut reader: R,
     mut writer: W,
     mut queue: mpsc::Receiver<Command>,
-    shutdown: mpsc::UnboundedSender<ShutdownCause>,
+    events: Events,
 ) -> io::Result<()>
 where
     R: AsyncBufReadExt + Unpin + Send + 'static,
@@ -95,9 +165,9 @@ where
         tokio::select! {
             message = messages.recv() => {
                 let Some(message) = message else { return Ok(()) };
-                if message["event"] == "SHUTDOWN" {
-                    let _ = shutdown.send(cause(&message["data"]));
-                } else if message.get("event").is_none() && let Some(Some(reply)) = waiting.pop_front() {
+                if message.get("event").is_some() {
+                    events.hear(&message);
+                } else if let Some(Some(reply)) = waiting.pop_front() {
                     let _ = reply.send(match message.get("return") {
                         Some(value) => Ok(value.clone()),
                         None => Err(message["error"]["desc"].as_str().unwrap_or("QEMU refused").to_owned()),
@@ -107,7 +177,7 @@ where
             command = queue.recv() => {
                 let Some((command, reply)) = command else { return Ok(()) };
                 waiting.push_back(Some(reply));
-                send(&mut writer, command).await?;
+                send(&mut writer, &command).await?;
             }
         }
     }
@@ -118,12 +188,13 @@ fn cause(data: &Value) -> ShutdownCause {
         Some("guest-shutdown") => ShutdownCause::Guest,
         Some("guest-reset") => ShutdownCause::Reset,
         Some("guest-panic") => ShutdownCause::Panic,
+        Some("host-qmp-quit") => ShutdownCause::Quit,
         other => ShutdownCause::Other(other.unwrap_or("for no stated reason").to_owned()),
     }
 }
 
-async fn send<W: AsyncWrite + Unpin>(writer: &mut W, command: &str) -> io::Result<()> {
-    writer.write_all(format!("{}\n", json!({ "execute": command })).as_bytes()).await
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, command: &Value) -> io::Result<()> {
+    writer.write_all(format!("{command}\n").as_bytes()).await
 }
 
 async fn read<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> io::Result<Value> {
@@ -136,67 +207,4 @@ async fn read<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> io::Result<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::DuplexStream;
-
-    /// A QEMU of two tricks: it greets, and it answers each line by the next of `answers`.
-    async fn qemu(stream: DuplexStream, answers: Vec<Value>) -> Vec<String> {
-        let mut stream = BufReader::new(stream);
-        let mut seen = Vec::new();
-        stream.write_all(b"{\"QMP\": {\"version\": {}}}\r\n").await.unwrap();
-        for answer in answers {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await.unwrap() == 0 {
-                break;
-            }
-            seen.push(line);
-            stream.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
-        }
-        seen
-    }
-
-    #[tokio::test]
-    async fn commands_are_answered_in_order_with_events_between() {
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let (shutdown, mut causes) = mpsc::unbounded_channel();
-        let event = |reason| json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": reason}});
-        let answers = vec![json!({"return": {}}), json!({"return": {"status": "running"}}), event("guest-reset")];
-        let peer = tokio::spawn(qemu(theirs, answers));
-        let qmp = Qmp::greet(ours, shutdown).await.unwrap();
-        assert_eq!(qmp.run("query-status").await.unwrap()["status"], "running");
-        assert_eq!(qmp.run("system_powerdown").await, Err("QEMU is gone".into()), "only an event came, then the end");
-        drop(qmp);
-        assert_eq!(causes.recv().await, Some(ShutdownCause::Reset));
-        assert_eq!(peer.await.unwrap()[1].trim(), r#"{"execute":"query-status"}"#);
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_an_error_in_qemus_words() {
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let answers = vec![json!({"return": {}}), json!({"error": {"class": "X", "desc": "not now"}})];
-        tokio::spawn(qemu(theirs, answers));
-        let qmp = Qmp::greet(ours, mpsc::unbounded_channel().0).await.unwrap();
-        assert_eq!(qmp.run("system_powerdown").await, Err("not now".into()));
-    }
-
-    #[tokio::test]
-    async fn the_monitor_is_closed_when_nobody_needs_it() {
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let peer = tokio::spawn(qemu(theirs, vec![json!({"return": {}}), json!({"return": {}})]));
-        let qmp = Qmp::greet(ours, mpsc::unbounded_channel().0).await.unwrap();
-        drop(qmp);
-        let seen = tokio::time::timeout(std::time::Duration::from_secs(20), peer).await.unwrap().unwrap();
-        assert_eq!(seen.len(), 1, "the capabilities, and then the end: {seen:?}");
-    }
-
-    #[tokio::test]
-    async fn a_stranger_is_no_qemu() {
-        for hello in ["{}\n", "garbage\n", ""] {
-            let (ours, mut theirs) = tokio::io::duplex(4096);
-            theirs.write_all(hello.as_bytes()).await.unwrap();
-            drop(theirs);
-            assert!(Qmp::greet(ours, mpsc::unbounded_channel().0).await.is_err(), "{hello:?}");
-        }
-    }
-}
+mod tests;

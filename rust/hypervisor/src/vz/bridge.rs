@@ -106,8 +106,6 @@ impl Machine {
     }
 }
 
-/// Saving. The program has no verb for it yet; the tests hold the shim to it.
-#[allow(dead_code, reason = "a faster start from a saved state is to use it")]
 impl Machine {
     /// Whether a machine like this can be saved; the error says why not.
     pub fn can_save(&self) -> impl Done + use<> {
@@ -137,7 +135,6 @@ pub fn capabilities() -> String {
 }
 
 /// A new identity for a machine that may be saved.
-#[allow(dead_code, reason = "as above")]
 pub fn machine_identifier() -> String {
     ffi::shim_machine_identifier()
 }

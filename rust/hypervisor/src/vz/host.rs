@@ -2,7 +2,7 @@
 
 use super::bridge;
 use crate::{
-    capabilities::{Feature, Limits, cannot_nest},
+    capabilities::{Feature, Limits, Part, cannot_nest},
     spec::MachineSpec,
 };
 use dvn_types::{Arch, Kind, Report};
@@ -64,6 +64,15 @@ impl Host {
         self.system[0] >= 14
     }
 
+    /// Which machines can be suspended: the system itself judges each configuration.
+    pub fn suspends(&self) -> Result<Vec<(Part, &'static str)>, String> {
+        let [major, minor, patch] = self.system;
+        match self.saves() {
+            true => Ok(vec![(Part::Share, "macOS does not save a guest with shares")]),
+            false => Err(format!("it needs macOS 14, and this is macOS {major}.{minor}.{patch}")),
+        }
+    }
+
     /// Sizes of a guest.
     pub fn limits(&self) -> Limits {
         Limits { cores: self.cpus.into(), memory: self.memory.into() }
@@ -92,6 +101,8 @@ impl Host {
             feature("shares", true, "part of macOS", ""),
             feature("rosetta", self.rosetta == Rosetta::Installed, rosetta, rosetta),
             feature("nested-virtualization", self.nested, "the processor and macOS offer it", NESTING),
+            feature("efi-boot", true, "part of macOS", ""),
+            feature("display", false, "", "macOS shows a guest's screen in a window alone, and this program has none"),
             feature("save-restore", self.saves(), &system, &format!("needs macOS 14, and {system}")),
         ]
     }
@@ -132,11 +143,11 @@ impl Host {
             )
             .hint(format!("set memory to {} or less", mib(greatest))));
         }
-        if spec.nested && !self.nested {
+        if spec.devices.nested && !self.nested {
             return Err(cannot_nest(NESTING));
         }
         match self.rosetta {
-            _ if !spec.rosetta => Ok(()),
+            _ if !spec.devices.rosetta => Ok(()),
             Rosetta::Installed => Ok(()),
             Rosetta::NotInstalled => Err(host("Rosetta is not installed on this Mac".into())
                 .hint("install it: softwareupdate --install-rosetta --agree-to-license")

@@ -1,6 +1,9 @@
 //! A [`MachineSpec`] as the shim reads it. All choices between what Virtualization offers are made here.
 
-use crate::spec::{Disk, MachineSpec, Share};
+use crate::{
+    disks::{self, Attached},
+    spec::{self, MachineSpec, Nic, Share},
+};
 use serde::Serialize;
 use std::{os::fd::RawFd, path::Path};
 
@@ -21,12 +24,14 @@ pub struct ShimSpec<'a> {
     pub disks: Vec<ShimDisk<'a>>,
     pub shares: Vec<ShimShare<'a>>,
     pub rosetta: Option<Rosetta>,
-    pub mac: Option<String>,
+    /// Hardware addresses, one for each network interface.
+    pub nics: Vec<String>,
+    pub vsock: bool,
     /// A descriptor, lent while the machine is made.
     pub console: Option<RawFd>,
     pub nested: bool,
     /// What [`super::bridge::machine_identifier`] gave, for a machine that may be saved.
-    pub identifier: Option<String>,
+    pub identifier: Option<&'a str>,
 }
 
 /// How the guest begins.
@@ -35,14 +40,27 @@ pub struct ShimSpec<'a> {
 pub enum Boot<'a> {
     /// A kernel, directly.
     Linux { kernel: &'a Path, initrd: &'a Path, cmdline: String },
+    /// Firmware; `create`: its variable store is not there yet.
+    Efi { variables: &'a Path, create: bool },
 }
 
 /// What a disk looks like to the guest.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Bus {
-    /// What Linux guests take.
     Virtio,
+    Nvme,
+    Usb,
+}
+
+impl From<disks::Bus> for Bus {
+    fn from(bus: disks::Bus) -> Bus {
+        match bus {
+            disks::Bus::Virtio => Bus::Virtio,
+            disks::Bus::Nvme => Bus::Nvme,
+            disks::Bus::Usb => Bus::Usb,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -51,6 +69,8 @@ pub struct ShimDisk<'a> {
     pub path: &'a Path,
     pub read_only: bool,
     pub bus: Bus,
+    /// What the guest reads as the disk's serial number.
+    pub serial: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,31 +89,40 @@ pub struct Rosetta {
 }
 
 impl<'a> ShimSpec<'a> {
-    /// For this guest on a system of this version; its console's output goes to `console`.
-    pub fn new(spec: &'a MachineSpec, console: RawFd) -> ShimSpec<'a> {
+    /// For this guest; its console's output goes to `console`. Looks whether the EFI variable store is there.
+    pub fn new(spec: &'a MachineSpec, console: RawFd, identifier: Option<&'a str>) -> ShimSpec<'a> {
+        let devices = &spec.devices;
         ShimSpec {
             cpus: spec.cores,
             memory: spec.memory,
-            boot: Boot::Linux {
-                kernel: &spec.kernel,
-                initrd: &spec.initrd,
-                cmdline: format!("{} console={CONSOLE}", spec.cmdline),
-            },
-            disks: spec.disks.iter().map(ShimDisk::from).collect(),
-            shares: spec.shares.iter().map(ShimShare::from).collect(),
+            boot: Boot::from(&spec.boot),
+            disks: spec.disks().map(ShimDisk::from).collect(),
+            shares: devices.shares.iter().map(ShimShare::from).collect(),
             // The cache is of use only where the guest runs rosettad, which no guest of ours does yet.
-            rosetta: spec.rosetta.then_some(Rosetta { tag: ROSETTA_TAG, caching: false }),
-            mac: Some(spec.mac.to_string()),
+            rosetta: devices.rosetta.then_some(Rosetta { tag: ROSETTA_TAG, caching: false }),
+            nics: devices.nics.iter().map(|Nic { mac }| mac.to_string()).collect(),
+            vsock: devices.vsock,
             console: Some(console),
-            nested: spec.nested,
-            identifier: None,
+            nested: devices.nested,
+            identifier,
         }
     }
 }
 
-impl<'a> From<&'a Disk> for ShimDisk<'a> {
-    fn from(disk: &'a Disk) -> Self {
-        ShimDisk { path: &disk.path, read_only: disk.read_only, bus: Bus::Virtio }
+impl<'a> From<&'a spec::Boot> for Boot<'a> {
+    fn from(boot: &'a spec::Boot) -> Self {
+        match boot {
+            spec::Boot::Linux { kernel, initrd, cmdline, .. } => {
+                Boot::Linux { kernel, initrd, cmdline: format!("{cmdline} console={CONSOLE}") }
+            }
+            spec::Boot::Efi { variables } => Boot::Efi { variables, create: !variables.exists() },
+        }
+    }
+}
+
+impl<'a> From<Attached<'a>> for ShimDisk<'a> {
+    fn from(disk: Attached<'a>) -> Self {
+        ShimDisk { path: disk.path, read_only: disk.read_only, bus: disk.bus.into(), serial: disk.serial }
     }
 }
 

@@ -5,19 +5,30 @@
 
 use super::{
     bridge::{self, Events, Machine},
+    crew::PATIENCE,
     sink::{DROPPED, Event, Failure, OWN_DOMAIN},
     standin::{OPEN_PORT, StandIn},
     *,
 };
-use crate::spec::{Disk, Share};
+use crate::{
+    Exit,
+    disks::{CacheDisk, SystemDisk},
+    spec::{Boot, Devices, Nic, Share},
+};
+use dvn_host::machine_dir::MachineDir;
 use dvn_types::MacAddress;
 use serde_json::{Value, json};
+use std::time::Duration;
 use std::{
     fs,
     io::{Read, Write},
     path::Path,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    time::timeout,
+};
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -26,7 +37,7 @@ fn descriptors() -> usize {
 /// A machine without disks and shares.
 fn plain() -> Value {
     json!({
-        "cpus": 1, "memory": 1_u64 << 30, "disks": [], "shares": [], "nested": false,
+        "cpus": 1, "memory": 1_u64 << 30, "disks": [], "shares": [], "nics": [], "vsock": true, "nested": false,
         "boot": {"linux": {"kernel": "/b/Image", "initrd": "/b/initrd", "cmdline": "quiet"}},
     })
 }
@@ -47,21 +58,25 @@ fn refusal(spec: String) -> Failure {
 
 fn spec(dir: &Path) -> MachineSpec {
     MachineSpec {
-        name: "builder".parse().unwrap(),
         arch: Arch::host().unwrap(),
-        cores: 1,
-        memory: 1 << 30,
-        kernel: dir.join("Image"),
-        initrd: dir.join("run/initrd"),
-        cmdline: "quiet".into(),
-        disks: vec![],
-        shares: vec![],
-        rosetta: false,
-        nested: false,
-        mac: MacAddress::random(),
+        boot: Boot::Linux {
+            kernel: dir.join("Image"),
+            initrd: dir.join("run/initrd"),
+            cmdline: "quiet".into(),
+            cache: None,
+        },
+        devices: Devices { nics: vec![Nic { mac: MacAddress::random() }], vsock: true, ..Devices::default() },
         runtime_dir: dir.join("run"),
         console_log: dir.join("console.log"),
+        ..MachineSpec::sample()
     }
+}
+
+/// The same with other devices.
+fn having(dir: &Path, change: impl FnOnce(&mut Devices)) -> MachineSpec {
+    let mut spec = spec(dir);
+    change(&mut spec.devices);
+    spec
 }
 
 async fn wait_until(mut is_so: impl FnMut() -> bool) {
@@ -204,7 +219,7 @@ fn a_spec_that_cannot_be_is_refused_with_its_reason() {
     assert!(vz(2)(&small) && small.text.contains("memory"), "{small:?}");
     assert!(vz(2)(&refusal(with(|spec| spec["nested"] = true.into()))));
     assert!(vz(10)(&refusal(with(|spec| spec["rosetta"] = json!({"tag": "rosetta", "caching": true})))));
-    for (key, value) in [("mac", json!("no")), ("identifier", json!("@"))] {
+    for (key, value) in [("nics", json!(["no"])), ("identifier", json!("@"))] {
         assert_eq!(refusal(with(|spec| spec[key] = value)).domain, OWN_DOMAIN, "{key}");
     }
     assert_eq!(refusal(with(|spec| spec["console"] = 12345.into())).domain, "NSPOSIXErrorDomain");
@@ -228,7 +243,7 @@ fn every_device_of_the_spec_can_be_made() {
             spec["shares"] = json!([{"tag": "store", "path": "/nix/store", "readOnly": true}]);
             spec["rosetta"] = json!({"tag": "rosetta", "caching": true});
             spec["nested"] = true.into();
-            spec["mac"] = MacAddress::random().to_string().into();
+            spec["nics"] = json!([MacAddress::random().to_string(), MacAddress::random().to_string()]);
             spec["identifier"] = bridge::machine_identifier().into();
         })
     };
@@ -340,8 +355,7 @@ async fn a_boot_that_is_given_up_leaves_no_guest() {
     let error = vz.boot(spec(tmp.path())).await.err().unwrap();
     assert_eq!(error.kind, Kind::Busy);
     assert!(error.message.contains("no further virtual machine") && !error.hints.is_empty(), "{error:?}");
-    let mut disk = spec(tmp.path());
-    disk.disks = vec![Disk { path: "/nonexistent".into(), read_only: true }];
+    let disk = having(tmp.path(), |devices| devices.disks = vec![SystemDisk::new("/nonexistent", true)]);
     assert_eq!(vz.boot(disk).await.err().unwrap().kind, Kind::State);
 }
 
@@ -353,9 +367,9 @@ fn what_this_host_lacks_is_said_before_a_boot() {
     let host = Host::ask().unwrap();
     assert_eq!((host.supported, host.rosetta, host.nested), (true, Rosetta::NotInstalled, false));
     host.check(&spec(tmp.path())).unwrap();
-    let error = host.check(&MachineSpec { rosetta: true, ..spec(tmp.path()) }).unwrap_err();
+    let error = host.check(&having(tmp.path(), |devices| devices.rosetta = true)).unwrap_err();
     assert!(error.hints[0].contains("softwareupdate --install-rosetta"), "{error:?}");
-    let nesting = MachineSpec { nested: true, ..spec(tmp.path()) };
+    let nesting = having(tmp.path(), |devices| devices.nested = true);
     assert!(host.check(&nesting).unwrap_err().message.contains("M3"), "{:?}", host.check(&nesting));
     stand_in.nested();
     Host::ask().unwrap().check(&nesting).unwrap();
@@ -371,16 +385,69 @@ fn what_this_host_lacks_is_said_before_a_boot() {
 #[test]
 fn the_spec_names_the_console_and_keeps_the_order() {
     let tmp = tempfile::tempdir().unwrap();
-    let mut spec = spec(tmp.path());
-    spec.disks = ["/a", "/b"].map(|path| Disk { path: path.into(), read_only: path == "/a" }).into();
-    spec.shares = vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }];
-    let json = serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap();
+    let mut spec = having(tmp.path(), |devices| {
+        devices.disks = vec![SystemDisk::new("/a", true), SystemDisk::new("/b", false)];
+        devices.shares = vec![Share { tag: "nix-store".into(), path: "/nix/store".into(), read_only: true }];
+    });
+    let json = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap();
     assert_eq!(json["boot"]["linux"]["cmdline"], "quiet console=hvc0");
-    assert_eq!(json["disks"][0], json!({"path": "/a", "readOnly": true, "bus": "virtio"}));
+    assert_eq!(json["disks"][0], json!({"path": "/a", "readOnly": true, "bus": "virtio", "serial": null}));
     assert_eq!(json["disks"][1]["path"], "/b");
     assert_eq!(json["shares"][0], json!({"tag": "nix-store", "path": "/nix/store", "readOnly": true}));
-    assert_eq!(json["nested"], false);
-    spec.nested = true;
-    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7)).unwrap()["nested"], true);
-    assert_eq!((&json["console"], &json["mac"]), (&json!(7), &json!(spec.mac.to_string())));
+    assert_eq!((&json["nested"], &json["vsock"]), (&json!(false), &json!(true)));
+    assert_eq!((&json["console"], &json["nics"]), (&json!(7), &json!([spec.devices.nics[0].mac.to_string()])));
+    spec.devices.nested = true;
+    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["nested"], true);
+}
+
+#[test]
+fn only_the_builders_data_disk_is_marked_for_the_agent() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut spec = having(tmp.path(), |devices| devices.disks = vec![SystemDisk::new("/a", true)]);
+    if let Boot::Linux { cache, .. } = &mut spec.boot {
+        *cache = Some(CacheDisk::of(&MachineDir::at(tmp.path())));
+    }
+    let disks = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["disks"].clone();
+    let data = tmp.path().join("data.img");
+    assert_eq!(disks[1], json!({"path": data, "readOnly": false, "bus": "virtio", "serial": "dvn-cache"}));
+    assert_eq!(disks[0]["serial"], json!(null));
+    spec.boot = Boot::Efi { variables: tmp.path().join("nvram.bin") };
+    let json = serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap();
+    assert_eq!(json["disks"].as_array().unwrap().len(), 1);
+    assert_eq!(json["boot"]["efi"], json!({"variables": tmp.path().join("nvram.bin"), "create": true}));
+    fs::write(tmp.path().join("nvram.bin"), "boot entries").unwrap();
+    assert_eq!(serde_json::to_value(ShimSpec::new(&spec, 7, None)).unwrap()["boot"]["efi"]["create"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_suspended_and_goes_on_in_another_machine() {
+    let stand_in = StandIn::take();
+    let tmp = tempfile::tempdir().unwrap();
+    let (vz, state) = (Vz::probe().unwrap(), tmp.path().join("state"));
+    // The stand-in says that it is the host's system, whose version is none of macOS.
+    let vz = Vz { capabilities: Capabilities { suspend: Ok(vec![]), ..vz.capabilities }, host: vz.host };
+    let run = tmp.path().join("run");
+    let spec = spec(tmp.path());
+    let guest = vz.boot(spec.clone()).await.unwrap();
+    guest.suspend(state.clone()).await.unwrap();
+    assert_eq!(guest.exited().await, Exit::Suspended);
+    stand_in.must_be_empty();
+    assert!(!run.exists() && state.exists());
+
+    let other = MachineSpec { cores: 2, ..spec.clone() };
+    assert_eq!(vz.restore(other, state.clone()).await.err().unwrap().kind, Kind::State);
+    let guest = vz.restore(spec.clone(), state.clone()).await.unwrap();
+    assert!(!state.exists(), "it is used up");
+    guest.pause().await.unwrap();
+    guest.suspend(state.clone()).await.expect("a paused guest can be suspended as well");
+    fs::write(&state, "rubbish").unwrap();
+    let refusal = vz.restore(spec.clone(), state.clone()).await.err().unwrap();
+    assert!(refusal.message.contains("cannot load the saved VM") && state.exists(), "{refusal:?}");
+
+    let guest = vz.boot(spec).await.unwrap();
+    // There is no such directory: the framework cannot write there, and the guest goes on.
+    guest.suspend(tmp.path().join("nowhere/state")).await.unwrap_err();
+    guest.pause().await.unwrap();
+    drop(guest);
+    stand_in.must_be_empty();
 }

@@ -1,0 +1,128 @@
+//! Saving a guest's memory and devices in a file, and loading them: what QEMU calls a migration.
+//!
+//! ```text
+//!  save:  stop ─▶ migrate unix:SOCKET ─▶ this program copies to the file ─▶ completed
+//!  load:  migrate-incoming unix:SOCKET ─▶ this program copies from the file ─▶ completed; QEMU stands still
+//! ```
+//!
+//! QEMU gets a socket, whatever its version: from 8.2 it could write to a file itself, and before that a program in place of the file
+//! would have to be started, for which QEMU's own sandbox kills it.
+
+use super::{firmware::Firmware, qmp::Qmp};
+use crate::{
+    saved::{self, Facts},
+    spec::MachineSpec,
+};
+use dvn_host::files::state_error;
+use dvn_types::{Kind, Report};
+use serde_json::json;
+use std::{
+    fs::File,
+    io,
+    net::Shutdown,
+    os::unix::{fs::OpenOptionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+};
+use tokio::{net::UnixListener, task::spawn_blocking};
+
+/// Bytes a second: more than any disk takes. QEMU's default is for networks with others on it.
+const NO_LIMIT: u64 = 1 << 40;
+
+/// What a state of this machine fits. Blocks.
+pub fn facts(spec: &MachineSpec, firmware: Option<&Firmware>) -> Result<Facts, Report> {
+    let size = firmware.map(Firmware::size).transpose()?;
+    let firmware = size.map(|bytes| ("firmware", format!("{bytes} bytes")));
+    saved::facts("qemu", spec, firmware.as_slice())
+}
+
+/// The guest was not saved.
+pub fn cannot(why: String) -> Report {
+    Report::new(Kind::Guest, format!("cannot suspend the guest: {why}"))
+}
+
+/// A new file for a guest's memory, for its owner alone.
+pub fn create(path: &Path) -> Result<File, Report> {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(|e| state_error(path, "cannot save the guest in", &e))
+}
+
+/// Runs work that blocks.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Report> + Send + 'static,
+) -> Result<T, Report> {
+    spawn_blocking(work).await.map_err(|e| cannot(e.to_string()))?
+}
+
+/// Saves a guest, which stands still then. On an error it goes on, unless it stood still before.
+pub async fn save(qmp: &Qmp, socket: &Path, to: File) -> Result<(), String> {
+    let listener = UnixListener::bind(socket).map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => "it is being suspended already".to_owned(),
+        _ => e.to_string(),
+    })?;
+    let ran = qmp.run("query-status").await?["running"] == true;
+    let saved = stream_out(qmp, socket, listener, to).await;
+    let _ = std::fs::remove_file(socket);
+    if saved.is_err() && ran {
+        let _ = qmp.run("cont").await;
+    }
+    saved
+}
+
+async fn stream_out(qmp: &Qmp, socket: &Path, listener: UnixListener, mut to: File) -> Result<(), String> {
+    prepare(qmp).await?;
+    qmp.run("stop").await?;
+    let mut migration = qmp.migration();
+    qmp.run_with("migrate", json!({ "uri": uri(socket)? })).await?;
+    let accepted = tokio::select! {
+        accepted = listener.accept() => accepted,
+        ended = migration.done() => return Err(ended.err().unwrap_or_else(|| "QEMU has saved nothing".to_owned())),
+    };
+    let mut stream = accepted.and_then(|(stream, _)| blocking_stream(stream)).map_err(|e| e.to_string())?;
+    let copied = spawn_blocking(move || io::copy(&mut stream, &mut to).and_then(|_| to.sync_all()));
+    // A copy that fails hangs up on QEMU, and the other way round: both are waited for, and the copy's reason is the better one.
+    let copied = copied.await.map_err(|e| e.to_string())?;
+    let migrated = migration.done().await;
+    copied.map_err(|e| format!("its memory cannot be written: {e}"))?;
+    migrated
+}
+
+/// Loads a state into a QEMU that waits for one; the guest stands still then.
+pub async fn load(qmp: &Qmp, socket: &Path, from: PathBuf) -> Result<(), String> {
+    prepare(qmp).await?;
+    let mut migration = qmp.migration();
+    qmp.run_with("migrate-incoming", json!({ "uri": uri(socket)? })).await?;
+    // QEMU listens when it has answered.
+    let socket = socket.to_owned();
+    let copied = spawn_blocking(move || {
+        let mut file = dvn_host::regular_file::open(&from)?;
+        let mut stream = UnixStream::connect(socket)?;
+        io::copy(&mut file, &mut stream)?;
+        stream.shutdown(Shutdown::Write)
+    });
+    let copied = copied.await.map_err(|e| e.to_string())?;
+    match copied {
+        Ok(()) => migration.done().await,
+        // QEMU has hung up, and knows why.
+        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Err(migration.done().await.err().unwrap_or_else(|| "QEMU did not take all of it".to_owned()))
+        }
+        Err(e) => Err(format!("its memory cannot be read: {e}")),
+    }
+}
+
+async fn prepare(qmp: &Qmp) -> Result<(), String> {
+    let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    qmp.run_with("migrate-set-capabilities", events).await?;
+    qmp.run_with("migrate-set-parameters", json!({ "max-bandwidth": NO_LIMIT })).await.map(drop)
+}
+
+fn uri(socket: &Path) -> Result<String, String> {
+    let path = socket.to_str().ok_or_else(|| format!("the path {} is no text", socket.display()))?;
+    Ok(format!("unix:{path}"))
+}
+
+fn blocking_stream(stream: tokio::net::UnixStream) -> io::Result<UnixStream> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
