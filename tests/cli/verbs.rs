@@ -150,7 +150,7 @@ fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it
     let found = told(alone.path(), doctor);
     assert!(found.starts_with("exit 5\n"), "{found}");
     assert!(
-        found.contains("as no daemon runs: a daemon may have another search path than /nonexistent/bin"),
+        found.contains("as no daemon runs (a daemon's search path may differ), with the search path /nonexistent/bin"),
         "{found}"
     );
 }
