@@ -2,9 +2,10 @@
 # Guests to build for tests and demo; the host's own comes first.
 GUESTS ?= $(shell uname -m) $(filter-out $(shell uname -m),x86_64 aarch64)
 
-# End-to-end tests of what only the backend qemu does: it looks for helper programs, ends those which an earlier daemon
-# left, and boots guests of another architecture. Virtualization does none of it. Nor can its stand-in pause a guest with
-# connections again and again: it has QEMU do so, with what decision 0015 says of that. What PID 1 a guest has is nothing to it.
+# End-to-end tests of features that only the backend qemu has: it looks for helper programs, ends those that an earlier
+# daemon left, and boots guests of another architecture. Virtualization does none of this. The stand-in also cannot pause
+# a guest with open connections repeatedly: it uses QEMU for that, within the limits of decision 0015. The guest's PID 1
+# makes no difference to a backend.
 ABOUT_QEMU := pause:: systemd:: missing_programs_name_their_packages \
   an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off \
   one_boot_takes_thousands_of_connections_through_both_doors
@@ -27,7 +28,7 @@ demo: setup ## watch a build start a VM, run in it, and the VM stop
 	guests $(firstword $(GUESTS))
 	tests/tools/demo.sh
 
-test: tests-setup ## everything but the benchmarks
+test: tests-setup ## everything except the benchmarks
 	@source tests/tools/env.sh
 	guests $(GUESTS)
 	DVN_TEST_BUNDLE_systemd=$$(tests/guest/variants.sh systemd)
@@ -39,9 +40,9 @@ test: tests-setup ## everything but the benchmarks
 	export DVN_SCHEMATHESIS DVN_MDBOOK DVN_CHAOS_FAULTS=6 DVN_CHAOS_SEED=37000 DVN_TEST_SEED=1795290949
 	cargo test --workspace --locked --no-fail-fast
 	echo "== once more end to end, through the backend vz"
-	# With the whole workspace, so that nothing is compiled anew with fewer features.
+	# With the whole workspace, so that crates are not compiled again with fewer features.
 	DVN_TEST_BACKEND=vz cargo test --workspace --locked --test e2e -- $(addprefix --skip ,$(ABOUT_QEMU) $(NOT_OF_BACKENDS))
-	echo "== what strangers may send, for a moment"
+	echo "== the readers of foreign bytes, fuzzed briefly"
 	tests/tools/fuzz.sh 6
 
 bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.json
@@ -49,7 +50,7 @@ bench: setup ## the figures of docs/ARCHITECTURE.md, as a table and in bench.jso
 	guests $(firstword $(GUESTS))
 	cargo bench --locked --bench spine
 
-fuzz: setup ## what strangers may send, led by what it reaches: SECONDS=60, TARGET=name, SEED=…
+fuzz: setup ## coverage-guided fuzzing of all readers of foreign bytes: SECONDS=60, TARGET=name, SEED=…
 	@SEED="$(SEED)" tests/tools/fuzz.sh "$(or $(SECONDS),60)" $(TARGET)
 
 chaos: setup ## faults at random while builds run: FAULTS=200, SEED=…, ONLY=name, ARENAS=2
@@ -64,7 +65,7 @@ lint: checks locks check-darwin check-names ## formatting, clippy for Linux and 
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	# In this tree's own target directory, where the dependencies have been checked already; libFuzzer need not be compiled.
+	# In this tree's own target directory, where the dependencies are checked already; libFuzzer need not be compiled.
 	CUSTOM_LIBFUZZER_PATH=/unused/libfuzzer.a RUSTC_WRAPPER=$$PWD/fuzz/instrument.sh CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}" \
 	  cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --no-deps --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked --quiet
@@ -96,7 +97,7 @@ link-darwin: setup ## link the Rust half for a Mac and check the result; minutes
 sign: ## on a Mac: the release program, signed with its entitlements
 	@tests/tools/darwin/sign.sh
 
-check-nix: checks ## the Nix half: files, module, what it writes, its reference
+check-nix: checks ## the Nix half: files, module, its output, its reference
 	@source tests/tools/env.sh
 	tests/nix/check.sh
 
@@ -138,7 +139,7 @@ guest: setup ## the test guests' bundles; prints their paths
 	@source tests/tools/env.sh
 	for arch in $(GUESTS); do tests/guest/build.sh --arch "$$arch"; done
 
-setup: ## install what the others need
+setup: ## install what the other targets need
 	@tests/tools/setup.sh
 
 checks: ## the same for linters: Swift, too
@@ -147,6 +148,6 @@ checks: ## the same for linters: Swift, too
 tests-setup: ## the same for tests: old and new versions of Nix, too
 	@tests/tools/setup.sh tests
 
-clean: ## what was built in this tree; the cache stays
+clean: ## delete the build results of this tree; the cache stays
 	@cargo clean --quiet
 	rm -f bench.json

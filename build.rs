@@ -1,8 +1,8 @@
-//! Builds the Swift half (`swift/`) and links it in, where that is possible and wanted; then `cfg(vz)` is set, and with it the
-//! backend `vz` is part of the program; `cfg(standin)` says that it is the stand-in which is linked.
+//! Builds the Swift half (`swift/`) and links it in, where that is possible and wanted. It then sets `cfg(vz)`, which
+//! enables the backend `vz`, and with the stand-in also `cfg(standin)`.
 //!
-//! It is the build script of two packages: `dvn-hypervisor`, which has the Swift half, and the program, to which what that asks of a
-//! linker has to be said once more: arguments of a dependency's build script do not get there.
+//! It is the build script of two packages: `dvn-hypervisor`, which has the Swift half, and the program, which repeats
+//! the linker arguments: Cargo does not pass on those of a dependency's build script.
 //!
 //! ```text
 //!  target  host    Swift
@@ -18,12 +18,12 @@ use std::{
     process::Command,
 };
 
-// Where `dvn-hypervisor` sees them.
+// Paths as seen from `dvn-hypervisor`.
 const SCRIPT: &str = "../../build.rs";
 const BRIDGE: &str = "src/vz/ffi.rs";
 const SHIM: &str = "../../swift/Sources/DarwinVzShim";
 const STAND_IN: &str = "../../tests/virtualization-standin";
-/// The oldest macOS that the program runs on; the shim asks for what came later.
+/// The oldest macOS that the program runs on. The shim checks the version before it uses later features.
 const OLDEST_MACOS: &str = "14.0";
 
 type Outcome<T> = Result<T, String>;
@@ -64,7 +64,7 @@ fn main() -> Result<(), String> {
     }
 }
 
-/// What the linker has to be told for a program with the Swift half.
+/// Linker arguments of a program with the Swift half.
 fn link_for_macos() {
     // Swift's runtime is part of the system.
     println!("cargo::rustc-link-arg=-Wl,-rpath,/usr/lib/swift");
@@ -75,7 +75,7 @@ fn variable(name: &str) -> Outcome<String> {
     env::var(name).map_err(|e| format!("{name}: {e}"))
 }
 
-/// Runs a program; its errors are ours, its warnings are shown.
+/// Runs a program. Returns its errors, and prints its warnings.
 fn run(command: &mut Command) -> Outcome<String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -98,7 +98,7 @@ fn swift_files(dir: &Path) -> Outcome<Vec<PathBuf>> {
 
 struct Build {
     out: PathBuf,
-    /// swift-bridge's half for Swift.
+    /// swift-bridge's Swift code.
     glue: PathBuf,
 }
 
@@ -112,7 +112,7 @@ impl Build {
         Ok(Build { out, glue })
     }
 
-    /// One module, one object file.
+    /// Compiles one module into one object file.
     fn compile(&self, mut swiftc: Command, module: &str, files: &[PathBuf]) -> Outcome<PathBuf> {
         let object = self.out.join(format!("{module}.o"));
         let optimise = if variable("OPT_LEVEL")? == "0" { "-Onone" } else { "-O" };
@@ -131,7 +131,7 @@ impl Build {
 
     fn archive(&self, objects: &[PathBuf]) -> Outcome<()> {
         let library = self.out.join("libDarwinVzShim.a");
-        // `ar` would add to an older one.
+        // `ar` would add to an existing archive.
         if library.exists() {
             fs::remove_file(&library).map_err(|e| format!("{}: {e}", library.display()))?;
         }
@@ -141,7 +141,7 @@ impl Build {
     }
 
     fn for_macos(&self) -> Outcome<()> {
-        // The system's own tools, even inside a shell of nix, whose SDK knows no Swift.
+        // The system's own tools, even inside a Nix shell, whose SDK has no Swift.
         let xcrun = |args: &[&str]| {
             let mut command = Command::new("/usr/bin/xcrun");
             command.args(["--sdk", "macosx"]).args(args).env_remove("SDKROOT").env_remove("DEVELOPER_DIR");
@@ -187,7 +187,7 @@ impl Build {
             let list = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
             libraries.extend(list.lines().filter_map(|line| line.strip_prefix("-l")).map(str::to_owned));
         }
-        // It registers Swift's metadata, and must come with all else.
+        // It registers Swift's metadata, and must be linked with the rest.
         let registrar = runtime.join(variable("CARGO_CFG_TARGET_ARCH")?).join("swiftrt.o");
         self.archive(&[stand_in, shim, newer_glibc, registrar])?;
         println!("cargo::rustc-link-lib=static:+whole-archive=DarwinVzShim");

@@ -1,8 +1,8 @@
 {
   description = "A Linux builder for Nix on a Mac that starts when a build needs it and stops when idle";
 
-  # Neither input is used by a Mac that imports darwinModules.default, except for `package` and the guests, which come from that
-  # Mac's own nixpkgs. docs/nix.md says how the inputs are pinned.
+  # A Mac that imports darwinModules.default uses neither input: `package` and the guests come from that Mac's own
+  # nixpkgs. docs/nix.md says how the inputs are pinned.
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
     nix-darwin = {
@@ -51,7 +51,7 @@
         }
       );
 
-      # `nix run`: the daemon with the base guest, in a terminal, for whoever wants to try it before a system is changed.
+      # `nix run`: the daemon with the base guest, in a terminal, to try it before changing the system.
       apps = everywhere (pkgs: {
         default = {
           type = "app";
@@ -93,7 +93,7 @@
 
       formatter = everywhere (pkgs: pkgs.nixfmt-tree or pkgs.nixfmt);
 
-      # Whole systems, as far as their derivations: what `nix flake check` looks at on any machine.
+      # Whole systems, evaluated to their derivations, which `nix flake check` evaluates on any machine.
       checks = everywhere (
         pkgs:
         import ./nix/checks.nix {
@@ -106,7 +106,7 @@
         }
       );
 
-      # Those of nix/templates, which can be had without this flake's inputs.
+      # The templates of nix/templates, which are also available without this flake's inputs.
       inherit ((import ./nix/templates/flake.nix).outputs { }) templates;
     };
 }

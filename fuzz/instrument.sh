@@ -1,6 +1,6 @@
 #!/bin/sh
-# Cargo's wrapper of rustc for tests/tools/fuzz.sh: has the crates of this project count which code is reached, with the flags
-# that cargo-fuzz gives to all crates. The others stay as the tests have built them; what they have of generic code is compiled,
+# Cargo's rustc wrapper for tests/tools/fuzz.sh: instruments the crates of this project for coverage, with the flags
+# that cargo-fuzz gives to all crates. Other crates stay as the tests have built them; their generic code is compiled,
 # and counted, in ours.
 case ${CARGO_PKG_NAME:-}:" $* " in
   *" --crate-name build_script_build "*) exec "$@" ;;

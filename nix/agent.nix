@@ -1,7 +1,7 @@
-# The guest's agent. A Mac builds it without any part of Linux but Rust's standard library.
+# The guest's agent. A Mac builds it with Rust's standard library as the only part for Linux.
 #
-# It is one static program wherever nothing else need be in its image. nixpkgs has no static Rust in its cache and would build
-# a compiler first, so a NixOS guest, which has a C library anyway, gets it with `static = false`.
+# It is a static program, so that an image needs nothing else for it. nixpkgs has no static Rust in its cache and would
+# build a compiler first, so a NixOS guest, which has a C library anyway, uses `static = false`.
 {
   lib,
   stdenv,
@@ -52,7 +52,7 @@ let
         install -Dm555 target/${target}/agent/darwin-vz-agent $out/bin/darwin-vz-agent
         runHook postInstall
       '';
-      dontFixup = true; # a Mac's strip does not know the format
+      dontFixup = true; # a Mac's strip does not support the format
     }
   );
 

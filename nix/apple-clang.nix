@@ -1,7 +1,8 @@
-# Apple's clang as Rust's linker on a Mac (decision 17). Rust tells from the last part of its name how to speak to it.
+# Apple's clang as Rust's linker on a Mac (decision 17). Rust chooses the command-line syntax by the last part of its
+# name.
 { writeShellScript }:
 writeShellScript "apple-clang" ''
-  # Those of Nix name another SDK, which has no Swift in it.
+  # Nix's variables name another SDK, which has no Swift.
   unset SDKROOT DEVELOPER_DIR
   exec /usr/bin/xcrun --sdk macosx clang "$@"
 ''

@@ -1,8 +1,8 @@
-# The base guest: a guest bundle that a Mac packs by itself, without any Linux machine. Its programs are ordinary packages for
-# Linux, which a public cache has; only the agent is our own, and the Mac cross-compiles it.
+# The base guest: a guest bundle that a Mac packs without any Linux machine. Its programs are ordinary Linux packages
+# from the public cache; only the agent is our own, and the Mac cross-compiles it.
 #
-# A guest's /nix/store is on its data disk (docs/guest-contract.md), and so its programs cannot be there. They are put below
-# /usr/store, which is as long as /nix/store, and every reference to one of them is rewritten in place: see pack.py.
+# A guest's /nix/store is on its data disk (docs/guest-contract.md), so its programs cannot be there. They are put below
+# /usr/store, a path of the same length, and every reference to one of them is rewritten in place: see pack.py.
 {
   lib,
   stdenv,

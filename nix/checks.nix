@@ -1,5 +1,5 @@
-# Whole systems from nixpkgs' and nix-darwin's own modules. Each is evaluated to the derivation of its system, and the name of
-# that derivation is what is built, so that a check needs no Mac and no Linux builder.
+# Whole systems from nixpkgs' and nix-darwin's own modules. Each is evaluated to the derivation of its system, and the
+# check builds only that derivation's name, so it needs no Mac and no Linux builder.
 {
   pkgs,
   nixpkgs,
@@ -10,7 +10,8 @@ let
   inherit (nixpkgs) lib;
   evaluated =
     name: drv: pkgs.writeText "evaluated-${name}" (builtins.unsafeDiscardStringContext drv.drvPath);
-  # nix-darwin's manual, and its tools, one of which brings a whole system with its manual: not ours, and most of the work.
+  # nix-darwin's manual and tools, one of which evaluates a whole system with its manual: they are not ours, and take
+  # most of the time.
   withoutManual = {
     documentation.enable = false;
     system.tools.enable = false;
@@ -38,7 +39,7 @@ in
       services.darwin-vz.enable = true;
     }
   ]);
-  # FR-006 of the specification, word for word.
+  # FR-006 of the specification, verbatim.
   darwin-specification = evaluated "darwin-specification" (mac [
     {
       services.darwin-vz = {

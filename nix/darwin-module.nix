@@ -1,17 +1,17 @@
 # `services.darwin-vz`: the builder as a service of a Mac, for nix-darwin.
 #
-#   options.nix      what a user can say                       ──▶ docs/module-options.md
+#   options.nix      the options                               ──▶ docs/module-options.md
 #   settings.nix     the options as the program's own settings ──▶ /etc/darwin-vz-nix/config.toml
 #   service.nix      launchd jobs, their user, their log
-#   builder.nix      what Nix is told of the machine
-#   ssh.nix          what ssh is told of it
-#   state.nix        what activation makes, and what it takes away once the service is disabled
-#   assertions.nix   what cannot work, said before anything is built
-#   undisputed.nix   the same of options that are not the module's own, and that others set, too
-#   yielding.nix     how it sets what others may set otherwise
+#   builder.nix      registers the machine with Nix
+#   ssh.nix          ssh's configuration for the machine
+#   state.nix        files that activation makes, and removes once the service is disabled
+#   assertions.nix   settings that cannot work, reported before anything is built
+#   undisputed.nix   the same for options of other modules, which the user sets, too
+#   yielding.nix     how the module sets options that others may override
 #
-# The rule: the Mac's system depends on no Linux output that a public cache doesn't have, so it can be built before any
-# builder runs. A guest with `extraNixOSConfig` is in it as a recipe only.
+# The rule: the Mac's system depends on no Linux output that is missing from the public cache, so it can be built before
+# any builder runs. It contains a guest with `extraNixOSConfig` only as a recipe.
 {
   imports = [
     ./darwin/options.nix

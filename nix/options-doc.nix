@@ -1,4 +1,4 @@
-# The reference of the module's options, as Markdown: docs/module-options.md. Takes the options as the module declares them.
+# Generates the reference of the module's options, docs/module-options.md, from the options as the module declares them.
 { lib, options }:
 let
   inherit (builtins) attrNames concatLists replaceStrings;

@@ -1,5 +1,5 @@
-# The program, for a Mac and for Linux hosts. On a Mac it is built with Apple's Command Line Tools, and signed, ad hoc, with the
-# entitlement that Virtualization asks for.
+# The program, for a Mac and for Linux hosts. On a Mac it is built with Apple's Command Line Tools, and signed ad hoc
+# with the entitlement that Virtualization requires.
 {
   lib,
   stdenv,
@@ -32,7 +32,7 @@ rustPlatform.buildRustPackage {
 
   nativeBuildInputs = [ installShellFiles ] ++ lib.optional isDarwin darwin.sigtool;
 
-  # The Swift half takes Apple's compiler, SDK and linker, which are no store paths (decision 17).
+  # The Swift half uses Apple's compiler, SDK and linker, which are not store paths (decision 17).
   __noChroot = isDarwin;
   preConfigure = lib.optionalString isDarwin ''
     swift=$(env -u SDKROOT -u DEVELOPER_DIR /usr/bin/xcrun --sdk macosx swiftc --version 2>&1) || true
@@ -42,7 +42,7 @@ rustPlatform.buildRustPackage {
     fi
   '';
 
-  # They start virtual machines and need QEMU: `make test` runs them.
+  # The tests start virtual machines and need QEMU: `make test` runs them.
   doCheck = false;
 
   postInstall =
@@ -58,7 +58,7 @@ rustPlatform.buildRustPackage {
       rm $out/bin/references
     '';
 
-  # After strip, which removes signatures, and after nixpkgs' own signing, which knows no entitlements (decision 0009).
+  # After strip, which removes signatures, and after nixpkgs' own signing, which sets no entitlements (decision 0009).
   postFixup = lib.optionalString isDarwin ''
     codesign --force --sign - --entitlements ${../entitlements.plist} $out/bin/darwin-vz-nix
   '';

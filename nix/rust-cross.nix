@@ -1,4 +1,4 @@
-# Rust as its project publishes it, for a Mac, with the standard library for musl guests. nixpkgs' rustc for a Mac has no
+# Rust's official binaries for a Mac, with the standard library for musl guests. nixpkgs' rustc for a Mac has no
 # standard library for Linux, and building one takes a whole C cross toolchain; this one links with its own linker.
 {
   lib,
@@ -36,7 +36,7 @@ stdenvNoCC.mkDerivation {
     done
     runHook postInstall
   '';
-  # Its programs are signed, and only run as they are.
+  # Its programs are signed, and only run unmodified.
   dontFixup = true;
   meta.platforms = [ "aarch64-darwin" ];
 }

@@ -1,4 +1,4 @@
-# The Rust workspace and nothing else, so that a change of documentation or of Nix files builds nothing anew.
+# The Rust workspace alone, so that a change of documentation or Nix files rebuilds nothing.
 { lib }:
 let
   root = ../.;

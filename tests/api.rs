@@ -11,7 +11,7 @@ mod headers;
 mod tcp;
 
 use common::{Server, event, timeline};
-use dvn_client::{Client, Told};
+use dvn_client::{Client, EventUpdate};
 use dvn_http::control::Control;
 use dvn_types::{
     Kind, MachineName, Report, Service,
@@ -120,7 +120,7 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
             "",
             "404 Not Found",
             Kind::NotFound,
-            "\"Zz\" is no machine name: take 1 to 32 of a-z, 0-9 and '-', the first a letter",
+            "\"Zz\" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter",
         ),
         (
             "POST /v1/machines/builder/start",
@@ -177,7 +177,7 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
             "",
             "426 Upgrade Required",
             Kind::Config,
-            "this is a byte stream, and the request did not ask for one",
+            "this path is a byte stream, and the request did not ask for one",
         ),
     ] {
         let (line, report) = refused(&server, request, body);
@@ -358,7 +358,7 @@ async fn events_come_in_order_with_their_ids_and_a_slow_reader_learns_what_it_mi
     let server = Server::new();
     let mut events = Client::new(server.path()).events().await.unwrap();
     server.fake.events.send(event(1)).unwrap();
-    assert_eq!(events.next().await.unwrap(), Some(Told::Event(event(1))));
+    assert_eq!(events.next().await.unwrap(), Some(EventUpdate::Event(event(1))));
     assert_eq!(events.next_before(Duration::from_millis(50)).await, None, "nothing more has happened");
     // More than the channel holds, at once, so that the server cannot have read some in between.
     let sender = server.fake.events.clone();
@@ -368,11 +368,11 @@ async fn events_come_in_order_with_their_ids_and_a_slow_reader_learns_what_it_mi
     let (mut seen, mut lagged) = (1, false);
     loop {
         match events.next().await.unwrap().unwrap() {
-            Told::Event(event) => {
+            EventUpdate::Event(event) => {
                 assert_eq!(event.id, seen + 1);
                 seen = event.id;
             }
-            Told::Lagged(missed) => (seen, lagged) = (seen + missed, true),
+            EventUpdate::Lagged(missed) => (seen, lagged) = (seen + missed, true),
         }
         if seen == 3999 {
             break;
@@ -447,11 +447,11 @@ fn the_socket_is_for_its_owner_alone_and_replaces_a_stale_one() {
 }
 
 trait WithTimeout {
-    async fn next_before(&mut self, time: Duration) -> Option<Told>;
+    async fn next_before(&mut self, time: Duration) -> Option<EventUpdate>;
 }
 
 impl WithTimeout for dvn_client::Events {
-    async fn next_before(&mut self, time: Duration) -> Option<Told> {
+    async fn next_before(&mut self, time: Duration) -> Option<EventUpdate> {
         tokio::time::timeout(time, self.next()).await.ok().and_then(|next| next.unwrap())
     }
 }

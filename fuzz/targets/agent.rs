@@ -1,9 +1,9 @@
-//! What the agent reads in the guest, but for the boot payload. The first byte says what the rest is: lines of the host, an
-//! answer of a DHCP server, or the first bytes of a disk.
+//! The agent's inputs in the guest, except for the boot payload. The first byte selects the kind of the rest: lines
+//! from the host, an answer of a DHCP server, or the first bytes of a disk.
 //!
-//! * Lines do not depend on how their bytes arrive, and none is longer than allowed.
-//! * A request that is understood says the same when it is written again.
-//! * An address is taken only in answer to our question, and nothing else than names and addresses gets into resolv.conf.
+//! * Lines do not depend on how their bytes arrive, and none exceeds the limit.
+//! * A parsed request is unchanged after it is written and parsed again.
+//! * An address is accepted only in answer to our question, and resolv.conf contains only names and addresses.
 //! * A disk is kept only if its superblock has the checksum that the kernel wrote.
 
 #![no_main]
@@ -17,7 +17,7 @@ use lines::{Line, Lines};
 use std::io::Read;
 
 #[path = "../../rust/agent/src/pid1/net/dhcp.rs"]
-#[allow(dead_code, reason = "asking is for the agent")]
+#[allow(dead_code, reason = "only the agent sends requests")]
 mod dhcp;
 #[path = "../../rust/agent/src/pid1/channel/lines.rs"]
 mod lines;
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| match data {
 
 const LONGEST: usize = 512;
 
-/// Gives its bytes in pieces whose sizes they tell themselves.
+/// Returns its bytes in pieces whose sizes the bytes themselves encode.
 struct Pieces<'a>(&'a [u8]);
 
 impl Read for Pieces<'_> {
@@ -46,7 +46,7 @@ impl Read for Pieces<'_> {
 
 fn of_the_host(bytes: &[u8]) {
     let mut expected: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-    // What follows the last newline.
+    // The bytes after the last newline.
     expected.pop();
     let mut expected = expected.into_iter();
     let mut lines = Lines::new(Pieces(bytes), LONGEST);

@@ -1,9 +1,11 @@
-//! Requests to the HTTP API. The input is `METHOD TARGET`, lines of headers, an empty line, and the body. It goes to the
-//! routes as the Unix socket has them, and to those behind the guard of TCP; `!` as a header's last word stands for the token.
+//! Requests to the HTTP API. The input is `METHOD TARGET`, lines of headers, an empty line, and the body. It goes to
+//! the routes of the Unix socket, and to those behind the guard of TCP; `!` as a header's last word stands for the
+//! token.
 //!
-//! * Every request is answered. What fails is told in JSON, and is never our fault; no answer holds the token.
-//! * What does not pass the guard comes to nothing.
-//! * The daemon is asked only for machines that can be, with sizes that this host has.
+//! * Every request is answered. A failure is reported in JSON, and is never an internal error; no answer contains the
+//! token.
+//! * A request that does not pass the guard has no effect.
+//! * The daemon is called only for valid machine names, with sizes that this host has.
 
 #![no_main]
 
@@ -13,7 +15,7 @@ use axum::{
     http::{Request, Response, header},
 };
 use common::Fake;
-use darwin_vz_nix_fuzz::{assert_told, in_virtual_time, scratch};
+use darwin_vz_nix_fuzz::{assert_informative, in_virtual_time, scratch};
 use dvn_config::{MAX_DISK, MIN_DISK, MIN_MEMORY};
 use dvn_host::api_token::TokenFile;
 use dvn_http::{router::router, tcp::Guard};
@@ -74,7 +76,7 @@ fn guard() -> Guard {
     Guard::new(SocketAddr::from(ADDRESS), TokenFile::at(file).expect("a token"))
 }
 
-/// Who may pass, by the words of docs/api.md.
+/// Whether the request may pass, as docs/api.md defines it.
 fn passes(request: &Request<Body>) -> bool {
     let only = |name| {
         let mut values = request.headers().get_all(name).iter();
@@ -96,12 +98,12 @@ async fn ask(request: Request<Body>, over: impl FnOnce(Router) -> Router) -> (Re
     let routes = over(router(fake.clone(), common::HOST, stop.clone()));
     let wait = tokio::time::timeout(std::time::Duration::from_secs(3600), routes.oneshot(request));
     let Ok(Ok(response)) = wait.await else {
-        // `stuck` never boots, so its client goes away.
+        // `stuck` never boots, so its client disconnects.
         let calls = fake.calls.lock().expect("calls").concat();
         assert!(calls.contains("open stuck"), "no answer: {calls}");
         return (Response::new(Body::empty()), fake);
     };
-    // Ends what goes on and on.
+    // Ends streaming answers.
     stop.cancel();
     (response, fake)
 }
@@ -114,7 +116,7 @@ async fn judge(response: Response<Body>, fake: &Fake) {
     assert!(!status.is_server_error(), "{status}: {text}");
     if status.is_client_error() && !body.is_empty() {
         let report: Report = serde_json::from_slice(&body).unwrap_or_else(|why| panic!("{why}: {status} {text}"));
-        assert_told(&report);
+        assert_informative(&report);
     }
     for call in fake.calls.lock().expect("calls").iter() {
         let machine = ["builder", "stuck"].iter().any(|name| call.split(' ').any(|word| word == *name));

@@ -1,14 +1,14 @@
-//! A guest bundle. The input is `guest.json` and, in further parts, the first bytes of its kernel, its initrd and its system
-//! image; a fifth part makes `guest.json` longer than any.
+//! A guest bundle. The input is `guest.json` and, in further parts, the first bytes of its kernel, its initrd and its
+//! system image; a fifth part makes `guest.json` exceed its limit.
 //!
-//! * Every file that is named is a file inside the bundle, and there.
-//! * An initrd that is taken begins with a cpio archive and ends with one: the payload is found behind it.
-//! * What goes onto command lines and into ssh's configuration cannot bring anything along.
-//! * What is refused is told with a hint, and not at greater length than what was said.
+//! * Every named file exists and is inside the bundle.
+//! * An accepted initrd begins and ends with a cpio archive, so that the payload behind it is found.
+//! * Text for command lines and ssh's configuration cannot inject anything.
+//! * A refusal has a hint, and is no longer than the refused text.
 
 #![no_main]
 
-use darwin_vz_nix_fuzz::{BETWEEN, assert_told, part, scratch};
+use darwin_vz_nix_fuzz::{BETWEEN, assert_informative, part, scratch};
 use dvn_guest::bundle::Bundle;
 use dvn_types::{Arch, Kind, Report};
 use libfuzzer_sys::fuzz_target;
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         }
         Err(error) => {
             let report = Report::from(error);
-            assert_told(&report);
+            assert_informative(&report);
             assert!(report.kind == Kind::Bundle && !report.hints.is_empty(), "{report:?}");
             assert!(report.message.len() < 1000 + 12 * part(data, 0).len(), "{report:?}");
         }
@@ -63,7 +63,7 @@ fn accepted(dir: &Path, bundle: &Bundle) {
     assert!(bundle.cmdline.len() <= 2048 && !bundle.cmdline.contains(char::is_control), "{:?}", bundle.cmdline);
 }
 
-/// The bundle, with a file beside it that is none of its own.
+/// The bundle, with a file beside it that does not belong to it.
 fn directory() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
@@ -85,7 +85,7 @@ fn fit_for_both() -> Vec<u8> {
     kernel
 }
 
-/// What the contract wants of an initrd: two entries, `init` and the archive's end.
+/// The contract's minimum for an initrd: two entries, `init` and the archive's end.
 fn archive() -> Vec<u8> {
     let mut archive = Vec::new();
     for name in ["init", "TRAILER!!!"] {

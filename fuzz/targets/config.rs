@@ -1,11 +1,12 @@
-//! Settings. The input is the file's text, then flags `--key=value`, variables `NAME=value` and a machine `@name`, one a part.
+//! Settings. The input is the file's text, then flags `--key=value`, variables `NAME=value` and a machine `@name`, one
+//! per part.
 //!
-//! * What is accepted is within this host, and can be written as a file that says the same.
-//! * What is refused is told with a hint; what is wrong in the file, with a line that it has.
+//! * Accepted settings are within this host's limits, and can be written as an equivalent file.
+//! * A refusal has a hint; if the fault is in the file, it names an existing line.
 
 #![no_main]
 
-use darwin_vz_nix_fuzz::{BETWEEN, assert_told};
+use darwin_vz_nix_fuzz::{BETWEEN, assert_informative};
 use dvn_config::{Config, ConfigError, File, GIB, HostFacts, Key, MAX_DISK, MIN_DISK, MIN_MEMORY, Settings, Sources};
 use dvn_types::{Arch, Kind, Report};
 use libfuzzer_sys::fuzz_target;
@@ -59,7 +60,7 @@ fn load(text: &str, rest: &[String]) -> Result<Config, ConfigError> {
 
 fn refused(error: ConfigError) {
     let report = Report::from(error);
-    assert_told(&report);
+    assert_informative(&report);
     assert!(matches!(report.kind, Kind::Config | Kind::NotFound) && !report.hints.is_empty(), "{report:?}");
 }
 

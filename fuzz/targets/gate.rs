@@ -1,13 +1,13 @@
-//! The gate to the host's store. The input is all that a hostile guest says on one connection: after the token, which the
-//! target says for it, unless it begins with `{` and so tries to do without.
+//! The gate to the host's store. The input is everything that a hostile guest sends on one connection, after the token.
+//! The target sends the token itself, unless the input begins with `{` and so tries to pass without it.
 //!
-//! The host's daemon is that of the gate's own tests. It has three paths: `a` refers to `b`, and in `f` a name is not its own,
-//! so that no guest may have it.
+//! The host's daemon is that of the gate's own tests. It has three paths: `a` refers to `b`, and `f` contains a file
+//! whose name the case hack has changed, so that no guest may use it.
 //!
-//! * The daemon is asked for nothing but queries and roots, with paths that can be, each held before it is described.
-//! * The connection ends when the guest's end does, and what comes back is not much longer than what was asked.
+//! * The daemon receives only queries and roots, for valid paths, each held before it is described.
+//! * The connection ends when the guest's end does, and the answers are not much longer than the requests.
 //! * No answer says that `f` is valid; a path that a guest knows is in `store-ledger`; the next guest is served.
-//! * Without the token nothing comes back, and nobody is asked.
+//! * Without the token the gate answers nothing, and does not call the daemon.
 
 #![no_main]
 
@@ -25,13 +25,13 @@ use tokio::{
 use wire::{CLIENT_MAGIC, Encoder, message};
 
 #[path = "../../rust/nix/src/tests/daemon.rs"]
-#[allow(dead_code, reason = "the gate's tests have further ideas")]
+#[allow(dead_code, reason = "the gate's tests use more of it")]
 mod daemon;
 #[path = "../../rust/nix/src/path.rs"]
-#[allow(dead_code, reason = "the target speaks a part of it")]
+#[allow(dead_code, reason = "the target uses a part of it")]
 mod path;
 #[path = "../../rust/nix/src/wire.rs"]
-#[allow(dead_code, reason = "the target speaks a part of it")]
+#[allow(dead_code, reason = "the target uses a part of it")]
 mod wire;
 
 fuzz_target!(|data: &[u8]| in_real_time(besiege(data)));
@@ -88,7 +88,7 @@ async fn besiege(data: &[u8]) {
     }
     assert_harmless(&daemon.world.lock().expect("the world"));
 
-    // What each one asks: is `b` valid, describe `f`, is `f` valid?
+    // The questions: is `b` valid, describe `f`, is `f` valid?
     let ask = |number: u64, letter| Encoder::default().number(number).bytes(named(letter).within(STORE).as_bytes());
     let asked = [hello().as_slice(), ask(1, 'b').as_slice(), ask(26, 'f').as_slice(), ask(1, 'f').as_slice()].concat();
     let back = say(&dial, true, &asked).await;
@@ -105,7 +105,7 @@ fn hello() -> Encoder {
     Encoder::default().number(CLIENT_MAGIC).number(1 << 8 | 35).number(0).number(0)
 }
 
-/// Says all that and hears what comes back, to the end.
+/// Sends these bytes and reads the answers to the end.
 async fn say(dial: &mpsc::Sender<GuestStream>, known: bool, bytes: &[u8]) -> Vec<u8> {
     let (guest, host) = tokio::io::duplex(64 * 1024);
     dial.send(Box::new(host)).await.unwrap_or_else(|_| panic!("the gate is gone"));
@@ -114,7 +114,7 @@ async fn say(dial: &mpsc::Sender<GuestStream>, known: bool, bytes: &[u8]) -> Vec
         if known {
             let _ = to.write_all(format!("{{\"token\":\"{SECRET}\"}}\n").as_bytes()).await;
         }
-        // The gate may have hung up.
+        // The gate may have closed the connection.
         let _ = to.write_all(bytes).await;
         let _ = to.shutdown().await;
     };

@@ -1,11 +1,11 @@
-//! The guest's nix-daemon, as the host has it build something. The input is all that it says.
+//! The guest's nix-daemon, when the host lets it build something. The input is everything that it sends.
 //!
-//! * It comes to an end, in time and without room for more than a text.
-//! * Fit is only who says in the worker protocol that it has built, and that what it has built is valid.
+//! * The conversation ends, in bounded time and memory.
+//! * The guest counts as fit only if the worker protocol reports a finished build with a valid result.
 
 #![no_main]
 
-use darwin_vz_nix_fuzz::{assert_told, in_virtual_time};
+use darwin_vz_nix_fuzz::{assert_informative, in_virtual_time};
 use dvn_generations::ask_to_build;
 use dvn_types::Arch;
 use libfuzzer_sys::fuzz_target;
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(ends >= 3 && said(0) && said(1), "it never said so");
         }
         Err(report) => {
-            assert_told(&report);
+            assert_informative(&report);
             assert!(report.message.chars().count() < 700, "{report:?}");
         }
     }

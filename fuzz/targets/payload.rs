@@ -1,9 +1,11 @@
-//! The boot payload. The first part of the input is `config.json` as the agent might find it; the others are the texts of a
-//! payload that the host makes: token, host name, tag and place of a share, record, host key, user's key, initrd.
+//! The boot payload. The first part of the input is `config.json` as the agent might find it; the others are the texts
+//! from which the host makes a payload: token, host name, tag and mount point of a share, record, host key, user's key,
+//! initrd.
 //!
-//! * What the host writes, the kernel unpacks: one directory and three files for root alone, behind the initrd as it was.
-//! * The agent reads in it what the host meant.
-//! * The agent takes no other version, and tells a refusal without the token.
+//! * The kernel unpacks what the host writes: one directory and three files, for root alone, behind the unchanged
+//! initrd.
+//! * The agent reads the values that the host meant.
+//! * The agent accepts no other version, and its refusal does not contain the token.
 
 #![no_main]
 
@@ -28,7 +30,7 @@ fn read_by_the_agent(json: &[u8]) {
         Err(why) => {
             assert!(!why.trim().is_empty());
             let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
-            // A short one is found in any sentence.
+            // A short token occurs in any sentence.
             let token = value["token"].as_str().filter(|token| token.len() > 12).unwrap_or("\0");
             let elsewhere = String::from_utf8_lossy(json).matches(token).count() > 1;
             assert!(elsewhere || !why.contains(token), "{why}");
@@ -82,7 +84,7 @@ struct Entry<'a> {
     contents: &'a [u8],
 }
 
-/// As init/initramfs.c of Linux does it: a header of numbers in hexadecimal, a name and contents, each up to a multiple of
+/// Follows Linux's init/initramfs.c: a header of hexadecimal numbers, a name and contents, each padded to a multiple of
 /// four.
 fn unpack(mut archive: &[u8]) -> Vec<Entry<'_>> {
     const HEADER: usize = 110;

@@ -1,7 +1,7 @@
-//! QEMU's side of its monitor. The input is what it says, line by line: a greeting, and with each command that it hears, the
-//! lines up to the next answer.
+//! QEMU's side of its monitor. The input is what it sends, line by line: a greeting and, with each command that it
+//! receives, the lines up to the next answer.
 //!
-//! * Only who greets as QEMU does is one, and it is told nothing but the commands.
+//! * A peer without QEMU's greeting is refused, and receives nothing but the commands.
 //! * The n-th command gets the n-th answer, whatever comes in between.
 //! * Each shutdown is passed on once, with its cause.
 
@@ -42,7 +42,7 @@ async fn converse(data: &[u8]) {
         Ok(answers) => answers,
         Err(why) => return assert!(!greeted && (1..1000).contains(&why.len()), "{why}"),
     };
-    assert!(greeted, "a stranger was taken for QEMU");
+    assert!(greeted, "a peer without a greeting was accepted");
     let (events, mut returned): (Vec<Value>, Vec<Value>) = messages.partition(|message| message.get("event").is_some());
     returned.resize(COMMANDS + 1, Value::String("gone".into()));
     for (answer, message) in answers.iter().zip(&returned[1..]) {

@@ -1,13 +1,14 @@
-//! The agent's lines, as the host reads them. Each part of the input is one connection to the agent's port: it says its first
-//! line, and one more for each that it hears, and ends. `"!"` stands for the token, so that mutations need not find it.
+//! The agent's lines, as the host reads them. Each part of the input is one connection to the agent's port: it sends
+//! its first line, one more for each line that it receives, and closes. `"!"` stands for the token, so that mutations
+//! need not find it.
 //!
-//! * Only who presents the token is the agent; nobody learns the token from an error.
-//! * The first one who does so decides: the guest is ready, or of another version.
+//! * Only a connection that presents the token is the agent's; no error contains the token.
+//! * The first such connection decides: the guest is ready, or of another version.
 //! * Every question is answered or refused, in time, and every answer was given.
 
 #![no_main]
 
-use darwin_vz_nix_fuzz::{BETWEEN, SECRET, assert_told, in_virtual_time};
+use darwin_vz_nix_fuzz::{BETWEEN, SECRET, assert_informative, in_virtual_time};
 use dvn_guest::agent::Agent;
 use dvn_hypervisor::{GuestAgent, GuestListener, GuestStream};
 use dvn_protocol::{
@@ -38,7 +39,7 @@ async fn attend(connections: &[Vec<u8>]) {
     }
     let waiting = Agent::await_ready(GuestListener::new(incoming, None), SECRET.to_owned());
     let decides = connections.iter().find_map(|bytes| first(bytes));
-    // A guest that nobody will speak for ends, or the host would wait for ever.
+    // Without a deciding connection the guest must end, or the host would wait for ever.
     let _guest = decides.is_some().then_some(dial);
     match (waiting.await, decides) {
         (Ok((agent, readiness)), Some(FromAgent::Ready { version, kernel, phases, data_disk, host_store, .. })) => {
@@ -55,9 +56,9 @@ async fn attend(connections: &[Vec<u8>]) {
         }
         (Err(report), Some(FromAgent::Ready { version, .. })) => {
             assert_ne!(version, VERSION, "{report:?}");
-            assert_told(&report);
+            assert_informative(&report);
         }
-        (Err(report), None) => assert_told(&report),
+        (Err(report), None) => assert_informative(&report),
         (outcome, decides) => panic!("{:?} instead of {decides:?}", outcome.map(|(_, readiness)| readiness)),
     }
 }
@@ -66,14 +67,14 @@ async fn speak(stream: DuplexStream, bytes: Vec<u8>) {
     let (from, mut to) = tokio::io::split(stream);
     let mut heard = BufReader::new(from).lines();
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let told = to.write_all(line).await;
-        if told.is_err() || !line.ends_with(b"\n") || !matches!(heard.next_line().await, Ok(Some(_))) {
+        let sent = to.write_all(line).await;
+        if sent.is_err() || !line.ends_with(b"\n") || !matches!(heard.next_line().await, Ok(Some(_))) {
             return;
         }
     }
 }
 
-/// What a connection is taken for by its first line, if it presents the token.
+/// How a connection is treated by its first line, if it presents the token.
 fn first(bytes: &[u8]) -> Option<FromAgent> {
     let line = bytes.split(|byte| *byte == b'\n').next()?;
     let message = serde_json::from_slice(line).ok().filter(|_| line.len() <= MAX_LINE)?;

@@ -1,4 +1,4 @@
-# What is where in the base guest's system image, as data: PATH = { link = TARGET; } | { text = …; mode = "0644"; } |
+# The contents of the base guest's system image, as data: PATH = { link = TARGET; } | { text = …; mode = "0644"; } |
 # { directory = MODE; } | { files = [ … ]; }, which are joined. docs/guest-contract.md, "Inside the guest".
 {
   lib,
@@ -85,7 +85,7 @@ lib.listToAttrs (
     nixbld:x:30000:${lib.concatMapStringsSep "," (n: "nixbld${toString n}") (lib.range 1 builders)}
     nogroup:x:65534:
   '';
-  # No password at all; sshd lets nobody in whose account is locked, which `!` would mean.
+  # No password. Not `!`, which means a locked account: sshd refuses logins to those.
   "/etc/shadow" = text "0600" (
     ''
       root:*:20000:0:99999:7:::
@@ -109,14 +109,15 @@ lib.listToAttrs (
     max-jobs = auto
     sandbox = true
     sandbox-paths = /bin/sh=${busyboxShell}/bin/busybox
-    # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
+    # The disk is a cache, formatted after an unclean stop, so nothing needs a flush for safety.
     fsync-metadata = false
-    # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+    # Used where the host's store is not shared; the agent collects garbage in any case. No max-free: Nix miscounts an
+    # overlay's garbage.
     min-free = 268435456
-    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    # A build that has written nothing for this long hangs. A client's own limits do not apply to this Nix.
     max-silent-time = 7200
   '';
-  # The agent gives these to nix-daemon.
+  # The agent passes these to nix-daemon.
   "/etc/nix/environment" = text "0644" (
     lib.concatStrings (lib.mapAttrsToList (name: value: "${name}=${value}\n") environment)
   );

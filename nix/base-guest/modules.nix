@@ -1,4 +1,4 @@
-# Kernel modules of the base guest. pack.py adds what they depend on, and puts them in order. With a `?`, a kernel may lack it.
+# Kernel modules of the base guest. pack.py adds their dependencies and orders them. A module with `?` is optional.
 [
   "virtio_pci"
   "virtio_console" # hvc0

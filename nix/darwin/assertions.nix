@@ -1,4 +1,4 @@
-# What cannot work, said before anything is built.
+# Settings that cannot work, reported before anything is built.
 {
   config,
   lib,
@@ -22,14 +22,15 @@ let
       T = TiB;
     }
     .${builtins.elemAt parts 1};
-  # The program's own limits (rust/config/src/check.rs). A whole NixOS guest needs more memory to build anything.
+  # The program's own limits (rust/config/src/check.rs). A NixOS guest needs more memory to build anything.
   least = {
     disk = 1 * GiB;
     memory = 1 * GiB;
     port = 1024;
   };
   most.disk = 64 * TiB;
-  # Unix sockets end at 103 bytes on a Mac, and the longest one is machines/builder/run/vsock_2147484672 in this directory.
+  # A Unix socket's path has at most 103 bytes on a Mac; the longest is machines/builder/run/vsock_2147484672 in this
+  # directory.
   longestDirectory = 103 - lib.stringLength "/machines/${names.machine}/run/vsock_2147484672";
 
   api =
@@ -42,14 +43,14 @@ let
   others = config.services.virby.enable or false || config.nix-rosetta-builder.enable or false;
 in
 {
-  # The first two also while disabled: activation then removes what is in that directory.
+  # The first two apply even while disabled: activation then removes the contents of that directory.
   config.assertions = [
     {
       assertion =
         lib.stringLength cfg.workingDirectory <= longestDirectory
         && builtins.match "/[^/]+/.*[^/]" cfg.workingDirectory != null
         && builtins.match "(.*/)?\\.\\.?(/.*)?" cfg.workingDirectory == null;
-      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: it is handed to the service's user as a whole, and sockets are in it.";
+      message = "services.darwin-vz.workingDirectory is \"${cfg.workingDirectory}\". Give a directory two or more levels below /, without . and .., of at most ${toString longestDirectory} characters: the service's user owns it as a whole, and it contains sockets.";
     }
     {
       # Fewer than the program takes (rust/host/src/naming.rs): here shells and launchd read the path, too.
@@ -110,7 +111,7 @@ in
     }
     {
       assertion = config.nix.enable -> config.nix.distributedBuilds;
-      message = "nix.distributedBuilds is false: Nix would send no build to services.darwin-vz. Remove that line, or set services.darwin-vz.enable = false.";
+      message = "nix.distributedBuilds is false: Nix would send no builds to services.darwin-vz. Remove that line, or set services.darwin-vz.enable = false.";
     }
     {
       assertion = cfg.door == "direct" -> cfg.protocol == "ssh-ng";

@@ -1,4 +1,4 @@
-# What Nix is told of the machine.
+# Registers the machine as a builder with Nix.
 {
   config,
   lib,
@@ -11,9 +11,9 @@ let
   inherit (import ./yielding.nix { inherit lib; }) yielding;
   direct = cfg.door == "direct";
 
-  # What Nix runs, as root, for the direct door. The program keeps a script of the same name in its state directory, which the
-  # service's user may write; root must not run that one. Exit code 4 says that no daemon answers: it says so before anything
-  # was read from Nix, so it can be tried again. For 20 s, as launchd starts nothing twice within ten.
+  # The program that Nix runs, as root, for the direct door. The service's user can write the script of the same name in
+  # the state directory, so root must not run that one. Exit code 4 means that no daemon answers; nothing has been read
+  # from Nix at that point, so the script tries again, for 20 s, as launchd starts nothing twice within ten.
   connectProgram = pkgs.writeShellScript "darwin-vz-nix-connect" ''
     set -u
     attempt=0
@@ -31,7 +31,8 @@ let
     hostName = if direct then "localhost?remote-program=${cfg.connectProgram}" else names.alias;
     sshUser = if direct then null else "builder";
     sshKey = if direct then null else "${names.machineDir}/id_ed25519";
-    # The host key is made on this Mac, so the configuration cannot know it; ssh has it pinned (`UserKnownHostsFile`).
+    # The host key is made on this Mac, so the configuration cannot contain it; ssh has it pinned
+    # (`UserKnownHostsFile`).
     publicHostKey = null;
     inherit (cfg)
       protocol
@@ -68,13 +69,13 @@ in
 
   config.services.darwin-vz = { inherit connectProgram; };
 
-  # Nix reads this file unless it is told otherwise: `builders = @/etc/nix/machines` is its default.
+  # Nix reads this file by default: `builders = @/etc/nix/machines`.
   config.environment.etc."nix/machines" = lib.mkIf (cfg.enable && !config.nix.enable) {
     text = line + "\n";
   };
 
   config.nix = lib.mkIf (cfg.enable && config.nix.enable) {
-    # assertions.nix says what is wrong with another value.
+    # assertions.nix reports other values.
     distributedBuilds = yielding true;
     buildMachines = [ machine ];
     settings.builders-use-substitutes = yielding true;

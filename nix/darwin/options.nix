@@ -9,8 +9,8 @@ let
   inherit (lib) literalExpression mkOption types;
   cfg = config.services.darwin-vz;
 
-  # What the Mac's own Nix is told, in either spelling: programs take both, and prefer lower case. Reading `nix.*` while
-  # `nix.enable` is off is an error of nix-darwin's.
+  # A proxy variable of the Mac's own Nix, in either spelling: programs accept both, and prefer lower case. nix-darwin
+  # forbids reading `nix.*` while `nix.enable` is off.
   daemonVariable =
     name:
     let
@@ -39,8 +39,8 @@ in
       default = false;
       example = true;
       description = ''
-        Whether to run the Linux builder. Where this module stays imported and `enable` is turned off, the next activation
-        removes everything that it made, but keeps the disk if {option}`services.darwin-vz.keepDisk` says so.
+        Whether to run the Linux builder. If `enable` is turned off while this module stays imported, the next activation
+        removes everything that the module made, except for the disk if {option}`services.darwin-vz.keepDisk` is on.
       '';
     };
 
@@ -48,21 +48,21 @@ in
       type = types.package;
       default = pkgs.callPackage ../package.nix { };
       defaultText = literalExpression "pkgs.callPackage ./nix/package.nix { }";
-      description = "The program.";
+      description = "The package with the program.";
     };
 
     cores = mkOption {
       type = types.ints.positive;
       default = 4;
       example = 8;
-      description = "Processors of the guest. More than the Mac has is refused when the service starts.";
+      description = "Processors of the guest. The service refuses to start with more than the Mac has.";
     };
 
     memory = mkOption {
       type = types.ints.positive;
       default = 8192;
       example = 16384;
-      description = "Memory of the guest in MiB. It is taken while a guest runs, and given back when it stops.";
+      description = "Memory of the guest in MiB. It is allocated while a guest runs, and freed when it stops.";
     };
 
     diskSize = mkOption {
@@ -70,8 +70,8 @@ in
       default = "100G";
       example = "200G";
       description = ''
-        Size of the data disk as the guest sees it: a whole number and `M`, `G` or `T`. The file is sparse and takes what is
-        in use. A disk can grow, not shrink.
+        Size of the data disk as the guest sees it: a whole number and `M`, `G` or `T`. The file is sparse and takes only
+        the space in use. A disk can grow, but not shrink.
       '';
     };
 
@@ -80,9 +80,9 @@ in
       default = false;
       example = true;
       description = ''
-        Whether the guest also builds for `x86_64-linux`, through Rosetta. Install Rosetta before:
-        `softwareupdate --install-rosetta`. It takes a guest that registers it, and the base guest does not: unless
-        {option}`services.darwin-vz.guestBundle` is one, the guest becomes a NixOS system, as with
+        Whether the guest also builds for `x86_64-linux`, through Rosetta. Install Rosetta first:
+        `softwareupdate --install-rosetta`. The guest must register it, and the base guest does not: unless
+        {option}`services.darwin-vz.guestBundle` is a guest that does, the guest becomes a NixOS system, as with
         `extraNixOSConfig = { }`. Until that is built, builds for `x86_64-linux` fail.
       '';
     };
@@ -91,7 +91,7 @@ in
       type = types.ints.unsigned;
       default = 180;
       example = 30;
-      description = "Minutes without a connection until the guest is stopped; 0 is never.";
+      description = "Minutes without a connection until the guest is stopped; 0 means never.";
     };
 
     onDemand = mkOption {
@@ -107,7 +107,7 @@ in
       type = types.port;
       default = 31122;
       description = ''
-        TCP port on 127.0.0.1 where ssh reaches the guest, 1024 or higher. launchd listens on it, also while nothing runs.
+        TCP port on 127.0.0.1 where ssh reaches the guest, 1024 or higher. launchd listens on it even while nothing runs.
       '';
     };
 
@@ -116,10 +116,10 @@ in
       default = null;
       example = "127.0.0.1:31180";
       description = ''
-        Where the HTTP API answers on TCP, for metrics and the like: a loopback address and a port, as `127.0.0.1:31180` or
-        `[::1]:31180`, 1024 or higher and another port than {option}`services.darwin-vz.port`. Whoever asks must have the
-        token, which only the service's user and root can read: `sudo darwin-vz-nix token`. The service is started by its first use, or with the Mac where
-        {option}`services.darwin-vz.onDemand` is off; until then nobody answers there.
+        TCP address of the HTTP API, for metrics and the like: a loopback address and a port, such as `127.0.0.1:31180` or
+        `[::1]:31180`. The port must be 1024 or higher and differ from {option}`services.darwin-vz.port`. Requests need the
+        token, which only the service's user and root can read: `sudo darwin-vz-nix token`. The API answers while the
+        service runs: from its first use on, or from the start of the Mac if {option}`services.darwin-vz.onDemand` is off.
       '';
     };
 
@@ -130,8 +130,8 @@ in
       ];
       default = "direct";
       description = ''
-        How Nix reaches the guest's nix-daemon: `direct` joins Nix to it through the program, which takes about half the time
-        of ssh for a small build; `ssh` goes through sshd, as with any remote builder.
+        How Nix reaches the guest's nix-daemon: `direct` connects Nix to it through the program, which takes about half the
+        time of ssh for a small build; `ssh` goes through sshd, as with any remote builder.
       '';
     };
 
@@ -141,7 +141,7 @@ in
         "ssh"
       ];
       default = "ssh-ng";
-      description = "Nix's protocol on the way. `ssh` is the legacy one, and only for the door `ssh`.";
+      description = "Nix's protocol. `ssh` is the legacy one, and only works with the door `ssh`.";
     };
 
     extraNixOSConfig = mkOption {
@@ -149,9 +149,10 @@ in
       default = null;
       example = literalExpression "{ nix.settings.cores = 2; }";
       description = ''
-        NixOS modules for the guest, which then becomes a NixOS system of its own. The Mac's system holds only the recipe of
-        it: the service starts with the base guest, builds the recipe there, and changes over once nobody uses the guest. A
-        guest that does not come up is given up for the one before it; `darwin-vz-nix generations` tells.
+        NixOS modules for the guest, which then becomes a NixOS system of its own. The Mac's system contains only its recipe:
+        the service starts with the base guest, builds the recipe there, and switches to the result once the guest is not
+        in use. If the new guest does not boot, the service returns to the one before it; `darwin-vz-nix generations`
+        shows this.
       '';
     };
 
@@ -160,9 +161,9 @@ in
       default = null;
       example = literalExpression "inputs.darwin-vz-nix.packages.aarch64-linux.guest-bundle";
       description = ''
-        Directory of the guest bundle to begin with (`docs/guest-contract.md`). By default the base guest, which the Mac packs
-        from packages of the public cache. With {option}`services.darwin-vz.extraNixOSConfig` it is the one that builds the
-        next, and that is always there to fall back to.
+        Directory of the first guest bundle (`docs/guest-contract.md`). By default the base guest, which the Mac packs
+        from packages of the public cache. With {option}`services.darwin-vz.extraNixOSConfig` it builds the next guest, and
+        remains available as a fallback.
       '';
     };
 
@@ -171,8 +172,8 @@ in
       default = true;
       example = false;
       description = ''
-        Whether the guest builds on the Mac's `/nix/store`: inputs that are there are used in place, and nothing of them is
-        copied. The guest sees that store read-only, and learns from it by name only.
+        Whether the guest builds on the Mac's `/nix/store`: inputs that are there are used in place instead of being
+        copied. The guest sees that store read-only, and cannot list it: it can only look up names.
       '';
     };
 
@@ -180,8 +181,8 @@ in
       type = types.bool;
       default = false;
       description = ''
-        Whether the guest may run virtual machines, which derivations of the feature `kvm` ask for, such as NixOS tests. Needs
-        an Apple M3 or newer and macOS 15 or newer: elsewhere the service says so, and starts no guest.
+        Whether the guest may run virtual machines, which derivations with the feature `kvm` require, such as NixOS tests. Needs
+        an Apple M3 or newer and macOS 15 or newer: elsewhere the service reports an error, and starts no guest.
       '';
     };
 
@@ -189,7 +190,7 @@ in
       type = types.listOf types.nonEmptyStr;
       default = [ "aarch64-linux" ] ++ lib.optional cfg.rosetta "x86_64-linux";
       defaultText = literalExpression ''[ "aarch64-linux" ] ++ lib.optional rosetta "x86_64-linux"'';
-      description = "Systems that Nix sends to the builder.";
+      description = "Systems for which Nix sends builds to the builder.";
     };
 
     supportedFeatures = mkOption {
@@ -210,31 +211,31 @@ in
       type = types.ints.positive;
       default = cfg.cores;
       defaultText = literalExpression "cores";
-      description = "Builds at a time.";
+      description = "Maximum number of parallel builds.";
     };
 
     speedFactor = mkOption {
       type = types.ints.positive;
       default = 1;
-      description = "How fast the builder is, compared with other builders.";
+      description = "Speed of the builder, relative to other builders.";
     };
 
     user = mkOption {
       type = types.strMatching "_[a-z][a-z0-9-]{0,29}";
       default = "_darwin-vz";
-      description = "User that the service runs as; created, and removed again. Begins with `_`, as macOS's own do.";
+      description = "User that the service runs as; created by the module, and removed when it is disabled. Begins with `_`, as macOS's own do.";
     };
 
     uid = mkOption {
       type = types.ints.between 502 65533;
       default = 31122;
-      description = "Number of the user. nix-darwin removes only users above 501 again. The user is hidden all the same.";
+      description = "Number of the user. nix-darwin only removes users above 501. The user is hidden nevertheless.";
     };
 
     group = mkOption {
       type = types.strMatching "_[a-z][a-z0-9-]{0,29}";
       default = "_darwin-vz";
-      description = "Group of that user; created, and removed again.";
+      description = "Group of that user; created by the module, and removed when it is disabled.";
     };
 
     gid = mkOption {
@@ -247,22 +248,22 @@ in
       type = types.str;
       default = "/var/lib/darwin-vz";
       description = ''
-        Directory of disk, keys and logs, for the service's user alone. It must be empty or not be there when the service is
-        enabled first. Its path has letters of ASCII, digits, `.`, `_` and `-` alone, because ssh, Nix and shells read it. After a
-        change the old one stays: remove it by hand.
+        Directory of disk, keys and logs, for the service's user alone. It must be empty or missing when the service is
+        first enabled. Its path has only ASCII letters, digits, `.`, `_` and `-`, because ssh, Nix and shells parse it. After a
+        change the old directory stays: remove it by hand.
       '';
     };
 
     keepDisk = mkOption {
       type = types.bool;
       default = true;
-      description = "Whether the disk stays when `enable` is turned off. Keys, logs and configuration go in any case.";
+      description = "Whether the disk is kept when `enable` is turned off. Keys, logs and configuration are removed in any case.";
     };
 
     ephemeral = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether the guest begins with an empty disk each time that it starts.";
+      description = "Whether the guest starts with an empty disk each time.";
     };
 
     logLevel = mkOption {
@@ -274,15 +275,15 @@ in
         "trace"
       ];
       default = "info";
-      description = "How much is logged.";
+      description = "Log level.";
     };
 
     allowUserSsh = mkOption {
       type = types.bool;
       default = false;
       description = ''
-        Whether administrators (the group `admin`) may log in with `ssh darwin-vz-builder`. Otherwise only root can. Whoever
-        can log in can change what the builder builds.
+        Whether administrators (the group `admin`) may log in with `ssh darwin-vz-builder`. Otherwise only root can. A
+        user who can log in can change what the builder builds.
       '';
     };
 
@@ -290,7 +291,7 @@ in
       http = proxy "http_proxy" "Proxy for the guest's downloads over HTTP.";
       https = proxy "https_proxy" "Proxy for the guest's downloads over HTTPS.";
       ftp = proxy "ftp_proxy" "Proxy for the guest's downloads over FTP.";
-      all = proxy "all_proxy" "Proxy for downloads over any protocol that has none of its own here.";
+      all = proxy "all_proxy" "Proxy for downloads over protocols without a proxy of their own here.";
       exceptions = proxy "no_proxy" "Hosts, separated by commas, that the guest reaches without a proxy.";
     };
 
@@ -299,8 +300,8 @@ in
       default = config.security.pki.certificateFiles;
       defaultText = literalExpression "config.security.pki.certificateFiles";
       description = ''
-        Certificate authorities that the guest trusts, PEM. By default those of the Mac, so that a company's own proxy is
-        trusted in the guest, too.
+        Certificate authorities that the guest trusts, PEM. By default those of the Mac, so that the guest also
+        trusts a company's own proxy.
       '';
     };
 
@@ -308,7 +309,7 @@ in
       type = types.listOf types.str;
       default = config.security.pki.certificates;
       defaultText = literalExpression "config.security.pki.certificates";
-      description = "More of them, as text.";
+      description = "Further certificate authorities, as text.";
     };
   };
 }

@@ -1,8 +1,8 @@
 # The launchd jobs, the user they run as, and the log.
 #
-# launchd holds the listening socket. The first connection starts the daemon, the daemon starts the guest; when idle, the
-# daemon stops the guest and stays. There is no `KeepAlive`: with it, a service that cannot start would be started for ever.
-# One that has ended is started by the next connection.
+# launchd holds the listening socket. The first connection starts the daemon, and the daemon starts the guest; when
+# idle, the daemon stops the guest and keeps running. There is no `KeepAlive`, which would restart a service that cannot
+# start for ever. The next connection restarts a service that has ended.
 {
   config,
   lib,
@@ -27,7 +27,7 @@ in
           GroupName = cfg.group;
           WorkingDirectory = names.state;
           EnvironmentVariables.HOME = names.home;
-          Umask = 63; # 077; a property list knows no octal numbers
+          Umask = 63; # 077; a property list has no octal numbers
           RunAtLoad = !cfg.onDemand;
           # The program asks launchd for the sockets of this name (rust/host/src/activation.rs).
           Sockets.Listeners = {
@@ -37,13 +37,13 @@ in
             SockType = "stream";
           };
           ExitTimeOut = names.graceSeconds;
-          ProcessType = yielding "Interactive"; # no throttling of processor and disk: a build waits for it
+          ProcessType = yielding "Interactive"; # no throttling of processor and disk, as a build waits for it
           StandardOutPath = yielding names.log;
           StandardErrorPath = yielding names.log;
         };
       };
 
-      # 3 older logs of 1 MiB. They are not compressed: the daemon writes to the renamed one until it is started again.
+      # 3 older logs of 1 MiB. They are not compressed, as the daemon writes to the renamed file until it restarts.
       environment.etc.${names.newsyslog}.text = yielding ''
         # logfilename ${"\t"}[owner:group] ${"\t"}mode count size when flags
         ${names.log} ${"\t"}${cfg.user}:${cfg.group} ${"\t"}600 3 1024 * N
@@ -62,7 +62,7 @@ in
       };
     })
     (lib.mkIf (cfg.enable && !cfg.onDemand) {
-      # What "starts with the Mac" means: one connection through the ssh door, again after a minute while it fails.
+      # "Starts with the Mac" means: one connection through the ssh door, repeated every minute while it fails.
       launchd.daemons."${names.service}-start" = {
         serviceConfig = {
           Label = "${names.label}-start";
@@ -80,7 +80,7 @@ in
       };
     })
     {
-      # nix-darwin removes those which it knows and which nobody declares any more.
+      # nix-darwin removes users and groups that it knows and that no module declares any more.
       users.knownUsers = [ cfg.user ];
       users.knownGroups = [ cfg.group ];
     }

@@ -1,5 +1,5 @@
-# The options as settings of the program. It reads them from the store, so that a change restarts the service; the copy in
-# /etc is for people, whose `sudo darwin-vz-nix status` then means this service.
+# The options as settings of the program. It reads them from the store, so that a change restarts the service. The copy
+# in /etc is for interactive use: with it, `sudo darwin-vz-nix status` addresses this service.
 {
   config,
   lib,
@@ -12,10 +12,10 @@ let
   inherit (import ./yielding.nix { inherit lib; }) yielding;
 
   toml = lib.concatMapStrings (line: line + "\n");
-  # JSON's strings and numbers are TOML's, too.
+  # JSON's strings and numbers are valid in TOML, too.
   set = name: value: "${name} = ${builtins.toJSON value}";
 
-  # The guest to begin with, which needs no Linux machine to be made.
+  # The first guest, which is made without a Linux machine.
   guest =
     if cfg.guestBundle != null then
       cfg.guestBundle
@@ -25,8 +25,9 @@ let
         environment = cfg.guestEnvironment;
       };
 
-  # Certificates that the guest can have when it builds its successor: files as they are. What a Mac must build first, or has
-  # outside of the store, is not there. Nor is the usual bundle, which a Mac names among its own; a guest has that from nixpkgs.
+  # Certificates available when the guest builds its successor: existing files only. Files that a Mac must build first,
+  # or that are outside the store, are missing there. The Mac's default bundle is left out, as a guest has it from
+  # nixpkgs.
   carried =
     file:
     lib.hasPrefix builtins.storeDir "${file}"
@@ -56,10 +57,10 @@ let
     name:
     builtins.match "([a-zA-Z0-9]+://)?([^/@]*@)?(localhost|127\\.[0-9.]+|\\[::1])([:/].*)?"
       cfg.guestEnvironment.${name} != null;
-  # Rosetta has to be registered in the guest, which the base guest does not do.
+  # The guest must register Rosetta, and the base guest does not.
   wantsNixOS = cfg.extraNixOSConfig != null || (cfg.rosetta && cfg.guestBundle == null);
-  # How to build the guest, not the guest: the Mac's system holds the .drv files, which evaluation has made anyhow, and
-  # builds none of them (decision 0014).
+  # How to build the guest, not the guest itself: the Mac's system holds the .drv files, which evaluation creates
+  # anyway, and builds none of them (decision 0014).
   recipe = if wantsNixOS then builtins.unsafeDiscardOutputDependency nixosGuest.drvPath else null;
 in
 {
@@ -74,19 +75,19 @@ in
       type = lib.types.nullOr lib.types.str;
       internal = true;
       readOnly = true;
-      description = "The .drv of the guest that the first guest builds, if there is to be one.";
+      description = "The .drv of the guest that the first guest builds, if any.";
     };
     guestEnvironment = lib.mkOption {
       type = lib.types.attrsOf lib.types.str;
       internal = true;
       readOnly = true;
-      description = "Variables of the guest's nix-daemon.";
+      description = "Environment variables of the guest's nix-daemon.";
     };
   };
 
   config.services.darwin-vz = {
     inherit recipe;
-    # In lower case: what downloads in a guest (curl, git, and those which have both spellings) knows that one.
+    # In lower case: programs that download in a guest (curl, git, and those that accept both spellings) read that one.
     guestEnvironment = lib.filterAttrs (_: value: value != null && value != "") {
       http_proxy = cfg.proxy.http;
       https_proxy = cfg.proxy.https;
@@ -114,7 +115,7 @@ in
           (set "share-store" cfg.shareHostStore)
         ]
         ++ lib.optional (recipe != null) (set "recipe" recipe)
-        # Otherwise the program looks for it where installers of Nix put it.
+        # Otherwise the program searches the usual places of Nix installers.
         ++ lib.optional (recipe != null && config.nix.enable) (set "nix" "${config.nix.package}/bin")
         ++ lib.optional cfg.ephemeral (set "ephemeral" true)
         ++ lib.optional cfg.nestedVirtualization (set "nested-virtualization" true)
@@ -124,18 +125,18 @@ in
 
   config.warnings = lib.mkIf cfg.enable (
     lib.optional (wantsNixOS && left != [ ]) (
-      "services.darwin-vz.certificateFiles: the NixOS guest goes without ${
+      "services.darwin-vz.certificateFiles: the NixOS guest lacks ${
         lib.concatMapStringsSep ", " toString left
       }, "
-      + "because it can only have files of this configuration. Add the text to services.darwin-vz.certificates instead."
+      + "because it can only contain files of this configuration. Add the text to services.darwin-vz.certificates instead."
     )
     ++ map (
       name:
-      "services.darwin-vz: ${name} for the guest is ${cfg.guestEnvironment.${name}}, an address of this Mac alone: in the guest it is "
-      + "the guest's own. Have the proxy listen on an address that other computers reach, and name that in services.darwin-vz.proxy."
+      "services.darwin-vz: ${name} for the guest is ${cfg.guestEnvironment.${name}}, a loopback address: in the guest it is "
+      + "the guest's own. Make the proxy listen on an address that other computers can reach, and set that in services.darwin-vz.proxy."
     ) (lib.filter isOfThisMac (lib.attrNames (removeAttrs cfg.guestEnvironment [ "no_proxy" ])))
     ++ lib.optional (asksNix && !admitted) (
-      "services.darwin-vz: the service's user asks Nix for paths of this Mac's store, and nix.settings.allowed-users "
+      "services.darwin-vz: the service's user queries this Mac's Nix, and nix.settings.allowed-users "
       + "does not admit it. Add \"${cfg.user}\"."
     )
   );

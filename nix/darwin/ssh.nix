@@ -1,5 +1,5 @@
-# What ssh is told of the machine. The same block as the program prints (rust/guest/src/ssh/block.rs, which says what it is for); a test
-# compares them.
+# ssh's configuration for the machine. It is the block that the program prints (rust/guest/src/ssh/block.rs explains
+# it); a test compares them.
 { config, lib, ... }:
 let
   cfg = config.services.darwin-vz;
@@ -16,7 +16,7 @@ in
         UserKnownHostsFile ${names.knownHosts}
         HostKeyAlias ${names.alias}
         BindAddress 127.0.0.1
-        ConnectTimeout ${toString names.patienceSeconds}
+        ConnectTimeout ${toString names.connectTimeoutSeconds}
         AddressFamily any
         CanonicalizeHostname no
         ProxyCommand none

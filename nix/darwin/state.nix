@@ -1,10 +1,10 @@
-# What activation does besides what nix-darwin does of its own accord. nix-darwin runs `preActivation`, `extraActivation` and
-# `postActivation`, and silently drops a script of any other name.
+# The module's own activation steps. nix-darwin runs `preActivation`, `extraActivation` and `postActivation`, and silently
+# drops a script of any other name.
 #
-#   preActivation    refuses a state directory that has something in it and was not made here, before anything is changed
-#   extraActivation  makes it: it must be there before launchd loads the job (it is the job's working directory), and belongs to
-#                    a user who is made only later, hence numbers for owners. A marker in it says that it was made here
-#   postActivation   lets the program make its keys, as that user, and sees to it that launchd has the job
+#   preActivation    refuses a state directory that is not empty and was not made by this module, before anything changes
+#   extraActivation  makes it: it must exist before launchd loads the job (it is the job's working directory), and belongs
+#                    to a user that is created later, hence numeric owners. A marker in it says that this module made it
+#   postActivation   lets the program make its keys, as that user, and ensures that launchd has loaded the job
 #
 # Disabled: nix-darwin unloads the jobs, and removes files in /etc, user and group. The rest is removed last.
 #
@@ -24,9 +24,9 @@ in
   config = lib.mkMerge [
     (lib.mkIf cfg.enable {
       system.activationScripts.preActivation.text = ''
-        # darwin-vz-nix: nothing of somebody else's is taken over
+        # darwin-vz-nix: refuse a directory with foreign contents
         if [ ! -e ${names.marker} ] && [ -n "$(/bin/ls -A ${names.state} 2>/dev/null)" ]; then
-          printf >&2 '\e[1;31merror: services.darwin-vz.workingDirectory is %s, which has something in it that is not of darwin-vz-nix, aborting activation\e[0m\n' ${names.state}
+          printf >&2 '\e[1;31merror: services.darwin-vz.workingDirectory is %s, which contains files that darwin-vz-nix did not make, aborting activation\e[0m\n' ${names.state}
           printf >&2 'Name a directory that is empty or does not exist.\n'
           exit 2
         fi
@@ -35,7 +35,7 @@ in
         # darwin-vz-nix: the state directory, for its user alone
         /bin/mkdir -p ${names.state} ${names.home} ${names.marker}
         /bin/chmod 700 ${names.state}
-        # As a whole only if the user has another number than before: what is in it is the user's, and need not be plain files.
+        # Recursively only if the user's number has changed: the user owns the contents, which need not be plain files.
         if [ "$(/usr/bin/stat -f %u:%g ${names.home})" != ${owner} ]; then
           /usr/sbin/chown -RP ${owner} ${names.state}
         fi
@@ -50,8 +50,8 @@ in
         ${
           if cfg.allowUserSsh then
             ''
-              # ssh refuses a key that others can read if it belongs to whoever uses it, and root uses this one, too. It is read as
-              # its user, who could have put a link to something of root's there.
+              # ssh refuses a key that other users can read if it belongs to the user who runs ssh, and root uses this one, too. It
+              # is read as its user, who could have replaced it by a link to a file of root's.
               (cd / && /usr/bin/sudo -u ${cfg.user} -- /bin/cat ${names.machineDir}/id_ed25519) | (umask 077 && /bin/cat >${names.userKey}.new)
               /usr/sbin/chown ${toString cfg.uid}:admin ${names.userKey}.new
               /bin/chmod 640 ${names.userKey}.new
@@ -66,7 +66,7 @@ in
           printf >&2 '\e[1;31merror: the Linux builder has no keys, so ssh cannot reach it; see the message above\e[0m\n'
         fi
 
-        # nix-darwin unloads a job that has changed and loads it anew at once, which fails while the old one stops its guest.
+        # nix-darwin unloads a changed job and loads the new one at once, which fails while the old one stops its guest.
         darwinVzLoaded() {
           case "$(/bin/launchctl print system/${names.label} 2>/dev/null)" in
             *'${program}'*) return 0 ;;
@@ -87,7 +87,7 @@ in
     })
     (lib.mkIf (!cfg.enable) {
       system.activationScripts.postActivation.text = ''
-        # darwin-vz-nix is disabled: nothing of it stays${lib.optionalString cfg.keepDisk " but the disk"}
+        # darwin-vz-nix is disabled: everything is removed${lib.optionalString cfg.keepDisk " except for the disk"}
         /bin/rm -f ${names.knownHosts} ${names.userKey}
         if [ -d ${names.public} ]; then /bin/rmdir ${names.public} 2>/dev/null || true; fi
         if [ -e ${names.marker} ]; then
@@ -98,11 +98,11 @@ in
           ''
             if [ -e ${names.machines} ]; then
               /usr/bin/find ${names.machines} ! -name data.img ! -type d -delete
-              # Not what it is called with: a Mac's find does not delete that.
+              # Not the starting directory itself: a Mac's find does not delete that.
               /usr/bin/find ${names.machines} -mindepth 1 -depth -type d -empty -delete
               /bin/rmdir ${names.machines} 2>/dev/null || true
             fi
-            # With the disk, the marker stays.
+            # While the disk is kept, so is the marker.
             if [ ! -e ${names.machines} ]; then /bin/rmdir ${names.marker}; fi
           ''
         else

@@ -1,5 +1,5 @@
-# What the module defines outside of its own options and cannot have otherwise. A second definition is an error of the module
-# system's, which names this module's files and not what to do instead; the assertions here do, and come first.
+# Values that the module sets outside of its own options and that must not differ. The module system's error for a
+# second definition names this module's files without a remedy; the assertions here come first and give one.
 {
   config,
   lib,
@@ -10,7 +10,7 @@ let
   cfg = config.services.darwin-vz;
   names = import ./names.nix { inherit cfg; };
   etc = name: config.environment.etc.${name}.source;
-  # A file that another source has replaced is no error of nix-darwin's, and the text is lost.
+  # nix-darwin reports no error for a file whose source another module replaces, and the text would be lost.
   writtenText =
     name:
     let
@@ -23,7 +23,7 @@ let
   group = config.users.groups.${cfg.group};
   listener = job.serviceConfig.Sockets.Listeners;
 
-  # Of the options of a job: all that the module sets, as `launchd.daemons.NAME.serviceConfig.KEY`.
+  # All options of a job that the module sets, as `launchd.daemons.NAME.serviceConfig.KEY`.
   keys =
     name: daemon: instead:
     map (key: {
@@ -32,7 +32,7 @@ let
       instead = instead.${key} or fixed;
     });
   set = option: "Set services.darwin-vz.${option} instead.";
-  fixed = "It has to be as it is: remove that line.";
+  fixed = "The module's value must not differ: remove that line.";
 
   settled = [
     {
@@ -44,7 +44,7 @@ let
       option = "environment.etc.\"${names.configFile}\"";
       value = etc names.configFile;
       whole = true;
-      instead = "Set options of services.darwin-vz instead: the service reads what they say.";
+      instead = "Set options of services.darwin-vz instead: the service reads those.";
     }
     {
       option = "launchd.daemons.${names.service}.command";
@@ -123,9 +123,9 @@ let
   ++ lib.optional (!config.nix.enable) {
     option = "environment.etc.\"nix/machines\"";
     value = writtenText "nix/machines";
-    instead = "Give builders of your own as its text: those lines and the module's come into one file.";
+    instead = "Add your own builders as its text: the file gets those lines and the module's.";
   };
-  # What these values are made of. An error there is the user's own, and has the module system's words.
+  # What these values are made of. Errors in them are the user's own, and are reported by the module system.
   ours = [
     cfg.user
     cfg.uid
@@ -136,7 +136,8 @@ let
     cfg.onDemand
     cfg.allowUserSsh
   ];
-  # Those with the program and its settings in them take the whole guest to evaluate, which is for Macs that can have one.
+  # Values that contain the program and its settings need the whole guest to be evaluated, so they are left to Macs that
+  # can have one.
   sound = pkgs.stdenv.hostPlatform.isDarwin && pkgs.stdenv.hostPlatform.isAarch64;
   oursOf = each: if each.whole or false then [ "${cfg.package} ${cfg.configFile}" ] else [ ];
   undisputed =

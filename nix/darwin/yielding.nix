@@ -1,8 +1,8 @@
-# How the module sets options that are not its own.
+# How the module sets options that it does not own.
 #
-# `yielding` is for what a user may want otherwise: it gives way to a plain definition, and to none with `mkDefault`, as another
-# module's default must not switch the builder off. What cannot be otherwise is defined plainly, and assertions.nix has words for
-# a second definition, which the module system would only call conflicting.
+# `yielding` is for values that a user may override: a plain definition wins over it, but `mkDefault` does not, as
+# another module's default must not switch the builder off. Values that must not differ are defined plainly, and
+# undisputed.nix explains a second definition, which the module system would only call conflicting.
 { lib }:
 {
   yielding = lib.mkOverride 900;

@@ -1,4 +1,4 @@
-# The agent as a service: the only way in, over vsock. There is no sshd of systemd's and no TCP port.
+# The agent as a service: the only access to the guest, over vsock. No sshd is run by systemd, and no TCP port is open.
 {
   config,
   lib,
@@ -33,7 +33,7 @@ in
         Restart = "always";
         StandardOutput = "journal+console";
         LimitNOFILE = 65536;
-        # Each log-in is a process of the agent's, and outlives its restart.
+        # Each login is a process of the agent's, and outlives its restart.
         KillMode = "process";
       };
       unitConfig.StartLimitIntervalSec = 0;

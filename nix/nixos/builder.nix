@@ -1,4 +1,4 @@
-# Who builds, and how.
+# Build users and Nix settings.
 {
   config,
   lib,
@@ -16,7 +16,7 @@ in
   users.users.builder = {
     isNormalUser = true;
     uid = 1000;
-    # No password fits. Not `!`: sshd without PAM lets nobody in whose account is locked.
+    # No password matches. Not `!`: sshd without PAM refuses logins to locked accounts.
     hashedPassword = "*";
   };
   users.users.sshd = {
@@ -38,22 +38,23 @@ in
     ];
     max-jobs = lib.mkDefault "auto";
     sandbox = lib.mkDefault true;
-    # The disk is a cache, made anew after an unclean stop, so nothing needs to be flushed for safety.
+    # The disk is a cache, formatted after an unclean stop, so nothing needs a flush for safety.
     fsync-metadata = lib.mkDefault false;
-    # Where the host's store is not shared; the agent collects garbage in any case. No max-free: an overlay's garbage is miscounted.
+    # Used where the host's store is not shared; the agent collects garbage in any case. No max-free: Nix miscounts an
+    # overlay's garbage.
     min-free = lib.mkDefault 268435456;
-    # A build that has written nothing for so long hangs. A client's own limits do not reach this Nix.
+    # A build that has written nothing for this long hangs. A client's own limits do not apply to this Nix.
     max-silent-time = lib.mkDefault 7200;
   };
   systemd.services.nix-daemon = {
     inherit (cfg) environment;
-    # Written by the agent where the host's store is shared; and what Nix then needs to mount its store anew.
+    # The agent writes it where the host's store is shared; Nix then needs `mount` to remount its store.
     serviceConfig.EnvironmentFile = "-/run/darwin-vz/nix-daemon.env";
     path = [ pkgs.util-linux ];
   };
   security.pki = { inherit (cfg) certificateFiles certificates; };
 
-  # What sshd's own PATH has: a login for a command reads no profile.
+  # Programs on sshd's own PATH, as a login with a command reads no profile.
   systemd.tmpfiles.rules =
     map (name: "L+ /usr/bin/${name} - - - - ${package}/bin/${name}") [
       "nix"

@@ -1,4 +1,5 @@
-# The bundle of a NixOS guest. It is built on Linux, also if a Mac asks for it: that takes a builder, such as the base guest.
+# The bundle of a NixOS guest. It is built on Linux, even if a Mac requests it: that needs a builder, such as the base
+# guest.
 {
   stdenv,
   path,

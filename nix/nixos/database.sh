@@ -5,7 +5,7 @@ registration=$1 out=$2
 state=$(mktemp -d)
 HOME=$state NIX_REMOTE="local?root=$state" nix-store --load-db <"$registration"
 mkdir "$out"
-# Not the space which Nix reserves there, nor its locks.
+# Without the space that Nix reserves there, and without its locks.
 cp "$state/nix/var/nix/db/db.sqlite" "$state/nix/var/nix/db/schema" "$out/"
 chmod 755 "$out"
 chmod 644 "$out"/*

@@ -1,7 +1,7 @@
-# What is a matter of taste in a guest: mostly what NixOS has by default and a builder does not need. All of it is a default.
+# Defaults for a guest: mostly NixOS features that a builder does not need. All of them can be overridden.
 #
-# A definition of `extraNixOSConfig` wins over the first set. NixOS itself sets what is in the second, so those are stronger than a
-# plain definition, and give way to `mkForce`.
+# A definition in `extraNixOSConfig` wins over the first set. The second set overrides NixOS's own plain definitions, so
+# it is stronger than a plain definition, and only `mkForce` overrides it.
 {
   config,
   lib,
@@ -15,8 +15,8 @@ let
     system.stateVersion = lib.trivial.release;
     system.disableInstallerTools = true;
     system.tools.nixos-version.enable = false;
-    system.switch.enable = false; # a guest never switches: its successor boots
-    networking.hostName = ""; # the agent sets the one that the host gives
+    system.switch.enable = false; # a guest never switches systems: its successor boots
+    networking.hostName = ""; # the agent sets the host's choice
 
     # The guest's own downloads; no unit waits for the network, and nothing listens on it.
     networking.firewall.enable = false;
@@ -26,7 +26,7 @@ let
       LLMNR = false;
       MulticastDNS = false;
     };
-    services.timesyncd.enable = false; # the host sets the clock, also after it slept
+    services.timesyncd.enable = false; # the host sets the clock, also after sleep
 
     boot.kernel.sysctl."kernel.panic" = -1;
     boot.enableContainers = false;
@@ -41,9 +41,9 @@ let
     console.enable = false; # fonts and keymaps: there is a serial line alone
     systemd.tpm2.enable = false;
     systemd.coredump.enable = false;
-    systemd.oomd.enable = false; # what runs out of memory here is a build, and the kernel tells it so
-    # An image of systemd in memory, made at each stop, for unmounting what systemd runs from. Nothing needs that here: what is
-    # written to is in memory or read-only by then (shutdown.nix).
+    systemd.oomd.enable = false; # a process that runs out of memory here is a build, and the kernel kills it
+    # At each stop, NixOS makes an image of systemd in memory, to unmount the file systems that systemd runs from.
+    # Nothing needs that here: every writable file system is in memory or read-only by then (shutdown.nix).
     systemd.shutdownRamfs.enable = false;
     services.fstrim.enable = false; # the host asks the agent
     services.nscd.enable = false; # names are in files, or asked of resolved by DNS
@@ -52,7 +52,7 @@ let
     services.logrotate.enable = false;
     security.sudo.enable = false;
     security.polkit.enable = false;
-    # No program raises its privileges, unless one of these was asked for.
+    # No setuid programs, unless one of these was requested.
     security.enableWrappers = config.security.sudo.enable || config.security.polkit.enable;
     programs.nano.enable = false;
     programs.bash.completion.enable = false;
@@ -77,15 +77,15 @@ in
     (lib.mapAttrsRecursive (_: lib.mkDefault) defaults)
     {
       boot.kernelPackages = lib.mkDefault pkgs.linuxPackages;
-      # The one program of D-Bus that needs X starts a bus for a desktop.
+      # The only program of D-Bus that needs X starts a bus for a desktop.
       services.dbus.dbusPackage = lib.mkDefault (pkgs.dbus.override { x11Support = false; });
     }
     {
       system.nssModules = lib.mkIf (!config.services.nscd.enable) (instead [ ]);
       system.fsPackages = instead [ ];
       programs.less.enable = instead false;
-      security.pam.services.su.forwardXAuth = instead false; # brings xauth and libraries of X
-      # For whom looks into the guest; builds bring their own.
+      security.pam.services.su.forwardXAuth = instead false; # needs xauth and X libraries
+      # For interactive use; builds bring their own.
       environment.corePackages = instead [
         pkgs.bashInteractive
         pkgs.coreutils-full

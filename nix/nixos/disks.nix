@@ -2,15 +2,15 @@
 #
 #   /                tmpfs
 #   /nix/.image      the image, erofs, read-only: the store paths of this system
-#   /data            the data disk: a cache (decision 0001). The agent judges it, formats it if need be, and mounts it
-#   /data/nix        its directory `nixos`: what other guests keep at this place, the agent deletes
+#   /data            the data disk: a cache (decision 0001). The agent checks it, formats it if needed, and mounts it
+#   /data/nix        its directory `nixos`; the agent deletes what other guests keep at this place
 #   /mnt/nix-store   the host's store, if it is shared, read-only; mounted by the agent
 #   /nix/store       the data disk over the image, and that over the host's store
 #   /nix/var, /tmp   directories of the data disk
 #
-# One service of the initrd does it all, in order: what it mounts depends on what the agent found. Nix's database on the data
-# disk knows the image's paths: it begins as a copy of the image's own. With another image it would be wrong, so the directory is
-# made anew then. What leaves the disk clean is in shutdown.nix.
+# One service of the initrd does all of this, in order, as the mounts depend on the agent's findings. Nix's database on
+# the data disk contains the image's paths: it begins as a copy of the image's own. With another image it would be
+# wrong, so the directory is then made again. shutdown.nix leaves the disk clean.
 {
   config,
   lib,
@@ -19,7 +19,7 @@
 }:
 let
   inherit (config.services.darwin-vz-guest) agent;
-  # Units of the initrd that look into the system's store.
+  # Units of the initrd that read the system's store.
   readers = [
     "initrd-fs.target"
     "initrd-find-nixos-closure.service"
@@ -38,7 +38,7 @@ in
 
   boot.initrd.kernelModules = [
     "virtio_pci"
-    "virtio_console" # hvc0, where a boot that fails says why
+    "virtio_console" # hvc0, where a failed boot prints the reason
     "virtio_blk"
     "virtio_net"
     "virtio_rng"
@@ -47,7 +47,7 @@ in
     "erofs"
     "ext4"
     "overlay"
-    # The power button must be there before the agent says Ready, so its drivers do not wait for udev.
+    # The power button must exist before the agent sends Ready, so its drivers do not wait for udev.
     "button"
     "evdev"
   ]
@@ -76,8 +76,8 @@ in
       # `make check-guests` runs this text with another shell, so it is plain sh.
       script = ''
         root=/sysroot
-        # Payload to $root/darwin-vz, data disk to $root/data, with its directory `nixos` at $root/data/nix. On failure it says why
-        # and powers off.
+        # Moves the payload to $root/darwin-vz, and mounts the data disk at $root/data, with its directory `nixos` at
+        # $root/data/nix. On failure it prints the reason and powers off.
         ${agent}/bin/darwin-vz-agent initrd $root nixos
 
         mkdir -p $root/nix/.image $root/nix/store $root/nix/var $root/tmp
@@ -98,7 +98,7 @@ in
         mkdir -p $root/data/tmp
         chmod 1777 $root/data/tmp
 
-        # As the agent mounts it in other guests.
+        # With the same options as the agent uses in other guests.
         lower=$root/nix/.image
         while read -r _ mounted kind _; do # the initrd has no grep
           if [ "$kind $mounted" = "virtiofs $root/mnt/nix-store" ]; then lower=$lower:$mounted; fi

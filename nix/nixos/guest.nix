@@ -8,8 +8,8 @@
 #             what NixOS has and a builder does not need                            defaults.nix
 #   bundle    kernel, initrd, image, guest.json                                     image.nix
 #
-# The rules: nothing that a builder does not need. What the contract asks for is set plainly, here and in the files above; all
-# else is a default, which `extraNixOSConfig` may change like any default of NixOS's (defaults.nix).
+# The rules: nothing that a builder does not need. What the contract requires is set plainly, here and in the files
+# above; everything else is a default, which `extraNixOSConfig` may change like any default of NixOS's (defaults.nix).
 { lib, ... }:
 {
   imports = [
@@ -31,16 +31,16 @@
     certificates = lib.mkOption {
       type = lib.types.listOf lib.types.str;
       default = [ ];
-      description = "More of them, as text.";
+      description = "Further certificate authorities, as text.";
     };
     environment = lib.mkOption {
       type = lib.types.attrsOf lib.types.str;
       default = { };
-      description = "Variables of nix-daemon, such as proxies.";
+      description = "Environment variables of nix-daemon, such as proxies.";
     };
   };
 
-  # A rule of the contract each.
+  # Each implements a rule of the contract.
   config = {
     networking.useDHCP = false;
     networking.useNetworkd = true;

@@ -27,7 +27,7 @@ in
       {
         nativeBuildInputs = [
           pkgs.erofs-utils
-          config.nix.package # of the guest's version, which its database must suit
+          config.nix.package # the guest's version, which must match its database
           (lib.getBin pkgs.sqlite)
         ];
         closure = pkgs.closureInfo { rootPaths = [ toplevel ]; };
@@ -37,7 +37,7 @@ in
       ''
         mkdir $out
         sh ${./database.sh} $closure/registration nix-db
-        # Not the time of this build, so that the image can be made again.
+        # A constant time, so that the image is reproducible.
         sqlite3 nix-db/db.sqlite 'UPDATE ValidPaths SET registrationTime = 1'
         sed 's|^/nix/store/||' $closure/store-paths >names
         tar --create --sort=name --mtime=@1 --owner=0 --group=0 --numeric-owner --format=pax \

@@ -1,10 +1,10 @@
 # shellcheck shell=sh
-# Makes the data disk read-only, which marks it clean. Log-ins and builds outlive the services that started them, and hold files
-# of the disk: they get SIGTERM, after half a second SIGKILL.
+# Makes the data disk read-only, which marks it clean. Logins and builds outlive the services that started them and hold
+# files of the disk, so they get SIGTERM, and SIGKILL after half a second.
 
 read_only() { mount -o remount,ro /data 2>/dev/null; }
 
-# left_behind: the control groups of all units that are not active any more and still have processes. Not this script's.
+# left_behind: the control groups of inactive units that still have processes, except for this script's own.
 left_behind() {
   for group in /sys/fs/cgroup/*.slice/*.service /sys/fs/cgroup/*.slice/*.scope /sys/fs/cgroup/*.slice/*.slice/*.service \
     /sys/fs/cgroup/*.slice/*.slice/*.scope; do

@@ -1,10 +1,10 @@
 # x86_64 programs through Rosetta, where the host offers it: the share `rosetta`.
 #
-# The interpreter is registered with the flags F, which opens it at once, so that it is found in builds' sandboxes, and C, as
-# Apple asks for. Since macOS 14 it also knows P, with which programs learn the name they were called by; an older one would
-# take that name for an argument. So a real x86_64 program is run, under a name that is not its file's, first with P and then
-# without. Only if that works, Nix is told that this machine builds for x86_64-linux: a Rosetta which does not fit macOS or the
-# processor would fail each build otherwise.
+# The interpreter is registered with the flags F, which opens it at once, so that it is available in builds' sandboxes,
+# and C, as Apple requires. Since macOS 14 it also supports P, which passes the name by which a program was called; an
+# older one would take that name for an argument. So the unit runs a real x86_64 program, under a name other than its
+# file's, first with P and then without. Only if that works does it register x86_64-linux with Nix: a Rosetta that does
+# not fit macOS or the processor would otherwise fail each build.
 {
   config,
   lib,
@@ -15,7 +15,7 @@ let
   mountPoint = "/run/rosetta";
   probe = "/run/darwin-vz-probe";
   binfmt = "/proc/sys/fs/binfmt_misc";
-  # Static, and in the public cache. It is a shell and nothing else, and only under the name of one.
+  # Static, and in the public cache. It contains only a shell, under a shell's name.
   shell = "${
     (import pkgs.path {
       system = "x86_64-linux";
@@ -48,11 +48,12 @@ in
       script = ''
         mkdir -p ${mountPoint}
         mount -t virtiofs -o ro rosetta ${mountPoint} 2>/dev/null || exit 0 # the host does not offer it
-        # NixOS has a unit for it only where it registers something itself.
+        # NixOS has a unit for it only if it registers an interpreter itself.
         [ -e ${binfmt}/register ] || mount -t binfmt_misc binfmt_misc ${binfmt}
         mkdir -p ${probe}
         cp -f ${shell} ${probe}/sh
-        # works FLAGS ANSWER: registers it, and asks a program for the name by which it was called, and a product
+        # works FLAGS ANSWER: registers the interpreter, and asks a program for the name by which it was called, and a
+        # product
         works() {
           [ ! -e ${binfmt}/rosetta ] || echo -1 >${binfmt}/rosetta
           printf '%s' ':rosetta:M::${magic}:${mask}:${mountPoint}/rosetta:'"$1" >${binfmt}/register

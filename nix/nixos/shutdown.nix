@@ -1,14 +1,14 @@
-# The way down: what leaves the data disk clean, so that the next boot keeps it (docs/guest-contract.md, "Stop").
+# The shutdown: leaves the data disk clean, so that the next boot keeps it (docs/guest-contract.md, "Stop").
 #
-# The overlay at /nix/store, from which PID 1 itself runs, is busy to the very end, and with it the data disk. So no unmount
-# writes the mark that says that the disk is clean. A unit makes the disk read-only, which does, after all services have stopped
-# and before anything is unmounted.
+# The overlay at /nix/store, from which PID 1 itself runs, is busy until the very end, and with it the data disk. So no
+# unmount writes the mark that the disk is clean. A unit makes the disk read-only instead, which does, after all
+# services have stopped and before anything is unmounted.
 { config, pkgs, ... }:
 {
   systemd.services.darwin-vz-leave-clean = {
     description = "Data disk left clean";
     wantedBy = [ "sysinit.target" ];
-    # What stops last starts first.
+    # The unit that starts first stops last.
     before = [
       "sysinit.target"
       "shutdown.target"

@@ -1,8 +1,8 @@
 {
   description = "Flakes to begin with";
 
-  # A flake of its own, without inputs: `nix flake init` fetches all inputs of the flake that a template is in, and no template
-  # needs the repository's.
+  # A separate flake without inputs: `nix flake init` fetches all inputs of a template's flake, and no template needs
+  # the repository's.
   outputs = _: {
     templates.default = {
       path = ./mac;

@@ -185,10 +185,10 @@ fn doctor_does_not_call_fine_what_nix_asks_in_vain() {
     for (builders, said) in [
         (
             "ssh://localhost?remote-program=DIR/plain/x-darwin-vz-nix-connect ARCH-linux",
-            "the direct door is for ssh-ng",
+            "the direct door requires ssh-ng",
         ),
         ("ssh-ng://builder@darwin-vz-builder ARCH-linux DIR/none 4 1", "which is missing"),
-        ("ssh-ng://builder@darwin-vz-builder ARCH-linux KEY 4 1 - - c3NoLWVkMjU1MTkgQUFBQQ==", "another host key"),
+        ("ssh-ng://builder@darwin-vz-builder ARCH-linux KEY 4 1 - - c3NoLWVkMjU1MTkgQUFBQQ==", "a host key other"),
     ] {
         let builders = host.filled(builders).replace("ARCH", std::env::consts::ARCH);
         assert_eq!(host.nix(&builders), Asks, "{builders}");

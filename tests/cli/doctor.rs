@@ -55,7 +55,7 @@ fn a_fault_is_reported_in_text_and_json_and_repaired_on_request() {
     --- stdout
     failed   keys             [DIR]/machines/builder/id_ed25519 can be read by other users (mode 0644)
              hint: close it: chmod 600 [DIR]/machines/builder/id_ed25519
-             hint: if others may have read it, make new keys: `darwin-vz-nix destroy`
+             hint: if other users may have read it, make new keys: `darwin-vz-nix destroy`
              --fix would: chmod 600 [DIR]/machines/builder/id_ed25519
     ok       known-hosts      [DIR]/machines/builder/known_hosts pins the guest's host key alone
 
@@ -76,7 +76,7 @@ fn a_fault_is_reported_in_text_and_json_and_repaired_on_request() {
           "evidence": "[DIR]/machines/builder/id_ed25519 can be read by other users (mode 0644)",
           "hints": [
             "close it: chmod 600 [DIR]/machines/builder/id_ed25519",
-            "if others may have read it, make new keys: `darwin-vz-nix destroy`"
+            "if other users may have read it, make new keys: `darwin-vz-nix destroy`"
           ],
           "repairs": [
             "chmod 600 [DIR]/machines/builder/id_ed25519"
@@ -122,7 +122,7 @@ fn a_daemon_is_asked_over_its_socket() {
     exit 9
     --- stdout
     failed   daemon           process 1 answers, but does not hold the state directory's lock
-             hint: the directory was made anew beneath it: end it, and start another
+             hint: the directory was replaced while it ran: end that process, and start the daemon again
     ok       port             the daemon listens on 127.0.0.1:31122
 
     2 checks: 1 ok, 1 failed

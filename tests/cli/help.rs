@@ -321,7 +321,7 @@ fn a_wrong_command_line_is_exit_code_2() {
     assert_snapshot!(run(dir.path(), &["--machine", "A/B", "status"]), @r#"
     exit 2
     --- stderr
-    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is no machine name: take 1 to 32 of a-z, 0-9 and '-', the first a letter
+    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter
 
     For more information, try '--help'.
     "#);

@@ -166,7 +166,7 @@ fn mistakes_in_flags_and_variables() {
     assert_snapshot!(with("DARWIN_VZ_NIX_MACHINE", "-"), @r#"
     exit 3
     --- stderr
-    error: DARWIN_VZ_NIX_MACHINE: "-" is no machine name: take 1 to 32 of a-z, 0-9 and '-', the first a letter
+    error: DARWIN_VZ_NIX_MACHINE: "-" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter
     "#);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the settings: a mistake leaves nothing behind");
 }

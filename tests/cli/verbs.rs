@@ -34,35 +34,35 @@ fn without_a_daemon() {
     --- stderr
     error: no daemon answers on [DIR]/api.sock
       hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
-      hint: if one runs with another state directory, name that with --state-dir
+      hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["status", "--json"]), @r#"
     exit 4
     --- stdout
-    {"kind":"not-running","message":"no daemon answers on [DIR]/api.sock","hints":["start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`","if one runs with another state directory, name that with --state-dir"]}
+    {"kind":"not-running","message":"no daemon answers on [DIR]/api.sock","hints":["start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`","if one runs with another state directory, pass it with --state-dir"]}
     --- stderr
     error: no daemon answers on [DIR]/api.sock
       hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
-      hint: if one runs with another state directory, name that with --state-dir
+      hint: if one runs with another state directory, pass it with --state-dir
     "#);
     assert_snapshot!(run(dir, &["stop"]), @r"
     exit 4
     --- stderr
     error: no daemon answers on [DIR]/api.sock
       hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
-      hint: if one runs with another state directory, name that with --state-dir
+      hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["logs"]), @r"
     exit 4
     --- stderr
     error: no daemon answers on [DIR]/api.sock
       hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
-      hint: if one runs with another state directory, name that with --state-dir
+      hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["connect", "--stdio"]), @r"
     exit 4
     --- stderr
-    darwin-vz-nix: no daemon answers on [DIR]/api.sock; start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`; if one runs with another state directory, name that with --state-dir
+    darwin-vz-nix: no daemon answers on [DIR]/api.sock; start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`; if one runs with another state directory, pass it with --state-dir
     ");
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "only the settings: asking makes nothing");
 }
@@ -150,7 +150,7 @@ fn doctor_judges_the_backend_by_what_the_daemon_has_or_says_whose_search_path_it
     let found = transcript(alone.path(), doctor);
     assert!(found.starts_with("exit 5\n"), "{found}");
     assert!(
-        found.contains("as no daemon runs: a daemon may have another search path than /nonexistent/bin"),
+        found.contains("as no daemon runs (a daemon's search path may differ), with the search path /nonexistent/bin"),
         "{found}"
     );
 }

@@ -257,7 +257,7 @@ in
             nix.enable = false;
             environment.etc."nix/machines".source = ./refused.nix;
           };
-          says = "Give builders of your own as its text";
+          says = "Add your own builders as its text";
         };
       };
 

@@ -1,4 +1,5 @@
-//! The guest's agent: PID 1 of the base guest, a service of others. All of it is in `pid1`; elsewhere than on Linux there is nothing to run.
+//! The guest's agent: PID 1 of the base guest, a service in other guests. All code is in `pid1`; on systems other than
+//! Linux the program does nothing.
 
 #[cfg(target_os = "linux")]
 mod pid1;
@@ -10,6 +11,6 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() -> std::process::ExitCode {
-    eprintln!("darwin-vz-agent is for a Linux guest and does nothing on this system");
+    eprintln!("darwin-vz-agent runs in a Linux guest and does nothing on this system");
     std::process::ExitCode::from(64)
 }

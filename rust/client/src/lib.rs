@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::net::UnixStream;
 
-/// A daemon to talk to, by its socket. It may or may not be there.
+/// The client of one daemon, addressed by its socket. The daemon need not run.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -34,7 +34,7 @@ pub struct Client {
 pub struct RawStream {
     /// The stream; its next byte follows `early`.
     pub stream: UnixStream,
-    /// What the guest sent together with the answer's head.
+    /// Bytes that the guest sent together with the answer's head.
     pub early: Bytes,
 }
 
@@ -44,17 +44,17 @@ impl Client {
         Client { socket: state_dir.join(SOCKET_NAME) }
     }
 
-    /// The daemon serves.
+    /// Succeeds if the daemon serves requests.
     pub async fn health(&self) -> Result<(), Report> {
         self.call::<serde_json::Value>(Method::GET, "/v1/health", Bytes::new()).await.map(drop)
     }
 
-    /// Everything, now.
+    /// The status of the daemon and all machines, now.
     pub async fn status(&self) -> Result<DaemonStatus, Report> {
         self.call(Method::GET, "/v1/status", Bytes::new()).await
     }
 
-    /// Everything, once it is newer than `generation` or the time is over.
+    /// The same, once its generation exceeds `generation` or the timeout is over.
     pub async fn status_after(&self, generation: u64, timeout: Duration) -> Result<DaemonStatus, Report> {
         let path = format!("/v1/status?after={generation}&timeout={}", timeout.as_secs());
         self.call(Method::GET, &path, Bytes::new()).await
@@ -70,32 +70,32 @@ impl Client {
         self.post(&format!("/v1/machines/{machine}/stop"), request).await
     }
 
-    /// Has the guest, which is started where needed, give back what its disk does not use.
+    /// Makes the guest discard its unused disk blocks on the host; starts it if needed.
     pub async fn trim(&self, machine: &MachineName) -> Result<Trimmed, Report> {
         self.call(Method::POST, &format!("/v1/machines/{machine}/trim"), Bytes::new()).await
     }
 
-    /// Has a machine's guest stand still; returns when it does.
+    /// Pauses a machine's guest; returns when it is paused.
     pub async fn pause(&self, machine: &MachineName) -> Result<(), Report> {
         self.order(&format!("/v1/machines/{machine}/pause")).await
     }
 
-    /// Has it go on; returns when it answers.
+    /// Resumes it; returns when it answers.
     pub async fn resume(&self, machine: &MachineName) -> Result<(), Report> {
         self.order(&format!("/v1/machines/{machine}/resume")).await
     }
 
-    /// What goes through the doors now.
+    /// The open connections.
     pub async fn connections(&self) -> Result<Connections, Report> {
         self.call(Method::GET, "/v1/connections", Bytes::new()).await
     }
 
-    /// The settings that the daemon goes by.
+    /// The daemon's settings.
     pub async fn config(&self) -> Result<ConfigView, Report> {
         self.call(Method::GET, "/v1/config", Bytes::new()).await
     }
 
-    /// What the daemon counts.
+    /// The daemon's metrics, in OpenMetrics.
     pub async fn metrics(&self) -> Result<String, Report> {
         let response = self.send(Method::GET, "/v1/metrics", Bytes::new(), None).await?;
         let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
@@ -114,18 +114,18 @@ impl Client {
         self.call(Method::GET, &format!("/v1/machines/{machine}/generations"), Bytes::new()).await
     }
 
-    /// Goes to another one at the next boot.
+    /// Selects the generation of the next boot.
     pub async fn roll_back(&self, machine: &MachineName, request: &RollbackRequest) -> Result<(), Report> {
         self.post(&format!("/v1/machines/{machine}/generations/rollback"), request).await
     }
 
-    /// Has the recipe built and tried; does not wait for it.
+    /// Requests a build and a trial of the recipe; does not wait for them.
     pub async fn build_generation(&self, machine: &MachineName) -> Result<(), Report> {
         let path = format!("/v1/machines/{machine}/generations/build");
         self.call::<serde_json::Value>(Method::POST, &path, Bytes::new()).await.map(drop)
     }
 
-    /// Deletes one.
+    /// Deletes a generation.
     pub async fn delete_generation(&self, machine: &MachineName, number: u32) -> Result<(), Report> {
         let path = format!("/v1/machines/{machine}/generations/{number}");
         self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
@@ -146,7 +146,7 @@ impl Client {
         self.console_of(machine, 0, follow, lines).await
     }
 
-    /// A machine's console in a boot: 0 is the present or last one, -1 the one before, and a positive number a boot by its number.
+    /// A machine's console in one boot: 0 is the present or last boot, -1 the one before, a positive number that boot.
     pub async fn console_of(
         &self,
         machine: &MachineName,
@@ -154,33 +154,33 @@ impl Client {
         follow: bool,
         lines: Option<usize>,
     ) -> Result<Text, Report> {
-        // Without a number also an older daemon understands it.
+        // Left out for 0, so that an older daemon understands the request.
         let boot = if boot == 0 { String::new() } else { format!("&boot={boot}") };
         self.text_of(&format!("/v1/machines/{machine}/console"), &boot, follow, lines).await
     }
 
-    /// What a machine's backend can do, as the daemon finds it.
+    /// The capabilities of a machine's backend, as the daemon determines them.
     pub async fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
         self.call(Method::GET, &format!("/v1/machines/{machine}/capabilities"), Bytes::new()).await
     }
 
-    /// What is known of a machine's last boots.
+    /// The records of a machine's last boots.
     pub async fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
         self.call(Method::GET, &format!("/v1/machines/{machine}/boots"), Bytes::new()).await
     }
 
-    /// What was said when a machine's recipe was built, or the last lines of it.
+    /// The log of the last build of a machine's recipe, or its last lines.
     pub async fn build_log(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
         self.text(&format!("/v1/machines/{machine}/build-log"), follow, lines).await
     }
 
-    /// What happens from now on.
+    /// The events from now on.
     pub async fn events(&self) -> Result<Events, Report> {
         let body = self.send(Method::GET, "/v1/events", Bytes::new(), None).await?.into_body();
         Ok(Events { text: Text { body }, pending: Vec::new() })
     }
 
-    /// Opens a byte stream to a service of the guest, which is started where needed.
+    /// Opens a byte stream to a service of the guest; starts it if needed.
     pub async fn connect(&self, machine: &MachineName, service: Service) -> Result<RawStream, Report> {
         let path = format!("/v1/machines/{machine}/connect/{service}");
         let response = self.send(Method::GET, &path, Bytes::new(), Some(UPGRADE)).await?;
@@ -188,7 +188,7 @@ impl Client {
             return Err(strange(format!("it answered {} to a request for a stream", response.status())));
         }
         if !names_our_stream(response.headers()) {
-            return Err(strange("it changed to another protocol than was asked for".to_owned()));
+            return Err(strange("it switched to a protocol other than the requested one".to_owned()));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| gone(&error))?;
         let parts = upgraded
@@ -213,7 +213,7 @@ impl Client {
         self.call::<serde_json::Value>(Method::POST, path, body.into()).await.map(drop)
     }
 
-    /// A request without a body whose answer says nothing but that it is done.
+    /// A request without a body and with an empty answer.
     async fn order(&self, path: &str) -> Result<(), Report> {
         self.call::<serde_json::Value>(Method::POST, path, Bytes::new()).await.map(drop)
     }
@@ -224,7 +224,7 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| strange(format!("its answer cannot be read: {error}")))
     }
 
-    /// Sends one request on a connection of its own. An answer of 400 or more is the report it holds.
+    /// Sends one request on its own connection. An answer of 400 or more becomes the report that it contains.
     async fn send(
         &self,
         method: Method,
@@ -234,7 +234,7 @@ impl Client {
     ) -> Result<Response<Incoming>, Report> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| gone(&error))?;
-        // Ends with the connection; an error shows in the answer.
+        // Ends with the connection; the answer shows an error.
         tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if let Some(token) = upgrade {
@@ -260,15 +260,15 @@ impl Client {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 Report::new(Kind::NotRunning, format!("no daemon answers on {socket}"))
                     .hint("start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`")
-                    .hint("if one runs with another state directory, name that with --state-dir")
+                    .hint("if one runs with another state directory, pass it with --state-dir")
             }
             io::ErrorKind::PermissionDenied => {
-                Report::new(Kind::Host, format!("this user may not talk to the daemon on {socket}"))
+                Report::new(Kind::Host, format!("this user may not connect to the daemon on {socket}"))
                     .hint("run this as the user the daemon runs as, or as root")
             }
             io::ErrorKind::InvalidInput => {
                 Report::new(Kind::State, format!("the path {socket} is too long for a Unix socket"))
-                    .hint("name a state directory with a shorter path with --state-dir")
+                    .hint("use a state directory with a shorter path: --state-dir")
             }
             _ => Report::new(Kind::NotRunning, format!("the daemon cannot be reached on {socket}: {error}"))
                 .hint("see what is wrong with the state directory: `darwin-vz-nix doctor`"),
@@ -277,12 +277,12 @@ impl Client {
 }
 
 fn gone(error: &hyper::Error) -> Report {
-    Report::new(Kind::NotRunning, format!("the daemon ended the conversation: {error}"))
+    Report::new(Kind::NotRunning, format!("the daemon closed the connection: {error}"))
         .hint("its log says why: `darwin-vz-nix logs`")
 }
 
 fn strange(what: String) -> Report {
-    Report::new(Kind::Internal, format!("the daemon is not understood: {what}"))
+    Report::new(Kind::Internal, format!("the daemon's answer is invalid: {what}"))
         .hint("if this program was updated while the daemon ran, restart the daemon")
 }
 
@@ -306,10 +306,10 @@ impl Text {
 
 /// An item of the stream of events.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Told {
+pub enum EventUpdate {
     /// Something happened.
     Event(Event),
-    /// The reader was too slow, and missed so many.
+    /// The reader was too slow and missed this many events.
     Lagged(u64),
 }
 
@@ -321,13 +321,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next one; `None` when the daemon ends.
-    pub async fn next(&mut self) -> Result<Option<Told>, Report> {
+    /// The next item; `None` when the daemon ends.
+    pub async fn next(&mut self) -> Result<Option<EventUpdate>, Report> {
         loop {
             while let Some(end) = self.pending.windows(2).position(|pair| pair == b"\n\n") {
                 let block: Vec<u8> = self.pending.drain(..end + 2).collect();
-                if let Some(told) = read_event(&String::from_utf8_lossy(&block))? {
-                    return Ok(Some(told));
+                if let Some(update) = read_event(&String::from_utf8_lossy(&block))? {
+                    return Ok(Some(update));
                 }
             }
             match self.text.chunk().await? {
@@ -338,20 +338,20 @@ impl Events {
     }
 }
 
-/// One block of the stream; a comment that keeps it alive is `None`.
-fn read_event(block: &str) -> Result<Option<Told>, Report> {
+/// One block of the stream; `None` for a comment, which only keeps the connection alive.
+fn read_event(block: &str) -> Result<Option<EventUpdate>, Report> {
     let field =
         |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_start);
     let Some(data) = field("data") else { return Ok(None) };
-    let told = match field("event") {
-        Some("lagged") => data.parse().map(Told::Lagged).map_err(|error| error.to_string()),
+    let update = match field("event") {
+        Some("lagged") => data.parse().map(EventUpdate::Lagged).map_err(|error| error.to_string()),
         Some(other) => Err(format!("{other}: {data}")),
-        None => serde_json::from_str(data).map(Told::Event).map_err(|error| error.to_string()),
+        None => serde_json::from_str(data).map(EventUpdate::Event).map_err(|error| error.to_string()),
     };
-    told.map(Some).map_err(strange)
+    update.map(Some).map_err(strange)
 }
 
-/// Whether the server changes to the protocol that was asked for.
+/// Whether the server switches to the requested protocol.
 fn names_our_stream(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::UPGRADE).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(UPGRADE))

@@ -271,7 +271,7 @@ fn unreadable_values_are_told_with_their_line_and_what_would_be_right() {
         assert_eq!((report.message, report.hints), (format!("{FILE}{message}"), vec![hint.to_owned()]));
     }
     assert!(refused("cores = 1\ncores = 2").message.starts_with(&format!("{FILE}:2: this is not TOML: ")));
-    assert!(refused("[machines.Builder]").message.starts_with(&format!("{FILE}:1: \"Builder\" is no machine name")));
+    assert!(refused("[machines.Builder]").message.starts_with(&format!("{FILE}:1: \"Builder\" is not a machine name")));
     assert_eq!(refused("machines = 3").message, format!("{FILE}:1: machines.NAME is a table: write [machines.NAME]"));
     assert_eq!(refused("[machines]\na = 1").message, format!("{FILE}:2: machines.a is a table: write [machines.a]"));
 }

@@ -1,4 +1,4 @@
-//! How the last boots went: a failure is told even after a boot that went well, until it is too old to be kept.
+//! The results of the last boots. A failed boot is reported even after later ones succeeded, until its record expires.
 
 use super::{finding::Finding, subject::Subject};
 use dvn_guest::boots;
@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The check `boots`.
 pub async fn check(subject: &Subject) -> Finding {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // What the daemon knows is newer than its files.
-    let told = if subject.daemon.is_ok() { subject.client.boots(&subject.machine).await.ok() } else { None };
-    judge(&told.map_or_else(|| boots::left(&subject.dir()), |told| told.boots), now)
+    // The daemon's records are newer than its files.
+    let listed = if subject.daemon.is_ok() { subject.client.boots(&subject.machine).await.ok() } else { None };
+    judge(&listed.map_or_else(|| boots::left(&subject.dir()), |listed| listed.boots), now)
 }
 
 fn judge(newest_first: &[BootRecord], now: Duration) -> Finding {
@@ -38,7 +38,7 @@ fn judge(newest_first: &[BootRecord], now: Duration) -> Finding {
     }
 }
 
-/// A time as people say it.
+/// A duration for people.
 fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_failure_is_told_as_what_it_is_now() {
+    fn the_last_failure_is_reported_with_its_present_weight() {
         let now = Duration::from_secs(600);
         assert_eq!(judge(&[], now).outcome, Outcome::NotApplicable);
         let good = || BootOutcome::Ended { exit: "powered-off".to_owned() };

@@ -2,7 +2,7 @@
 
 use super::{
     finding::Finding,
-    opened_bundle::{PATIENCE, open},
+    opened_bundle::{TIMEOUT, open},
     subject::Subject,
 };
 use dvn_guest::{
@@ -13,15 +13,16 @@ use dvn_types::{Kind, Report};
 
 /// The check `bundle`.
 pub async fn bundle(subject: &Subject) -> Finding {
-    // As a boot: an image that is larger than configured stays so, unless each boot begins with a new one.
+    // A boot never shrinks the image: one that is larger than configured keeps its size, unless each boot starts with a
+    // new one.
     let disk = subject.settings.as_ref().map_or(0, |settings| match settings.ephemeral {
         true => settings.disk_size,
         false => disk::size(&subject.dir().data_disk(), settings.disk_size),
     });
     match open(subject).await {
         Ok(Some(opened)) => judge_bundle(opened, disk),
-        Ok(None) => Finding::failed(Kind::Bundle, format!("its files do not answer within {PATIENCE:?}"))
-            .hint("see that the volume on which they are answers, or use a bundle on another one"),
+        Ok(None) => Finding::failed(Kind::Bundle, format!("its files cannot be read within {TIMEOUT:?}"))
+            .hint("check the volume that holds them, or use a bundle on another volume"),
         Err(finding) => finding,
     }
 }
@@ -32,13 +33,15 @@ fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
             let [needed, given] = [bundle.minimum_disk, disk].map(super::volumes::shown);
             Finding::failed(
                 Kind::Config,
-                format!("it needs a disk of {needed}, and there would be one of {given}: the setting disk-size"),
+                format!("it needs a disk of {needed}, and the setting disk-size gives {given}"),
             )
             .hint(format!("set disk-size to {needed} or more"))
         }
         Ok(bundle) => Finding::ok(format!("for {}, with all its files", bundle.arch)),
-        // Told by the check of that name.
-        Err(BundleError::Kernel { arch, .. }) => Finding::ok(format!("for {arch}; its kernel is another matter")),
+        // Reported by the check `kernel`.
+        Err(BundleError::Kernel { arch, .. }) => {
+            Finding::ok(format!("for {arch}; for the kernel see the check kernel"))
+        }
         Err(error) => Report::from(error).into(),
     }
 }
@@ -47,14 +50,14 @@ fn judge_bundle(opened: Result<Bundle, BundleError>, disk: u64) -> Finding {
 pub async fn kernel(subject: &Subject) -> Finding {
     match open(subject).await {
         Ok(Some(opened)) => judge_kernel(opened),
-        Ok(None) => Finding::not_applicable("the bundle does not answer: see the check bundle"),
+        Ok(None) => Finding::not_applicable("the bundle cannot be read: see the check bundle"),
         Err(finding) => finding,
     }
 }
 
 fn judge_kernel(opened: Result<Bundle, BundleError>) -> Finding {
     match opened {
-        Ok(bundle) => Finding::ok(format!("{} is in a form that boots", bundle.kernel.display())),
+        Ok(bundle) => Finding::ok(format!("{} is in a bootable format", bundle.kernel.display())),
         Err(error @ BundleError::Kernel { .. }) => Report::from(error).into(),
         Err(_) => Finding::not_applicable("the bundle is wrong: see the check bundle"),
     }

@@ -1,38 +1,38 @@
-//! A check: what it looks at, and what came of it.
+//! A check: its subject and its result.
 
 use crate::{finding::Finding, subject::Subject};
 use serde::Serialize;
 use std::pin::Pin;
 
-/// One thing that is looked at.
+/// One check.
 pub struct Check {
-    /// Its name, in words with dashes.
+    /// Its name: words joined by dashes.
     pub name: &'static str,
-    /// What it looks at, in half a sentence.
+    /// Its subject, as half a sentence.
     pub looks_at: &'static str,
-    /// It needs a running guest, and may take a minute.
+    /// Needs a running guest, and may take a minute.
     pub deep: bool,
     pub(crate) run: for<'a> fn(&'a Subject) -> Looking<'a>,
 }
 
 type Looking<'a> = Pin<Box<dyn Future<Output = Finding> + 'a>>;
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Examined {
     /// The check's name.
     pub name: &'static str,
-    /// What was found; after the repair, if there was one.
+    /// The finding; with a repair, the one after it.
     #[serde(flatten)]
     pub finding: Finding,
-    /// What was done about it.
+    /// The repairs that were made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repaired: Vec<String>,
 }
 
 impl Check {
-    /// Looks, and with `fix` repairs what can be repaired and looks again.
+    /// Runs the check. With `fix`, repairs what can be repaired and runs it again.
     pub async fn examine(&self, subject: &Subject, fix: bool) -> Examined {
         let mut finding = (self.run)(subject).await;
         let mut repaired = Vec::new();
@@ -44,7 +44,7 @@ impl Check {
                     Err(report) => {
                         failures.push(format!("it could not be repaired: {report}"));
                         failures.extend(report.hints);
-                        // The next one may rely on this one.
+                        // The next repair may depend on this one.
                         break;
                     }
                 }

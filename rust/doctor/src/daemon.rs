@@ -1,4 +1,4 @@
-//! The daemon: the state directory's lock says whether there is one, the API whether it answers.
+//! The daemon: the lock of the state directory says whether one runs, the API whether it answers.
 
 use super::{finding::Finding, subject::Subject};
 use dvn_host::machine_dir::{Holder, lock_holder};
@@ -14,11 +14,11 @@ fn judge(answer: Result<(&str, u32), &Report>, holder: &Holder, ours: &str) -> F
     match (answer, holder) {
         (Ok((theirs, pid)), _) if theirs != ours => {
             Finding::warning(format!("process {pid} is version {theirs}, and this program is {ours}"))
-                .hint("start it anew: `darwin-vz-nix stop --daemon`, and the next build starts this version")
+                .hint("restart it: `darwin-vz-nix stop --daemon`, and the next build starts this version")
         }
         (Ok((_, pid)), Holder::Free) => {
             Finding::failed(Kind::State, format!("process {pid} answers, but does not hold the state directory's lock"))
-                .hint("the directory was made anew beneath it: end it, and start another")
+                .hint("the directory was replaced while it ran: end that process, and start the daemon again")
         }
         (Ok((version, pid)), _) => Finding::ok(format!("process {pid} answers, version {version}")),
         (Err(report), Holder::Unknown(_)) if report.kind == Kind::Host => report.clone().into(),
@@ -29,7 +29,7 @@ fn judge(answer: Result<(&str, u32), &Report>, holder: &Holder, ours: &str) -> F
                 .hint(format!("end it: kill {pid}"))
         }
         (Err(_), Holder::Unknown(why)) => {
-            Finding::warning(format!("no daemon answers, and the lock cannot be looked at: {why}"))
+            Finding::warning(format!("no daemon answers, and the lock cannot be examined: {why}"))
                 .hint("run this as the user whose daemon it is, or as root")
         }
     }

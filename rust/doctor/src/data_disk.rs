@@ -1,16 +1,16 @@
-//! The free space of the guest's data disk, as the guest sees it. The connection that asks for it has the guest collect its
-//! garbage first, if that is due, so what is missing then is in use.
+//! The free space of the guest's data disk, as the guest sees it. The connection that asks for it makes the guest
+//! collect its garbage first if that is due, so the space that is still missing is in use.
 
 use super::{
     finding::Finding,
     guest,
-    shell::{Output, PATIENCE},
+    shell::{Output, TIMEOUT},
     subject::Subject,
     volumes::shown,
 };
 use dvn_types::Kind;
 
-/// With less, hardly a build succeeds.
+/// With less free space, hardly any build succeeds.
 const FULL: u64 = 256 << 20;
 
 /// With less than this, and less than an eighth of the disk, a large build fails.
@@ -22,16 +22,16 @@ pub async fn check(subject: &Subject) -> Finding {
         Ok(shell) => shell,
         Err(finding) => return finding,
     };
-    judge(shell.run("df -Pk /data", PATIENCE).await.and_then(|output| space(&output)))
+    judge(shell.run("df -Pk /data", TIMEOUT).await.and_then(|output| space(&output)))
 }
 
-/// Size and free space, in bytes, of what `df -Pk` prints.
+/// Size and free space in bytes, from the output of `df -Pk`.
 fn space(output: &Output) -> Result<(u64, u64), String> {
     let fields: Vec<_> = output.text.lines().last().unwrap_or_default().split_whitespace().collect();
     let bytes = |field: usize| fields.get(field)?.parse::<u64>().ok()?.checked_mul(1024);
     match (output.code, bytes(1), bytes(3)) {
         (0, Some(total), Some(free)) => Ok((total, free)),
-        _ => Err(format!("in the guest, `df -Pk /data` says: {}", output.text)),
+        _ => Err(format!("in the guest, `df -Pk /data` printed: {}", output.text)),
     }
 }
 
@@ -47,7 +47,7 @@ fn judge(space: Result<(u64, u64), String>) -> Finding {
         _ => return Finding::ok(evidence),
     };
     finding
-        .hint("raise the setting disk-size and start the guest anew: the disk grows")
+        .hint("raise the setting disk-size and restart the guest: the disk grows")
         .hint("or empty it: `darwin-vz-nix destroy --keep-keys --keep-generations`")
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use crate::finding::Outcome;
 
     #[test]
-    fn both_sizes_are_read_or_what_was_said_is_told() {
+    fn both_sizes_are_read_or_the_output_is_shown() {
         let said = |code, text: &str| space(&Output { code, text: text.to_owned() });
         let df = "Filesystem           1024-blocks    Used Available Capacity Mounted on\n/dev/vdb               1029548    226180    786984  22% /data";
         assert_eq!(said(0, df), Ok((1_029_548 << 10, 786_984 << 10)));

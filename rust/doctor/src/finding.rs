@@ -1,25 +1,25 @@
-//! What a check found.
+//! The result of a check.
 
 use super::repair::Repair;
 use dvn_types::{Kind, Report};
 use serde::{Serialize, Serializer};
 
-/// How it is.
+/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// As it should be.
     Ok,
-    /// It works, and will not always.
+    /// It works now, but may fail later.
     Warning,
     /// It does not work.
     Failed,
-    /// There is nothing to look at here.
+    /// The check does not apply here.
     NotApplicable,
 }
 
 impl Outcome {
-    /// As it is shown.
+    /// Its name in output and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
@@ -34,17 +34,17 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// How it is.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Of a failure: who can mend it. Decides the exit code.
+    /// For a failure: the kind, which decides the exit code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// What was seen.
+    /// What the check saw.
     pub evidence: String,
-    /// What to do about it, one step each.
+    /// What the user can do about it, one step each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
-    /// What `--fix` would do about it, in this order.
+    /// The repairs that `--fix` would make, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "described")]
     pub repairs: Vec<Repair>,
 }
@@ -63,7 +63,7 @@ impl Finding {
         Finding::new(Outcome::Ok, evidence)
     }
 
-    /// It works, and will not always.
+    /// It works now, but may fail later.
     pub fn warning(evidence: impl Into<String>) -> Finding {
         Finding::new(Outcome::Warning, evidence)
     }
@@ -73,19 +73,19 @@ impl Finding {
         Finding { kind: Some(kind), ..Finding::new(Outcome::Failed, evidence) }
     }
 
-    /// There is nothing to look at, because of this.
+    /// The check does not apply, for this reason.
     pub fn not_applicable(why: impl Into<String>) -> Finding {
         Finding::new(Outcome::NotApplicable, why)
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a step that the user can take.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Finding {
         self.hints.push(hint.into());
         self
     }
 
-    /// Adds what this program can do about it.
+    /// Adds a repair that this program can make.
     #[must_use]
     pub fn repair(mut self, repair: Repair) -> Finding {
         self.repairs.push(repair);

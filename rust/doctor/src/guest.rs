@@ -1,8 +1,8 @@
-//! A guest that boots, and its clock. What is asked of a running guest here goes through `ssh`.
+//! The guest's boot, and its clock. Commands run in the guest through `ssh`.
 
 use super::{
     finding::Finding,
-    shell::{PATIENCE, Shell},
+    shell::{Shell, TIMEOUT},
     subject::Subject,
 };
 use dvn_types::{Kind, Report, wire::BootTimeline};
@@ -15,7 +15,7 @@ pub async fn boots(subject: &Subject) -> Finding {
 
 fn judge_boot(guest: Option<&Result<BootTimeline, Report>>) -> Finding {
     match guest {
-        None => Finding::not_applicable("nobody asked for a guest"),
+        None => Finding::not_applicable("no deep checks were requested"),
         Some(Err(report)) => report.clone().into(),
         Some(Ok(boot)) => {
             let took = boot.phases.last().map_or(0, |phase| phase.at_ms);
@@ -28,7 +28,7 @@ fn judge_boot(guest: Option<&Result<BootTimeline, Report>>) -> Finding {
     }
 }
 
-/// A shell in the guest, for checks which need one. Without a guest they have nothing to look at.
+/// A shell in the guest, for the checks that need one. Without a guest they do not apply.
 pub async fn shell(subject: &Subject) -> Result<Shell, Finding> {
     match &subject.guest {
         Some(Ok(_)) => Shell::open(subject).await.map_err(|why| Finding::failed(Kind::Guest, why)),
@@ -36,23 +36,23 @@ pub async fn shell(subject: &Subject) -> Result<Shell, Finding> {
     }
 }
 
-/// Rounds of question and answer, of which the quickest counts.
+/// Rounds of question and answer; the quickest counts.
 const ROUNDS: usize = 5;
-/// A guest may be so far off; more makes file times and certificates wrong.
+/// The largest accepted difference in seconds. A larger one makes file times and certificates wrong.
 const TOLERANCE: f64 = 1.0;
 
-/// One round: the host's clock before and after, the guest's in between; in seconds since 1970.
+/// One round: the host's clock before and after, the guest's in between, in seconds since 1970.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     before: f64,
     guest: f64,
     after: f64,
-    /// How finely the guest tells its time.
+    /// Resolution of the guest's clock.
     step: f64,
 }
 
 impl Round {
-    /// How far the guest is ahead, and by how much that may be wrong.
+    /// How far the guest's clock is ahead, and the uncertainty of that.
     fn skew(self) -> (f64, f64) {
         let middle = f64::midpoint(self.before, self.after);
         (self.guest + self.step / 2.0 - middle, (self.after - self.before) / 2.0 + self.step / 2.0)
@@ -68,14 +68,15 @@ pub async fn clock(subject: &Subject) -> Finding {
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let before = now();
-        // The first is to a microsecond, where the guest's shell knows it.
-        let answer = shell.run(r#"echo "${EPOCHREALTIME:-$(date +%s)}""#, PATIENCE).await;
+        // The first form has a resolution of a microsecond, where the guest's shell supports it.
+        let answer = shell.run(r#"echo "${EPOCHREALTIME:-$(date +%s)}""#, TIMEOUT).await;
         let after = now();
-        let told = answer.and_then(|output| {
-            let guest = output.text.parse().map_err(|_| format!("the guest tells no time: {:?}", output.text))?;
+        let answered = answer.and_then(|output| {
+            let guest =
+                output.text.parse().map_err(|_| format!("the guest's clock cannot be read: {:?}", output.text))?;
             Ok(Round { before, guest, after, step: if output.text.contains('.') { 0.0 } else { 1.0 } })
         });
-        match told {
+        match answered {
             Ok(round) => rounds.push(round),
             Err(why) => return Finding::failed(Kind::Guest, why),
         }
@@ -98,8 +99,8 @@ fn judge_clock(rounds: &[Round]) -> Finding {
         return Finding::ok(evidence);
     }
     Finding::failed(Kind::Guest, evidence)
-        .hint("its agent ought to set it at each connection; start the guest anew: `darwin-vz-nix stop`")
-        .hint("and see `darwin-vz-nix logs` for why it did not")
+        .hint("the agent should set it at each connection; restart the guest: `darwin-vz-nix stop`")
+        .hint("see `darwin-vz-nix logs` for why it did not")
 }
 
 #[cfg(test)]
@@ -135,9 +136,9 @@ mod tests {
             assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Guest)));
             assert!(finding.evidence.contains(way), "{finding:?}");
         }
-        assert_eq!(judge_clock(&[round(0.0, 3.0)]).outcome, Outcome::Ok, "it cannot be told from a slow answer");
+        assert_eq!(judge_clock(&[round(0.0, 3.0)]).outcome, Outcome::Ok, "a slow answer explains the difference");
         let seconds = Round { before: 1000.9, guest: 1000.0, after: 1000.9, step: 1.0 };
-        assert_eq!(judge_clock(&[seconds]).outcome, Outcome::Ok, "a clock that tells whole seconds is not behind");
+        assert_eq!(judge_clock(&[seconds]).outcome, Outcome::Ok, "a clock with a resolution of a second is not behind");
         assert_eq!(judge_clock(&[]).outcome, Outcome::NotApplicable);
     }
 }

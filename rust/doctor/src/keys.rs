@@ -1,4 +1,4 @@
-//! A machine's keys: closed to others, whole, and in agreement with what is derived from them.
+//! A machine's keys: permissions, damage, and whether the derived files match.
 
 use super::{finding::Finding, repair::Repair, subject::Subject};
 use dvn_guest::ssh::keys::{known_hosts_line, public_half};
@@ -51,7 +51,7 @@ struct Facts {
     machine: MachineName,
     user: Key,
     host: Key,
-    /// What `id_ed25519.pub` and `known_hosts` say.
+    /// The contents of `id_ed25519.pub` and `known_hosts`.
     public: Derived,
     known_hosts: Derived,
 }
@@ -59,7 +59,7 @@ struct Facts {
 #[derive(Clone, Debug)]
 struct Derived {
     path: PathBuf,
-    /// What it says, or why it cannot be read.
+    /// Its text, or why it cannot be read.
     text: Result<String, String>,
 }
 
@@ -86,7 +86,7 @@ impl Facts {
         }
     }
 
-    fn anew(&self) -> Repair {
+    fn remake(&self) -> Repair {
         Repair::Keys { dir: self.dir.clone(), machine: self.machine.clone() }
     }
 
@@ -105,7 +105,7 @@ pub async fn known_hosts(subject: &Subject) -> Finding {
     judge_known_hosts(&Facts::gather(&subject.dir(), &subject.machine))
 }
 
-/// The pinned line, for the checks of ssh's configuration: none while there is no host key.
+/// The pinned line, for the checks of ssh's configuration; `None` while there is no host key.
 pub fn pinned_line(dir: &MachineDir, machine: &MachineName) -> Option<String> {
     let key = Key::look(dir.host_key());
     key.public().map(|public| known_hosts_line(machine, public))
@@ -122,22 +122,22 @@ fn judge_keys(facts: &Facts) -> Finding {
             Found::Key { mode, .. } if mode & 0o077 != 0 => {
                 return Finding::failed(Kind::State, format!("{shown} can be read by other users (mode {mode:04o})"))
                     .hint(format!("close it: chmod 600 {shown}"))
-                    .hint("if others may have read it, make new keys: `darwin-vz-nix destroy`")
+                    .hint("if other users may have read it, make new keys: `darwin-vz-nix destroy`")
                     .repair(Repair::Close { path: key.path.clone(), mode: 0o600 });
             }
             Found::Key { public: Err(why), .. } => {
                 return Finding::failed(Kind::State, format!("{shown} is damaged: {why}"))
-                    .hint("move it away, and a new one is made at the next start; ask for it anew with `nix-config`")
+                    .hint("move it away, and the next start makes a new one; then run `nix-config` again")
                     .repair(Repair::Aside { path: key.path.clone() })
-                    .repair(facts.anew());
+                    .repair(facts.remake());
             }
             Found::Nothing | Found::Key { .. } => {}
         }
     }
     if let Some(missing) = [&facts.user, &facts.host].into_iter().find(|key| matches!(key.found, Found::Nothing)) {
         return Finding::failed(Kind::State, format!("{} is missing", missing.path.display()))
-            .hint("the next start makes a new one; a guest that runs still has the old one")
-            .repair(facts.anew());
+            .hint("the next start makes a new one; a running guest keeps the old one")
+            .repair(facts.remake());
     }
     judge_derived(facts, &facts.public, facts.user.public().map(|public| format!("{public}\n")), "the private key")
         .unwrap_or_else(|| Finding::ok("both private keys are whole and closed to others"))
@@ -145,14 +145,14 @@ fn judge_keys(facts: &Facts) -> Finding {
 
 fn judge_known_hosts(facts: &Facts) -> Finding {
     let Some(public) = facts.host.public() else {
-        return Finding::not_applicable("there is no host key to compare with: see the check keys");
+        return Finding::not_applicable("there is no host key to compare it with: see the check keys");
     };
     let expected = known_hosts_line(&facts.machine, public);
     judge_derived(facts, &facts.known_hosts, Some(expected), "the guest's host key")
         .unwrap_or_else(|| Finding::ok(format!("{} pins the guest's host key alone", facts.known_hosts.path.display())))
 }
 
-/// What is wrong with a derived file, if something is. The daemon writes it anew at its next start.
+/// The fault of a derived file, if it has one. The next start of the daemon rewrites the file.
 fn judge_derived(facts: &Facts, derived: &Derived, expected: Option<String>, source: &str) -> Option<Finding> {
     let expected = expected?;
     let text = match &derived.text {
@@ -166,16 +166,16 @@ fn judge_derived(facts: &Facts, derived: &Derived, expected: Option<String>, sou
             return Some(
                 Finding::failed(Kind::State, format!("{shown} {why}"))
                     .hint("the next start of the daemon writes it")
-                    .repair(facts.anew()),
+                    .repair(facts.remake()),
             );
         }
     };
     let what = if text.contains(expected.trim_end()) { "says more than" } else { "does not belong to" };
     Some(
         Finding::failed(Kind::State, format!("{shown} {what} {source}: {}", foreign_line(text, &expected)))
-            .hint("the next start of the daemon writes it anew")
+            .hint("the next start of the daemon rewrites it")
             .repair(Repair::Aside { path: derived.path.clone() })
-            .repair(facts.anew()),
+            .repair(facts.remake()),
     )
 }
 
@@ -203,7 +203,7 @@ mod tests {
         "builder".parse().unwrap()
     }
 
-    /// Keys with a fault; found by `judge`, and gone after the repairs.
+    /// Keys with a fault that `judge` finds and the repairs remove.
     fn fault(plant: impl FnOnce(&MachineDir), judge: fn(&Facts) -> Finding) -> (Finding, tempfile::TempDir) {
         let tmp = tempfile::tempdir().unwrap();
         Keys::ensure(&MachineDir::at(tmp.path()), &builder()).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_told_at_once_and_what_is_derived_is_made_anew() {
+    fn a_file_that_is_not_regular_is_reported_at_once_and_derived_files_are_made_anew() {
         use dvn_host::wrong_files;
         for kind in wrong_files::KINDS {
             let (finding, tmp) = fault(|dir| wrong_files::make(kind, &dir.known_hosts()), judge_known_hosts);

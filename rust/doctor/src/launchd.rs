@@ -1,4 +1,4 @@
-//! What `launchctl print` says of a job. Apple calls the form no interface, so what is not understood is left out.
+//! Parser of `launchctl print`. Apple does not guarantee its format, so unknown fields are ignored.
 
 /// A job of launchd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -7,14 +7,15 @@ pub struct Job {
     pub state: String,
     /// Its process, while it has one.
     pub pid: Option<u32>,
-    /// How it ended last time; none if it never did.
+    /// Exit code of its last run; `None` if it never ended.
     pub last_exit: Option<u8>,
     /// The program that launchd runs.
     pub program: Option<String>,
 }
 
 impl Job {
-    /// Reads the job's own fields: one tab in. Deeper ones belong to its sockets and to others, and have the same names.
+    /// Reads the job's own fields, which are indented by one tab. Deeper fields have the same names and belong to its
+    /// sockets and to others.
     pub fn read(text: &str) -> Option<Job> {
         let field = |name: &str| {
             let own = text.lines().filter_map(|line| line.strip_prefix('\t')).filter(|line| !line.starts_with('\t'));

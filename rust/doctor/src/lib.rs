@@ -5,9 +5,10 @@
 //!  Subject ──────────────────────────────────────▶ facts ──────────────▶ Finding ──▶ Repair, if the user says --fix
 //! ```
 //!
-//! The rules: facts are gathered in one place and judged in another, so each verdict has its tests, also that of a program
-//! which only a Mac has. What applies here is data, never the name of a system: a program that is missing, a feature that the
-//! backend has not. Without `--fix` nothing is changed; a repair loses nothing, and says what it did.
+//! The rules: one half of a check gathers facts and the other judges them, so each verdict has tests, even where the
+//! program that supplies the facts exists only on a Mac. Whether a check applies follows from data (a missing program,
+//! a feature that the backend lacks), never from the name of a system. Without `--fix` nothing is changed; a repair
+//! deletes nothing, and reports what it did.
 
 mod boots;
 mod bundle;
@@ -32,8 +33,8 @@ mod settings;
 mod shell;
 mod signature;
 mod ssh_config;
+mod ssh_conflicts;
 mod ssh_options;
-mod ssh_spoilers;
 mod state;
 mod state_files;
 mod subject;
@@ -45,7 +46,7 @@ pub use check::{Check, Examined};
 pub use checks::ALL;
 pub use finding::{Finding, Outcome};
 pub use repair::Repair;
-pub use subject::{Eyes, Subject};
+pub use subject::{Observer, Subject};
 
 #[cfg(test)]
 mod tests {
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repair_is_made_only_when_asked_and_what_is_left_is_told() {
+    async fn a_repair_is_made_only_on_request_and_the_rest_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let set_mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
         let subject = Subject::unknown(dir.path());
@@ -99,9 +100,6 @@ mod tests {
 
     #[test]
     fn deep_checks_come_last() {
-        assert!(
-            ALL.is_sorted_by_key(|check| check.deep),
-            "a fault that is found without a guest is told before one starts"
-        );
+        assert!(ALL.is_sorted_by_key(|check| check.deep), "a fault that needs no guest is reported before one starts");
     }
 }

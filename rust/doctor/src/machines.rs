@@ -1,14 +1,14 @@
-//! Nix's list of builders: the setting `builders` and the files that it names, read as Nix reads them.
+//! Parser of Nix's list of builders: the setting `builders` and the files that it names, read as Nix reads them.
 //!
 //! ```text
 //! setting ─▶ entries, without comments ─┬─ @FILE ─▶ the same of that file
 //!                                       └─ a machine: fields between blanks, - for none
 //! ```
 //!
-//! Newer versions of Nix read some lists otherwise than older ones ([`Reading`]); a list is good if
-//! both lead to the machine.
+//! Newer versions of Nix read some lists differently ([`Reading`]); a list is good if both readings lead to the
+//! machine.
 //!
-//! The rule: what Nix refuses is refused here. One entry that Nix cannot read costs it the whole list.
+//! The rule: a list that Nix refuses is refused here. One unreadable entry makes Nix reject the whole list.
 
 use base64::{
     Engine, alphabet,
@@ -22,27 +22,27 @@ use std::{
 /// A builder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Machine {
-    /// The store's address, or a host alone.
+    /// The store's address, or only a host.
     pub address: String,
-    /// Systems that it builds for; none are named: those of this computer.
+    /// Systems that it builds for; empty means this computer's.
     pub systems: Vec<String>,
     /// The private key for ssh.
     pub ssh_key: Option<PathBuf>,
-    /// Builds at a time.
+    /// Maximum number of parallel builds.
     pub jobs: u32,
-    /// Features without which nothing is built there.
+    /// Features that a build must require; others are not sent there.
     pub mandatory: Vec<String>,
-    /// The host key that it must have, as a line of `known_hosts` has it.
+    /// The expected host key, as `known_hosts` spells it.
     pub host_key: Option<String>,
 }
 
-/// How entries are told apart.
+/// How the text is split into entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// As Nix 2.26 does, and those before it: at line ends and semicolons at once, so that a comment ends at a semicolon; what
-    /// begins with a blank is a machine, whatever follows.
+    /// Nix up to 2.26: splits at line ends and semicolons alike, so a semicolon ends a comment; an entry that begins
+    /// with a blank is a machine, whatever follows.
     Split,
-    /// As later ones do: a comment is the rest of its line, and blanks around an entry are none of it.
+    /// Later versions: a comment extends to the end of its line, and blanks around an entry are ignored.
     Trimmed,
 }
 
@@ -62,7 +62,7 @@ impl Reading {
 /// Why Nix cannot read the list.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// A file that is there.
+    /// A file that exists and cannot be read.
     #[error("{} cannot be read: {why}", path.display())]
     File {
         /// The file.
@@ -70,10 +70,10 @@ pub enum Unreadable {
         /// The system's reason.
         why: io::Error,
     },
-    /// A file that names itself, perhaps through others.
-    #[error("{} leads back to itself, and Nix follows it for ever", .0.display())]
+    /// A file that includes itself, perhaps through others.
+    #[error("{} includes itself, so Nix would follow it for ever", .0.display())]
     Circle(PathBuf),
-    /// An entry of another form.
+    /// A malformed entry.
     #[error("{entry:?}: {why}")]
     Entry {
         /// The entry.
@@ -83,16 +83,16 @@ pub enum Unreadable {
     },
 }
 
-/// What can be wrong with an entry.
+/// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// There is no address.
+    /// The address is missing.
     Address,
-    /// The fourth field.
+    /// The fourth field, parallel builds, is no whole number.
     Jobs,
-    /// The fifth field.
+    /// The fifth field, the speed, is no number.
     Speed,
-    /// The eighth field.
+    /// The eighth field, the host key, is not base64.
     HostKey,
 }
 
@@ -100,14 +100,14 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Wrong::Address => "the first field, the builder's address, is missing",
-            Wrong::Jobs => "the fourth field, builds at a time, is no whole number",
-            Wrong::Speed => "the fifth field, the speed, is no number from 0 up",
-            Wrong::HostKey => "the eighth field, the host key, is no base64",
+            Wrong::Jobs => "the fourth field, the number of parallel builds, is not a whole number",
+            Wrong::Speed => "the fifth field, the speed, is not a number of 0 or more",
+            Wrong::HostKey => "the eighth field, the host key, is not base64",
         })
     }
 }
 
-/// Nix's decoder takes no padding for an end.
+/// Nix's decoder accepts input without padding.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -115,7 +115,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// All builders of a setting. A file that is missing has none.
+/// All builders of a setting. A missing file has none.
 pub fn read(
     setting: &str,
     reading: Reading,
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// What both readings make of it.
+    /// The result of both readings.
     fn both(setting: &str) -> Result<Vec<Machine>, Unreadable> {
         let [split, trimmed] = [Reading::Split, Reading::Trimmed].map(|reading| read(setting, reading, &files));
         assert_eq!(format!("{split:?}"), format!("{trimmed:?}"), "{setting}");
@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(addresses, [("ssh://a".to_owned(), 2), ("ssh://b".to_owned(), 1)], "{setting}");
         }
         assert_eq!(both("@/none").unwrap(), []);
-        assert_eq!(both("@/m;@/m").unwrap().len(), 4, "twice is no circle");
+        assert_eq!(both("@/m;@/m").unwrap().len(), 4, "including a file twice is not a cycle");
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         for (setting, split, trimmed) in [
             // A blank before the sign makes it a machine of that odd name.
             ("@/none ; @/m", Some(1), Some(2)),
-            // A comment that ends.
+            // A comment that ends at a semicolon.
             ("# no ; h", Some(1), Some(0)),
             // A machine without an address.
             ("h ; ", None, Some(1)),
@@ -264,14 +264,14 @@ mod tests {
             ("h a-linux - x", "the fourth field"),
             ("h a-linux - -1", "the fourth field"),
             ("h a-linux - 4294967296", "the fourth field"),
-            // A path with a blank in it moves all that comes after.
+            // A path with a blank shifts all later fields.
             ("h a-linux /a b/key 4", "the fourth field"),
             ("h a-linux - 1 fast", "the fifth field"),
             ("h a-linux - 1 -1", "the fifth field"),
             ("h a-linux - 1 1 - - !!!", "the eighth field"),
             ("ssh://fine;h - - x", "the fourth field"),
-            ("@/itself", "/itself leads back to itself"),
-            ("@/there", "leads back to itself"),
+            ("@/itself", "/itself includes itself"),
+            ("@/there", "includes itself"),
             ("@/closed", "/closed cannot be read"),
         ] {
             let said = both(setting).unwrap_err().to_string();

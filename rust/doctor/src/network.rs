@@ -1,26 +1,26 @@
-//! The guest's way out: it asks the public cache, as its Nix does for each download. A VPN on the host that takes all routes,
-//! or a name server that answers the host only, shows here and nowhere else.
+//! The guest's network access: it asks the public cache, as its Nix does for each download. Only this check finds a VPN
+//! on the host that captures all routes, or a name server that answers only the host.
 
 use super::{finding::Finding, guest, program::Program, shell::Output, subject::Subject};
 use dvn_types::Kind;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// What Nix downloads from, unless it is told otherwise.
+/// Nix's default cache.
 const CACHE: &str = "cache.nixos.org";
-/// Longer than the guest's own limits below, so that it tells why itself.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the host may take to look the name up.
-const HOST_PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than the guest's own limits below, so that the guest reports the cause.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for the host's own name lookup.
+const HOST_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Facts {
-    /// What the guest's Nix says of the cache.
+    /// What the guest's Nix printed about the cache.
     guest: Output,
     /// The guest's name servers.
     servers: Vec<String>,
-    /// The host finds the cache's address.
+    /// The host resolves the cache's name.
     host_resolves: bool,
-    /// The interface by which the host reaches everything, where the host tells.
+    /// The interface of the host's default route, if known.
     interface: Option<String>,
 }
 
@@ -30,22 +30,22 @@ pub async fn check(subject: &Subject) -> Finding {
         Ok(shell) => shell,
         Err(finding) => return finding,
     };
-    // With the proxies that nix-daemon has.
+    // With the proxies of nix-daemon.
     let ask = format!(
         "while IFS= read -r line; do export \"$line\"; done 2>/dev/null </etc/nix/environment; \
          nix --extra-experimental-features nix-command store ping --store https://{CACHE} \
          --option connect-timeout 10 --option download-attempts 1"
     );
     let gather = async {
-        let guest = shell.run(&ask, PATIENCE).await?;
-        let servers = shell.run("cat /etc/resolv.conf", PATIENCE).await?;
+        let guest = shell.run(&ask, TIMEOUT).await?;
+        let servers = shell.run("cat /etc/resolv.conf", TIMEOUT).await?;
         Ok::<_, String>((guest, name_servers(&servers.text)))
     };
     let (guest, servers) = match gather.await {
         Ok(facts) => facts,
         Err(why) => return Finding::failed(Kind::Guest, why),
     };
-    let lookup = timeout(HOST_PATIENCE, tokio::net::lookup_host((CACHE, 443)));
+    let lookup = timeout(HOST_TIMEOUT, tokio::net::lookup_host((CACHE, 443)));
     let host_resolves =
         guest.code == 0 || lookup.await.is_ok_and(|found| found.is_ok_and(|mut all| all.next().is_some()));
     let interface = if guest.code == 0 { None } else { default_interface(subject).await };
@@ -66,12 +66,12 @@ fn by_ip(text: &str) -> Option<String> {
     words.nth(1).map(str::to_owned)
 }
 
-/// `   interface: utun3`, among others
+/// `   interface: utun3`, among other lines
 fn by_route(text: &str) -> Option<String> {
     text.lines().find_map(|line| line.trim().strip_prefix("interface:")).map(|name| name.trim().to_owned())
 }
 
-/// Such interfaces are a VPN's.
+/// Interface names that VPNs use.
 fn is_tunnel(interface: &str) -> bool {
     ["utun", "tun", "tap", "ppp", "ipsec", "wg"].iter().any(|prefix| interface.starts_with(prefix))
 }
@@ -81,7 +81,7 @@ fn name_servers(resolv_conf: &str) -> Vec<String> {
     servers.map(|server| server.trim().to_owned()).collect()
 }
 
-/// Why a download fails, by what curl says: its words are the same in every version.
+/// Why a download fails, by curl's error text, which is the same in every version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Name,
@@ -118,32 +118,32 @@ fn judge(facts: &Facts) -> Finding {
         return Finding::ok(format!("the guest's Nix reaches {CACHE}"));
     }
     if facts.guest.code == 127 {
-        return Finding::not_applicable("the guest has no nix to try it with");
+        return Finding::not_applicable("the guest has no Nix to test with");
     }
     let cause = cause(&facts.guest.text);
     if !facts.host_resolves && cause == Cause::Name {
         return Finding::not_applicable(format!(
-            "this computer does not find {CACHE} either: it is offline, or has no name service"
+            "this computer cannot resolve {CACHE} either: it is offline, or has no name service"
         ));
     }
     let why =
         facts.guest.text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it does not say why").trim();
     let servers = if facts.servers.is_empty() { "none".to_owned() } else { facts.servers.join(", ") };
     let finding = match cause {
-        Cause::Name => Finding::failed(Kind::Guest, format!("the guest does not find {CACHE}, though this computer does; its name servers: {servers}"))
+        Cause::Name => Finding::failed(Kind::Guest, format!("the guest cannot resolve {CACHE}, though this computer can; the guest's name servers: {servers}"))
             .hint("the guest asks the name server of the virtual network, which asks this computer's; firewalls and VPNs often forbid it")
-            .hint("see for yourself: `darwin-vz-nix ssh -- cat /etc/resolv.conf`"),
-        Cause::Proxy => Finding::failed(Kind::Guest, "the guest does not find its proxy")
-            .hint("the guest needs a name or an address which is valid there; localhost is the guest itself"),
-        Cause::Connection => Finding::failed(Kind::Guest, format!("the guest finds {CACHE}, but does not reach it: {why}"))
-            .hint("if downloads need a proxy, tell the guest of it"),
-        Cause::Certificate => Finding::failed(Kind::Guest, format!("the guest does not trust what answers for {CACHE}: {why}"))
-            .hint("if a proxy of your company reads along, give the guest its certificate (certificateFiles)"),
-        Cause::Other => Finding::failed(Kind::Guest, format!("the guest's Nix does not reach {CACHE}: {why}")),
+            .hint("check: `darwin-vz-nix ssh -- cat /etc/resolv.conf`"),
+        Cause::Proxy => Finding::failed(Kind::Guest, "the guest cannot resolve its proxy's name")
+            .hint("use a name or address that is valid in the guest, where localhost is the guest itself"),
+        Cause::Connection => Finding::failed(Kind::Guest, format!("the guest resolves {CACHE}, but cannot connect to it: {why}"))
+            .hint("if downloads need a proxy, configure it for the guest"),
+        Cause::Certificate => Finding::failed(Kind::Guest, format!("the guest does not trust the certificate presented for {CACHE}: {why}"))
+            .hint("if a company proxy inspects TLS, give the guest its certificate (certificateFiles)"),
+        Cause::Other => Finding::failed(Kind::Guest, format!("the guest's Nix cannot download from {CACHE}: {why}")),
     };
     match facts.interface.as_deref().filter(|interface| is_tunnel(interface)) {
         Some(interface) => finding.hint(format!(
-            "this computer's traffic goes through {interface}, a VPN; try without it, or have it leave the virtual network alone"
+            "this computer's traffic goes through {interface}, a VPN; try without it, or exclude the virtual network from it"
         )),
         None => finding,
     }
@@ -178,11 +178,11 @@ mod tests {
     #[test]
     fn each_cause_has_its_words() {
         for (text, expected) in [
-            (NAME, "does not find cache.nixos.org, though this computer does; its name servers: 192.168.64.1"),
-            (TIME, "but does not reach it"),
-            (TRUST, "does not trust"),
-            (PROXY, "does not find its proxy"),
-            ("error: something else", "does not reach cache.nixos.org: error: something else"),
+            (NAME, "cannot resolve cache.nixos.org, though this computer can; the guest's name servers: 192.168.64.1"),
+            (TIME, "but cannot connect to it"),
+            (TRUST, "does not trust the certificate"),
+            (PROXY, "cannot resolve its proxy's name"),
+            ("error: something else", "cannot download from cache.nixos.org: error: something else"),
         ] {
             let finding = judge(&facts(1, text));
             assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Guest)));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_offline_tells_nothing_of_the_guest() {
+    fn an_offline_host_says_nothing_about_the_guest() {
         let offline = Facts { host_resolves: false, ..facts(1, NAME) };
         assert_eq!(judge(&offline).outcome, Outcome::NotApplicable);
         let without = facts(127, "sh: nix: not found");

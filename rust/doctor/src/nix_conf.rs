@@ -1,4 +1,4 @@
-//! What this computer's Nix was told of the machine: the setting `builders`, and the files it names.
+//! The machine in this computer's Nix configuration: the setting `builders`, and the files that it names.
 
 use super::{
     finding::{Finding, Outcome},
@@ -15,24 +15,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The direct door's program, by the file name that the program itself and the nix-darwin module give it.
+/// The direct door's program: the file name that both this program and the nix-darwin module use.
 const CONNECT: &str = "darwin-vz-nix-connect";
 
 struct Facts {
-    /// The builders, as far as Nix can read them, in each of its ways.
+    /// The builders, under each of Nix's readings.
     readings: [Result<Vec<Machine>, Unreadable>; 2],
-    /// The setting as it was given.
+    /// The setting's text.
     setting: String,
-    /// Nix asks builders at all.
+    /// Nix uses remote builders at all.
     asks: bool,
-    /// This computer's own system, for which a builder builds that names none.
+    /// This computer's own system, the default of a builder that names none.
     own_system: String,
     alias: String,
     /// The direct door's program in the machine's directory.
     connect: PathBuf,
-    /// Nix's name for the guest's kind, if the bundle tells.
+    /// The guest's system as Nix spells it, if the bundle is known.
     system: Option<String>,
-    /// The line of `known_hosts` with the guest's host key, if it has one.
+    /// The line of `known_hosts` with the guest's host key, if there is one.
     pinned: Option<String>,
     /// Whether a file is there.
     exists: fn(&Path) -> io::Result<bool>,
@@ -46,8 +46,8 @@ pub async fn check(subject: &Subject) -> Finding {
     let text = match show_config(&nix).await {
         Ok(text) => text,
         Err(why) => {
-            return Finding::failed(Kind::Config, format!("Nix does not tell its settings: {why}"))
-                .hint("see for yourself: nix config show");
+            return Finding::failed(Kind::Config, format!("Nix does not show its settings: {why}"))
+                .hint("check: nix config show");
         }
     };
     let setting = read_setting(&text, "builders").unwrap_or_default();
@@ -64,7 +64,7 @@ pub async fn check(subject: &Subject) -> Finding {
     })
 }
 
-/// Nix renamed the command in 2.20.
+/// Nix 2.20 renamed the command.
 async fn show_config(nix: &Program) -> Result<String, String> {
     let nix = nix.clone().args(["--extra-experimental-features", "nix-command"]);
     let said = nix.clone().args(["config", "show"]).run().await?;
@@ -75,7 +75,7 @@ async fn show_config(nix: &Program) -> Result<String, String> {
     if older.succeeded() { Ok(older.stdout) } else { Err(said.complaint()) }
 }
 
-/// A setting's value, which may go on over several lines, up to the next `name = value`.
+/// A setting's value. It may continue over several lines, up to the next `name = value`.
 fn read_setting(text: &str, name: &str) -> Option<String> {
     let begins = |line: &str| {
         let (key, value) = line.split_once(" =")?;
@@ -88,19 +88,19 @@ fn read_setting(text: &str, name: &str) -> Option<String> {
     Some(std::iter::once(first.as_str()).chain(rest).collect::<Vec<_>>().join("\n"))
 }
 
-/// How a builder's line leads to the machine.
+/// The way from a builder's line to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Door {
     Direct(PathBuf),
     Ssh,
 }
 
-/// The door that a builder means, if it means this machine at all.
+/// The door that a builder's address leads to, if it leads to this machine.
 fn door(address: &str, alias: &str, connect: &Path) -> Option<Door> {
     if let Some((_, program)) = address.split_once("remote-program=") {
         let program = PathBuf::from(unescaped(program.split('&').next()?));
         let name = program.file_name()?.to_str()?;
-        // The module's own is in the store, behind a hash; another machine's is in that machine's directory.
+        // The module's own program is in the store, behind a hash; another machine's is in that machine's directory.
         let ours = program == connect || name.ends_with(&format!("-{CONNECT}"));
         return ours.then_some(Door::Direct(program));
     }
@@ -109,7 +109,7 @@ fn door(address: &str, alias: &str, connect: &Path) -> Option<Door> {
     (host == alias).then_some(Door::Ssh)
 }
 
-/// `%2F` and its like, as in addresses.
+/// Decodes percent-encoding, such as `%2F`.
 fn unescaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut unescaped = Vec::with_capacity(bytes.len());
@@ -130,7 +130,7 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&unescaped).into_owned()
 }
 
-const TAKE: &str = "take the line that `darwin-vz-nix nix-config` prints";
+const TAKE: &str = "use the line that `darwin-vz-nix nix-config` prints";
 
 fn read_both(setting: &str, file: &impl Fn(&Path) -> io::Result<String>) -> [Result<Vec<Machine>, Unreadable>; 2] {
     [Reading::Trimmed, Reading::Split].map(|reading| machines::read(setting, reading, file))
@@ -151,15 +151,15 @@ fn judge_list(facts: &Facts, machines: &Result<Vec<Machine>, Unreadable>) -> Fin
     let machines = match machines {
         Ok(machines) => machines,
         Err(Unreadable::File { path, why }) if why.kind() == io::ErrorKind::PermissionDenied => {
-            return Finding::not_applicable(format!("{} is not for this user to read", path.display()))
+            return Finding::not_applicable(format!("{} is not readable for this user", path.display()))
                 .hint("run this as root, as Nix's daemon does");
         }
         Err(why) => {
             return Finding::failed(
                 Kind::Config,
-                format!("Nix cannot read its list of builders, and asks none: {why}"),
+                format!("Nix cannot read its list of builders, and uses none: {why}"),
             )
-            .hint(format!("mend what the setting builders says: {}", short(&facts.setting)));
+            .hint(format!("correct the setting builders: {}", short(&facts.setting)));
         }
     };
     let ours =
@@ -167,20 +167,20 @@ fn judge_list(facts: &Facts, machines: &Result<Vec<Machine>, Unreadable>) -> Fin
     let mut findings: Vec<_> = ours.map(|(machine, door)| judge_one(facts, machine, &door)).collect();
     if findings.is_empty() {
         let setting = if facts.setting.is_empty() { "empty" } else { &facts.setting };
-        return Finding::warning(format!("Nix sends no build to the machine (builders is {})", short(setting)))
+        return Finding::warning(format!("Nix sends no builds to the machine (builders is {})", short(setting)))
             .hint("`darwin-vz-nix nix-config` prints what it needs, or enable the nix-darwin module");
     }
     if !facts.asks {
-        return Finding::failed(Kind::Config, "Nix asks no builder: its setting build-hook is empty")
+        return Finding::failed(Kind::Config, "Nix uses no builders: its setting build-hook is empty")
             .hint("remove build-hook from nix.conf");
     }
-    // Nix takes the first that it can use.
+    // Nix uses the first that suits.
     let best = |wanted| findings.iter().position(|finding| finding.outcome == wanted);
     let index = best(Outcome::Ok).or(best(Outcome::Warning)).unwrap_or(0);
     findings.swap_remove(index)
 }
 
-/// One line that means the machine, as Nix takes it for a build without wishes.
+/// Judges one line that leads to the machine, for a build without required features.
 fn judge_one(facts: &Facts, machine: &Machine, door: &Door) -> Finding {
     let failed = |evidence: String| Finding::failed(Kind::Config, evidence).hint(TAKE);
     let own = std::slice::from_ref(&facts.own_system);
@@ -190,38 +190,38 @@ fn judge_one(facts: &Facts, machine: &Machine, door: &Door) -> Finding {
         return failed(format!("Nix sends it builds for {shown}, and the guest builds for {system}"));
     }
     if machine.jobs == 0 {
-        return failed("Nix may have it do 0 builds at a time: builds for it wait for ever".to_owned());
+        return failed("its line allows 0 parallel builds: builds for it wait for ever".to_owned());
     }
     if let Door::Direct(program) = door {
         let shown = program.display();
         if !machine.address.starts_with("ssh-ng://") {
-            return failed(format!("Nix speaks {} there, and the direct door is for ssh-ng://", machine.address));
+            return failed(format!("its line uses {}, and the direct door requires ssh-ng://", machine.address));
         }
         if program.to_string_lossy().contains(|c: char| c.is_ascii_whitespace()) {
-            let evidence = format!("Nix cannot run {shown}: it takes what follows a blank for an argument");
-            return Finding::failed(Kind::Config, evidence).hint("have the state directory at a path without blanks");
+            let evidence = format!("Nix cannot run {shown}: it takes the text after a blank for an argument");
+            return Finding::failed(Kind::Config, evidence).hint("use a state directory whose path has no blanks");
         }
-        // A program that may not be looked at may be there.
+        // A program that this user cannot see may exist.
         if !(facts.exists)(program).unwrap_or(true) {
-            return failed(format!("Nix is to run {shown}, which is missing"));
+            return failed(format!("its line runs {shown}, which is missing"));
         }
     }
     if *door == Door::Ssh {
         let key = |text: &str| text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         let pinned = facts.pinned.as_deref().and_then(|line| line.split_once(' ')).map(|(_, public)| key(public));
-        if let (Some(pinned), Some(told)) = (pinned, &machine.host_key)
-            && key(told) != pinned
+        if let (Some(pinned), Some(configured)) = (pinned, &machine.host_key)
+            && key(configured) != pinned
         {
-            return failed("Nix wants another host key than the guest has".to_owned());
+            return failed("Nix expects a host key other than the guest's".to_owned());
         }
         if let Some(file) = machine.ssh_key.as_ref().filter(|file| !(facts.exists)(file).unwrap_or(true)) {
-            return failed(format!("Nix is to log in with {}, which is missing", file.display()));
+            return failed(format!("its line logs in with {}, which is missing", file.display()));
         }
     }
     if !machine.mandatory.is_empty() {
         let features = machine.mandatory.join(",");
-        return Finding::warning(format!("Nix sends it only builds that ask for {features}, and refuses others"))
-            .hint("for all builds, have - as the seventh field of its line");
+        return Finding::warning(format!("Nix sends it only builds that require {features}"))
+            .hint("for all builds, put - into the seventh field of its line");
     }
     let way = if *door == Door::Ssh { "ssh" } else { "the direct door" };
     Finding::ok(format!("Nix sends builds for {shown} through {way}"))
@@ -302,12 +302,12 @@ mod tests {
     fn a_line_that_nix_does_not_use_is_no_way_in() {
         let failed = Outcome::Failed;
         for (from, to, outcome, said) in [
-            ("- 4 1", "- 0 1", failed, "0 builds at a time"),
-            ("benchmark - -", "- kvm,benchmark -", Outcome::Warning, "only builds that ask for kvm,benchmark"),
-            ("ssh-ng://", "ssh://", failed, "Nix speaks ssh://"),
-            ("s%25t", "s%20t", failed, "what follows a blank"),
-            ("s%25t", "s%09t", failed, "what follows a blank"),
-            ("- 4 1", "- four 1", failed, "Nix cannot read its list of builders, and asks none"),
+            ("- 4 1", "- 0 1", failed, "0 parallel builds"),
+            ("benchmark - -", "- kvm,benchmark -", Outcome::Warning, "only builds that require kvm,benchmark"),
+            ("ssh-ng://", "ssh://", failed, "uses ssh://"),
+            ("s%25t", "s%20t", failed, "the text after a blank"),
+            ("s%25t", "s%09t", failed, "the text after a blank"),
+            ("- 4 1", "- four 1", failed, "Nix cannot read its list of builders, and uses none"),
             (" - 4", " - -", Outcome::Ok, "through the direct door"),
             ("x86_64-linux", "-", Outcome::Ok, "builds for x86_64-linux"),
         ] {
@@ -334,7 +334,7 @@ mod tests {
             assert!(finding.evidence.contains(said), "{line}: {finding:?}");
         }
         for (from, to, said) in [
-            ("c3NoLWVkMjU1MTkgQUFBQQ==", "c3NoLWVkMjU1MTkgQkJCQg==", "another host key"),
+            ("c3NoLWVkMjU1MTkgQUFBQQ==", "c3NoLWVkMjU1MTkgQkJCQg==", "a host key other"),
             ("/s/id_ed25519", "/gone/id_ed25519", "/gone/id_ed25519, which is missing"),
         ] {
             let finding = judged(&SSH.replace(from, to), &[]);
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!((parting.outcome, parting.hints.len()), (Outcome::Warning, 2), "{parting:?}");
         assert_eq!(judged(&format!("{DIRECT} ; "), &files).outcome, Outcome::Failed);
         let circle = judged("@/l", &files);
-        assert!(circle.outcome == Outcome::Failed && circle.evidence.contains("back to itself"), "{circle:?}");
+        assert!(circle.outcome == Outcome::Failed && circle.evidence.contains("includes itself"), "{circle:?}");
     }
 
     #[test]

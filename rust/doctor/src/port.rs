@@ -1,4 +1,4 @@
-//! The address of the ssh door: the daemon's, the service manager's, free, or somebody else's.
+//! The address of the ssh door: held by the daemon, by the service manager, by another program, or free.
 
 use super::{finding::Finding, needs, subject::Subject};
 use dvn_types::Kind;
@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-/// Who has the port, as far as this user may know.
+/// The process that holds the port, as far as this user can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     name: String,
@@ -16,9 +16,9 @@ struct Holder {
 
 struct Facts {
     configured: SocketAddr,
-    /// Where the daemon listens, if one runs.
+    /// The addresses on which the daemon listens, if one runs.
     daemon: Option<Vec<String>>,
-    /// What a trial says; not tried where the daemon has it.
+    /// Whether the address could be bound; not tried where the daemon has it.
     free: Result<(), io::ErrorKind>,
     holder: Option<Holder>,
 }
@@ -31,7 +31,7 @@ pub async fn check(subject: &Subject) -> Finding {
     };
     let daemon = subject.status().map(|status| status.listen.clone());
     let has_it = daemon.as_ref().is_some_and(|listen| listen.contains(&configured.to_string()));
-    // Bound and let go at once. Not connected to: that would start a guest.
+    // Binds and releases at once. It does not connect, which would start a guest.
     let free = if has_it { Ok(()) } else { TcpListener::bind(configured).map(drop).map_err(|error| error.kind()) };
     let holder = if free == Err(io::ErrorKind::AddrInUse) { holder(subject, configured.port()).await } else { None };
     judge(&Facts { configured, daemon, free, holder })
@@ -43,7 +43,7 @@ pub async fn api(subject: &Subject) -> Finding {
         return Finding::not_applicable("the API answers on its Unix socket alone");
     };
     if subject.daemon.is_ok() {
-        return Finding::ok("the daemon runs, and listens where it was told to when it started");
+        return Finding::ok("the daemon runs, and listens where its settings said when it started");
     }
     let free = TcpListener::bind(configured).map(drop).map_err(|error| error.kind());
     let holder = if free == Err(io::ErrorKind::AddrInUse) { holder(subject, configured.port()).await } else { None };
@@ -59,7 +59,7 @@ async fn holder(subject: &Subject, port: u16) -> Option<Holder> {
     by_lsof(&lsof.run().await.ok()?.stdout)
 }
 
-/// `… users:(("python3",pid=21244,fd=3))`: without rights the last column is missing.
+/// `… users:(("python3",pid=21244,fd=3))`. Without privileges the last column is missing.
 fn by_ss(text: &str) -> Option<Holder> {
     let (_, user) = text.split_once("users:((\"")?;
     let (name, rest) = user.split_once("\",pid=")?;
@@ -67,7 +67,7 @@ fn by_ss(text: &str) -> Option<Holder> {
     Some(Holder { name: name.to_owned(), pid: pid.to_owned() })
 }
 
-/// A head, and then `COMMAND PID USER …`. It tells a user's own processes only, unless root asks.
+/// A header, then `COMMAND PID USER …`. Only root sees other users' processes.
 fn by_lsof(text: &str) -> Option<Holder> {
     let mut words = text.lines().nth(1)?.split_whitespace();
     Some(Holder { name: words.next()?.to_owned(), pid: words.next()?.to_owned() })
@@ -77,39 +77,39 @@ fn judge(facts: &Facts) -> Finding {
     judge_as("listen", facts)
 }
 
-/// Of the address that this setting gives.
+/// Judges the address that this setting configures.
 fn judge_as(setting: &str, facts: &Facts) -> Finding {
     let address = facts.configured;
     if facts.configured.port() == 0 {
-        return Finding::ok("whichever is free when the daemon starts");
+        return Finding::ok("the daemon chooses a free port when it starts");
     }
     match (&facts.daemon, facts.free) {
         (Some(listen), _) if listen.contains(&address.to_string()) => {
             Finding::ok(format!("the daemon listens on {address}"))
         }
         (Some(listen), _) => {
-            Finding::warning(format!("the daemon listens on {}, and {address} is configured", listen.join(", ")))
-                .hint("start it anew, so that it takes the settings: `darwin-vz-nix stop --daemon`")
+            Finding::warning(format!("the daemon listens on {}, but {address} is configured", listen.join(", ")))
+                .hint("restart it to apply the settings: `darwin-vz-nix stop --daemon`")
         }
         (None, Ok(())) => Finding::ok(format!("{address} is free")),
         (None, Err(io::ErrorKind::AddrInUse)) => match &facts.holder {
-            // The number of the process that starts all others, in which launchd and systemd hold sockets.
+            // Process 1, in which launchd and systemd hold sockets.
             Some(holder) if holder.pid == "1" => Finding::ok(format!("{} holds {address} for the daemon", holder.name)),
             Some(holder) => taken(setting, address, &format!("{}, process {},", holder.name, holder.pid)),
             None => taken(setting, address, "a program of another user")
-                .hint("if launchd or systemd holds it for the daemon, all is well: run this as root to see"),
+                .hint("this is fine if launchd or systemd holds it for the daemon: run this as root to check"),
         },
         (None, Err(io::ErrorKind::PermissionDenied)) => {
             Finding::failed(Kind::Host, format!("this user may not listen on {address}"))
                 .hint(format!("choose a port above 1023: the setting `{setting}`"))
         }
-        (None, Err(kind)) => Finding::failed(Kind::Host, format!("nobody can listen on {address}: {kind}"))
+        (None, Err(kind)) => Finding::failed(Kind::Host, format!("{address} cannot be listened on: {kind}"))
             .hint(format!("choose another address: the setting `{setting}`")),
     }
 }
 
-fn taken(setting: &str, address: SocketAddr, who: &str) -> Finding {
-    Finding::failed(Kind::Busy, format!("{who} has {address}"))
+fn taken(setting: &str, address: SocketAddr, holder: &str) -> Finding {
+    Finding::failed(Kind::Busy, format!("{holder} has {address}"))
         .hint(format!("end it, or choose another port: the setting `{setting}`"))
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_else_who_has_it_is_named() {
+    fn another_holder_is_named() {
         let finding = judged(None, Err(io::ErrorKind::AddrInUse), Some(("python3", "21244")));
         assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Busy)));
         assert_eq!(finding.evidence, "python3, process 21244, has 127.0.0.1:31122");
@@ -163,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_with_other_settings_is_told() {
+    fn a_daemon_with_other_settings_is_reported() {
         let finding = judged(Some("127.0.0.1:4000"), Ok(()), None);
         assert_eq!(finding.outcome, Outcome::Warning);
-        assert!(finding.evidence.contains("127.0.0.1:4000, and 127.0.0.1:31122"), "{finding:?}");
+        assert!(finding.evidence.contains("127.0.0.1:4000, but 127.0.0.1:31122"), "{finding:?}");
     }
 
     #[test]

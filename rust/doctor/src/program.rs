@@ -1,4 +1,4 @@
-//! Programs of the host that are asked for facts. All of them only look.
+//! Programs of the host that supply facts. All are run read-only.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,30 +9,30 @@ use std::{
 };
 use tokio::{process::Command, time::timeout};
 
-/// A program that only looks has no reason to take longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for a program that only reads.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a program said.
+/// The output of a program that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
-    /// Its exit code; none if a signal ended it.
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote to stdout.
+    /// Its stdout.
     pub stdout: String,
-    /// What it wrote to stderr.
+    /// Its stderr.
     pub stderr: String,
 }
 
 impl Said {
-    /// It ended well.
+    /// Whether it exited with 0.
     pub fn succeeded(&self) -> bool {
         self.code == Some(0)
     }
 
-    /// The first line of its complaint, or else its exit code.
+    /// The first line of its stderr, or else its exit code.
     pub fn complaint(&self) -> String {
         let first = self.stderr.lines().map(str::trim).find(|line| !line.is_empty());
-        first.map_or_else(|| format!("it said nothing, {}", Ended(self.code)), str::to_owned)
+        first.map_or_else(|| format!("it printed no error, {}", Ended(self.code)), str::to_owned)
     }
 }
 
@@ -52,13 +52,13 @@ impl fmt::Display for Ended {
 pub struct Program {
     path: PathBuf,
     args: Vec<OsString>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Program {
     /// The program at that path.
     pub fn new(path: impl Into<PathBuf>) -> Program {
-        Program { path: path.into(), args: Vec::new(), patience: PATIENCE }
+        Program { path: path.into(), args: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Adds arguments.
@@ -68,14 +68,14 @@ impl Program {
         self
     }
 
-    /// Sets how long it may take.
+    /// Sets the time limit.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Program {
-        self.patience = patience;
+    pub fn timeout(mut self, limit: Duration) -> Program {
+        self.timeout = limit;
         self
     }
 
-    /// The command, not started: dropping its process ends it.
+    /// The command, not started. Dropping its process kills it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).stdin(Stdio::null()).kill_on_drop(true);
@@ -85,8 +85,8 @@ impl Program {
     /// Runs it to its end. The error is a sentence.
     pub async fn run(&self) -> Result<Said, String> {
         let name = self.path.display();
-        match timeout(self.patience, self.command().output()).await {
-            Err(_) => Err(format!("{name} did not end within {:?}", self.patience)),
+        match timeout(self.timeout, self.command().output()).await {
+            Err(_) => Err(format!("{name} did not end within {:?}", self.timeout)),
             Ok(Err(error)) => Err(format!("{name} cannot be run: {error}")),
             Ok(Ok(output)) => Ok(Said {
                 code: output.status.code(),
@@ -106,7 +106,7 @@ mod tests {
         let said =
             Program::new("/bin/sh").args(["-c", "echo out; echo >&2; echo why >&2; exit 3"]).run().await.unwrap();
         assert_eq!((said.code, said.stdout.as_str(), said.complaint().as_str()), (Some(3), "out\n", "why"));
-        let slow = Program::new("/bin/sh").args(["-c", "sleep 60"]).patience(Duration::from_millis(50));
+        let slow = Program::new("/bin/sh").args(["-c", "sleep 60"]).timeout(Duration::from_millis(50));
         assert!(slow.run().await.unwrap_err().contains("did not end"));
         assert!(Program::new("/nonexistent").run().await.unwrap_err().contains("cannot be run"));
     }

@@ -1,5 +1,5 @@
-//! What `--fix` does. Each repair is data, so that it can be told before it is done; none loses anything: what is wrong is
-//! moved aside, under a name that says so.
+//! The repairs of `--fix`. Each is data, so that it can be described before it is made. None deletes anything: a faulty
+//! file is renamed, and its new name says so.
 
 use dvn_guest::ssh::keys::Keys;
 use dvn_host::{
@@ -14,22 +14,22 @@ use std::{
     path::PathBuf,
 };
 
-/// Something that can be repaired without a risk.
+/// A repair without risk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// Takes rights away from others.
+    /// Removes other users' permissions.
     Close {
         /// File or directory.
         path: PathBuf,
         /// Its new mode.
         mode: u32,
     },
-    /// Moves a file out of the way, beside where it was.
+    /// Renames a file, within its directory.
     Aside {
         /// The file.
         path: PathBuf,
     },
-    /// Makes a machine's missing keys, and writes what is derived from them.
+    /// Makes a machine's missing keys and the files derived from them.
     Keys {
         /// The machine's directory.
         dir: PathBuf,
@@ -48,7 +48,7 @@ impl Repair {
         }
     }
 
-    /// Does it, and tells what was done, one thing each.
+    /// Makes the repair, and returns what was done, one step each.
     pub fn apply(&self) -> Result<Vec<String>, Report> {
         match self {
             Repair::Close { path, mode } => {
@@ -65,7 +65,7 @@ impl Repair {
     }
 }
 
-/// The files belong to whom the directory belongs to: root repairs a service's keys, too.
+/// The new files get the directory's owner: root repairs a service's keys, too.
 fn make_keys(dir: &MachineDir, machine: &MachineName) -> Result<Vec<String>, Report> {
     let all = || [dir.user_key(), dir.user_public_key(), dir.host_key(), dir.known_hosts()];
     let before = all().map(|path| regular_file::read(&path).ok());

@@ -1,4 +1,5 @@
-//! Whatever starts the daemon when somebody connects: a job of launchd, or a socket unit of systemd and its service.
+//! The service that starts the daemon at the first connection: a launchd job, or a systemd socket unit with its
+//! service.
 
 use super::{finding::Finding, launchd::Job, needs, program::Said, subject::Subject};
 use dvn_types::Kind;
@@ -46,11 +47,11 @@ fn judge_launchd(said: &Said) -> Finding {
     if !said.succeeded() {
         return match said.stderr.contains("Could not find service") {
             true => Finding::not_applicable(format!("launchd has no job {LABEL}; the daemon is started by commands")),
-            false => Finding::warning(format!("launchd does not tell of its job {LABEL}: {}", said.complaint())),
+            false => Finding::warning(format!("launchd does not show its job {LABEL}: {}", said.complaint())),
         };
     }
     let Some(job) = Job::read(&said.stdout) else {
-        return Finding::warning(format!("what launchctl says of {LABEL} is not understood"));
+        return Finding::warning(format!("the output of launchctl for {LABEL} is not understood"));
     };
     match (job.pid, job.last_exit) {
         (Some(pid), _) => Finding::ok(format!("launchd's job {LABEL} runs, process {pid}")),
@@ -61,13 +62,13 @@ fn judge_launchd(said: &Said) -> Finding {
     }
 }
 
-fn ended(who: &str, code: u8) -> Finding {
+fn ended(name: &str, code: u8) -> Finding {
     let kind = Kind::ALL.into_iter().find(|kind| kind.exit_code() == code).unwrap_or(Kind::Host);
-    Finding::failed(kind, format!("{who} ended last with exit code {code}"))
-        .hint("what the code means: the end of `darwin-vz-nix --help`")
+    Finding::failed(kind, format!("{name} last ended with exit code {code}"))
+        .hint("the end of `darwin-vz-nix --help` explains the code")
 }
 
-/// The socket unit for that address, and the service it starts: `LISTEN UNIT ACTIVATES`.
+/// The socket unit for that address, and the service that it starts: `LISTEN UNIT ACTIVATES`.
 fn units_of(list: &str, listen: SocketAddr) -> Option<(String, String)> {
     list.lines().find_map(|line| {
         let mut words = line.split_whitespace();

@@ -1,9 +1,9 @@
-//! Settings, and what of them this computer can do.
+//! The settings, checked against this computer.
 
 use super::{
     finding::Finding,
     needs,
-    subject::{Eyes, Subject},
+    subject::{Observer, Subject},
 };
 use dvn_config::{MachineSettings, Size};
 use dvn_hypervisor::{Capabilities, Wish};
@@ -37,7 +37,7 @@ pub async fn nested(subject: &Subject) -> Finding {
         Ok(settings) => settings,
         Err(finding) => return finding,
     };
-    // Of a bundle that is wrong another check tells; the host's own architecture is the likely one.
+    // Another check reports a bad bundle. Assume the host's own architecture then.
     let arch = super::opened_bundle::fit(subject).await.map(|bundle| bundle.arch).or(Arch::host());
     judge_nested(settings, &subject.capabilities, arch)
 }
@@ -54,21 +54,21 @@ fn judge_nested(
         return Finding::not_applicable("nothing runs guests here: see the check backend");
     };
     can.admit_nesting(&wish(settings), arch)
-        .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines of their own"))
+        .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines"))
 }
 
 /// The check `backend`.
 pub async fn backend(subject: &Subject) -> Finding {
     match needs::settings(subject) {
-        Ok(settings) => judge_backend(&subject.backend, settings.share_store, subject.eyes),
+        Ok(settings) => judge_backend(&subject.backend, settings.share_store, subject.observer),
         Err(finding) => finding,
     }
 }
 
-/// Without these no guest boots, whichever backend has them.
+/// No guest boots without these, whatever the backend.
 const NEEDED: [&str; 3] = ["virtualization", "vsock", "helpers-end-with-us"];
 
-fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, eyes: Eyes) -> Finding {
+fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, observer: Observer) -> Finding {
     let can = match backend {
         Ok(can) => can,
         Err(report) => return report.clone().into(),
@@ -76,11 +76,12 @@ fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, eyes:
     let is_needed =
         |feature: &&FeatureView| NEEDED.contains(&feature.name.as_str()) || share_store && feature.name == "shares";
     let missing: Vec<_> = can.features.iter().filter(is_needed).filter(|feature| !feature.available).collect();
-    let (whose, looked) = match eyes {
-        Eyes::Daemon => ("the running daemon", "the running daemon, which looks for programs along"),
-        Eyes::Command => {
-            ("this command", "this command, as no daemon runs: a daemon may have another search path than")
-        }
+    let (whose, looked) = match observer {
+        Observer::Daemon => ("the running daemon", "the running daemon, whose search path is"),
+        Observer::Command => (
+            "this command",
+            "this command, as no daemon runs (a daemon's search path may differ), with the search path",
+        ),
     };
     let looked = format!("this was found by {looked} {}", can.search_path);
     let guests: Vec<_> = can.guests.iter().map(|arch| arch.as_str()).collect();
@@ -95,7 +96,7 @@ fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, eyes:
     }
     if guests.is_empty() {
         return Finding::failed(Kind::Host, format!("the backend {} boots no guests here", can.backend))
-            .hint("see why: `darwin-vz-nix capabilities`; a daemon that runs finds what was installed since once it is started anew")
+            .hint("see why: `darwin-vz-nix capabilities`; restart a running daemon to make it find programs that were installed later")
             .hint(looked);
     }
     let guests = guests.join(" and ");
@@ -153,16 +154,16 @@ mod tests {
         let fine =
             can(&[("virtualization", true), ("vsock", true), ("shares", false), ("nested-virtualization", false)]);
         let found = "vz with hvf, for aarch64 guests, as found by";
-        assert_eq!(judge_backend(&fine, false, Eyes::Daemon), Finding::ok(format!("{found} the running daemon")));
-        assert_eq!(judge_backend(&fine, false, Eyes::Command), Finding::ok(format!("{found} this command")));
-        let finding = judge_backend(&fine, true, Eyes::Daemon);
+        assert_eq!(judge_backend(&fine, false, Observer::Daemon), Finding::ok(format!("{found} the running daemon")));
+        assert_eq!(judge_backend(&fine, false, Observer::Command), Finding::ok(format!("{found} this command")));
+        let finding = judge_backend(&fine, true, Observer::Daemon);
         assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
         assert_eq!(finding.hints[0], "shares: it is missing; install it");
-        assert_eq!(finding.hints[1], "this was found by the running daemon, which looks for programs along /a:/b");
-        let finding = judge_backend(&can(&[("vsock", false)]), false, Eyes::Command);
+        assert_eq!(finding.hints[1], "this was found by the running daemon, whose search path is /a:/b");
+        let finding = judge_backend(&can(&[("vsock", false)]), false, Observer::Command);
         assert_eq!(finding.evidence, "the backend vz lacks vsock");
         assert!(finding.hints[1].contains("this command, as no daemon runs"), "{finding:?}");
-        let none = judge_backend(&Err(Report::new(Kind::Config, "built without it")), false, Eyes::Command);
+        let none = judge_backend(&Err(Report::new(Kind::Config, "built without it")), false, Observer::Command);
         assert_eq!((none.outcome, none.kind), (Outcome::Failed, Some(Kind::Config)));
     }
 
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(judge_rosetta(true, &can(&[])).outcome, Outcome::Failed);
     }
 
-    /// What the backend itself knows, with virtual machines in guests or without.
+    /// The backend's own capabilities, with nested virtualization or without.
     fn nesting(nested: bool) -> Result<Capabilities, Report> {
         let why = if nested { "the processor has it" } else { "the processor has none" }.to_owned();
         Ok(Capabilities {

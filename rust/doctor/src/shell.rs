@@ -1,7 +1,7 @@
 //! A shell in the guest, through `darwin-vz-nix ssh`: the way that users take.
 //!
-//! It stays open over several commands, because a connection costs more than most of them, and a clock can be compared only
-//! to within one answer's time.
+//! It stays open over several commands: connecting takes longer than most of them, and the clock comparison is only as
+//! precise as one answer's delay.
 
 use super::subject::Subject;
 use std::{process::Stdio, time::Duration};
@@ -11,33 +11,33 @@ use tokio::{
     time::timeout,
 };
 
-/// Ends a command's output; no command prints it of its own accord.
+/// Marks the end of a command's output.
 const MARK: &str = "darwin-vz-nix-doctor-mark";
 
-/// ssh's own words are dropped: it would say them in the midst of ours.
+/// ssh's own messages are discarded, as they would appear in the middle of the report.
 const BROKEN: &str = "the connection through ssh failed; see why: `darwin-vz-nix ssh -- true`";
 
-/// How long a shell may take to come up, and a command to end, unless its check says otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Default time limit, both for opening the shell and for a command.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An open shell. Dropping it ends its connection.
+/// An open shell. Dropping it closes its connection.
 pub struct Shell {
     _ssh: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
-/// What a command in the guest said.
+/// The output of a command in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// Both outputs.
+    /// stdout and stderr, merged.
     pub text: String,
 }
 
 impl Shell {
-    /// Opens one. Errors, here and below, are a sentence.
+    /// Opens a shell. Here and below, an error is a sentence.
     pub async fn open(subject: &Subject) -> Result<Shell, String> {
         let mut command = subject.this_program().args(["ssh", "--", "sh"]).command();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -46,15 +46,15 @@ impl Shell {
             return Err("ssh has no input and output".to_owned());
         };
         let mut shell = Shell { _ssh: ssh, input, output: BufReader::new(output).lines() };
-        // So that a first answer's time is not the connection's.
-        shell.run(":", PATIENCE).await?;
+        // So that the time of the first answer does not include the connection's.
+        shell.run(":", TIMEOUT).await?;
         Ok(shell)
     }
 
     /// Runs a command to its end.
-    pub async fn run(&mut self, command: &str, patience: Duration) -> Result<Output, String> {
+    pub async fn run(&mut self, command: &str, limit: Duration) -> Result<Output, String> {
         let talk = async {
-            // The command's input is empty, so that it cannot take ours.
+            // The command's stdin is empty, so that it cannot consume the next commands.
             let line = format!("{{ {command}\n}} </dev/null 2>&1; code=$?; echo; echo {MARK} $code\n");
             self.input.write_all(line.as_bytes()).await.map_err(|_| BROKEN)?;
             let mut lines = Vec::new();
@@ -62,14 +62,14 @@ impl Shell {
                 let line = self.output.next_line().await.ok().flatten().ok_or(BROKEN)?;
                 match line.strip_prefix(MARK) {
                     Some(code) => {
-                        let code = code.trim().parse().map_err(|_| format!("the guest's shell says {line:?}"))?;
+                        let code = code.trim().parse().map_err(|_| format!("the guest's shell answered {line:?}"))?;
                         return Ok(Output { code, text: lines.join("\n").trim().to_owned() });
                     }
                     None => lines.push(line),
                 }
             }
         };
-        timeout(patience, talk).await.unwrap_or_else(|_| Err(format!("the guest did not answer within {patience:?}")))
+        timeout(limit, talk).await.unwrap_or_else(|_| Err(format!("the guest did not answer within {limit:?}")))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn commands_are_told_apart_with_their_codes_and_both_outputs() {
+    async fn commands_are_separated_with_their_codes_and_both_outputs() {
         let dir = tempfile::tempdir().unwrap();
         // The flags and `ssh --` come first.
         let mut shell = Shell::open(&subject(dir.path(), r#"shift 4; exec "$@""#)).await.unwrap();
@@ -99,7 +99,7 @@ mod tests {
             ("nonsense-that-is-no-program 2>/dev/null", 127, ""),
             ("true", 0, ""),
         ] {
-            let output = shell.run(command, PATIENCE).await.unwrap();
+            let output = shell.run(command, TIMEOUT).await.unwrap();
             assert_eq!(output, Output { code, text: text.to_owned() }, "{command}");
         }
         let slow = shell.run("sleep 60", Duration::from_millis(50)).await;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_fails_is_told() {
+    async fn a_failed_connection_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let error = Shell::open(&subject(dir.path(), "exit 255")).await.err().unwrap();
         assert_eq!(error, BROKEN);

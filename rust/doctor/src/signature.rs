@@ -1,5 +1,5 @@
-//! This program's signature: without the entitlement in it, macOS gives it no virtual machines. Where there is no `codesign`,
-//! nobody asks for one.
+//! This program's signature: without the entitlement in it, macOS refuses to run virtual machines. On a system without
+//! `codesign` the check does not apply.
 
 use super::{finding::Finding, program::Said, subject::Subject};
 use dvn_types::Kind;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 const ENTITLEMENT: &str = "com.apple.security.virtualization";
 
-/// What `codesign` says.
+/// The output of `codesign`.
 struct Facts {
     verified: Said,
     entitlements: Said,
@@ -16,7 +16,7 @@ struct Facts {
 /// The check `signature`.
 pub async fn check(subject: &Subject) -> Finding {
     let Some(codesign) = subject.find_in_system("codesign") else {
-        return Finding::not_applicable("this system does not ask for signatures");
+        return Finding::not_applicable("this system requires no signatures");
     };
     let gather = async || {
         let verify = codesign.clone().args(["--verify", "--strict"]).args([&subject.program]);
@@ -33,9 +33,9 @@ fn judge(facts: &Facts, program: &Path) -> Finding {
     let shown = program.display();
     let sign = format!("sign it: codesign --force --sign - --entitlements entitlements.plist {shown}");
     if !facts.verified.succeeded() {
-        return Finding::failed(Kind::Host, format!("its signature does not hold: {}", facts.verified.complaint()))
+        return Finding::failed(Kind::Host, format!("its signature is invalid: {}", facts.verified.complaint()))
             .hint(sign)
-            .hint("or install it anew");
+            .hint("or reinstall it");
     }
     if !entitled(&facts.entitlements.stdout) {
         return Finding::failed(Kind::Host, format!("{shown} lacks the entitlement {ENTITLEMENT}")).hint(sign);
@@ -43,7 +43,7 @@ fn judge(facts: &Facts, program: &Path) -> Finding {
     Finding::ok(format!("it holds, with {ENTITLEMENT}"))
 }
 
-/// The entitlement is there and true: as a property list, or in the words that some versions of `codesign` use instead.
+/// The entitlement is present and true: in a property list, or in the text form of some versions of `codesign`.
 fn entitled(text: &str) -> bool {
     let Some((_, after)) = text.split_once(ENTITLEMENT) else { return false };
     let value = after.trim_start_matches("</key>").trim_start();

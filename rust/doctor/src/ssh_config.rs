@@ -1,36 +1,36 @@
-//! What root's ssh knows of the machine: Nix's daemon is root, and takes the ssh door by that.
+//! Root's ssh configuration for the machine: Nix's daemon runs as root, and uses it for the ssh door.
 
 use super::{
     finding::Finding,
     keys::pinned_line,
     needs,
     program::Program,
+    ssh_conflicts::{self, Conflict, Wanted},
     ssh_options::Config,
-    ssh_spoilers::{self, Spoiled, Wanted},
     subject::Subject,
 };
 use dvn_guest::ssh::keys::host_alias;
 use dvn_types::Kind;
 use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
 
-/// Read by every user's ssh; all that root's reads, unless root has a file of its own.
+/// Read by every user's ssh; root's reads nothing else, unless root has a file of its own.
 const SYSTEM: &str = "/etc/ssh/ssh_config";
 
 struct Facts {
     alias: String,
-    /// What `ssh -G` says.
+    /// The output of `ssh -G`.
     config: Config,
-    /// Where the machine is reached.
+    /// The machine's address.
     listen: SocketAddr,
-    /// How long a guest may take to come up.
+    /// How long a guest may take to boot.
     boot: Duration,
-    /// The guest's user, if the bundle tells.
+    /// The guest's user, if the bundle is known.
     user: Option<String>,
     /// The line that must be in `known_hosts`.
     pinned: Option<String>,
-    /// Whether a file is there.
+    /// Whether a file exists.
     exists: fn(&Path) -> io::Result<bool>,
-    /// What a file says.
+    /// A file's contents.
     read: fn(&Path) -> Option<String>,
 }
 
@@ -48,7 +48,7 @@ pub async fn check(subject: &Subject) -> Finding {
         Ok(said) if said.succeeded() => said,
         Ok(said) => {
             return Finding::failed(Kind::Config, format!("ssh cannot read its configuration: {}", said.complaint()))
-                .hint(format!("see for yourself: ssh -G {alias}"));
+                .hint(format!("check: ssh -G {alias}"));
         }
         Err(why) => return Finding::warning(why),
     };
@@ -65,7 +65,7 @@ pub async fn check(subject: &Subject) -> Finding {
     })
 }
 
-/// What root's ssh would do: another user's own file is left out, as root's ssh does not read it.
+/// The options of root's ssh. Another user's own file is left out, as root's ssh does not read it.
 fn ask(ssh: Program, user: u32, alias: &str) -> Program {
     let own = user == 0 || !Path::new(SYSTEM).exists();
     let ssh = if own { ssh } else { ssh.args(["-F", SYSTEM]) };
@@ -75,26 +75,26 @@ fn ask(ssh: Program, user: u32, alias: &str) -> Program {
 fn judge(facts: &Facts) -> Finding {
     let (alias, config) = (&facts.alias, &facts.config);
     if config.first("hostname") == alias {
-        return Finding::not_applicable(format!("ssh knows no {alias}; only Nix's ssh door needs it"));
+        return Finding::not_applicable(format!("ssh has no host {alias}; only Nix's ssh door needs it"));
     }
     let mut faults = Vec::new();
     let reached = format!("{}:{}", config.first("hostname"), config.first("port"));
     if config.first("hostname") != facts.listen.ip().to_string()
         || config.first("port") != facts.listen.port().to_string()
     {
-        faults.push(format!("it goes to {reached}, and the machine listens on {}", facts.listen));
+        faults.push(format!("it connects to {reached}, but the machine listens on {}", facts.listen));
     }
     if let Some(user) = facts.user.as_deref().filter(|user| *user != config.first("user")) {
-        faults.push(format!("it logs in as {}, and the guest's user is {user}", config.first("user")));
+        faults.push(format!("it logs in as {}, but the guest's user is {user}", config.first("user")));
     }
-    // A file that may not be looked at may be there.
+    // A file that this user cannot see may exist.
     let keys = config.all("identityfile");
     if !keys.iter().any(|key| (facts.exists)(Path::new(key)).unwrap_or(true)) {
         faults.push(format!("its key {} is missing", keys.join(", ")));
     }
     if let Some(pinned) = &facts.pinned {
         let files = config.first("userknownhostsfile");
-        // Several are separated by spaces, which one alone may have in its name.
+        // Several paths are separated by spaces, and a single path may contain spaces.
         let said = (facts.read)(Path::new(files)).or_else(|| {
             let texts: Vec<_> = files.split(' ').filter_map(|file| (facts.read)(Path::new(file))).collect();
             (!texts.is_empty()).then(|| texts.concat())
@@ -105,10 +105,10 @@ fn judge(facts: &Facts) -> Finding {
     }
     let mut risks = Vec::new();
     let wanted = Wanted { address: facts.listen.ip(), boot: facts.boot, exists: facts.exists };
-    for spoiled in ssh_spoilers::find(config, &wanted) {
-        match spoiled {
-            Spoiled::Broken(why) => faults.push(why),
-            Spoiled::Risky(why) => risks.push(why),
+    for conflict in ssh_conflicts::find(config, &wanted) {
+        match conflict {
+            Conflict::Broken(why) => faults.push(why),
+            Conflict::Risky(why) => risks.push(why),
         }
     }
     if !["true", "yes"].contains(&config.first("stricthostkeychecking")) {
@@ -118,14 +118,14 @@ fn judge(facts: &Facts) -> Finding {
         Some(fault) => {
             let more = if faults.len() > 1 { format!("; {}", faults[1..].join("; ")) } else { String::new() };
             Finding::failed(Kind::Config, format!("ssh knows {alias}, but {fault}{more}"))
-                .hint("take what `darwin-vz-nix nix-config --door ssh` prints, or activate the nix-darwin module anew")
+                .hint("use the block that `darwin-vz-nix nix-config --door ssh` prints, or activate the nix-darwin module again")
                 .hint(format!(
-                    "if another block has it, ssh must read that one after the machine's; see `ssh -G {alias}`"
+                    "if another block sets it, move that block after the machine's; see `ssh -G {alias}`"
                 ))
         }
         None if !risks.is_empty() => {
             Finding::warning(format!("ssh reaches {alias} at {reached}, but {}", risks.join("; ")))
-                .hint("have ssh read the block that `darwin-vz-nix nix-config --door ssh` prints before any `Host *`")
+                .hint("put the block that `darwin-vz-nix nix-config --door ssh` prints before any `Host *`")
         }
         None => Finding::ok(format!("ssh reaches {alias} at {reached}, with its key and host key")),
     }
@@ -171,7 +171,7 @@ mod tests {
         let expected = "ssh reaches darwin-vz-builder at 127.0.0.1:31122, with its key and host key";
         assert_eq!(finding, Finding::ok(expected));
         for (from, to, expected) in [
-            ("port 31122", "port 31123", "goes to 127.0.0.1:31123"),
+            ("port 31122", "port 31123", "connects to 127.0.0.1:31123"),
             ("user builder", "user root", "logs in as root"),
             ("x y/id_ed25519", "gone", "its key /var/lib/gone is missing"),
         ] {
@@ -179,10 +179,10 @@ mod tests {
             assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)));
             assert!(finding.evidence.contains(expected), "{expected}: {finding:?}");
         }
-        for spoiler in ["requesttty force", "connecttimeout 10", "proxyjump bastion"] {
-            let finding = judge(&facts(&format!("{KNOWN}{spoiler}\n")));
-            assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)), "{spoiler}");
-            assert!(finding.evidence.contains(spoiler.split(' ').next().unwrap()), "{finding:?}");
+        for conflict in ["requesttty force", "connecttimeout 10", "proxyjump bastion"] {
+            let finding = judge(&facts(&format!("{KNOWN}{conflict}\n")));
+            assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Config)), "{conflict}");
+            assert!(finding.evidence.contains(conflict.split(' ').next().unwrap()), "{finding:?}");
         }
         let lax = judge(&facts(&KNOWN.replace("checking true", "checking accept-new")));
         assert_eq!(lax.outcome, Outcome::Warning);

@@ -1,13 +1,13 @@
-//! The options with which ssh reaches a host.
+//! The options that ssh uses for a host.
 
 use std::collections::BTreeMap;
 
-/// What `ssh -G` prints: a setting on each line, some of them often.
+/// The output of `ssh -G`: one option per line; some options have several lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config(BTreeMap<String, Vec<String>>);
 
 impl Config {
-    /// Reads it.
+    /// Parses the output.
     pub fn read(text: &str) -> Config {
         let mut config = Config::default();
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -16,7 +16,7 @@ impl Config {
         config
     }
 
-    /// The first value of an option, or nothing.
+    /// The first value of an option, or the empty string.
     pub fn first(&self, key: &str) -> &str {
         self.all(key).first().map_or("", String::as_str)
     }

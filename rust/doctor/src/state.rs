@@ -1,5 +1,5 @@
-//! The state directory: whether Nix and ssh can name it, who may come in, who could replace it, whether it can be written,
-//! and whether sockets fit. By the same rules as the daemon's own (`machine_dir`).
+//! The state directory: whether Nix and ssh can use its path, which users can enter, replace or write it, and whether
+//! socket paths fit. The rules are the daemon's own (`machine_dir`).
 
 use super::{
     finding::{Finding, Outcome},
@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory that ought to be private.
+/// A directory that must be private.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Directory {
     path: PathBuf,
@@ -57,7 +57,7 @@ pub async fn directory(subject: &Subject) -> Finding {
     if judged.outcome == Outcome::Failed {
         return judged;
     }
-    // Root looks at a service's with that user's eyes.
+    // Root judges a service's directory from the view of that service's user.
     let owner = directories.iter().find_map(|directory| match directory.found {
         Found::Directory { owner, .. } => Some(owner),
         _ => None,
@@ -68,7 +68,8 @@ pub async fn directory(subject: &Subject) -> Finding {
     judge_way(judged, naming::check(root).err(), dangers.collect(), unwritable)
 }
 
-/// What the daemon would refuse of its path, of the way to it, or of its volume; a warning; or what was found before.
+/// What the daemon would refuse about its path, the directories above it, or its volume; else a warning; else the
+/// earlier finding.
 fn judge_way(
     before: Finding,
     unnamable: Option<Report>,
@@ -90,8 +91,8 @@ fn judge_way(
     }
 }
 
-/// Tries to write there, or where the directory would be made: volumes, flags and rights have too many ways to forbid it to
-/// be foretold. What is made is gone at once, and has a name that the daemon sweeps.
+/// Tries to write there, or where the directory would be made: volumes, flags and permissions can forbid writing in too
+/// many ways to predict. The test file is removed at once, and its name is one that the daemon sweeps.
 fn can_write(dir: &Path) -> Result<(), Report> {
     let (place, what) = match dir.is_dir() {
         true => (dir, "cannot write in"),
@@ -112,11 +113,11 @@ fn judge(directories: &[Directory], user: u32, daemon_answers: bool) -> Finding 
         match found {
             Found::Nothing => {}
             Found::NoDirectory => {
-                return Finding::failed(Kind::State, format!("{shown} is no directory"))
+                return Finding::failed(Kind::State, format!("{shown} is not a directory"))
                     .hint("move it away, or name another directory with --state-dir");
             }
             Found::Unreadable(why) => {
-                return Finding::failed(Kind::State, format!("{shown} cannot be looked at: {why}"))
+                return Finding::failed(Kind::State, format!("{shown} cannot be examined: {why}"))
                     .hint("run this as the user whose daemon it is, or as root");
             }
             Found::Directory { mode, owner: theirs } => {
@@ -159,12 +160,12 @@ pub async fn socket_paths(subject: &Subject) -> Finding {
 
 fn judge_socket(longest: &Path) -> Finding {
     let length = longest.as_os_str().len();
-    let evidence = format!("the longest has {length} bytes, and {LONGEST_SOCKET_PATH} are possible");
+    let evidence = format!("the longest has {length} bytes of at most {LONGEST_SOCKET_PATH}");
     if length <= LONGEST_SOCKET_PATH {
         return Finding::ok(evidence);
     }
     Finding::failed(Kind::State, format!("{evidence}: {}", longest.display()))
-        .hint("name a state directory with a shorter path with --state-dir")
+        .hint("use a state directory with a shorter path: --state-dir")
 }
 
 #[cfg(test)]
@@ -194,16 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_is_left_alone() {
+    fn another_users_directory_is_left_alone() {
         let finding = judge(&of(0o755, 7), 8, false);
         assert_eq!((finding.outcome, finding.repairs.len()), (Outcome::Failed, 0), "{finding:?}");
-        assert_eq!(judge(&of(0o700, 7), 0, true).outcome, Outcome::Ok, "root looks at a service's that runs");
+        assert_eq!(judge(&of(0o700, 7), 0, true).outcome, Outcome::Ok, "root examines a running service's directory");
         assert_eq!(judge(&of(0o700, 7), 0, false).outcome, Outcome::Warning);
     }
 
     #[test]
-    fn what_is_no_directory_is_told() {
-        for (found, expected) in [(Found::NoDirectory, "no directory"), (Found::Unreadable("why".into()), "why")] {
+    fn a_file_in_its_place_is_reported() {
+        for (found, expected) in [(Found::NoDirectory, "not a directory"), (Found::Unreadable("why".into()), "why")] {
             let finding = judge(&[Directory { path: "/s".into(), found }], 7, false);
             assert!(finding.outcome == Outcome::Failed && finding.evidence.contains(expected), "{finding:?}");
         }
@@ -237,7 +238,7 @@ mod tests {
             let dir = tmp.path().join("way").join(name);
             let finding = directory(&Subject::unknown(&dir)).await;
             assert_eq!(finding.outcome, outcome, "{name} {mode:o}: {finding:?}");
-            assert!(!dir.exists(), "looking makes nothing");
+            assert!(!dir.exists(), "the check creates nothing");
             let opened = dvn_host::machine_dir::StateDir::open(&dir).map(drop);
             assert_eq!(opened.is_err(), outcome == Outcome::Failed, "{name} {mode:o}: {opened:?}");
             let _ = fs::remove_dir(dir);
@@ -249,11 +250,11 @@ mod tests {
         // Not even root can make a directory there.
         for place in ["/proc/state", "/proc/self/fd/state"] {
             let finding = directory(&Subject::unknown(Path::new(place))).await;
-            let told = format!("cannot make the directory {place}: ");
-            assert!(finding.outcome == Outcome::Failed && finding.evidence.starts_with(&told), "{finding:?}");
+            let expected = format!("cannot make the directory {place}: ");
+            assert!(finding.outcome == Outcome::Failed && finding.evidence.starts_with(&expected), "{finding:?}");
             assert!(!finding.hints.is_empty(), "{finding:?}");
             let refused = dvn_host::machine_dir::StateDir::open(Path::new(place)).unwrap_err();
-            assert!(refused.message.starts_with(&told) && !refused.hints.is_empty(), "{refused:?}");
+            assert!(refused.message.starts_with(&expected) && !refused.hints.is_empty(), "{refused:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The files of the state directory, opened as the daemon opens them: regular ones, which this user may read and write, and
-//! of those that nothing can replace also what is in them.
+//! The files of the state directory, opened as the daemon opens them: they must be regular files that this user can
+//! read and write, and those that cannot be recreated must have valid contents.
 
 use super::{finding::Finding, subject::Subject};
 use dvn_host::{
@@ -14,13 +14,13 @@ use std::{fs::File, io, path::PathBuf};
 /// What is wrong with the files.
 #[derive(Debug, Default)]
 struct Faults {
-    /// The daemon, or a boot, goes no further.
+    /// Reports that stop the daemon or a boot.
     hinder: Vec<Report>,
-    /// What is there is replaced when the file is needed.
+    /// Files that are replaced when they are needed.
     replaced: Vec<(PathBuf, NotRegular)>,
 }
 
-/// The check `state-files`. Keys and what is derived from them have checks of their own, and so has the lock.
+/// The check `state-files`. Keys, files derived from them and the lock have checks of their own.
 pub async fn check(subject: &Subject) -> Finding {
     if !subject.state_dir.is_dir() {
         return Finding::not_applicable("there are none yet; the first start makes them");
@@ -62,9 +62,9 @@ fn judge(faults: Faults) -> Finding {
         return first.into();
     }
     match faults.replaced.first() {
-        Some((path, what)) => Finding::warning(format!("{} is not what it should be: {what}", path.display()))
+        Some((path, what)) => Finding::warning(format!("{} is of the wrong kind: {what}", path.display()))
             .hint("it is replaced when it is needed; a directory is moved aside"),
-        None => Finding::ok("each can be read and written, and is a regular file"),
+        None => Finding::ok("each is a regular file that can be read and written"),
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
     use dvn_types::Kind;
 
     #[test]
-    fn each_file_of_each_wrong_kind_is_told_and_nothing_hangs() {
+    fn each_file_of_each_wrong_kind_is_reported_and_nothing_hangs() {
         let tmp = tempfile::tempdir().unwrap();
         let files = inventory::files(tmp.path(), &"builder".parse().unwrap());
         assert!(files.len() > 15);
@@ -105,7 +105,7 @@ mod tests {
         let mut subject = Subject::unknown(tmp.path());
         assert_eq!(check(&subject).await.outcome, Outcome::Ok);
         std::fs::write(subject.dir_token(), "short").unwrap();
-        assert_eq!(check(&subject).await.outcome, Outcome::Ok, "nothing asks for the token");
+        assert_eq!(check(&subject).await.outcome, Outcome::Ok, "no setting needs the token");
         subject.api_listen = Some(([127, 0, 0, 1], 31180).into());
         assert!(check(&subject).await.evidence.contains("api-token"));
         std::fs::remove_file(subject.dir_token()).unwrap();

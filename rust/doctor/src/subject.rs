@@ -1,4 +1,5 @@
-//! What the checks are about: one machine on this computer, as the command line, the settings and the daemon describe it.
+//! The subject of the checks: one machine on this computer, as the command line, the settings and the daemon describe
+//! it.
 
 use super::program::Program;
 use dvn_client::Client;
@@ -22,46 +23,46 @@ use std::{
 pub struct Subject {
     /// The machine.
     pub machine: MachineName,
-    /// Where all state lives.
+    /// The state directory.
     pub state_dir: PathBuf,
     /// The machine's settings, or what is wrong with them.
     pub settings: Result<MachineSettings, Report>,
-    /// Where the API is to answer on TCP, too.
+    /// The API's TCP address, if configured.
     pub api_listen: Option<SocketAddr>,
-    /// What the backend can do on this computer, or why there is none: its limits, whichever programs are installed.
+    /// What the backend can do on this computer, whichever programs are installed, or why there is none.
     pub capabilities: Result<Capabilities, Report>,
-    /// What runs its guests here, or why nothing does.
+    /// The backend's state here, or why there is none.
     pub backend: Result<BackendView, Report>,
-    /// Who found that out.
-    pub eyes: Eyes,
+    /// The process that determined `backend`.
+    pub observer: Observer,
     /// The daemon of that state directory.
     pub client: Client,
-    /// What it said, or why it did not.
+    /// The daemon's status, or why it gave none.
     pub daemon: Result<DaemonStatus, Report>,
-    /// This program, and the flags with which another process of it means the same machine.
+    /// This program; with `flags`, another process of it addresses the same machine.
     pub program: PathBuf,
     /// See `program`.
     pub flags: Vec<OsString>,
-    /// Where programs are looked for, written as `PATH` is.
+    /// The search path for programs, in the form of `PATH`.
     pub search_path: OsString,
     /// The user of this process.
     pub user: u32,
-    /// The running guest's last boot, or why there is none; `None` if nobody asked for deep checks.
+    /// The running guest's last boot, or why there is none; `None` without deep checks.
     pub guest: Option<Result<BootTimeline, Report>>,
 }
 
-/// Who looked for the backend's programs: each has a search path of its own.
+/// The process that looked for the backend's programs. Each has its own search path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eyes {
-    /// The daemon, which is going to use them.
+pub enum Observer {
+    /// The daemon, which will run them.
     Daemon,
     /// This command.
     Command,
 }
 
-/// Where a system keeps its programs, some of them not on everybody's `PATH`.
+/// System directories, some of which are not on every user's `PATH`.
 const SYSTEM: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
-/// Where installations of Nix do.
+/// The same for Nix installations.
 const NIX: [&str; 2] = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
 
 impl Subject {
@@ -75,23 +76,24 @@ impl Subject {
         machine_dir::api_token(&self.state_dir)
     }
 
-    /// A program that is part of the system, whatever else has its name: shells of Nix have stand-ins for some.
+    /// A program of the operating system, even if another one on the search path has its name: Nix shells contain
+    /// replacements for some.
     pub fn find_in_system(&self, name: &str) -> Option<Program> {
         let [first, more @ ..] = SYSTEM;
         search_path::find(name, OsStr::new(first), &more).map(Program::new)
     }
 
-    /// A program of this computer, if it has it.
+    /// A program on this computer, if it is installed.
     pub fn find(&self, name: &str) -> Option<Program> {
         search_path::find(name, &self.search_path, &[&SYSTEM[..], &NIX[..]].concat()).map(Program::new)
     }
 
-    /// This program, to do something with the same machine.
+    /// This program, with the flags that select the same machine.
     pub fn this_program(&self) -> Program {
         Program::new(&self.program).args(&self.flags)
     }
 
-    /// What the daemon says of the machine.
+    /// The daemon's status of the machine.
     pub fn status(&self) -> Option<&MachineStatus> {
         self.daemon.as_ref().ok()?.machines.iter().find(|status| status.name == self.machine)
     }
@@ -99,9 +101,9 @@ impl Subject {
 
 #[cfg(test)]
 impl Subject {
-    /// A machine of which nothing could be learned.
+    /// A machine about which nothing is known.
     pub fn unknown(state_dir: &std::path::Path) -> Subject {
-        let unknown = || Report::new(dvn_types::Kind::Config, "nothing is known of it");
+        let unknown = || Report::new(dvn_types::Kind::Config, "nothing is known about it");
         Subject {
             machine: "builder".parse().unwrap(),
             state_dir: state_dir.to_owned(),
@@ -109,7 +111,7 @@ impl Subject {
             api_listen: None,
             capabilities: Err(unknown()),
             backend: Err(unknown()),
-            eyes: Eyes::Command,
+            observer: Observer::Command,
             client: Client::new(state_dir),
             daemon: Err(unknown()),
             program: "/nonexistent".into(),

@@ -1,5 +1,5 @@
-//! A trivial build: this computer's Nix, told to build nothing itself, builds through the direct door. Its store is a
-//! directory of its own that goes away afterwards, so that neither this computer's store nor its Nix daemon is part of it.
+//! A trivial build through the direct door, by this computer's Nix with local builds disabled. It uses a temporary
+//! store, so that this computer's store and Nix daemon are not involved.
 
 use super::{finding::Finding, guest, opened_bundle, program::Said, shell, subject::Subject};
 use dvn_types::Kind;
@@ -10,16 +10,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A translated guest takes its time, and so does a Nix that makes a store.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// An emulated guest is slow, and so is creating a store.
+const TIMEOUT: Duration = Duration::from_secs(120);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 struct Facts {
-    /// What Nix said.
+    /// What Nix printed.
     nix: Said,
-    /// What the build wrote: the kernel's release and the boot's number.
+    /// The build's output: the kernel release and the boot id.
     result: Option<String>,
-    /// The number of the guest's boot, as ssh tells it.
+    /// The guest's boot id, read through ssh.
     guest_boot: String,
     took: Duration,
 }
@@ -37,7 +37,7 @@ pub async fn check(subject: &Subject) -> Finding {
         Err(finding) => return finding,
     };
     let failed = |why: String| Finding::failed(Kind::Guest, why);
-    let guest_boot = match shell.run(&format!("cat {BOOT_ID}"), shell::PATIENCE).await {
+    let guest_boot = match shell.run(&format!("cat {BOOT_ID}"), shell::TIMEOUT).await {
         Ok(output) => output.text,
         Err(why) => return failed(why),
     };
@@ -48,17 +48,17 @@ pub async fn check(subject: &Subject) -> Finding {
     };
     let store = match Store::new(subject.dir().root()) {
         Ok(store) => store,
-        Err(error) => return Finding::failed(Kind::State, format!("there is no place for a store: {error}")),
+        Err(error) => return Finding::failed(Kind::State, format!("a temporary store cannot be made: {error}")),
     };
     let begun = SystemTime::now();
     let nix = nix
-        // Not --print-out-paths, which came with 2.9.
+        // Not --print-out-paths, which is new in 2.9.
         .args(["build", "--extra-experimental-features", "nix-command", "--impure", "--no-link", "--json"])
         .args(["--store", &format!("local?root={}", store.path().display())])
         .args(["--max-jobs", "0", "--builders", &builders])
         .args(["--option", "substitute", "false", "--option", "builders-use-substitutes", "false"])
         .args(["--expr", &derivation(&format!("{}-linux", bundle.arch), begun)])
-        .patience(PATIENCE);
+        .timeout(TIMEOUT);
     match nix.run().await {
         Ok(nix) => {
             let took = begun.elapsed().unwrap_or_default();
@@ -69,13 +69,13 @@ pub async fn check(subject: &Subject) -> Finding {
     }
 }
 
-/// The path in what `nix build --json` prints of one derivation.
+/// The output path of one derivation, from `nix build --json`.
 fn output(json: &str) -> Option<String> {
     let built: serde_json::Value = serde_json::from_str(json).ok()?;
     Some(built[0]["outputs"]["out"].as_str()?.to_owned())
 }
 
-/// Another one each time, or an old result would do.
+/// Unique each time, so that Nix cannot reuse an old result.
 fn derivation(system: &str, now: SystemTime) -> String {
     let nonce = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!(
@@ -98,15 +98,15 @@ fn judge(facts: &Facts) -> Finding {
         )),
         Some((_, boot)) => Finding::failed(
             Kind::Config,
-            format!("it was built elsewhere: boot {boot}, and the guest's is {}", facts.guest_boot),
+            format!("it was built elsewhere: boot {boot}, while the guest's is {}", facts.guest_boot),
         )
-        .hint("this computer's Nix builds for that system itself, or has another builder for it"),
-        None => Finding::failed(Kind::Guest, format!("the result says {result:?}")).hint(hint),
+        .hint("this computer's Nix builds for that system itself, or uses another builder"),
+        None => Finding::failed(Kind::Guest, format!("the result is {result:?}")).hint(hint),
     }
 }
 
-/// What Nix says last that it could not do, with the lines that belong to it: it may stand below an `error:` alone. Before it,
-/// what came of the builder, if Nix could not use that.
+/// The last error that Nix prints, with its continuation lines; the text may follow on lines below a bare `error:`. A
+/// failure to use the builder comes first.
 fn last_error(stderr: &str) -> Option<String> {
     let stderr = without_colours(stderr);
     let lines: Vec<_> = stderr.lines().map(str::trim).collect();
@@ -119,10 +119,10 @@ fn last_error(stderr: &str) -> Option<String> {
     Some(if text.chars().count() > MOST { text.chars().take(MOST).chain(['…']).collect() } else { text })
 }
 
-/// Letters of an error that are shown.
+/// Maximum characters of an error that are shown.
 const MOST: usize = 600;
 
-/// Without the sequences that a terminal takes for colours.
+/// Removes terminal colour sequences.
 fn without_colours(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -130,7 +130,7 @@ fn without_colours(text: &str) -> String {
     parts.fold(first, |text, part| text + &ended(part).unwrap_or_default())
 }
 
-/// A store for one build, removed with all that Nix made read-only in it.
+/// A store for one build, removed afterwards with the read-only files that Nix made in it.
 struct Store(tempfile::TempDir);
 
 impl Store {
@@ -150,7 +150,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // What cannot be opened cannot be removed either, and is left to the removal itself to fail at.
+        // A directory that cannot be opened makes the removal fail, which is ignored.
         let _ = open_up(self.path());
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_in_the_guest_is_told_by_the_number_of_its_boot() {
+    fn a_build_in_the_guest_is_recognised_by_its_boot_id() {
         let finding = judge(&facts(0, "", Some("6.1.0 b-1\n")));
         assert_eq!(finding, Finding::ok("built in the guest with Linux 6.1.0, boot b-1, in 1.2 s"));
         let elsewhere = judge(&facts(0, "", Some("6.8.0 b-2\n")));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn nixs_last_error_is_told() {
+    fn nixs_last_error_is_reported() {
         let stderr = "warning: x\nerror: build of '/nix/store/a.drv' failed\n       … while\n       error: Cannot build. Reason: required system\n";
         let finding = judge(&facts(1, stderr, None));
         assert_eq!(finding.evidence, "Nix could not build: error: Cannot build. Reason: required system");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_with_its_words_wherever_nix_puts_them() {
+    fn an_error_is_reported_with_its_text_wherever_nix_puts_it() {
         for (stderr, expected) in [
             (
                 "error:\n       Unable to start any build;\n       remote machines lack a feature.\n\n       For more run 'man'\n",

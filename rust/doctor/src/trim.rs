@@ -1,16 +1,16 @@
-//! Whether space that the guest frees comes back: a file is written there, deleted, and its blocks are given back; the image
-//! on the host says what became of them.
+//! Whether space that the guest frees is given back: the check writes a file in the guest, deletes it, trims, and
+//! compares the size of the image on the host.
 
-use super::{finding::Finding, guest, shell::PATIENCE, subject::Subject, volumes::shown};
+use super::{finding::Finding, guest, shell::TIMEOUT, subject::Subject, volumes::shown};
 use dvn_types::{Kind, Report};
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// Size of the file. Large against what a guest writes by itself meanwhile.
+/// Size of the file: large compared with what a guest writes on its own meanwhile.
 const SIZE: u64 = 16 << 20;
-/// Where it is, in the guest: on its data disk.
+/// Its path in the guest, on the data disk.
 const FILE: &str = "/tmp/darwin-vz-nix-doctor";
 
-/// What the image takes on the host, in bytes.
+/// Space of the image on the host, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     before: u64,
@@ -30,18 +30,18 @@ async fn measure(subject: &Subject) -> Result<Result<Taken, Report>, Finding> {
     let image = subject.dir().data_disk();
     let taken = || taken(&image);
     let mut shell = guest::shell(subject).await?;
-    let mut run = async |command: &str| match shell.run(command, PATIENCE).await {
+    let mut run = async |command: &str| match shell.run(command, TIMEOUT).await {
         Ok(output) if output.code == 0 => Ok(()),
-        Ok(output) => Err(Finding::failed(Kind::Guest, format!("in the guest, `{command}` says: {}", output.text))),
+        Ok(output) => Err(Finding::failed(Kind::Guest, format!("in the guest, `{command}` printed: {}", output.text))),
         Err(why) => Err(Finding::failed(Kind::Guest, why)),
     };
-    // What is free already is given back first, or the file could take blocks that the image has.
+    // Trim first: otherwise the file could reuse blocks that the image already has.
     if let Err(report) = subject.client.trim(&subject.machine).await {
         return Ok(Err(report));
     }
     run("sync").await?;
     let before = taken()?;
-    // Of zeros, which neither backend leaves out and a translated guest has at once.
+    // Zeros: neither backend skips them, and an emulated guest produces them quickly.
     let write = run(&format!("head -c {SIZE} /dev/zero >{FILE} && sync")).await;
     let written = taken();
     let delete = run(&format!("rm -f {FILE} && sync")).await;
@@ -53,10 +53,10 @@ async fn measure(subject: &Subject) -> Result<Result<Taken, Report>, Finding> {
 }
 
 fn taken(image: &Path) -> Result<u64, Finding> {
-    // Blocks of stat(2) have 512 bytes, whatever the file system.
+    // stat(2) counts blocks of 512 bytes, whatever the file system.
     fs::metadata(image)
         .map(|meta| meta.blocks() * 512)
-        .map_err(|error| Finding::failed(Kind::State, format!("{} cannot be looked at: {error}", image.display())))
+        .map_err(|error| Finding::failed(Kind::State, format!("{} cannot be examined: {error}", image.display())))
 }
 
 fn judge(outcome: Result<Taken, Report>) -> Finding {
@@ -69,17 +69,17 @@ fn judge(outcome: Result<Taken, Report>) -> Finding {
     };
     let (grown, shrunk) = (written.saturating_sub(before), written.saturating_sub(trimmed));
     let evidence = format!(
-        "a file of {} in the guest: the image grew by {}, and after its deletion shrank by {}",
+        "a file of {} in the guest: the image grew by {}, and shrank by {} after its deletion",
         shown(SIZE),
         shown(grown),
         shown(shrunk)
     );
     if grown < SIZE / 2 {
-        return Finding::not_applicable(format!("it cannot be told here: {evidence}"));
+        return Finding::not_applicable(format!("inconclusive: {evidence}"));
     }
     if shrunk < SIZE / 2 {
         return Finding::warning(evidence)
-            .hint("the volume of the state directory may not know sparse files, or the backend no discarding")
+            .hint("the volume of the state directory may lack sparse files, or the backend discarding")
             .hint("the image only grows; `darwin-vz-nix destroy --keep-keys` makes a new one");
     }
     Finding::ok(evidence)
@@ -100,7 +100,7 @@ mod tests {
         let finding = judged(100, 117, 101);
         assert_eq!(finding.outcome, Outcome::Ok);
         assert!(
-            finding.evidence.contains("grew by 17.0 MiB, and after its deletion shrank by 16.0 MiB"),
+            finding.evidence.contains("grew by 17.0 MiB, and shrank by 16.0 MiB after its deletion"),
             "{finding:?}"
         );
         assert_eq!(judged(100, 116, 116).outcome, Outcome::Warning);
@@ -108,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_did_not_grow_tells_nothing() {
+    fn an_image_that_did_not_grow_is_inconclusive() {
         assert_eq!(judged(100, 101, 101).outcome, Outcome::NotApplicable);
         assert_eq!(judged(4096, 4096, 4096).outcome, Outcome::NotApplicable, "a volume without sparse files");
     }
 
     #[test]
-    fn a_disk_that_takes_nothing_back_is_told() {
+    fn a_disk_that_cannot_be_trimmed_is_reported() {
         let report = Report::new(Kind::Guest, "the guest's agent could not do it: Operation not supported");
         let finding = judge(Err(report));
         assert!(finding.outcome == Outcome::Warning && finding.evidence.contains("not supported"), "{finding:?}");

@@ -1,4 +1,4 @@
-//! Volumes: whether the store's tells upper case from lower case, and whether the state's has room.
+//! Volumes: whether the store's is case-sensitive, and whether the state's has free space.
 
 use super::{finding::Finding, needs, subject::Subject};
 use bytesize::ByteSize;
@@ -7,10 +7,10 @@ use dvn_host::machine_dir::MachineDir;
 use dvn_types::Kind;
 use std::{ffi::OsString, fs, io, path::Path};
 
-/// Less than this, and the first large build fills the volume.
+/// With less free space, the first large build fills the volume.
 const LITTLE_FREE: u64 = 2 << 30;
 
-/// Entries of a store that are looked at for one whose name has letters.
+/// Number of store entries to search for one whose name contains a letter.
 const ENOUGH: usize = 100;
 
 /// The check `store-case`.
@@ -25,7 +25,7 @@ pub async fn store_case(subject: &Subject) -> Finding {
     }
 }
 
-/// What a look under another case found.
+/// The result of looking a name up in the other case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Case {
     Distinguished,
@@ -42,7 +42,7 @@ fn probe_case(dir: &Path, look: impl Fn(&Path) -> io::Result<()>) -> io::Result<
         fs::read_dir(dir)?.take(ENOUGH).map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
     let swapped = names.iter().find_map(|name| {
         let other: String = name.to_str()?.chars().map(swap).collect();
-        // A volume that tells them apart may have both.
+        // A case-sensitive volume may contain both names.
         (other.as_str() != name && !names.iter().any(|known| known == other.as_str())).then_some((name, other))
     });
     let Some((name, other)) = swapped else { return Ok(Case::Unknown) };
@@ -60,14 +60,15 @@ fn swap(letter: char) -> char {
 fn judge_case(probe: io::Result<Case>, dir: &Path) -> Finding {
     let shown = dir.display();
     match probe {
-        Ok(Case::Distinguished) => Finding::ok(format!("{shown} tells upper case from lower case")),
+        Ok(Case::Distinguished) => Finding::ok(format!("{shown} is case-sensitive")),
         Ok(Case::Ignored { name }) => {
-            let evidence = format!("{shown} finds {} under another case, too", name.to_string_lossy());
+            let evidence =
+                format!("{shown} is not case-sensitive: it also finds {} in the other case", name.to_string_lossy());
             Finding::warning(evidence)
-                .hint("Nix renames files there which differ in case only, and a guest sees the new names")
+                .hint("Nix renames files there that differ only in case, and a guest sees the new names")
                 .hint("set share-store to false if builds fail for missing files")
         }
-        Ok(Case::Unknown) => Finding::not_applicable(format!("{shown} has no entry to try it with")),
+        Ok(Case::Unknown) => Finding::not_applicable(format!("{shown} has no entry to test with")),
         Err(error) => Finding::failed(Kind::Host, format!("{shown} cannot be read: {error}"))
             .hint("check the setting store-dir, or set share-store to false"),
     }
@@ -75,7 +76,7 @@ fn judge_case(probe: io::Result<Case>, dir: &Path) -> Finding {
 
 /// The check `disk-space`.
 pub async fn disk_space(subject: &Subject) -> Finding {
-    // Before the first start the directory is not there; its volume is.
+    // Before the first start the directory does not exist, but its volume does.
     let volume = subject.state_dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
     match rustix::fs::statvfs(volume) {
         Ok(stat) => {
@@ -88,7 +89,7 @@ pub async fn disk_space(subject: &Subject) -> Finding {
 
 fn judge_space(free: u64, state_dir: &Path, machine: &MachineDir) -> Finding {
     let evidence = format!("{} free for {}", shown(free), state_dir.display());
-    let hint = "free some space on that volume, or name a state directory on another with --state-dir";
+    let hint = "free some space on that volume, or use a state directory on another volume: --state-dir";
     match free {
         _ if free < LEAST_FREE => {
             let report = no_room(machine, free);
@@ -99,7 +100,7 @@ fn judge_space(free: u64, state_dir: &Path, machine: &MachineDir) -> Finding {
     }
 }
 
-/// A size, for people.
+/// A size for people.
 pub fn shown(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
@@ -110,7 +111,7 @@ mod tests {
     use crate::finding::Outcome;
 
     #[test]
-    fn a_volume_that_ignores_case_is_told_from_one_that_does_not() {
+    fn a_case_insensitive_volume_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let exactly = |path: &Path| fs::symlink_metadata(path).map(drop);
         assert_eq!(probe_case(dir.path(), exactly).unwrap(), Case::Unknown);
@@ -121,7 +122,11 @@ mod tests {
         let ignored = probe_case(dir.path(), |_| Ok(())).unwrap();
         assert_eq!(ignored, Case::Ignored { name: "0abc-hello".into() });
         fs::write(dir.path().join("0ABC-HELLO"), "").unwrap();
-        assert_eq!(probe_case(dir.path(), |_| Ok(())).unwrap(), Case::Unknown, "both are there, so neither tells");
+        assert_eq!(
+            probe_case(dir.path(), |_| Ok(())).unwrap(),
+            Case::Unknown,
+            "both names exist, so neither shows anything"
+        );
     }
 
     #[test]

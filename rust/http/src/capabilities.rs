@@ -1,5 +1,5 @@
-//! What a machine's backend can do, as the daemon that runs it finds it: by its own search path, which may be another than that
-//! of whoever asks.
+//! What a machine's backend can do, as the daemon determines it: with its own search path, which may differ from the
+//! client's.
 
 use super::{
     given::{Name, machine},
@@ -9,9 +9,9 @@ use super::{
 use axum::{Json, extract::State};
 use dvn_types::{MachineName, wire::BackendView};
 
-/// What a machine's backend can do, as the daemon finds it
+/// What a machine's backend can do, as the daemon determines it
 ///
-/// Programs are looked for at each request, along the daemon's own search path.
+/// Programs are looked up at each request, on the daemon's own search path.
 #[utoipa::path(get, path = "/v1/machines/{name}/capabilities", params(("name" = MachineName, Path)),
     responses((status = 200, body = BackendView, description = "As of now.")))]
 pub(super) async fn show(State(api): Shared, name: Name) -> Answer<Json<BackendView>> {

@@ -1,4 +1,4 @@
-//! What the API needs of the daemon, as a trait: so the API is tested without one.
+//! The daemon as a trait, so that the API can be tested without one.
 
 use dvn_hypervisor::GuestStream;
 use dvn_types::{
@@ -12,66 +12,68 @@ use futures_util::future::BoxFuture;
 use std::{io, path::PathBuf};
 use tokio::sync::{broadcast, watch};
 
-/// The daemon, as the API sees it.
+/// The daemon, as the API uses it.
 pub trait Control: Send + Sync + 'static {
-    /// Everything, now.
+    /// The status of the daemon and all machines, now.
     fn status(&self) -> DaemonStatus;
     /// Changes whenever the status does.
     fn generation(&self) -> watch::Receiver<u64>;
-    /// What happens from now on.
+    /// The events from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
-    /// What goes through the doors now.
+    /// The open connections.
     fn connections(&self) -> Connections;
-    /// The settings that it goes by.
+    /// The daemon's settings.
     fn config(&self) -> ConfigView;
-    /// What it counts, in the text format of OpenMetrics. May ask guests that are in use.
+    /// Its metrics, in the text format of OpenMetrics. May query guests in use.
     fn metrics(&self) -> BoxFuture<'_, Result<String, Report>>;
     /// The daemon's own log.
     fn log_file(&self) -> PathBuf;
-    /// The file of a machine's serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
+    /// The file of a machine's serial console: of the present or last boot (0), of an earlier one (-1, …), or of a
+    /// numbered boot.
     fn console_log(&self, machine: &MachineName, boot: i64) -> Result<PathBuf, Report>;
     /// What a machine's backend can do here.
     fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report>;
-    /// What is known of a machine's last boots.
+    /// The records of a machine's last boots.
     fn boots(&self, machine: &MachineName) -> Result<BootList, Report>;
-    /// What was said when a machine's recipe was built last.
+    /// The log of the last build of a machine's recipe.
     fn build_log(&self, machine: &MachineName) -> Result<PathBuf, Report>;
     /// The guest systems that a machine can boot.
     fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report>;
-    /// Does something about them.
+    /// Changes the generations.
     fn change_generations(&self, machine: &MachineName, change: Change) -> Result<(), Report>;
     /// Boots a machine; resolves when it runs.
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> BoxFuture<'a, Result<(), Report>>;
     /// Stops a machine; resolves when it is off.
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<(), Report>>;
-    /// Has the guest, which is started where needed, give back what its disk does not use.
+    /// Makes the guest discard its unused disk blocks on the host; starts it if needed.
     fn trim<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Trimmed, Report>>;
-    /// Has a machine's guest stand still; resolves when it does.
+    /// Pauses a machine's guest; resolves when it is paused.
     fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
-    /// Has it go on; resolves when it answers.
+    /// Resumes it; resolves when it answers.
     fn resume<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
     /// Stops a machine and deletes its state.
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> BoxFuture<'a, Result<(), Report>>;
-    /// Takes a lease, starts the guest where needed, and connects to one of its services. Dropping the future gives up.
+    /// Takes a lease, starts the guest if needed, and connects to one of its services. Dropping the future cancels
+    /// this.
     fn open<'a>(&'a self, machine: &'a MachineName, service: Service)
     -> BoxFuture<'a, Result<Box<dyn Tunnel>, Report>>;
     /// Stops every guest.
     fn shut_down(&self) -> BoxFuture<'_, ()>;
 }
 
-/// What a user can have done about generations.
+/// A change that a user can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Go to that one, or to the good one before.
+    /// Select this generation, or the last good one before.
     RollBack(Option<u32>),
-    /// Build the recipe and try it, even if that has failed.
+    /// Build the recipe and try it, even if that has failed before.
     Build,
-    /// Delete that one.
+    /// Delete this generation.
     Delete(u32),
 }
 
-/// An open way to a guest which holds its lease.
+/// An open connection to a guest, with its lease.
 pub trait Tunnel: Send {
-    /// Copies both ways until both are at their end. Resolves to the bytes to and from the guest.
+    /// Copies both ways until both sides have ended. Resolves to the bytes to and from the guest.
     fn carry(self: Box<Self>, client: GuestStream) -> BoxFuture<'static, io::Result<(u64, u64)>>;
 }

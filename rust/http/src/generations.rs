@@ -5,7 +5,7 @@ use super::{
     given::{Given, Name, Params, machine, named, no_path, params},
     refusal::Answer,
     shared::{Api, Shared},
-    streams::{LogParams, Seated, text},
+    streams::{GivenSlot, LogParams, text},
 };
 use axum::{
     Json,
@@ -24,9 +24,9 @@ pub(super) async fn list(State(api): Shared, name: Name) -> Answer<Json<Generati
     Ok(Json(api.control.generations(&machine(name)?)?))
 }
 
-/// Go to another generation at the next boot
+/// Select the generation of the next boot
 ///
-/// It stays so until the recipe changes.
+/// The choice stays until the recipe changes.
 #[utoipa::path(post, path = "/v1/machines/{name}/generations/rollback", params(("name" = MachineName, Path)),
     request_body = Option<RollbackRequest>, responses((status = 200, body = Done, description = "It will boot.")))]
 pub(super) async fn roll_back(
@@ -37,7 +37,7 @@ pub(super) async fn roll_back(
     done(&api, &machine(name)?, Change::RollBack(to))
 }
 
-/// Have the recipe built and tried, also after a failure; the answer comes at once
+/// Request a build and a trial of the recipe, also after a failure; the answer comes at once
 #[utoipa::path(post, path = "/v1/machines/{name}/generations/build", params(("name" = MachineName, Path)),
     responses((status = 200, body = Done, description = "It begins.")))]
 pub(super) async fn build(State(api): Shared, name: Name) -> Answer<Json<Done>> {
@@ -53,7 +53,7 @@ pub(super) async fn forget(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<Json<Done>> {
     let Path((name, number)) = path.map_err(|error| no_path(&error))?;
-    let unknown = |_| Report::new(Kind::NotFound, format!("{number:?} is no number of a generation"));
+    let unknown = |_| Report::new(Kind::NotFound, format!("{number:?} is not the number of a generation"));
     done(&api, &named(&name)?, Change::Delete(number.parse().map_err(unknown)?))
 }
 
@@ -62,16 +62,16 @@ fn done(api: &Api, name: &MachineName, change: Change) -> Answer<Json<Done>> {
     Ok(Json(Done {}))
 }
 
-/// What was said when the recipe was built last
+/// The log of the last build of the recipe
 #[utoipa::path(get, path = "/v1/machines/{name}/build-log", params(("name" = MachineName, Path), LogParams), responses(
     (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
 ))]
 pub(super) async fn build_log(
     State(api): Shared,
-    seat: Seated,
+    slot: GivenSlot,
     name: Name,
     query: Params<LogParams>,
 ) -> Answer<Response> {
     let file = api.control.build_log(&machine(name)?)?;
-    text(&api, seat, file, &params(query)?)
+    text(&api, slot, file, &params(query)?)
 }

@@ -1,4 +1,4 @@
-//! What a request gives: its query, its path, and its body, which has to come whole within a limited time.
+//! Extractors for the parts of a request: query, path, and body, which must arrive complete within a time limit.
 
 use super::{
     headers::announce_json,
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a body may take, from the end of the head to its own end.
+/// Time limit for a body, from the end of the request's head to the body's end.
 const BODY: Duration = Duration::from_secs(10);
 
 pub(super) type Params<T> = Result<Query<T>, QueryRejection>;
@@ -29,7 +29,7 @@ pub(super) fn params<T>(query: Params<T>) -> Answer<T> {
     query.map(|Query(params)| params).map_err(refused)
 }
 
-/// A body in JSON; none is the default.
+/// A JSON body; without one, the default.
 pub(super) struct Given<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> {
@@ -39,7 +39,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> 
         let announced = announce_json(request.headers());
         let Ok(bytes) = timeout(BODY, Bytes::from_request(request, state)).await else {
             let report = Report::new(Kind::Config, format!("the body did not come within {} s", BODY.as_secs()));
-            let report = report.hint("send the body at once, and no longer a Content-Length than it has");
+            let report = report.hint("send the body at once, with a Content-Length that is not longer");
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, report).closing());
         };
         let bytes =
@@ -50,7 +50,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> 
         announced?;
         let refused = |error| Report::new(Kind::Config, format!("the body cannot be read: {error}"));
         let given: Option<T> = serde_json::from_slice(&bytes).map_err(refused)?;
-        // Serde takes a list of values for an object, in the order of the fields, which nobody means.
+        // Serde accepts a list of values for an object, in the order of its fields, which no client intends.
         if bytes.trim_ascii_start().starts_with(b"[") {
             return Err(
                 Report::new(Kind::Config, "the body cannot be read: it is a list, and must be an object").into()
@@ -60,10 +60,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> 
     }
 }
 
-/// The part of a path that names a machine.
+/// The machine name in a path.
 pub(super) type Name = Result<Path<String>, PathRejection>;
 
-/// What cannot be read as a path names nothing.
+/// A path that cannot be decoded names nothing.
 pub(super) fn no_path(error: &PathRejection) -> Refusal {
     Report::new(Kind::NotFound, format!("the path cannot be read: {}", error.body_text())).into()
 }

@@ -1,5 +1,5 @@
-//! What a request's headers say, all lines of them: a header may come in several lines, and one that is a list may have all its
-//! items in one line or each in a line of its own (RFC 9110, section 5.3).
+//! Request headers, over all their lines: a header may have several lines, and a list header may have all its items in
+//! one line or spread over several (RFC 9110, section 5.3).
 
 use super::refusal::{Answer, Refusal};
 use axum::{
@@ -9,18 +9,18 @@ use axum::{
 };
 use dvn_types::{Kind, Report, wire::UPGRADE};
 
-/// The items of a header that is a list, whichever lines they are in. A line that is no text has none.
+/// The items of a list header, from all its lines. A line that is not text contributes none.
 pub(super) fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Whether that list has this item. Letters are compared without their case.
+/// Whether that list contains this item, ignoring case.
 pub(super) fn lists(headers: &HeaderMap, name: HeaderName, item: &str) -> bool {
     items(headers, name).any(|found| found.eq_ignore_ascii_case(item))
 }
 
-/// Refuses a request that does not ask for a byte stream.
+/// Refuses a request that does not request a byte stream.
 pub(super) fn asks_for_a_stream(request: &Request) -> Answer<()> {
     if request.method() != Method::GET {
         let what = format!("{} does not take {}", request.uri().path(), request.method());
@@ -29,9 +29,9 @@ pub(super) fn asks_for_a_stream(request: &Request) -> Answer<()> {
     }
     let headers = request.headers();
     let asked = lists(headers, header::CONNECTION, "upgrade") && lists(headers, header::UPGRADE, UPGRADE);
-    // A server has to take no notice of Upgrade in HTTP/1.0.
+    // A server must ignore Upgrade in HTTP/1.0.
     if !asked || request.version() != Version::HTTP_11 {
-        let report = Report::new(Kind::Config, "this is a byte stream, and the request did not ask for one");
+        let report = Report::new(Kind::Config, "this path is a byte stream, and the request did not ask for one");
         let report = report.hint(format!("send the headers Connection: upgrade and Upgrade: {UPGRADE}, in HTTP/1.1"));
         let refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, report);
         return Err(refusal
@@ -46,13 +46,13 @@ pub(super) fn asks_for_a_stream(request: &Request) -> Answer<()> {
     Ok(())
 }
 
-/// Refuses a body that is no JSON as it comes: of another type, compressed, or in a transfer coding of its own.
+/// Refuses a body that is not plain JSON: of another type, compressed, or in another transfer coding.
 pub(super) fn announce_json(headers: &HeaderMap) -> Answer<()> {
     let refused =
         |status, what: String, hint: &str| Err(Refusal::new(status, Report::new(Kind::Config, what).hint(hint)));
     let types: Vec<_> = headers.get_all(header::CONTENT_TYPE).iter().collect();
     if types.len() > 1 || !types.iter().all(|kind| is_json(kind)) {
-        let what = format!("the body is said to be {}, and must be JSON", quoted(&types));
+        let what = format!("the body's type is {}, and must be JSON", quoted(&types));
         return refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             what,
@@ -61,11 +61,11 @@ pub(super) fn announce_json(headers: &HeaderMap) -> Answer<()> {
     }
     let packed = |coding: &str| !coding.eq_ignore_ascii_case("identity");
     if let Some(coding) = items(headers, header::CONTENT_ENCODING).find(|coding| packed(coding)) {
-        let what = format!("the body is encoded as {coding:?}, and must come as it is");
+        let what = format!("the body is encoded as {coding:?}, and must not be encoded");
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, what, "leave the header Content-Encoding out");
     }
     if let Some(coding) = items(headers, header::TRANSFER_ENCODING).find(|item| !item.eq_ignore_ascii_case("chunked")) {
-        let what = format!("the body comes in the transfer coding {coding:?}, which the API does not know");
+        let what = format!("the body has the transfer coding {coding:?}, which the API does not support");
         return refused(StatusCode::NOT_IMPLEMENTED, what, "send it with a Content-Length, or chunked");
     }
     Ok(())

@@ -24,7 +24,7 @@ use utoipa::{
 )]
 struct Head;
 
-/// What is not of one route.
+/// The parts that belong to no route.
 pub(super) fn head() -> openapi::OpenApi {
     Head::openapi()
 }
@@ -36,7 +36,7 @@ pub(super) fn finished(routes: openapi::OpenApi) -> Value {
     document
 }
 
-/// What is unsigned and of 32 bits has no format in OpenAPI: that of `int32` ends at half of it.
+/// Gives unsigned 32-bit integers a maximum instead of the format `int32`, which covers only half of their range.
 fn unsigned(value: &mut Value) {
     match value {
         Value::Object(schema) => {
@@ -62,7 +62,7 @@ fn complete(mut api: openapi::OpenApi) -> openapi::OpenApi {
     api
 }
 
-/// Every operation may fail, and says why in one shape.
+/// Adds the error response that every operation has.
 fn may_fail(operation: &mut Operation) {
     let schema = RefOr::Ref(Ref::from_schema_name(Report::name()));
     let content = ContentBuilder::new().schema(Some(schema)).build();

@@ -1,4 +1,4 @@
-//! An error as the API sends it: a report, the HTTP status that says its kind, and headers of its own where it needs some.
+//! An error as the API sends it: a report, an HTTP status that matches its kind, and extra headers if needed.
 
 use axum::{
     Json,
@@ -7,7 +7,7 @@ use axum::{
 };
 use dvn_types::{Kind, Report};
 
-/// An error with the HTTP status it is sent under.
+/// An error with its HTTP status.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -16,28 +16,28 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// This report, under this status.
+    /// This report, with this status.
     pub(super) fn new(status: StatusCode, report: Report) -> Refusal {
         Refusal { status, report, headers: Vec::new() }
     }
 
-    /// Too much is under way; it may be tried again soon.
+    /// A limit is reached; the client may try again soon.
     pub(super) fn full(report: Report) -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, report).with(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
-    /// With this header.
+    /// Adds this header.
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Refusal {
         self.headers.push((name, value));
         self
     }
 
-    /// The connection ends with it.
+    /// Closes the connection after this answer.
     pub(super) fn closing(self) -> Refusal {
         self.with(header::CONNECTION, HeaderValue::from_static("close"))
     }
 
-    /// The status it is sent under.
+    /// Its status.
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
@@ -50,7 +50,7 @@ impl From<Report> for Refusal {
     }
 }
 
-/// The status under which an error of that kind is sent, unless the request itself is what is wrong, or too many are under way.
+/// The HTTP status for an error of that kind, unless the request itself is wrong or a limit is reached.
 pub fn status_of(kind: Kind) -> StatusCode {
     match kind {
         Kind::Config | Kind::Bundle => StatusCode::UNPROCESSABLE_ENTITY,

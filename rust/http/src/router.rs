@@ -41,7 +41,7 @@ pub fn router(control: Arc<dyn Control>, host: HostFacts, stop: CancellationToke
         .with_state(Arc::new(Api { control, host, stop, describe: description }))
 }
 
-/// The routes with their descriptions: both come from one list, so that none is without the other.
+/// The routes with their descriptions, from a single list, so that neither lacks the other.
 fn described() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(routes::health))

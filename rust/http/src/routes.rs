@@ -1,7 +1,7 @@
-//! The routes that answer at once, or once what was asked for is done. Those whose answers go on and on are in [`super::streams`].
+//! The routes that answer at once, or when the requested action is done. Streaming answers are in [`super::streams`].
 //!
-//! A client that goes away drops its request, and with it whatever the request was waiting for. So a handler that does one
-//! thing after another does them in a task of its own ([`to_its_end`]): what was begun is not left half done.
+//! A client that disconnects drops its request, and with it the handler's future. So a handler with several steps runs
+//! them in a task of its own ([`to_its_end`]), and none is left half done.
 
 use super::{
     given::{Given, Name, Params, machine, params},
@@ -37,9 +37,9 @@ pub(super) async fn health() -> Json<Done> {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatusParams {
-    /// Answer once the status is of a greater generation than this.
+    /// Answer once the generation of the status exceeds this.
     after: Option<u64>,
-    /// With `after`: answer after so many seconds anyway. More than 600 count as 600.
+    /// With `after`: answer after this many seconds at the latest. The maximum is 600.
     timeout: Option<u64>,
 }
 
@@ -49,17 +49,17 @@ pub(super) struct StatusParams {
 ))]
 pub(super) async fn status(
     State(api): Shared,
-    seat: streams::Seated,
+    slot: streams::GivenSlot,
     query: Params<StatusParams>,
 ) -> Answer<Json<DaemonStatus>> {
     let StatusParams { after, timeout } = params(query)?;
     let mut generation = api.control.generation();
-    // What is newer already is answered at once, as any other request is.
+    // A newer status is answered at once, like any other request.
     if let Some(after) = after.filter(|after| *generation.borrow() <= *after) {
-        streams::watch(seat)?;
+        streams::watch(slot)?;
         let wait = timeout.map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT);
         tokio::select! {
-            // Both an answer in time and the end of the time are answered with the status as it is then.
+            // The answer is the status at that time, whether it changed or the time is over.
             _ = tokio::time::timeout(wait, generation.wait_for(|now| *now > after)) => {}
             () = api.stop.cancelled() => {}
         }
@@ -67,13 +67,13 @@ pub(super) async fn status(
     Ok(Json(api.control.status()))
 }
 
-/// What goes through the doors now
+/// The open connections
 #[utoipa::path(get, path = "/v1/connections", responses((status = 200, body = Connections, description = "As of now.")))]
 pub(super) async fn connections(State(api): Shared) -> Json<Connections> {
     Json(api.control.connections())
 }
 
-/// The settings that the daemon goes by, and where each comes from
+/// The daemon's settings, and the origin of each
 #[utoipa::path(get, path = "/v1/config", responses((status = 200, body = ConfigView, description = "Since it started.")))]
 pub(super) async fn config(State(api): Shared) -> Json<ConfigView> {
     Json(api.control.config())
@@ -82,7 +82,7 @@ pub(super) async fn config(State(api): Shared) -> Json<ConfigView> {
 /// Media type of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the daemon counts, for Prometheus
+/// The daemon's metrics, for Prometheus
 #[utoipa::path(get, path = "/v1/metrics", responses(
     (status = 200, body = String, content_type = "application/openmetrics-text", description = "OpenMetrics 1.0."),
 ))]
@@ -93,7 +93,7 @@ pub(super) async fn metrics(State(api): Shared) -> Answer<Response> {
 
 /// Boot a machine; the answer comes when it runs
 #[utoipa::path(post, path = "/v1/machines/{name}/start", params(("name" = MachineName, Path)),
-    request_body(content = Option<StartRequest>, description = "None is the configured sizes."),
+    request_body(content = Option<StartRequest>, description = "Without one: the configured sizes."),
     responses((status = 200, body = Done, description = "It runs.")))]
 pub(super) async fn start(State(api): Shared, name: Name, Given(request): Given<StartRequest>) -> Answer<Json<Done>> {
     check_start(&request.into(), &api.host)?;
@@ -103,7 +103,7 @@ pub(super) async fn start(State(api): Shared, name: Name, Given(request): Given<
 
 /// Stop a machine; the answer comes when it is off
 #[utoipa::path(post, path = "/v1/machines/{name}/stop", params(("name" = MachineName, Path)),
-    request_body(content = Option<StopRequest>, description = "None presses the power button."),
+    request_body(content = Option<StopRequest>, description = "Without one: press the power button."),
     responses((status = 200, body = Done, description = "It is off.")))]
 pub(super) async fn stop_machine(
     State(api): Shared,
@@ -114,24 +114,24 @@ pub(super) async fn stop_machine(
     Ok(Json(Done {}))
 }
 
-/// Have the guest, which is started where needed, give back what its disk does not use
+/// Make the guest, which is started if needed, discard unused disk blocks on the host
 #[utoipa::path(post, path = "/v1/machines/{name}/trim", params(("name" = MachineName, Path)),
     responses((status = 200, body = Trimmed, description = "It has.")))]
 pub(super) async fn trim(State(api): Shared, name: Name) -> Answer<Json<Trimmed>> {
     Ok(Json(api.control.trim(&machine(name)?).await?))
 }
 
-/// Have a machine's guest stand still; the answer comes when it does
+/// Pause a machine's guest; the answer comes when it is paused
 ///
-/// It keeps its memory and its connections, and the next one has it go on. Idle time does not count meanwhile.
+/// It keeps its memory and its connections, and the next connection resumes it. Paused time does not count as idle.
 #[utoipa::path(post, path = "/v1/machines/{name}/pause", params(("name" = MachineName, Path)),
-    responses((status = 200, body = Done, description = "It stands still.")))]
+    responses((status = 200, body = Done, description = "It is paused.")))]
 pub(super) async fn pause(State(api): Shared, name: Name) -> Answer<Json<Done>> {
     api.control.pause(&machine(name)?).await?;
     Ok(Json(Done {}))
 }
 
-/// Have a paused guest go on; the answer comes when it does, with its clock set
+/// Resume a paused guest; the answer comes when it answers and its clock is set
 #[utoipa::path(post, path = "/v1/machines/{name}/resume", params(("name" = MachineName, Path)),
     responses((status = 200, body = Done, description = "It runs.")))]
 pub(super) async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>> {
@@ -141,7 +141,7 @@ pub(super) async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>>
 
 /// Stop a machine and delete its state
 #[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = MachineName, Path), DestroyRequest),
-    responses((status = 200, body = Done, description = "It is as new.")))]
+    responses((status = 200, body = Done, description = "It is deleted.")))]
 pub(super) async fn destroy(State(api): Shared, name: Name, query: Params<DestroyRequest>) -> Answer<Json<Done>> {
     let (name, keep) = (machine(name)?, params(query)?);
     to_its_end(async move { api.control.destroy(&name, keep).await }).await??;
@@ -159,7 +159,7 @@ pub(super) async fn shutdown(State(api): Shared) -> Answer<Json<Done>> {
     Ok(Json(Done {}))
 }
 
-/// Does something to its end, also if nobody waits for it any more.
+/// Runs something to its end, even if the client no longer waits for it.
 async fn to_its_end<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Answer<T> {
     Ok(tokio::spawn(task).await.map_err(|error| Report::new(Kind::Internal, error.to_string()))?)
 }

@@ -2,10 +2,10 @@
 
 pub use super::refusal::status_of;
 use super::{
+    accept::{self, Bounds},
+    connection_limits,
     control::Control,
-    reception::{self, Bounds},
     router::router,
-    seats,
     tcp::Guard,
 };
 use dvn_config::HostFacts;
@@ -15,10 +15,10 @@ use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-/// How long requests may take to end once the daemon ends.
+/// How long requests may take to end once the daemon stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Binds the API's socket with mode 0600, in place of one that a dead daemon left. Call it under the state lock.
+/// Binds the API's socket with mode 0600, replacing that of a dead daemon. Call it under the state lock.
 pub fn bind(path: &std::path::Path) -> Result<UnixListener, Report> {
     let failed = |error: io::Error| {
         Report::new(Kind::State, format!("the API's socket {} cannot be made: {error}", path.display())).hint(
@@ -35,7 +35,7 @@ pub fn bind(path: &std::path::Path) -> Result<UnixListener, Report> {
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // The state directory is 0700, so nobody else could come in between.
+    // The state directory is 0700, so no other user can connect before this.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
 }
@@ -47,13 +47,13 @@ pub async fn serve(
     host: HostFacts,
     stop: CancellationToken,
 ) -> Result<(), Report> {
-    let routes = seats::seated(router(control, host, stop.clone()));
-    let server = reception::serve("the API's Unix socket", listener, routes, Bounds::UNIX, stop.clone());
+    let routes = connection_limits::with_slots(router(control, host, stop.clone()));
+    let server = accept::serve("the API's Unix socket", listener, routes, Bounds::UNIX, stop.clone());
     until_stopped(server, &stop).await;
     Ok(())
 }
 
-/// The same on loopback TCP, for those who pass the guard of [`super::tcp`].
+/// The same on loopback TCP, for requests that pass the guard of [`super::tcp`].
 pub async fn serve_tcp(
     listener: TcpListener,
     token: TokenFile,
@@ -63,8 +63,8 @@ pub async fn serve_tcp(
 ) -> Result<(), Report> {
     let failed = |error| Report::new(Kind::Internal, format!("the API's TCP socket has no address: {error}"));
     let guard = Guard::new(listener.local_addr().map_err(failed)?, token);
-    let routes = guard.over(seats::seated(router(control, host, stop.clone())));
-    let server = reception::serve("the API's TCP socket", listener, routes, Bounds::TCP, stop.clone());
+    let routes = guard.over(connection_limits::with_slots(router(control, host, stop.clone())));
+    let server = accept::serve("the API's TCP socket", listener, routes, Bounds::TCP, stop.clone());
     until_stopped(server, &stop).await;
     Ok(())
 }

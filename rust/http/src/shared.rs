@@ -1,4 +1,4 @@
-//! What every route needs.
+//! State and types shared by all routes.
 
 use crate::control::Control;
 use axum::extract::State;

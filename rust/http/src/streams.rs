@@ -1,13 +1,13 @@
-//! The routes whose answers go on and on: logs, events, and byte streams to a guest.
+//! The routes with streaming answers: logs, events, and byte streams to a guest.
 //!
-//! A lease is taken before `101 Switching Protocols` is sent, so that a failed boot is an error of the request, not a stream
-//! that ends.
+//! The lease is taken before `101 Switching Protocols` is sent, so that a failed boot is an error of the request, not a
+//! stream that ends.
 
 use super::{
+    connection_limits::RequestSlot,
     given::{Name, Params, machine, named, no_path, params},
     headers::asks_for_a_stream,
     refusal::Answer,
-    seats::Seat,
     shared::{Api, Shared},
 };
 use axum::{
@@ -40,10 +40,10 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogParams {
-    /// Go on with what is written later.
+    /// Continue with later output.
     #[serde(default)]
     follow: bool,
-    /// Begin so many lines before the end.
+    /// Start this many lines before the end.
     lines: Option<u32>,
 }
 
@@ -51,20 +51,20 @@ pub(super) struct LogParams {
 #[utoipa::path(get, path = "/v1/logs", params(LogParams), responses(
     (status = 200, body = String, content_type = "text/plain", description = "The log, or its end."),
 ))]
-pub(super) async fn logs(State(api): Shared, seat: Seated, query: Params<LogParams>) -> Answer<Response> {
-    text(&api, seat, api.control.log_file(), &params(query)?)
+pub(super) async fn logs(State(api): Shared, slot: GivenSlot, query: Params<LogParams>) -> Answer<Response> {
+    text(&api, slot, api.control.log_file(), &params(query)?)
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConsoleParams {
-    /// Go on with what is written later.
+    /// Continue with later output.
     #[serde(default)]
     follow: bool,
-    /// Begin so many lines before the end.
+    /// Start this many lines before the end.
     lines: Option<u32>,
-    /// Of which boot: 0 is the present or last one, -1 the one before; a positive number is that of `boots`.
+    /// The boot: 0 is the present or last one, -1 the one before; a positive number is that of `boots`.
     #[serde(default)]
     boot: i64,
 }
@@ -75,48 +75,48 @@ pub(super) struct ConsoleParams {
 ))]
 pub(super) async fn console(
     State(api): Shared,
-    seat: Seated,
+    slot: GivenSlot,
     name: Name,
     query: Params<ConsoleParams>,
 ) -> Answer<Response> {
     let ConsoleParams { follow, lines, boot } = params(query)?;
     let file = api.control.console_log(&machine(name)?, boot)?;
-    text(&api, seat, file, &LogParams { follow, lines })
+    text(&api, slot, file, &LogParams { follow, lines })
 }
 
-/// The seat of the request's connection, if seats are counted.
-pub(super) type Seated = Option<Extension<Seat>>;
+/// The slot of the request's connection, if slots are counted.
+pub(super) type GivenSlot = Option<Extension<RequestSlot>>;
 
-/// Counts the connection among those whose answers go on and on.
-pub(super) fn watch(seat: Seated) -> Answer<()> {
-    seat.map_or(Ok(()), |Extension(seat)| seat.watch())
+/// Counts the answer as streaming.
+pub(super) fn watch(slot: GivenSlot) -> Answer<()> {
+    slot.map_or(Ok(()), |Extension(slot)| slot.watch())
 }
 
-pub(super) fn text(api: &Api, seat: Seated, file: PathBuf, params: &LogParams) -> Answer<Response> {
+pub(super) fn text(api: &Api, slot: GivenSlot, file: PathBuf, params: &LogParams) -> Answer<Response> {
     if let Err(error) = regular_file::look(&file)
         && NotRegular::behind(&error).is_some()
     {
         return Err(state_error(&file, "cannot read", &error).into());
     }
     if params.follow {
-        watch(seat)?;
+        watch(slot)?;
     }
     let start = params.lines.map_or(Start::Whole, |lines| Start::Lines(lines as usize));
     let stream = tail(file, start, params.follow).take_until(api.stop.clone().cancelled_owned());
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response())
 }
 
-/// What happens from now on, as server-sent events
+/// The events from now on, as server-sent events
 ///
-/// Each `data` is an `Event`. An event named `lagged` tells a reader who was too slow how many it missed.
+/// Each `data` is an `Event`. An event named `lagged` gives the number of events that a slow reader missed.
 #[utoipa::path(get, path = "/v1/events", responses(
     (status = 200, body = Event, content_type = "text/event-stream", description = "Until the daemon ends."),
 ))]
 pub(super) async fn events(
     State(api): Shared,
-    seat: Seated,
+    slot: GivenSlot,
 ) -> Answer<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>> {
-    watch(seat)?;
+    watch(slot)?;
     let stream = stream::unfold(api.control.events(), async |mut events| {
         let item = match events.recv().await {
             Ok(event) => sse_event(&event),
@@ -136,16 +136,16 @@ fn sse_event(event: &Event) -> sse::Event {
     }
 }
 
-/// A byte stream to a service of the guest, which is started where needed
+/// A byte stream to a service of the guest, which is started if needed
 ///
-/// Takes the headers `Connection: upgrade` and `Upgrade: darwin-vz-stream`, in HTTP/1.1, and no body.
+/// Requires the headers `Connection: upgrade` and `Upgrade: darwin-vz-stream`, in HTTP/1.1, and no body.
 #[utoipa::path(get, path = "/v1/machines/{name}/connect/{service}",
     params(("name" = MachineName, Path), ("service" = Service, Path)), responses(
-    (status = 101, description = "What follows is the stream."),
+    (status = 101, description = "The stream follows."),
 ))]
 pub(super) async fn connect(
     State(api): Shared,
-    seat: Seated,
+    slot: GivenSlot,
     path: Result<Path<(String, String)>, PathRejection>,
     mut request: Request,
 ) -> Answer<Response> {
@@ -156,7 +156,7 @@ pub(super) async fn connect(
         Report::new(Kind::NotFound, what).hint(format!("the services are {names}"))
     })?;
     asks_for_a_stream(&request)?;
-    let joined = seat.map(|Extension(seat)| seat.join()).transpose()?;
+    let joined = slot.map(|Extension(slot)| slot.join()).transpose()?;
     let upgrade = hyper::upgrade::on(&mut request);
     let tunnel = api.control.open(&name, service).await?;
     tokio::spawn(async move {
@@ -165,8 +165,8 @@ pub(super) async fn connect(
                 Ok((sent, received)) => tracing::debug!(machine = %name, ?service, sent, received, "connection closed"),
                 Err(error) => tracing::debug!(machine = %name, ?service, %error, "connection broke"),
             },
-            // The client left between the lease and the stream; the lease goes with the tunnel.
-            Err(error) => tracing::debug!(machine = %name, %error, "the client left before its stream began"),
+            // The client disconnected between lease and stream; dropping the tunnel frees the lease.
+            Err(error) => tracing::debug!(machine = %name, %error, "the client disconnected before its stream began"),
         }
         drop(joined);
     });

@@ -1,13 +1,13 @@
-//! Who gets in on loopback TCP. Every user of this computer can connect there, and so can a web page in a browser of theirs.
+//! Authentication of the TCP API. Any local user, and any web page in a local browser, can connect to a loopback port.
 //!
 //! ```text
-//!   Host names this very socket? ── no ─▶ 403    a page of another site, which had its name point here (DNS rebinding)
-//!   no Origin? ──────────────────── no ─▶ 403    a page of any site; there is no CORS, for no page is meant to get in
+//!   Host names this very socket? ── no ─▶ 403    a page of another site, whose name points here (DNS rebinding)
+//!   no Origin? ──────────────────── no ─▶ 403    a page of any site; there is no CORS, as no page may use the API
 //!   the token? ──────────────────── no ─▶ 401    another user
 //! ```
 //!
-//! The rule that holds here: nothing of a request is looked at before it has passed all three. The token is what is in its file
-//! now, so that one which has become known is changed without a restart: `darwin-vz-nix token --rotate`.
+//! The rule: no part of a request is processed before it has passed all three. The token is read from its file each
+//! time, so a leaked token is replaced without a restart: `darwin-vz-nix token --rotate`.
 
 use super::refusal::{Answer, Refusal};
 use axum::{
@@ -21,33 +21,33 @@ use dvn_host::api_token::TokenFile;
 use dvn_types::{Kind, Report};
 use std::{net::SocketAddr, sync::Arc};
 
-/// Stands before the routes of one TCP socket.
+/// The guard before the routes of one TCP socket.
 #[derive(Clone)]
 pub struct Guard(Arc<Inner>);
 
 struct Inner {
-    /// What a client may call this socket.
+    /// The values of the header Host that address this socket.
     names: Vec<String>,
     token: TokenFile,
 }
 
 impl Guard {
-    /// For the socket of this address.
+    /// The guard of the socket with this address.
     pub fn new(address: SocketAddr, token: TokenFile) -> Guard {
         let port = address.port();
         let names = vec![address.to_string(), format!("localhost:{port}")];
         Guard(Arc::new(Inner { names, token }))
     }
 
-    /// Those routes, behind this guard.
+    /// Puts those routes behind this guard.
     pub fn over(self, routes: Router) -> Router {
-        routes.layer(middleware::from_fn_with_state(self, stand))
+        routes.layer(middleware::from_fn_with_state(self, guard_request))
     }
 
     fn check(&self, request: &Request) -> Answer<()> {
         let headers = request.headers();
         let refused = |status, what: &str, hint: String| {
-            // Its place is for others: who is refused has to come anew.
+            // The connection closes, so that it takes no place from others.
             Err(Refusal::new(status, Report::new(Kind::Host, what).hint(hint)).closing())
         };
         let hosts: Vec<&HeaderValue> = headers.get_all(header::HOST).iter().collect();
@@ -55,10 +55,10 @@ impl Guard {
         let meant = |name: &[u8]| self.0.names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name));
         if hosts.len() != 1 || !hosts.iter().all(|host| meant(host.as_bytes())) || !named.is_none_or(meant) {
             let hint = format!("the header Host must say {}", self.0.names.join(" or "));
-            return refused(StatusCode::FORBIDDEN, "the request is for another host than this", hint);
+            return refused(StatusCode::FORBIDDEN, "the request is for another host", hint);
         }
         if headers.contains_key(header::ORIGIN) {
-            let hint = "leave the header Origin out; web pages are not let in".to_owned();
+            let hint = "leave the header Origin out; web pages may not use the API".to_owned();
             return refused(StatusCode::FORBIDDEN, "the request comes from a web page", hint);
         }
         if !bearer(headers).is_some_and(|given| self.0.token.admits(given)) {
@@ -73,14 +73,14 @@ impl Guard {
     }
 }
 
-async fn stand(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+async fn guard_request(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.check(&request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// The token of the one header that holds it.
+/// The token of the only Authorization header.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (only, None) = (given.next()?, given.next()) else { return None };

@@ -1,4 +1,4 @@
-//! The messages of the agent protocol. See the crate's page for the framing.
+//! The messages of the agent protocol. The crate's documentation describes the framing.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,14 @@ pub const MAX_LINE: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootPhase {
-    /// What was finished: `kernel` (PID 1 runs), `modules`, `root`, `disk`, `store`, `sshd`, `nix-daemon`, `ready`.
+    /// The phase that was finished: `kernel` (PID 1 runs), `modules`, `root`, `disk`, `store`, `sshd`, `nix-daemon`,
+    /// `ready`.
     pub name: String,
     /// When, in milliseconds.
     pub at_ms: u64,
 }
 
-/// What became of the data disk on this boot.
+/// The state of the data disk at this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataDisk {
@@ -23,7 +24,7 @@ pub enum DataDisk {
     Formatted,
     /// It was left clean by the last boot and is used as it is.
     Kept,
-    /// It was not left clean, or was damaged, and has been formatted anew.
+    /// It was not left clean, or was damaged, and has been formatted again.
     Rebuilt,
 }
 
@@ -51,7 +52,7 @@ pub enum FromAgent {
     Reply {
         /// The request's id.
         id: u64,
-        /// What was asked for, or why it could not be done.
+        /// The answer, or why the request failed.
         result: Result<Answer, String>,
     },
 }
@@ -59,13 +60,13 @@ pub enum FromAgent {
 /// From the host to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Chosen by the host; comes back in the reply.
+    /// Chosen by the host; repeated in the reply.
     pub id: u64,
-    /// What is asked.
+    /// The request.
     pub ask: Ask,
 }
 
-/// What the host can ask of the agent.
+/// A request to the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Ask {
@@ -74,27 +75,27 @@ pub enum Ask {
         /// Nanoseconds since 1970.
         unix_nanos: u64,
     },
-    /// How many builds run now. Answered by [`Answer::Builds`].
+    /// The number of running builds. Answered by [`Answer::Builds`].
     Builds,
-    /// Memory and disk figures. Answered by [`Answer::Figures`].
+    /// Memory and disk statistics. Answered by [`Answer::Figures`].
     Figures,
-    /// Give unused blocks of the data disk back to the host (`FITRIM`). Answered by [`Answer::Trimmed`].
+    /// Discard unused blocks of the data disk on the host (`FITRIM`). Answered by [`Answer::Trimmed`].
     Trim,
-    /// Look at the shares anew: forget every name that was looked up on them, there or not. Answered by [`Answer::Done`] once
-    /// the shares have answered, and the host's store has these paths; a share that hangs keeps the answer back.
+    /// Drop every cached name of the shares, for present and missing files. Answered by [`Answer::Done`] once the
+    /// shares have responded and the host's store shows these paths; a share that hangs delays the answer.
     FreshView {
-        /// Paths of the host's store which it is known to have.
+        /// Paths that the host's store is known to have.
         #[serde(default)]
         expected: Vec<String>,
     },
-    /// These store paths are gone from the host's store, or have changed: make them and all that refers to them invalid, and
-    /// delete what of it this guest made. Answered by [`Answer::Done`].
+    /// These store paths are gone from the host's store, or have changed: invalidate them and everything that refers to
+    /// them, and delete what this guest built of it. Answered by [`Answer::Done`].
     Forget {
-        /// Store paths; some may be unknown here.
+        /// Store paths; the guest may not know all of them.
         paths: Vec<String>,
     },
-    /// Go on without the host's store until the next boot: what builds now is ended, every path of it forgotten. Answered by
-    /// [`Answer::Done`].
+    /// Continue without the host's store until the next boot: end running builds, and remove every path of that store
+    /// from the database. Answered by [`Answer::Done`].
     LeaveStore,
     /// Power off cleanly. Answered by [`Answer::Done`] before it begins.
     ShutDown,
@@ -106,9 +107,9 @@ pub enum Ask {
 pub enum Answer {
     /// It was done.
     Done,
-    /// Builds that run now.
+    /// Running builds.
     Builds {
-        /// Build users (members of `nixbld`) who own a process: each build has one of its own.
+        /// Build users (members of `nixbld`) that own a process: each build has its own.
         running: u32,
     },
     /// Sizes in bytes.
@@ -119,13 +120,13 @@ pub enum Answer {
         memory_available: u64,
         /// Size of the data disk's file system.
         disk_total: u64,
-        /// What of it an ordinary user can still write.
+        /// Bytes of it that an ordinary user can still write.
         disk_available: u64,
-        /// Files and directories of shares that the guest keeps; the host holds a descriptor for each.
+        /// Files and directories of shares that the guest caches; the host holds a descriptor for each.
         #[serde(default)]
         shared_inodes: u64,
     },
-    /// Bytes given back to the host.
+    /// Bytes discarded on the host.
     Trimmed {
         /// Bytes.
         bytes: u64,
@@ -138,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{from_str, to_string};
 
-    /// The wire form is a contract with guests of other makers: `docs/guest-contract.md` has the same words.
+    /// The wire form is a contract with other guests: `docs/guest-contract.md` has the same examples.
     #[test]
     fn messages_look_as_documented() {
         let ready = FromAgent::Ready {
@@ -202,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn any_line_is_survived(line: String) {
+        fn no_line_panics(line: String) {
             let _ = from_str::<Request>(&line).is_ok() | from_str::<FromAgent>(&line).is_ok();
         }
     }

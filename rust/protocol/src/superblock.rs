@@ -1,7 +1,7 @@
-//! What the first bytes of a disk say about it. The guest's agent goes by it before it mounts a disk, and the host before it
-//! boots a guest with one.
+//! Judges a disk by its first bytes. The agent does so before it mounts a disk, and the host before it boots a guest
+//! with one.
 
-/// Bytes from the start of a disk that [`judge`] and [`image`] want.
+/// Bytes from the start of a disk that [`judge`] and [`image`] need.
 pub const HEAD: usize = 64 * 1024;
 
 /// Whether a data disk can be used as it is.
@@ -14,7 +14,7 @@ pub enum Verdict {
         /// Size of its file system.
         bytes: u64,
     },
-    /// It must be made anew, because of this.
+    /// It must be formatted again, for this reason.
     Unusable(&'static str),
 }
 
@@ -59,7 +59,7 @@ impl<'a> Superblock<'a> {
         let block = 1024u64.checked_shl(self.u32(0x18)).filter(|size| (1024..=65536).contains(size))?;
         blocks.checked_mul(block).filter(|bytes| *bytes > 0)
     }
-    /// The superblock is as the kernel wrote it.
+    /// Whether the superblock is as the kernel wrote it.
     fn intact(&self) -> bool {
         !self.has(0x64, RO_COMPAT_METADATA_CSUM) || self.u32(0x3FC) == crc32c(&self.0[..0x3FC])
     }
@@ -84,9 +84,9 @@ pub fn judge(head: &[u8]) -> Verdict {
     if !sb.intact() {
         return Verdict::Unusable("its superblock is damaged");
     }
-    // With a journal the mark stays set while mounted, so it would say nothing.
+    // With a journal the mark stays set while mounted, and so would be useless.
     if sb.has(0x5C, COMPAT_HAS_JOURNAL) || sb.has(0x60, INCOMPAT_RECOVER) {
-        return Verdict::Unusable("its file system has a journal and is not one of ours");
+        return Verdict::Unusable("its file system has a journal, so darwin-vz-nix did not make it");
     }
     if sb.state() & STATE_ERROR != 0 {
         return Verdict::Unusable("the kernel found errors on it");
@@ -109,13 +109,13 @@ pub struct Image {
     pub bytes: Option<u64>,
 }
 
-/// What a system image holds, by its first bytes; none if that is no file system which a guest can have as its system.
+/// The file system of a system image, by its first bytes; `None` if no guest can use it as its system.
 pub fn image(head: &[u8]) -> Option<Image> {
     let sb = Superblock::of(head)?;
     if sb.is_ext4() {
         Some(Image { kind: "ext4", bytes: sb.bytes() })
     } else if sb.u32(0) == EROFS_MAGIC {
-        // Blocks are of 512 bytes or more, and of a page at most.
+        // A block has at least 512 bytes and at most a page.
         let block = 1u64.checked_shl(u32::from(sb.0[0x0C])).filter(|size| (512..=65536).contains(size));
         let bytes = block.map(|block| u64::from(sb.u32(0x24)) * block).filter(|bytes| *bytes > 0);
         Some(Image { kind: "erofs", bytes })
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A disk as mke2fs makes it, as far as we look.
+    /// A disk as mke2fs makes it, in the fields that are read.
     fn clean() -> Vec<u8> {
         let mut head = vec![0; 64 * 1024];
         let sb = &mut head[AT..AT + LENGTH];

@@ -1,10 +1,10 @@
-//! Bytes both ways between a client and a guest, and how such a connection ends.
+//! Copies bytes both ways between a client and a guest, and decides when such a connection ends.
 //!
-//! vsock devices do not carry a half-close: when the host shuts its half, the guest can't answer any more (measured in
-//! `docs/guest-contract.md`). So an end of the client's input is not passed on at once. The connection goes on as long
-//! as the guest has something to say, and ends when it has been silent for [`QUIET`]. Only while we wait for the guest is it
-//! silent: a client that reads slowly keeps what the guest says waiting, and gets it whole. The other way round a guest that
-//! has ended has closed both halves; the client gets all that it said, and time to take it.
+//! vsock devices do not carry a half-close: when the host shuts down its half, the guest can no longer answer (measured
+//! in `docs/guest-contract.md`). So the end of the client's input is not passed on at once. The connection continues
+//! while the guest sends, and ends when it has been silent for [`QUIET`]. It counts as silent only while the relay
+//! waits for it: bytes for a client that reads slowly wait, and are delivered in full. In the other direction, a guest
+//! that has ended has closed both halves; the client receives everything that it sent, and has time to read it.
 
 use std::{
     future::poll_fn,
@@ -22,10 +22,10 @@ use tokio::{
 /// How long one end may be silent once the other has ended.
 pub const QUIET: Duration = Duration::from_secs(1);
 
-/// What one read takes at most, in bytes: what a Linux pipe or socket gives at once.
+/// Maximum bytes of one read: what a Linux pipe or socket returns at once.
 const CHUNK: usize = 64 * 1024;
 
-/// Counts what went which way.
+/// Counts the bytes of each direction.
 #[derive(Debug, Default)]
 pub struct ByteCounts {
     sent: AtomicU64,
@@ -43,7 +43,7 @@ impl ByteCounts {
     }
 }
 
-/// Carries bytes until one end has ended and the other has nothing more to say, or one has failed.
+/// Copies bytes until one end has ended and the other is silent, or one has failed.
 pub async fn copy<C, G>(client: C, guest: G, carried: &ByteCounts) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
@@ -64,13 +64,13 @@ where
             ended = &mut back => ended?,
         }
     }
-    // Either is gone already, or learns now that there is no more.
+    // The peer is gone already, or learns now that no more bytes follow.
     let _ = to_guest.shutdown().await;
     to_client.shutdown().await
 }
 
-/// Moves bytes until there are no more or, once `other_ended`, one read has waited for [`QUIET`]. Whoever sets that polls this
-/// again.
+/// Copies bytes until the end of `from` or, once `other_ended`, until one read has waited for [`QUIET`]. The task that sets
+/// `other_ended` polls this future again.
 async fn pump<R, W>(mut from: R, to: &mut W, count: &AtomicU64, other_ended: &AtomicBool) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
@@ -141,7 +141,7 @@ mod tests {
         guest.read_exact(&mut question).await.unwrap();
         for _ in 0..100 {
             tokio::time::sleep(QUIET * 9 / 10).await;
-            guest.write_all(&[7; 10]).await.expect("the guest may still write");
+            guest.write_all(&[7; 10]).await.expect("the guest can still write");
         }
         drop(guest);
         assert_eq!(client.await.unwrap(), [7; 1000]);
@@ -168,7 +168,7 @@ mod tests {
         client.shutdown().await.unwrap();
         tokio::time::sleep(QUIET * 2).await;
         assert!(task.is_finished());
-        assert_eq!(all(guest).await, b"", "and the guest learns that it is over");
+        assert_eq!(all(guest).await, b"", "the guest's stream ends");
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A guest's processor architecture, spelled as Nix does in `aarch64-linux`.
+/// A guest's processor architecture, spelled as in Nix's `aarch64-linux`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
@@ -16,7 +16,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// As in a Nix system name, before the dash.
+    /// Its name in a Nix system, before the dash.
     pub fn as_str(self) -> &'static str {
         match self {
             Arch::Aarch64 => "aarch64",
@@ -24,7 +24,7 @@ impl Arch {
         }
     }
 
-    /// The architecture of the computer this program was built for, where guests of it exist.
+    /// The architecture of this build of the program, if guests of it exist.
     pub fn host() -> Option<Arch> {
         match std::env::consts::ARCH {
             "aarch64" => Some(Arch::Aarch64),

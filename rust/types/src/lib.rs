@@ -1,6 +1,6 @@
-//! What every part of the program speaks of: errors, the names of machines and services, and what goes over the API.
+//! Types used by every part of the program: errors, the names of machines and services, and the API's data.
 //!
-//! The rule that holds here: plain data. Nothing opens a file, a socket or a thread.
+//! The rule: plain data. Nothing here opens a file, a socket or a thread.
 
 mod arch;
 mod mac_address;

@@ -43,9 +43,9 @@ impl FromStr for MacAddress {
         let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
         let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
         match bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()) {
-            // Every guest of ours has a locally administered unicast address.
+            // Every guest has a locally administered unicast address.
             Some(bytes) if bytes[0] & 0x03 == 0x02 => Ok(MacAddress(bytes)),
-            _ => Err(format!("{text:?} is no address for a guest's network interface")),
+            _ => Err(format!("{text:?} is not an address for a guest's network interface")),
         }
     }
 }

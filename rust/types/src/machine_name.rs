@@ -10,7 +10,8 @@ use utoipa::{
     },
 };
 
-/// A machine's name: the directory of its state, its path in the API and its ssh alias. 1 to 32 of `a-z 0-9 -`, first a letter.
+/// A machine's name: its state directory, its path in the API and its ssh alias. 1 to 32 characters of `a-z 0-9 -`,
+/// starting with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MachineName(String);
@@ -43,7 +44,7 @@ impl TryFrom<String> for MachineName {
         if fits {
             Ok(MachineName(s))
         } else {
-            Err(format!("{s:?} is no machine name: take 1 to 32 of a-z, 0-9 and '-', the first a letter"))
+            Err(format!("{s:?} is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter"))
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What the daemon's parts hand to each other. None of it goes over the API; [`crate::wire`] does, and is converted at the edge.
+//! Data that the daemon's parts exchange. None of it is sent over the API; [`crate::wire`] is, and is converted at the
+//! edge.
 
-/// Sizes for one boot in place of the configured ones; `None` is as configured.
+/// Sizes for one boot that override the configured ones; `None` keeps the configured one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Processors.
@@ -11,7 +12,7 @@ pub struct Sizes {
     pub disk_size: Option<u64>,
 }
 
-/// What stays when a machine's state is deleted.
+/// What is kept when a machine's state is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// The keys.
@@ -20,20 +21,20 @@ pub struct Keep {
     pub generations: bool,
 }
 
-/// One boot, milliseconds after the demand that caused it.
+/// The phases of one boot, in milliseconds after the demand that caused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootTimeline {
     /// Unix time of the demand in milliseconds.
     pub demand_unix_ms: u64,
-    /// In order of time.
+    /// In chronological order.
     pub phases: Vec<TimelinePhase>,
-    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    /// The state of the data disk: `formatted`, `kept`, `rebuilt`.
     pub data_disk: String,
     /// The guest's kernel release.
     pub kernel: String,
 }
 
-/// A point of a [`BootTimeline`].
+/// A phase of a [`BootTimeline`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelinePhase {
     /// `prepared`, `hypervisor`, `guest: kernel`, …, `ready`, `ssh banner`.

@@ -1,4 +1,4 @@
-//! What a user sees of an error: its kind, what happened and why, and what to do next.
+//! An error as users see it: its kind, what happened and why, and what to do next.
 //!
 //! Modules have their own `thiserror` enums of reasons; at the edge (the API, the CLI, a denied lease) each becomes one
 //! [`Report`]. The kind decides the exit code.
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
 
-/// What went wrong, by who can mend it. The number is the exit code of the CLI.
+/// The kind of an error, by the part that needs fixing. The number is the exit code of the CLI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -15,13 +15,13 @@ pub enum Kind {
     Config,
     /// No daemon answers. Exit code 4.
     NotRunning,
-    /// This computer lacks something: a program, a right, a feature of its processor. Exit code 5.
+    /// This computer lacks something: a program, a permission, a processor feature. Exit code 5.
     Host,
     /// The guest bundle. Exit code 6.
     Bundle,
-    /// The guest did not come up. Exit code 7.
+    /// The guest did not boot. Exit code 7.
     Boot,
-    /// Somebody else has it: a port, the state directory; or it is being stopped. Exit code 8.
+    /// A resource is in use: a port, the state directory; or a machine is being stopped. Exit code 8.
     Busy,
     /// The state directory: its keys, its disk, its permissions, its free space. Exit code 9.
     State,
@@ -29,7 +29,7 @@ pub enum Kind {
     Guest,
     /// There is no machine of that name, or nothing at that path of the API. Exit code 11.
     NotFound,
-    /// A fault of this program. Exit code 70.
+    /// A bug in this program. Exit code 70.
     Internal,
 }
 
@@ -65,12 +65,12 @@ impl Kind {
     }
 }
 
-/// An error as it is shown, sent over the API and kept in a machine's status.
+/// An error as it is displayed, sent over the API and kept in a machine's status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
-    /// Who can mend it.
+    /// The kind.
     pub kind: Kind,
-    /// What happened and why, in one sentence or two.
+    /// What happened and why, in one or two sentences.
     pub message: String,
     /// What to do next, one step each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,12 +78,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// An error without a hint; add some with [`Report::hint`].
+    /// An error without hints; [`Report::hint`] adds some.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Report { kind, message: message.into(), hints: Vec::new() }
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a step that the user can take.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use utoipa::ToSchema;
 
-/// Which service of the guest a connection wants: the last part of `GET /v1/machines/{name}/connect/{service}`.
+/// The guest's service for a connection: the last part of `GET /v1/machines/{name}/connect/{service}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
@@ -18,7 +18,7 @@ impl Service {
     /// Every service.
     pub const ALL: [Service; 2] = [Service::Ssh, Service::Nix];
 
-    /// Its name, as it stands in the path of the API, in events and in metrics.
+    /// Its name in API paths, events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Service::Ssh => "ssh",

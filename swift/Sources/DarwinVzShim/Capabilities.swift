@@ -1,7 +1,7 @@
 import Foundation
 import Virtualization
 
-/// What this computer and its system can do, as JSON; what is none is an error to Rust.
+/// The capabilities of this computer and its system, as JSON. Rust treats invalid JSON as an error.
 func shimCapabilities() -> String {
     typealias Limits = VZVirtualMachineConfiguration
     let system = ProcessInfo.processInfo.operatingSystemVersion
@@ -17,5 +17,5 @@ func shimCapabilities() -> String {
     return (try? JSONSerialization.data(withJSONObject: all)).map { String(decoding: $0, as: UTF8.self) } ?? ""
 }
 
-/// A new identity, in base 64: a machine that is saved must have the same when it is restored.
+/// A new identity, in base 64. A restored machine needs the identity with which it was saved.
 func shimMachineIdentifier() -> String { VZGenericMachineIdentifier().dataRepresentation.base64EncodedString() }

@@ -1,14 +1,14 @@
 import Foundation
 import Virtualization
 
-/// What Rust asks for (`rust/hypervisor/src/vz/spec.rs`), and what becomes of it. Only what has a device may be missing.
+/// The configuration that Rust requests (`rust/hypervisor/src/vz/spec.rs`). Only what has a device may be absent.
 struct MachineSpec: Decodable {
     let cpus: Int, memory: UInt64
     let boot: BootSpec
     let disks: [DiskSpec], shares: [ShareSpec]
     let rosetta: RosettaSpec?
     let nics: [String], vsock: Bool, nested: Bool, identifier: String?
-    /// A descriptor that Rust lends for the call: what the guest prints goes there.
+    /// A descriptor that Rust lends for the call; the guest's output is written to it.
     let console: Int32?
 
     func configuration() throws -> VZVirtualMachineConfiguration {
@@ -60,7 +60,7 @@ struct MachineSpec: Decodable {
 
 enum BootSpec: Decodable {
     case linux(kernel: String, initrd: String, cmdline: String)
-    /// `create`: the variable store is not there yet.
+    /// `create`: the variable store does not exist yet.
     case efi(variables: String, create: Bool)
 
     func loader() throws -> VZBootLoader {
@@ -83,7 +83,7 @@ struct DiskSpec: Decodable {
     let path: String, readOnly: Bool, bus: Bus, serial: String?
 
     func device() throws -> VZStorageDeviceConfiguration {
-        // Not `.automatic`: with it, Linux file systems were seen to break.
+        // Not `.automatic`, which was seen to corrupt Linux file systems.
         let image = try VZDiskImageStorageDeviceAttachment(
             url: file(path), readOnly: readOnly, cachingMode: .cached, synchronizationMode: .fsync)
         switch bus {
@@ -108,7 +108,7 @@ struct ShareSpec: Decodable {
 
 struct RosettaSpec: Decodable {
     let tag: String
-    /// Rosetta keeps its translations, with the help of the guest's rosettad.
+    /// Rosetta caches its translations, with the help of the guest's rosettad.
     let caching: Bool
 
     func device() throws -> VZDirectorySharingDeviceConfiguration {
@@ -124,7 +124,7 @@ private func sharing(_ share: VZDirectoryShare, _ tag: String) -> VZDirectorySha
     return device
 }
 
-/// Faults for which the framework has no word; `rust/hypervisor/src/vz/reason.rs` reads the codes.
+/// Faults that the framework has no error for; `rust/hypervisor/src/vz/reason.rs` reads the codes.
 enum Fault: Int { case spec = 1, system, dropped }
 
 func fault(_ fault: Fault, _ text: String) -> NSError {

@@ -1,21 +1,21 @@
 import Foundation
 import Virtualization
 
-/// One virtual machine, touched on `queue` alone. No verb waits: each is answered through the sink. Nothing that the
-/// framework calls back owns this object, so Rust's handle alone decides how long it lives.
+/// One virtual machine, accessed only on `queue`. No method waits: each reports its result through the sink. No object
+/// that the framework calls back owns this one, so Rust's handle alone decides its lifetime.
 public final class ShimMachine: NSObject, @unchecked Sendable {
     private let queue = DispatchQueue(label: "darwin-vz-nix.machine")
     private let sink: EventSink
-    private let estate: Estate
+    private let resources: VirtualMachineResources
 
     fileprivate init(_ configuration: VZVirtualMachineConfiguration, _ sink: EventSink) {
         self.sink = sink
-        estate = Estate(configuration, queue)
+        resources = VirtualMachineResources(configuration, queue)
         super.init()
-        queue.sync { estate.machine?.delegate = self }
+        queue.sync { resources.machine?.delegate = self }
     }
 
-    deinit { queue.async { [estate, sink] in withExtendedLifetime(sink) { estate.settle() } } }
+    deinit { queue.async { [resources, sink] in withExtendedLifetime(sink) { resources.release() } } }
 
     func start(op: UInt64) { perform(op) { $0.start(completionHandler: $1.result) } }
     func stop(op: UInt64) { perform(op) { $0.stop(completionHandler: $1.error) } }
@@ -24,7 +24,7 @@ public final class ShimMachine: NSObject, @unchecked Sendable {
     func requestStop(op: UInt64) { perform(op) { try $0.requestStop(); $1.done() } }
 
     func canSave(op: UInt64) {
-        perform(op) { [estate] in try estate.configuration.validateSaveRestoreSupport(); $1.done() }
+        perform(op) { [resources] in try resources.configuration.validateSaveRestoreSupport(); $1.done() }
     }
 
     func save(op: UInt64, path: RustString) {
@@ -40,9 +40,9 @@ public final class ShimMachine: NSObject, @unchecked Sendable {
     }
 
     func connect(op: UInt64, port: UInt32) {
-        perform(op) { [estate] machine, reply in
+        perform(op) { [resources] machine, reply in
             try machine.sockets().connect(toPort: port) { result in
-                do { try reply.connected(estate.keep(result.get())) } catch { reply.failed(error) }
+                do { try reply.connected(resources.keep(result.get())) } catch { reply.failed(error) }
             }
         }
     }
@@ -52,28 +52,28 @@ public final class ShimMachine: NSObject, @unchecked Sendable {
             let listener = VZVirtioSocketListener()
             listener.delegate = self
             try machine.sockets().setSocketListener(listener, forPort: port)
-            estate.listeners[port] = listener
+            resources.listeners[port] = listener
             reply.done()
         }
     }
 
     func unlisten(op: UInt64, port: UInt32) {
-        perform(op) { [estate] in
+        perform(op) { [resources] in
             try $0.sockets().removeSocketListener(forPort: port)
-            estate.listeners[port] = nil
+            resources.listeners[port] = nil
             $1.done()
         }
     }
 
-    /// Rust is done with this connection.
+    /// Rust no longer needs this connection.
     func release(connection: UInt64) {
-        queue.async { [estate] in estate.connections.removeValue(forKey: connection)?.close() }
+        queue.async { [resources] in resources.connections.removeValue(forKey: connection)?.close() }
     }
 
     private func perform(_ op: UInt64, _ work: @escaping (VZVirtualMachine, Reply) throws -> Void) {
         let reply = Reply(op, sink)
-        queue.async { [estate] in
-            guard let machine = estate.machine else { return }
+        queue.async { [resources] in
+            guard let machine = resources.machine else { return }
             do { try work(machine, reply) } catch { reply.failed(error) }
         }
     }
@@ -82,28 +82,29 @@ public final class ShimMachine: NSObject, @unchecked Sendable {
 extension ShimMachine: VZVirtualMachineDelegate, VZVirtioSocketListenerDelegate {
     public func guestDidStop(_ virtualMachine: VZVirtualMachine) { sink.stopped() }
     public func virtualMachine(_ virtualMachine: VZVirtualMachine, didStopWithError error: any Error) {
-        Told(error).to(sink) { $0.crashed($1, $2, $3) }
+        ErrorInfo(error).to(sink) { $0.crashed($1, $2, $3) }
     }
 
     public func virtualMachine(
         _ virtualMachine: VZVirtualMachine, networkDevice: VZNetworkDevice,
         attachmentWasDisconnectedWithError error: any Error
     ) {
-        Told(error).to(sink) { $0.networkLost($1, $2, $3) }
+        ErrorInfo(error).to(sink) { $0.networkLost($1, $2, $3) }
     }
 
     public func listener(
         _ listener: VZVirtioSocketListener, shouldAcceptNewConnection connection: VZVirtioSocketConnection,
         from socketDevice: VZVirtioSocketDevice
     ) -> Bool {
-        guard let (id, descriptor) = try? estate.keep(connection) else { return false }
+        guard let (id, descriptor) = try? resources.keep(connection) else { return false }
         sink.accepted(connection.destinationPort, id, descriptor)
         return true
     }
 }
 
-/// A machine's objects. They go on its queue, where they live, and the sink after them: so Rust knows that all is gone.
-private final class Estate: @unchecked Sendable {
+/// The framework's objects of a machine. They are released on its queue, and the sink after them, so Rust knows when
+/// all are gone.
+private final class VirtualMachineResources: @unchecked Sendable {
     let configuration: VZVirtualMachineConfiguration
     var machine: VZVirtualMachine?
     var connections: [UInt64: VZVirtioSocketConnection] = [:]
@@ -115,7 +116,7 @@ private final class Estate: @unchecked Sendable {
         machine = VZVirtualMachine(configuration: configuration, queue: queue)
     }
 
-    /// A descriptor for Rust; the connection closes its own.
+    /// A duplicate descriptor for Rust; the connection closes its own.
     func keep(_ connection: VZVirtioSocketConnection) throws -> (UInt64, Int32) {
         let descriptor = try duplicate(connection.fileDescriptor)
         latest += 1
@@ -123,7 +124,7 @@ private final class Estate: @unchecked Sendable {
         return (latest, descriptor)
     }
 
-    func settle() { (connections, listeners, machine) = ([:], [:], nil) }
+    func release() { (connections, listeners, machine) = ([:], [:], nil) }
 }
 
 private extension VZVirtualMachine {
@@ -138,8 +139,8 @@ func shimMachine(spec: RustString, sink: EventSink) throws(ShimError) -> ShimMac
         let spec = try JSONDecoder().decode(MachineSpec.self, from: Data(spec.toString().utf8))
         return ShimMachine(try spec.configuration(), sink)
     } catch {
-        let told = Told(error)
-        throw .Failed(told.code, told.domain.intoRustString(), told.text.intoRustString())
+        let info = ErrorInfo(error)
+        throw .Failed(info.code, info.domain.intoRustString(), info.text.intoRustString())
     }
 }
 

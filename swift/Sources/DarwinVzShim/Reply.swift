@@ -1,6 +1,7 @@
 import Foundation
 
-/// The answer to one request, given once: to let go of it is to answer "dropped", and a second answer is none.
+/// The answer to one request, given at most once. Releasing it unanswered answers "dropped"; a second answer is
+/// ignored.
 final class Reply: @unchecked Sendable {
     private let op: UInt64
     private var sink: EventSink?
@@ -10,9 +11,9 @@ final class Reply: @unchecked Sendable {
 
     func done() { take()?.done(op) }
     func connected(_ kept: (id: UInt64, descriptor: Int32)) { take()?.connected(op, kept.id, kept.descriptor) }
-    func failed(_ error: any Error) { if let sink = take() { Told(error).to(sink) { $0.failed(op, $1, $2, $3) } } }
+    func failed(_ error: any Error) { if let sink = take() { ErrorInfo(error).to(sink) { $0.failed(op, $1, $2, $3) } } }
 
-    // The framework's two forms of completion.
+    // The framework's two kinds of completion handlers.
     func error(_ error: (any Error)?) { if let error { failed(error) } else { done() } }
     func result(_ result: Result<Void, any Error>) {
         switch result { case .success: done(); case .failure(let error): failed(error) }
@@ -21,8 +22,8 @@ final class Reply: @unchecked Sendable {
     private func take() -> EventSink? { defer { sink = nil }; return sink }
 }
 
-/// An error as it crosses to Rust, with the reasons beneath it, in which alone some faults can be told apart.
-struct Told {
+/// An error in the form that Rust receives, with its underlying errors: some faults can be recognised only by them.
+struct ErrorInfo {
     let code: Int64, domain: String, text: String
 
     init(_ error: any Error) {
@@ -32,5 +33,5 @@ struct Told {
         (code, domain, text) = (Int64(top.code), top.domain, parts.joined(separator: " "))
     }
 
-    func to(_ sink: EventSink, _ tell: (EventSink, Int64, String, String) -> Void) { tell(sink, code, domain, text) }
+    func to(_ sink: EventSink, _ send: (EventSink, Int64, String, String) -> Void) { send(sink, code, domain, text) }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-/// Who runs builds.
+/// The users that run builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildUsers {
     /// The group's number; 0 if the image has no such group.
@@ -40,7 +40,7 @@ fn parse_build_users(group: &str, passwd: &str) -> BuildUsers {
     });
     let Some((gid, members)) = found else { return BuildUsers::default() };
     let uids = members.split(',').filter_map(|name| parse_user(passwd, name)).map(|(uid, _)| uid);
-    // Root may build, but never counts as a build user: all of the system would.
+    // Root may build, but is not a build user: every process of the system would count as a build.
     BuildUsers { gid, uids: uids.filter(|uid| *uid != 0).collect() }
 }
 
@@ -61,7 +61,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived(group in any::<String>(), passwd in any::<String>(), name in any::<String>()) {
+        fn no_text_panics(group in any::<String>(), passwd in any::<String>(), name in any::<String>()) {
             let _ = parse_build_users(&group, &passwd);
             let _ = parse_user(&passwd, &name);
         }

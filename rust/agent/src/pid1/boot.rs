@@ -1,4 +1,4 @@
-//! The two boot stages, minus what has a module of its own.
+//! The two boot stages, except for the parts with a module of their own.
 
 use super::{
     accounts,
@@ -19,7 +19,7 @@ use std::{fs, path::Path};
 /// Where the system image is mounted until it becomes the root.
 const NEW_ROOT: &str = "/sysroot";
 
-/// In the initramfs: drivers, the system image, the payload; ends with the system image as root.
+/// In the initramfs: loads drivers, mounts the system image, takes the payload. Ends with the system image as root.
 pub fn stage_one(phases: &Phases) -> Outcome<Payload> {
     let kernel = since_kernel();
     for dir in ["/proc", "/dev", NEW_ROOT] {
@@ -31,7 +31,7 @@ pub fn stage_one(phases: &Phases) -> Outcome<Payload> {
     phases.mark_at("kernel", kernel);
 
     modules::load(Path::new("/mods"));
-    // Its driver may have been among them.
+    // The console's driver may have been among the modules.
     open_console();
     phases.mark("modules");
 
@@ -39,7 +39,7 @@ pub fn stage_one(phases: &Phases) -> Outcome<Payload> {
     let kind = disk::image_kind(&system)?;
     mounts::mount(&system, NEW_ROOT, kind, MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NODEV, "")?;
     let payload = payload::take(NEW_ROOT)?;
-    // What is left in the initramfs only takes memory.
+    // The rest of the initramfs only takes memory.
     let _ = fs::remove_dir_all("/mods");
     let _ = fs::remove_file("/init");
     for dir in ["/dev", "/proc"] {
@@ -75,7 +75,7 @@ pub fn stage_two(config: &GuestConfig) -> Outcome<()> {
         }
     }
 
-    // Where the host gives it virtual machines of its own, it is the builds that run them.
+    // With nested virtualization, builds use it.
     let _ = sys::chmod("/dev/kvm", 0o666.into());
 
     if let Some(builder) = accounts::user("builder") {
@@ -89,8 +89,8 @@ pub fn stage_two(config: &GuestConfig) -> Outcome<()> {
     Ok(())
 }
 
-/// Makes Nix's directories on the data disk, and mounts all but the store. The build users' group must be able to write the
-/// store's top directory, and nothing but. Returns the build users.
+/// Makes Nix's directories on the data disk, and mounts all but the store. The build users' group must be able to write
+/// to the store's top directory only. Returns the build users.
 pub fn nix_directories() -> Outcome<accounts::BuildUsers> {
     let builders = accounts::build_users();
     mounts::directory("/data/nix/store", 0o1775, (0, builders.gid))?;
@@ -101,7 +101,7 @@ pub fn nix_directories() -> Outcome<accounts::BuildUsers> {
     Ok(builders)
 }
 
-/// The kernel gives a process room for 1024 descriptors, and each connection takes three.
+/// The kernel's default limit is 1024 descriptors, and each connection takes three.
 pub fn raise_descriptor_limit() {
     let limit = Rlimit { current: Some(65536), maximum: Some(524_288) };
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
@@ -109,7 +109,7 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// Sets the clock if the host says that it is later.
+/// Sets the clock if it is behind the host's.
 pub fn catch_up(unix_seconds: u64) {
     let Ok(seconds) = i64::try_from(unix_seconds) else { return };
     if clock_gettime(ClockId::Realtime).tv_sec < seconds
@@ -119,7 +119,7 @@ pub fn catch_up(unix_seconds: u64) {
     }
 }
 
-/// The initramfs has no console device of ours, so the kernel may have started us without open descriptors.
+/// The initramfs has no console device, so the kernel may have started this process without open descriptors.
 fn open_console() {
     let flags = sys::OFlags::RDWR | sys::OFlags::NOCTTY;
     if let Ok(console) = sys::open("/dev/console", flags, sys::Mode::empty()) {

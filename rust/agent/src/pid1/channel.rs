@@ -6,7 +6,7 @@
 //!  └──── broken ◀──────────┴────────────────────────────────────┘
 //! ```
 //!
-//! The rule: nothing that the host sends ends this loop but `shut-down`.
+//! The rule: no message of the host but `shut-down` ends this loop.
 
 mod lines;
 
@@ -29,14 +29,14 @@ use std::{
     time::Duration,
 };
 
-/// Between two attempts to reach the host: short, because the boot is over only when it answers.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Delay between two attempts to reach the host. Short, because the boot ends only when the host answers.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Keeps a connection to this port of the host. Never returns.
 pub fn run(port: u32, token: &str, phases: &Phases, data_disk: DataDisk, requests: &Arc<Requests>) -> Outcome<()> {
     loop {
         let Ok(socket) = vsock::connect(port) else {
-            thread::sleep(AGAIN);
+            thread::sleep(RETRY_INTERVAL);
             continue;
         };
         let ready = FromAgent::Ready {
@@ -53,7 +53,7 @@ pub fn run(port: u32, token: &str, phases: &Phases, data_disk: DataDisk, request
             "the host's connection ended: {}",
             ended.map_or_else(|e| e.to_string(), |()| "closed".into())
         ));
-        thread::sleep(AGAIN);
+        thread::sleep(RETRY_INTERVAL);
     }
 }
 
@@ -82,13 +82,13 @@ fn serve(socket: File, ready: &FromAgent, requests: &Arc<Requests>) -> io::Resul
                 }
             }
             Err(Some((id, why))) => writer.send(&FromAgent::Reply { id, result: Err(why) })?,
-            Err(None) => say("a message of the host was skipped: it is no request"),
+            Err(None) => say("a message of the host was skipped: it is not a request"),
         }
     }
     Ok(())
 }
 
-/// A request, or the id and the reason of one that cannot be understood; nothing if it has not even an id.
+/// A request. Otherwise the id and the reason why it cannot be parsed, or `None` without an id.
 fn understand(line: &[u8]) -> Result<Request, Option<(u64, String)>> {
     #[derive(serde::Deserialize)]
     struct Numbered {
@@ -96,7 +96,7 @@ fn understand(line: &[u8]) -> Result<Request, Option<(u64, String)>> {
     }
     serde_json::from_slice(line).map_err(|e| {
         let Numbered { id } = serde_json::from_slice(line).ok()?;
-        Some((id, format!("this agent does not know this request: {e}")))
+        Some((id, format!("this agent does not support this request: {e}")))
     })
 }
 
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// What the agent answers to these bytes.
+    /// The agent's answers to these bytes.
     fn talk(bytes: &[u8]) -> Vec<FromAgent> {
         let (mut host, guest) = UnixStream::pair().unwrap();
         let agent = thread::spawn(move || {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_answered_in_spite_of_nonsense_between_them() {
+    fn requests_are_answered_despite_garbage_between_them() {
         let long = format!("{{\"id\":1,\"ask\":\"{}\"}}\n", "x".repeat(MAX_LINE));
         let said = [
             "not json\n".as_bytes(),
@@ -176,7 +176,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn whatever_the_host_says_the_agent_goes_on(noise in any::<Vec<u8>>()) {
+        fn no_input_from_the_host_stops_the_agent(noise in any::<Vec<u8>>()) {
             let mut said = noise;
             said.extend_from_slice(b"\n{\"id\":99,\"ask\":{\"verb\":\"fresh-view\"}}\n");
             let answers = talk(&said);
@@ -184,7 +184,7 @@ mod tests {
         }
 
         #[test]
-        fn any_line_is_understood_or_not(line in any::<Vec<u8>>(), text in "[{}\\[\\]\",:a-z0-9]{0,40}") {
+        fn no_line_panics_the_parser(line in any::<Vec<u8>>(), text in "[{}\\[\\]\",:a-z0-9]{0,40}") {
             let _ = understand(&line);
             let _ = understand(text.as_bytes());
         }

@@ -1,8 +1,8 @@
-//! Child processes. PID 1 inherits every orphan of the system, so one thread reaps everything and hands the statuses of our
-//! own children to whoever waits for them.
+//! Child processes. PID 1 inherits every orphan of the system, so one thread reaps all processes and hands the statuses
+//! of the agent's own children to the threads that wait for them.
 //!
-//! The rule: children are only started through here. Starting and reaping exclude each other, so that no status is reaped
-//! before somebody could ask for it, nor one that std itself waits for (an `exec` that failed).
+//! The rule: children are started only through this module. Starting and reaping exclude each other, so the reaper
+//! takes no status before its child is registered, nor one that std itself waits for (an `exec` that failed).
 
 use rustix::{
     io::Errno,
@@ -21,9 +21,9 @@ static FAMILY: Mutex<Family> = Mutex::new(Family { awaited: BTreeMap::new(), chi
 static CHANGED: Condvar = Condvar::new();
 
 struct Family {
-    /// Children whose end somebody waits for, with their status once they have ended.
+    /// Children that a thread waits for, with their status once they have ended.
     awaited: BTreeMap<i32, Option<WaitStatus>>,
-    /// The kernel knows no child of ours, alive or dead.
+    /// The kernel reports no child, alive or dead.
     childless: bool,
     births: u64,
 }
@@ -32,10 +32,10 @@ fn family() -> MutexGuard<'static, Family> {
     FAMILY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child that somebody waits for.
+/// A child that a thread waits for.
 pub struct Child(Pid);
 
-/// Starts a program that [`Child::wait`] is called for.
+/// Starts a program whose status is read with [`Child::wait`].
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut family = family();
     let pid = start(&mut family, command)?;
@@ -43,7 +43,7 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
     Ok(Child(pid))
 }
 
-/// Starts a program whose end nobody asks for.
+/// Starts a program whose status is not needed.
 pub fn spawn_detached(command: &mut Command) -> io::Result<Pid> {
     start(&mut family(), command)
 }
@@ -71,16 +71,16 @@ impl Child {
     }
 }
 
-/// Runs a program to its end; an error says how it failed.
+/// Runs a program to its end. An error says how it failed.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = spawn(command).map_err(|e| format!("{name} cannot be started: {e}"))?.wait();
     if status.exit_status() == Some(0) { Ok(()) } else { Err(format!("{name} {}", describe(status))) }
 }
 
-/// Runs a program to its end, with this for its input; what it wrote. An error tells what it said last.
+/// Runs a program to its end with this input, and returns its output. An error holds the last line of its stderr.
 ///
-/// Input and output are files, so that neither side can wait for the other.
+/// Input and output are files, so neither side can block on the other.
 pub fn ask(command: &mut Command, input: &str) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut run = || -> io::Result<_> {
@@ -95,7 +95,7 @@ pub fn ask(command: &mut Command, input: &str) -> Result<String, String> {
     if status.exit_status() == Some(0) {
         return Ok(said);
     }
-    let last = complained.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
+    let last = complained.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it printed no reason");
     Err(format!("{name} {}: {last}", describe(status)))
 }
 
@@ -110,7 +110,7 @@ fn content(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// How a child ended, as the rest of a sentence that begins with its name.
+/// How a child ended, as the end of a sentence that begins with its name.
 pub fn describe(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("ended with status {code}"),
@@ -122,14 +122,14 @@ pub fn describe(status: WaitStatus) -> String {
 /// The reaper's thread. Never ends.
 pub fn reap() {
     loop {
-        // Sleeps until some child has ended, and leaves it to be reaped under the lock.
+        // Sleeps until a child has ended, and leaves it to be reaped under the lock.
         turn(|| waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).map(drop));
     }
 }
 
-/// Reaps what has ended, once `ask_kernel` returns; if that knows no child, sleeps until one starts.
+/// Once `ask_kernel` returns, reaps the children that have ended; if the kernel reports none, sleeps until one starts.
 fn turn(ask_kernel: impl FnOnce() -> rustix::io::Result<()>) {
-    // Counted before the kernel is asked: a child that starts between its answer and our lock is none that the answer was about.
+    // Counted before asking the kernel: its answer does not cover a child that starts between the answer and the lock.
     let births = family().births;
     let ended = ask_kernel();
     let mut family = family();
@@ -147,12 +147,12 @@ fn turn(ask_kernel: impl FnOnce() -> rustix::io::Result<()>) {
     }
 }
 
-/// Sends a signal to every process but this one, and waits up to `patience` for all of them to be gone.
-pub fn end_all(signal: Signal, patience: Duration) -> bool {
-    // -1: everybody. rustix has no word for it, as 1 is never the caller's aim.
+/// Sends a signal to every process except this one, and waits up to `timeout` for all of them to end.
+pub fn end_all(signal: Signal, timeout: Duration) -> bool {
+    // -1 addresses all processes. rustix cannot express it, as 1 is never the caller's target.
     // SAFETY: kill(2) takes two integers and touches no memory.
     unsafe { libc::kill(-1, signal.as_raw()) };
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut family = family();
     while !family.childless {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
@@ -179,7 +179,7 @@ mod tests {
         let child = child.recv().unwrap();
         let (ended, status) = mpsc::channel();
         thread::spawn(move || ended.send(child.wait()));
-        let status = status.recv_timeout(Duration::from_secs(60)).expect("its end is never noticed");
+        let status = status.recv_timeout(Duration::from_secs(60)).expect("its end was never reported");
         assert_eq!(status.exit_status(), Some(0));
     }
 }

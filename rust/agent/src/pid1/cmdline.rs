@@ -1,14 +1,14 @@
-//! What the kernel's command line asks of the agent.
+//! The agent's options on the kernel's command line.
 
 use std::fs;
 
-/// Words that begin with this are the agent's.
+/// Prefix of the agent's options.
 const OURS: &str = "darwin-vz.";
 
-/// The options; all are for measurements and none is needed by an ordinary guest.
+/// The options. All are for measurements; an ordinary guest needs none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// `darwin-vz.tcp-ssh=PORT`: offer the same sshd on a TCP port too, to compare with a hypervisor's port forward.
+    /// `darwin-vz.tcp-ssh=PORT`: also serves sshd on a TCP port, to compare vsock with a hypervisor's port forwarding.
     pub tcp_ssh: Option<u16>,
 }
 
@@ -42,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_survived(line in any::<String>()) {
+        fn no_line_panics(line in any::<String>()) {
             let _ = parse(&line);
             let _ = parse(&format!("{OURS}{line} {OURS}tcp-ssh={line}"));
         }

@@ -1,10 +1,10 @@
 //! Disks: the system image is the first; the data disk is the one of the serial number that the host names, and where it names none,
 //! the last. No other is ever written to.
 //!
-//! The data disk is a cache with an ext4 file system *without a journal*: nothing on it is worth a journal's writes, and the
-//! kernel then keeps the file system's "valid" mark cleared for as long as it is mounted for writing. So the mark on a disk
-//! that nobody has mounted says exactly whether it was left clean. The rule: only a clean disk is mounted; every other is
-//! made anew.
+//! The data disk is a cache with an ext4 file system *without a journal*: nothing on it is worth the writes of a
+//! journal. Without one, the kernel keeps the file system's "valid" mark cleared while it is mounted for writing. So on
+//! an unmounted disk the mark says exactly whether it was left clean. The rule: only a clean disk is mounted; any other
+//! is formatted again.
 
 pub mod trouble;
 
@@ -27,16 +27,16 @@ use std::{
 /// Where the data disk is mounted.
 pub const DATA: &str = "/data";
 
-/// Growing is worth it from here: the size of one ext4 block group.
+/// Smallest growth that is worth a resize: the size of one ext4 block group.
 const GROWTH: u64 = 128 << 20;
 
 /// The data disk, mounted.
 pub struct Data {
-    /// What became of it on this boot.
+    /// Its state at this boot.
     pub fate: DataDisk,
 }
 
-/// Device of the system image. Drivers may still be probing, so it is waited for briefly.
+/// The device of the system image. Waits briefly, as drivers may still be probing.
 pub fn system() -> Outcome<String> {
     for _ in 0..500 {
         if let Some(first) = disks().into_iter().next() {
@@ -77,7 +77,8 @@ fn head(device: &str) -> Outcome<Vec<u8>> {
     Ok(head)
 }
 
-/// Mounts the data disk at [`DATA`], made anew unless it was left clean. `named` is its serial number, from a host that names it.
+/// Mounts the data disk at [`DATA`], after formatting it unless it was left clean. `named` is its serial number, if the
+/// host names one.
 pub fn prepare(named: Option<&str>) -> Outcome<Data> {
     let device = match named {
         Some(serial) => wait_for(serial)?,
@@ -134,15 +135,15 @@ fn of_serial(serial: &str, disks: Vec<(String, String)>) -> Outcome<Option<Strin
 
 fn rebuild(device: &str, why: &str) -> Outcome<DataDisk> {
     say(format_args!("data disk: made anew: {why}"));
-    // It is mounted if it could not be grown.
+    // Still mounted if only growing it failed.
     let _ = rustix::mount::unmount(DATA, rustix::mount::UnmountFlags::empty());
     make(device)?;
     Ok(DataDisk::Rebuilt)
 }
 
 fn make(device: &str) -> Outcome<()> {
-    // The inode tables are never zeroed (here lazily, below not at all): the kernel does not read what it has not written,
-    // and zeroes would fill a sparse image on the host.
+    // The inode tables are never zeroed (lazily here, not at all below): the kernel does not read what it has not
+    // written, and zeroes would fill a sparse image on the host.
     let mut mke2fs = Command::new("/usr/sbin/mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1", device]);
     children::run(&mut mke2fs)?;
@@ -185,7 +186,7 @@ fn grow(bytes: u64) -> rustix::io::Result<()> {
     unsafe { ioctl::ioctl(&data, ioctl::Setter::<EXT4_IOC_RESIZE_FS, u64>::new(bytes / BLOCK)) }
 }
 
-/// Gives unused blocks back to the host; the number of bytes.
+/// Discards unused blocks on the host; returns the number of bytes.
 pub fn trim() -> rustix::io::Result<u64> {
     const FITRIM: ioctl::Opcode = ioctl::opcode::read_write::<[u64; 3]>(b'X', 121);
     let mut range = [0, u64::MAX, 0]; // start, length, shortest run
@@ -199,13 +200,13 @@ fn open_data() -> rustix::io::Result<rustix::fd::OwnedFd> {
     rustix::fs::open(DATA, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
 }
 
-/// Everything written, and the mark set that says so.
+/// Writes everything, then sets the mark that says so.
 pub fn leave_clean() {
     rustix::fs::sync();
     for target in ["/tmp", "/nix/var", "/nix/store", DATA] {
         let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty());
     }
-    // Where something still holds it, read-only does as well: the kernel marks the file system valid then.
+    // If a process still uses it, a read-only remount suffices: the kernel then marks the file system valid.
     match rustix::mount::mount_remount(DATA, MountFlags::RDONLY, c"") {
         Ok(()) => {}
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {} // not mounted, or not any more

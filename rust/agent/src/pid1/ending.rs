@@ -1,15 +1,15 @@
-//! Whether the guest is on its way down: then services are not started again.
+//! Whether the guest is shutting down. Services are not restarted then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
-/// From now on it is; false if it was already.
+/// Marks the shutdown as begun; false if it was already.
 pub fn begin() -> bool {
     !BEGUN.swap(true, Ordering::AcqRel)
 }
 
-/// Whether it is.
+/// Whether the shutdown has begun.
 pub fn begun() -> bool {
     BEGUN.load(Ordering::Acquire)
 }

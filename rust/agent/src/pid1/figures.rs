@@ -1,4 +1,4 @@
-//! What the guest is doing: memory, disk, builds.
+//! Statistics of the guest: memory, disk, builds.
 
 use super::accounts::BuildUsers;
 use dvn_protocol::messages::Answer;
@@ -19,7 +19,7 @@ pub fn figures() -> Result<Answer, String> {
     })
 }
 
-/// Files and directories of shares that the kernel keeps; 0 where it does not tell.
+/// Cached files and directories of shares; 0 where the kernel does not report them.
 pub fn shared_inodes() -> u64 {
     let slabs = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
     active_objects(&slabs, "fuse_inode").unwrap_or(0)
@@ -35,10 +35,11 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// How many builds run.
+/// The number of running builds.
 ///
-/// nix-daemon gives each build a build user of its own for as long as it runs, however many processes it has. So the builds
-/// are the build users who own a process: the real user of `/proc/PID/status`, as the guest's own user namespace numbers it.
+/// nix-daemon gives each build its own build user for as long as it runs, however many processes it has. So the builds
+/// are the build users that own a process: the real user in `/proc/PID/status`, numbered in the guest's own user
+/// namespace.
 pub fn builds(users: &BuildUsers) -> u32 {
     distinct(processes().filter_map(|(_, status)| real_user(&status)), users)
 }
@@ -57,7 +58,7 @@ fn distinct(owners: impl Iterator<Item = u32>, users: &BuildUsers) -> u32 {
     u32::try_from(busy.len()).unwrap_or(u32::MAX)
 }
 
-/// The real user in a `/proc/PID/status`; none for what has ended and is not yet reaped.
+/// The real user in a `/proc/PID/status`; `None` for a process that has ended and is not yet reaped.
 pub fn real_user(status: &str) -> Option<u32> {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("State")?.starts_with('Z') {
@@ -95,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn this_very_process_is_seen() {
+    fn this_process_is_listed() {
         let me = rustix::process::getuid().as_raw();
         assert_eq!(builds(&BuildUsers { gid: 0, uids: [me].into() }), 1);
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in any::<String>(), name in "[A-Za-z]{0,4}") {
+        fn no_text_panics(text in any::<String>(), name in "[A-Za-z]{0,4}") {
             let _ = (meminfo_bytes(&text, &name), real_user(&text), active_objects(&text, &name));
         }
     }

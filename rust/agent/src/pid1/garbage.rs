@@ -1,18 +1,18 @@
-//! Collects the guest's garbage when the data disk is short of space, so that a build begins with room.
+//! Collects garbage in the guest when the data disk is short of space, so that a build starts with free space.
 //!
 //! ```text
 //!  a connection comes ──┐                               ┌─ roots, the newest paths, and what they need ─▶ stay
 //!  every two seconds ───┴▶ short of space, no build? ───┴─ the rest of the guest's own layer ──▶ Nix deletes it
 //! ```
 //!
-//! A disk that is nearly full is collected during builds as well. Nix has a collection of its own for that (`min-free`). But it
-//! begins late, and on the host's store it goes through every path of the host, so that there it is off.
+//! When the disk is nearly full, garbage is collected during builds as well. Nix's own automatic collection
+//! (`min-free`) starts late, and with the host's store it goes through every path of the host, so it is off there.
 //!
-//! The newest paths stay, since a client may be about to fetch what it has just built, with another connection.
+//! The newest paths stay, since a client may be about to fetch what it has just built over another connection.
 //!
-//! The rule: Nix deletes, and only what is dead to it in that moment. A path that a build or a connection needs is a root of its
-//! process, so it is not on the list; one that becomes a root later ends the round. Directories that Nix fills before their name is
-//! known (`tmp-…`) are never on the list, because their lock is not seen from this layer.
+//! The rule: Nix deletes, and only paths that are dead at that moment. A path that a build or a connection needs is a
+//! root of its process, so it is not on the list; one that becomes a root later ends the round. Directories that Nix
+//! fills before their name is known (`tmp-…`) are never on the list, because their lock is not visible from this layer.
 
 use super::{
     accounts::BuildUsers,
@@ -27,30 +27,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A disk with less free space than this part of it is short of space.
+/// The disk is short of space when less than this fraction of it is free.
 const SHORT: u64 = 2;
 
-/// No disk with more free space than this is.
+/// The disk is never short with more free space than this.
 const PLENTY: u64 = 20 << 30;
 
-/// What was made so short before the newest path belongs to it: the results of one build, in seconds.
+/// Paths made within this many seconds before the newest one belong to it, as results of one build.
 const TOGETHER: i64 = 10;
 
-/// With less free space than this, and than this part of the disk, builds that run are no reason to wait.
+/// With less free space than this, and than this fraction of the disk, garbage is collected even while builds run.
 const URGENT: u64 = 1 << 30;
 const URGENT_PART: u64 = 8;
 
-/// How often the free space is looked at while no connection comes.
+/// Interval of the checks while no connection arrives.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long a connection waits for a collection; the host expects the banner of sshd within 15 s. It goes on afterwards, whatever
-/// the collection does.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection waits for a collection; the host expects sshd's banner within 15 s. The connection then
+/// proceeds even if the collection has not finished.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When there is another round though nothing was written since the last: what was needed then may not be needed any more. A
-/// connection is about to need space, so it is worth a look sooner.
-const AGAIN: Duration = Duration::from_secs(600);
-const AGAIN_FOR_A_CONNECTION: Duration = Duration::from_secs(5);
+/// Minimum time until another round if nothing was written since the last one: paths that were needed then may be dead
+/// now. The interval is shorter for a connection, which is about to need space.
+const REPEAT: Duration = Duration::from_secs(600);
+const REPEAT_FOR_CONNECTION: Duration = Duration::from_secs(5);
 
 /// The collector of this guest.
 pub struct Collector {
@@ -60,23 +60,23 @@ pub struct Collector {
 }
 
 struct State {
-    /// Rounds that have ended.
+    /// Number of completed rounds.
     rounds: u64,
-    /// A connection waits for the next.
+    /// A connection waits for the next round.
     wanted: bool,
     last: Option<Round>,
 }
 
-/// A round that has ended.
+/// A completed round.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    /// Bytes that were free then.
+    /// Free bytes at its end.
     free: u64,
     ended: Instant,
 }
 
 impl Collector {
-    /// Begins to look at the free space. Call it when nix-daemon has made its database.
+    /// Starts to watch the free space. Call it once nix-daemon has created its database.
     pub fn start(builders: BuildUsers) -> Arc<Collector> {
         let state = State { rounds: 0, wanted: false, last: None };
         let collector = Arc::new(Collector { builders, state: Mutex::new(state), changed: Condvar::new() });
@@ -89,24 +89,24 @@ impl Collector {
         collector
     }
 
-    /// Has a connection wait while garbage is collected, where that is due.
+    /// Makes a connection wait while garbage is collected, if that is due.
     pub fn make_room(&self) {
         let mut state = self.lock();
-        if !self.is_due(&state, AGAIN_FOR_A_CONNECTION) {
+        if !self.is_due(&state, REPEAT_FOR_CONNECTION) {
             return;
         }
         let rounds = state.rounds;
         state.wanted = true;
         self.changed.notify_all();
-        drop(self.changed.wait_timeout_while(state, PATIENCE, |state| state.rounds == rounds));
+        drop(self.changed.wait_timeout_while(state, TIMEOUT, |state| state.rounds == rounds));
     }
 
     fn round(&self) {
         let state = self.lock();
         let (mut state, _) =
             self.changed.wait_timeout_while(state, LOOK, |state| !state.wanted).unwrap_or_else(PoisonError::into_inner);
-        let again = if std::mem::take(&mut state.wanted) { AGAIN_FOR_A_CONNECTION } else { AGAIN };
-        let due = self.is_due(&state, again);
+        let repeat = if std::mem::take(&mut state.wanted) { REPEAT_FOR_CONNECTION } else { REPEAT };
+        let due = self.is_due(&state, repeat);
         drop(state);
         let collected = due.then(collect);
         let mut state = self.lock();
@@ -122,9 +122,9 @@ impl Collector {
         self.changed.notify_all();
     }
 
-    fn is_due(&self, state: &State, again: Duration) -> bool {
+    fn is_due(&self, state: &State, repeat: Duration) -> bool {
         let Some((total, free)) = free_space() else { return false };
-        is_short(total, free, state.last, again) && (is_urgent(total, free) || figures::builds(&self.builders) == 0)
+        is_short(total, free, state.last, repeat) && (is_urgent(total, free) || figures::builds(&self.builders) == 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,19 +138,19 @@ fn free_space() -> Option<(u64, u64)> {
     Some((disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
 }
 
-/// Whether a collection is due. What is short after a round was needed then, so another one is of use only when something was
-/// written since, or after a while.
-fn is_short(total: u64, free: u64, last: Option<Round>, again: Duration) -> bool {
+/// Whether a collection is due. Space that was missing after a round was in use, so another round helps only if
+/// something was written since, or after a while.
+fn is_short(total: u64, free: u64, last: Option<Round>, repeat: Duration) -> bool {
     free < (total / SHORT).min(PLENTY)
-        && last.is_none_or(|last| last.ended.elapsed() >= again || free < last.free.saturating_sub(last.free / 32))
+        && last.is_none_or(|last| last.ended.elapsed() >= repeat || free < last.free.saturating_sub(last.free / 32))
 }
 
-/// Whether a build that runs may find no space.
+/// Whether a running build may run out of space.
 fn is_urgent(total: u64, free: u64) -> bool {
     free < (total / URGENT_PART).min(URGENT)
 }
 
-/// Deletes all that is dead; how many paths.
+/// Deletes all dead paths; returns their number.
 fn collect() -> Outcome<usize> {
     let known = database::known()?;
     let own = layers::upper_paths()?;
@@ -162,7 +162,7 @@ fn collect() -> Outcome<usize> {
     if doomed.is_empty() {
         return Ok(0);
     }
-    // The overlay is not told that its layer changes. A name that it does not keep now, it looks up there.
+    // The overlay does not notice changes in its layers. Dropped names are looked up again.
     let refresh = || if layers::is_overlay() { layers::refresh() } else { Ok(()) };
     refresh()?;
     let deleted = database::delete(&doomed);
@@ -170,20 +170,20 @@ fn collect() -> Outcome<usize> {
     deleted.map(|()| doomed.len())
 }
 
-/// The valid paths that were made last.
+/// The most recent valid paths.
 fn newest(own: &BTreeMap<String, i64>, known: &BTreeSet<String>) -> Vec<String> {
     let valid = || own.iter().filter(|(path, _)| known.contains(*path));
     let last = valid().map(|(_, made)| *made).max().unwrap_or_default();
     valid().filter(|(_, made)| **made >= last.saturating_sub(TOGETHER)).map(|(path, _)| path.clone()).collect()
 }
 
-/// Paths of the guest's own layer that nothing needs. A lock, or the directory of a running build, has the hash of its path.
+/// Unneeded paths of the guest's own layer. A lock, or the directory of a running build, has the hash of its path.
 fn dead(own: &BTreeMap<String, i64>, roots: &BTreeSet<String>, live: &BTreeSet<String>) -> Vec<String> {
     let needed: BTreeSet<&str> = roots.iter().chain(live).filter_map(|path| hash(path)).collect();
     own.keys().filter(|path| hash(path).is_some_and(|hash| !needed.contains(hash))).cloned().collect()
 }
 
-/// The hash part of a store path; nothing of what is none.
+/// The hash part of a store path; `None` for anything else.
 fn hash(path: &str) -> Option<&str> {
     if !database::is_store_path(path) {
         return None;
@@ -191,7 +191,7 @@ fn hash(path: &str) -> Option<&str> {
     path.strip_prefix(database::PREFIX)?.get(..32)
 }
 
-/// A service that begins with room on the data disk, as far as there is garbage.
+/// Wraps a service so that each connection starts with free space on the data disk, as far as there is garbage.
 pub fn with_room<S>(
     garbage: Arc<Collector>,
     service: impl Fn() -> std::io::Result<S> + Clone,
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn half_of_a_small_disk_and_a_part_of_a_large_one_are_kept_free() {
         let gib = 1 << 30;
-        let short = |total: u64, free: u64| is_short(total * gib, free * gib, None, AGAIN);
+        let short = |total: u64, free: u64| is_short(total * gib, free * gib, None, REPEAT);
         assert!(short(4, 1) && !short(4, 2));
         assert!(short(200, 19) && !short(200, 20));
         let urgent = |total: u64, free: u64| is_urgent(total << 20, free << 20);
@@ -224,8 +224,8 @@ mod tests {
     fn a_disk_that_is_full_of_what_is_needed_is_not_looked_through_again_and_again() {
         let mib = 1 << 20;
         let last = Round { free: 100 * mib, ended: Instant::now() };
-        let short = |free: u64, again| is_short(4096 * mib, free * mib, Some(last), again);
-        assert!(!short(100, AGAIN) && !short(98, AGAIN) && short(90, AGAIN));
+        let short = |free: u64, repeat| is_short(4096 * mib, free * mib, Some(last), repeat);
+        assert!(!short(100, REPEAT) && !short(98, REPEAT) && short(90, REPEAT));
         assert!(short(100, Duration::ZERO));
     }
 

@@ -8,10 +8,10 @@
 //!  nix-daemon ── unix socket of this module ── token ── vsock       ──▶ the host's gate: what is valid there
 //! ```
 //!
-//! nix-daemon notes in its database what the gate once called valid, and never asks again. So the rule: a path of the host's
-//! store is in the database only as long as the host keeps it or tells us to forget it. A disk that was used with another
-//! record of the host's, or is used without the share now, is rid of such paths before nix-daemon starts; and where the share
-//! fails, the guest leaves it for good and goes on with its own layers.
+//! nix-daemon records in its database which paths the gate called valid, and never asks again. So the rule: a path of
+//! the host's store is in the database only as long as the host keeps it or asks the guest to forget it. Such paths are
+//! removed before nix-daemon starts if the disk was used with another record of the host's, or is now used without the
+//! share. If the share fails, the guest leaves it for good and continues with its own layers.
 
 pub mod database;
 pub mod layers;
@@ -38,44 +38,44 @@ use std::{
     time::Duration,
 };
 
-/// What only root may enter: the socket, and what nix-daemon is told.
+/// A directory that only root may enter: the socket, and nix-daemon's settings.
 const HOME: &str = "/run/darwin-vz";
 
-/// Where nix-daemon reaches the gate.
+/// The socket where nix-daemon reaches the gate.
 const SOCKET: &str = "/run/darwin-vz/host-store.sock";
 
-/// What Nix runs when it has deleted behind the overlay's back.
+/// The program that Nix runs after deleting files of the upper layer directly.
 const REMOUNT: &str = "/run/darwin-vz/remount-store";
 
-/// For a PID 1 that starts nix-daemon itself: lines `NIX_REMOTE=…` and `NIX_CONFIG=…`, where the host's store is in use.
+/// For a PID 1 that starts nix-daemon itself: lines `NIX_REMOTE=…` and `NIX_CONFIG=…`, if the host's store is in use.
 const ENVIRONMENT: &str = "/run/darwin-vz/nix-daemon.env";
 
-/// On the data disk: the host's record whose paths the database may hold.
+/// On the data disk: the name of the host's record whose paths the database may hold.
 const RECORD: &str = "/data/nix/host-store";
 
-/// The guest keeps at most about so many files of the share, since the host holds a descriptor for each and macOS gives a
-/// process few. What a build has open does not count among those which can be given back.
+/// Approximate limit of cached files of the share: the host holds a descriptor for each, and macOS allows a process
+/// few. Files that a build has open cannot be released and do not count.
 const MOST_INODES: u64 = 8192;
 
-/// How often they are counted.
+/// Interval of that count.
 const COUNTING: Duration = Duration::from_secs(2);
 
-/// A deletion that is younger may be the first half of a replacement.
+/// A more recent deletion may be the first half of a replacement.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// The host's store, mounted.
 pub struct HostStore {
     share: ShareMount,
     record: String,
-    /// The gate's port of the host.
+    /// The host's vsock port of the gate.
     port: u32,
     left: Arc<AtomicBool>,
-    /// Held while it is being left; true once that is done.
+    /// Held while the store is being left; true once that is done.
     leaving: Mutex<bool>,
 }
 
 impl HostStore {
-    /// Makes the guest's store, on the host's where the host offers it and its share mounts.
+    /// Mounts the guest's store: on top of the host's if the host offers it and its share mounts.
     pub fn mount(config: &GuestConfig, shares: &[ShareMount]) -> Outcome<Option<HostStore>> {
         let offered = HostStore::offered(config, shares);
         let store = offered.filter(|store| {
@@ -93,7 +93,7 @@ impl HostStore {
         HostStore::offered(config, &config.shares).filter(|store| layers::has_lower(&store.share.mount_point))
     }
 
-    /// The host's store, if it is to be used and is among these shares.
+    /// The host's store, if it is configured and among these shares.
     pub fn offered(config: &GuestConfig, shares: &[ShareMount]) -> Option<HostStore> {
         let record = config.store_record.clone()?;
         let share = shares.iter().find(|share| share.tag == STORE_TAG)?.clone();
@@ -106,17 +106,17 @@ impl HostStore {
         &self.share
     }
 
-    /// What nix-daemon is told: its store, and which program to run when that must be mounted anew.
+    /// nix-daemon's store URL, which also names the program that remounts the overlay.
     pub fn address(&self) -> String {
-        // The address of the lower store is a value in the address, so its own punctuation is escaped.
+        // The lower store's URL is a value within this URL, so its punctuation is escaped.
         let real = self.share.mount_point.replace('/', "%2F");
         let lower = format!("unix%3A%2F%2F{}%3Freal%3D{real}", SOCKET.replace('/', "%2F"));
-        // Nix's own check of the mount knows only two layers.
+        // Nix's own check of the mount supports only two layers.
         let upper = layers::UPPER;
         format!("local-overlay://?lower-store={lower}&upper-layer={upper}&remount-hook={REMOUNT}&check-mount=false")
     }
 
-    /// Writes what nix-daemon needs to find when it starts.
+    /// Writes the files that nix-daemon needs at its start.
     pub fn prepare_daemon(&self) -> Outcome<()> {
         let write = || -> io::Result<()> {
             fs::create_dir_all(HOME)?;
@@ -131,11 +131,11 @@ impl HostStore {
         write().map_err(|e| format!("{HOME} cannot be written: {e}"))
     }
 
-    /// Opens the way to the gate, and watches how much of the share is kept. Call it before nix-daemon has clients.
+    /// Opens the socket to the gate, and limits how much of the share is cached. Call it before nix-daemon has clients.
     pub fn serve(&self, token: &str) -> Outcome<()> {
         let greeting =
             serde_json::to_string(&StoreGreeting { token: token.to_owned() }).map_err(|e| e.to_string())? + "\n";
-        let _ = fs::remove_file(SOCKET); // of an agent before this one
+        let _ = fs::remove_file(SOCKET); // from an earlier agent
         let listener = UnixListener::bind(SOCKET).map_err(|e| format!("{SOCKET}: {e}"))?;
         let port = self.port;
         let accept = move || listener.accept().map(|(client, _)| client.into());
@@ -163,13 +163,13 @@ impl HostStore {
         !self.left.load(Ordering::Acquire)
     }
 
-    /// Looks at the host's store anew.
+    /// Drops cached names of the host's store.
     pub fn refresh(&self) -> Outcome<()> {
         layers::drop_whiteouts(SETTLED)?;
         let_go(&self.share)
     }
 
-    /// Whether the share shows these paths.
+    /// Checks that the share shows these paths.
     pub fn expect(&self, paths: &[String]) -> Outcome<()> {
         for path in paths {
             let name = path.strip_prefix(database::PREFIX).unwrap_or(path);
@@ -179,14 +179,14 @@ impl HostStore {
         Ok(())
     }
 
-    /// Paths that are gone from the host's store, or changed: nothing that refers to them stays valid.
+    /// Invalidates paths that are gone from the host's store, or changed, and everything that refers to them.
     pub fn forget(&self, paths: &[String]) -> Outcome<()> {
         database::forget(paths)?;
         layers::drop_whiteouts(Duration::ZERO)?;
         let_go(&self.share)
     }
 
-    /// Goes on without the host's store. Nothing here touches the share, which may hang.
+    /// Continues without the host's store. Nothing here touches the share, which may hang.
     pub fn leave(&self, builders: &BuildUsers) -> Outcome<()> {
         let mut done = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if *done {
@@ -207,7 +207,7 @@ impl HostStore {
     }
 }
 
-/// The settings of Nix for a guest that the host offers its store to.
+/// Nix settings for a guest to which the host offers its store.
 pub fn settings_beside(config: &GuestConfig) -> Option<&'static str> {
     config.store_record.is_some().then_some(nix::SETTINGS_BESIDE_HOST_STORE)
 }
@@ -223,7 +223,7 @@ pub fn reconcile(store: Option<&HostStore>) -> Outcome<()> {
         forget_shared()?;
     }
     match now {
-        // Of the disk's own file system, which is made anew after an unclean stop: it need not be flushed.
+        // On the disk's own file system, which is formatted after an unclean stop: no flush is needed.
         Some(record) => fs::write(RECORD, record).map_err(|e| format!("{RECORD}: {e}")),
         None => Ok(()),
     }
@@ -237,10 +237,10 @@ fn forget_shared() -> Outcome<()> {
     }
 }
 
-/// Gives back all of the share that is not in use.
+/// Releases all unused cached files of the share.
 ///
-/// The overlay comes first: its names hold the share's. A name of the share that stayed would be believed for a second, also
-/// if the host has put something else in its place.
+/// The overlay comes first, as its names hold the share's. The kernel would trust a remaining name of the share for a
+/// second, even if the host has replaced the file.
 fn let_go(share: &ShareMount) -> Outcome<()> {
     layers::refresh()?;
     shares::refresh(std::slice::from_ref(share))

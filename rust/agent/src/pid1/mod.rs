@@ -3,13 +3,13 @@
 //! ```text
 //! kernel ─ modules ─ root (switched) ─┬─ sshd (warm) ──────────────┐
 //!                                     ├─ disk ─ store ─ nix-daemon ─┴─ Ready to the host ─ serve requests
-//!                                     └─ network (DHCP; nobody waits for it)
+//!                                     └─ network (DHCP; the boot does not wait for it)
 //! power button, SIGTERM, ctrl-alt-del, `shut-down` ─▶ shutdown: end processes ─ disk clean ─ power off
 //! ```
 //!
-//! The rules: nothing that arrives from outside ends this process (each connection has its own thread, a panic ends only
-//! that thread); a boot that cannot go on says why on the console and powers off; the data disk is either mounted from a
-//! clean state or made anew.
+//! The rules: no input from outside ends this process (each connection has its own thread, and a panic ends only that
+//! thread); a boot that fails prints the reason on the console and powers off; the data disk is either mounted from a
+//! clean state or formatted.
 
 mod accounts;
 mod boot;
@@ -48,7 +48,7 @@ use std::{
 };
 use tasks::{Outcome, SERVICES, background, serve, vsock_port};
 
-/// Runs the agent: as PID 1, or as one of the commands for guests that have another.
+/// Runs the agent: as PID 1, or as one of the commands for guests with another PID 1.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| say(format_args!("panic: {panic}"))));
     if std::process::id() != 1 {
@@ -62,15 +62,13 @@ pub fn main() -> ExitCode {
     shutdown::power_off()
 }
 
-/// A command of `service`. A boot that cannot go on ends here, too: with a reason on the console and the power off.
+/// A command of `service`. A boot that fails ends here, too: with a reason on the console and a power-off.
 fn beside_pid_1(words: &[String]) -> ExitCode {
     let outcome = match words {
         [command, root, directory] if command == "initrd" => service::initrd(root, directory),
         [command] if command == "service" => service::serve_host(),
         _ => {
-            eprintln!(
-                "darwin-vz-agent is a guest's PID 1, or is called there as `initrd ROOT DIRECTORY` and `service`"
-            );
+            eprintln!("darwin-vz-agent is a guest's PID 1, or is run there as `initrd ROOT DIRECTORY` and `service`");
             return ExitCode::from(64);
         }
     };

@@ -4,7 +4,7 @@ use super::console::say;
 use rustix::{fs, io::Errno, system};
 use std::path::Path;
 
-/// Names of a module list: one a line; blank lines, comments and anything that is no plain file name are left out.
+/// Names in a module list: one per line; blank lines, comments and anything that is not a plain file name are skipped.
 pub fn parse_list(list: &str) -> Vec<&str> {
     list.lines()
         .map(str::trim)
@@ -17,7 +17,8 @@ pub fn parse_list(list: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Loads what the list names. A module that does not load is reported; what needs it will fail with a better reason.
+/// Loads the listed modules. A module that fails to load is reported; the part that needs it fails later with a better
+/// reason.
 pub fn load(dir: &Path) {
     let list = std::fs::read_to_string(dir.join("list")).unwrap_or_default();
     for name in parse_list(&list) {
@@ -25,7 +26,7 @@ pub fn load(dir: &Path) {
             .and_then(|file| system::finit_module(file, c"", 0));
         match loaded {
             Ok(()) | Err(Errno::EXIST) => {}
-            // A driver of hardware that is not there.
+            // A driver of hardware that is absent.
             Err(Errno::NODEV) => {}
             Err(e) => say(format_args!("module {name}: {e}")),
         }

@@ -1,4 +1,4 @@
-//! Mounting, with errors that say what was to go where.
+//! Mounting, with errors that name source and target.
 
 use crate::pid1::tasks::Outcome;
 use rustix::mount::{self, MountFlags};
@@ -11,30 +11,30 @@ pub fn mount(source: &str, target: &str, kind: &str, flags: MountFlags, options:
         .map_err(|e| format!("{kind} file system {source} cannot be mounted at {target}: {e}"))
 }
 
-/// Mounts a file system that lives in the kernel, where nothing may run setuid or be a device.
+/// Mounts a kernel file system, with setuid programs and devices disabled.
 pub fn kernel_fs(kind: &str, target: &str, options: &str) -> Outcome<()> {
     mount(kind, target, kind, MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, options)
 }
 
-/// Mounts memory.
+/// Mounts a tmpfs.
 pub fn tmpfs(target: &str, options: &str) -> Outcome<()> {
     mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options)
 }
 
-/// Makes a directory of the data disk appear elsewhere.
+/// Binds a directory of the data disk to another path.
 pub fn bind(source: &str, target: &str) -> Outcome<()> {
     mount::mount_bind(source, target).map_err(|e| format!("{source} cannot be bound to {target}: {e}"))
 }
 
-/// Drops every cached name of a mounted file system that nobody uses, present and missing ones. It keeps its flags.
+/// Drops every unused cached name of a mounted file system, for present and for missing files. It keeps its flags.
 pub fn refresh(target: &str, flags: MountFlags) -> Outcome<()> {
     mount::mount_remount(target, flags, c"").map_err(|e| format!("{target} cannot be remounted: {e}"))
 }
 
-/// Moves the mount at `target` on top of `/` and makes it the root directory of this process and all that follow.
+/// Moves the mount at `target` on top of `/` and makes it the root directory of this process and its children.
 ///
-/// The initramfs cannot be pivoted away from; it stays below, emptied. Everything that needs `pivot_root` later (Nix's
-/// sandbox) finds a real mount as its root.
+/// `pivot_root` cannot replace the initramfs; it stays below, emptied. Later users of `pivot_root` (Nix's sandbox) find
+/// a real mount as their root.
 pub fn switch_root(target: &str) -> Outcome<()> {
     let why = |step: &str, e: rustix::io::Errno| format!("the root cannot be switched to {target}: {step}: {e}");
     rustix::process::chdir(target).map_err(|e| why("chdir", e))?;

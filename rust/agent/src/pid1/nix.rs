@@ -1,6 +1,7 @@
 //! nix-daemon, and connections to it as its trusted user root.
 //!
-//! One connection is kept open ahead: the daemon's process for it has opened the store's database by the time a client comes.
+//! One connection is kept open in advance: by the time a client arrives, the daemon's process for it has opened the
+//! store's database.
 
 use super::{accounts::BuildUsers, children, console::say, ending, figures};
 use crate::pid1::tasks::Outcome;
@@ -21,36 +22,36 @@ use std::{
 
 const SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
-/// The settings of Nix beside the host's store: its own collection would ask the gate about every path that the host has. The agent
-/// collects (`garbage`).
+/// Nix settings for use with the host's store: Nix's own collection would query the gate about every path of the host.
+/// The agent collects instead (`garbage`).
 pub const SETTINGS_BESIDE_HOST_STORE: &str = "min-free = 0";
 
-/// Further variables of the daemon, `NAME=VALUE` on each line: proxies, for instance. An image may have it.
+/// Further environment variables of the daemon, one `NAME=VALUE` per line, such as proxies. The file is optional.
 const ENVIRONMENT: &str = "/etc/nix/environment";
 
-/// Nix writes it last when it makes a store's database.
+/// The last file that Nix writes when it creates a store's database.
 const SCHEMA: &str = "/nix/var/nix/db/schema";
 
-/// How long the making of a database is waited for. A Nix that keeps no such file costs this much of a boot, once.
-const MAKING: Duration = Duration::from_secs(5);
+/// Timeout for the creation of a database. A Nix without such a file delays each boot by this much, once.
+const CREATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Each side of Nix's worker protocol begins with its own.
+/// The magic numbers that begin each side of Nix's worker protocol.
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
 
 /// How long a client waits for a daemon that is starting.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a socket that is not there yet is tried.
-const AGAIN: Duration = Duration::from_millis(10);
+/// Interval of connection attempts while the socket is missing.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A daemon that ran this long was healthy, and is started again at once.
+/// A daemon that ran this long was healthy, and is restarted at once.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// The connection that is kept open ahead.
+/// The connection that is kept open in advance.
 static WARM: Mutex<Option<UnixStream>> = Mutex::new(None);
 
-/// The store on which the daemon works, if it is not simply its own.
+/// The daemon's store, if it is not the default one.
 static STORE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Where Nix keeps each process's list of paths that no collection may delete.
@@ -59,24 +60,24 @@ const TEMPORARY_ROOTS: &str = "/nix/var/nix/temproots";
 /// The kernel's list of locks.
 const LOCKS: &str = "/proc/locks";
 
-/// How long what was killed may take to give back what it has locked.
-const DYING: Duration = Duration::from_secs(5);
+/// How long killed processes may take to release their locks.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Starts the daemon on this store or on its own, and again whenever it ends.
+/// Starts the daemon on this store or the default one, and restarts it whenever it ends.
 pub fn start(store: Option<String>) {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = store;
     crate::pid1::tasks::background("nix-daemon", keep_running);
 }
 
-/// A daemon that starts from now on works on its own store.
+/// Makes later daemons work on the default store.
 pub fn on_own_store() {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// Kills the daemon, its processes for its clients, and their builds; whoever runs the daemon starts it again.
+/// Kills the daemon, its processes for its clients, and their builds. The daemon's supervisor restarts it.
 ///
-/// One that waits for a share which hangs does not die. That harms nobody, unless it has locked the store's database or a path:
-/// whoever needs the same would wait for ever. An error means that.
+/// A process that waits for a hanging share does not die. That is harmless, unless it has locked the store's database
+/// or a path: others that need the same lock would wait for ever. An error means that.
 pub fn end_all(builders: &BuildUsers) -> Outcome<()> {
     let_go();
     let mut killed = Vec::new();
@@ -89,11 +90,11 @@ pub fn end_all(builders: &BuildUsers) -> Outcome<()> {
             killed.push(pid.as_raw_nonzero().get());
         }
     }
-    // One that does not die would keep its roots.
+    // Roots of a process that does not die would remain.
     for file in fs::read_dir(TEMPORARY_ROOTS).into_iter().flatten().flatten() {
         let _ = fs::remove_file(file.path());
     }
-    let deadline = Instant::now() + DYING;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     while let Some(pid) = lock_holders(&fs::read_to_string(LOCKS).unwrap_or_default()).find(|pid| killed.contains(pid))
     {
         if Instant::now() >= deadline {
@@ -101,12 +102,12 @@ pub fn end_all(builders: &BuildUsers) -> Outcome<()> {
                 "nix-daemon's process {pid} holds a lock and does not die: it waits for something that hangs"
             ));
         }
-        thread::sleep(AGAIN);
+        thread::sleep(RETRY_INTERVAL);
     }
     Ok(())
 }
 
-/// Who holds a lock, of the kernel's list. Whoever waits for one has an arrow in its line.
+/// The processes that hold a lock, from the kernel's list. Lines with an arrow are waiting processes.
 fn lock_holders(locks: &str) -> impl Iterator<Item = i32> {
     locks.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
@@ -115,27 +116,27 @@ fn lock_holders(locks: &str) -> impl Iterator<Item = i32> {
 }
 
 /// Waits until it accepts connections.
-pub fn wait_until_it_answers(patience: Duration) -> Outcome<()> {
-    let connection = dial(patience).map_err(|e| format!("nix-daemon does not answer: {e}"))?;
-    // Its process for this connection makes the database of a fresh store. A second process that makes it too fails, or makes
-    // the first one fail, so there must be none until then.
-    let deadline = Instant::now() + MAKING;
+pub fn wait_until_it_answers(timeout: Duration) -> Outcome<()> {
+    let connection = dial(timeout).map_err(|e| format!("nix-daemon does not answer: {e}"))?;
+    // Its process for this connection creates the database of a fresh store. Two processes creating it at once can make
+    // each other fail, so no second connection is made until then.
+    let deadline = Instant::now() + CREATION_TIMEOUT;
     while !Path::new(SCHEMA).exists() && Instant::now() < deadline {
-        thread::sleep(AGAIN);
+        thread::sleep(RETRY_INTERVAL);
     }
     replace_warm(Some(connection));
     Ok(())
 }
 
-/// Waits until a process of the daemon answers: where another PID 1 holds the socket, it accepts before there is a daemon.
-pub fn wait_until_it_greets(patience: Duration) -> Outcome<()> {
-    let greeted = dial(patience).and_then(|daemon| greeted(daemon, patience));
-    greeted.map_err(|e| format!("nix-daemon accepts connections and does not answer: {e}"))
+/// Waits until a process of the daemon answers: a socket held by another PID 1 accepts before there is a daemon.
+pub fn wait_until_it_greets(timeout: Duration) -> Outcome<()> {
+    let greeted = dial(timeout).and_then(|daemon| greeted(daemon, timeout));
+    greeted.map_err(|e| format!("nix-daemon accepts connections but does not answer: {e}"))
 }
 
-/// The first words of Nix's worker protocol.
-fn greeted(mut daemon: UnixStream, patience: Duration) -> io::Result<()> {
-    daemon.set_read_timeout(Some(patience))?;
+/// The greeting of Nix's worker protocol.
+fn greeted(mut daemon: UnixStream, timeout: Duration) -> io::Result<()> {
+    daemon.set_read_timeout(Some(timeout))?;
     daemon.write_all(&CLIENT_MAGIC.to_le_bytes())?;
     let mut answer = [0; 8];
     daemon.read_exact(&mut answer)?;
@@ -149,13 +150,13 @@ fn greeted(mut daemon: UnixStream, patience: Duration) -> io::Result<()> {
 pub fn connect() -> io::Result<UnixStream> {
     let connection = match replace_warm(None).filter(is_open) {
         Some(connection) => connection,
-        None => dial(PATIENCE)?,
+        None => dial(TIMEOUT)?,
     };
-    crate::pid1::tasks::background("nix-ahead", || drop(replace_warm(dial(PATIENCE).ok())));
+    crate::pid1::tasks::background("nix-ahead", || drop(replace_warm(dial(TIMEOUT).ok())));
     Ok(connection)
 }
 
-/// Closes the connection that is kept open: the daemon's process for it blocks SIGTERM.
+/// Closes the connection that is kept open, as the daemon's process for it blocks SIGTERM.
 pub fn let_go() {
     drop(replace_warm(None));
 }
@@ -164,31 +165,31 @@ fn replace_warm(by: Option<UnixStream>) -> Option<UnixStream> {
     std::mem::replace(&mut *WARM.lock().unwrap_or_else(PoisonError::into_inner), by)
 }
 
-fn dial(patience: Duration) -> io::Result<UnixStream> {
-    let deadline = Instant::now() + patience;
+fn dial(timeout: Duration) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + timeout;
     loop {
         match UnixStream::connect(SOCKET) {
             Ok(connection) => return Ok(connection),
             Err(e) if Instant::now() >= deadline || ending::begun() => return Err(e),
-            Err(_) => thread::sleep(AGAIN),
+            Err(_) => thread::sleep(RETRY_INTERVAL),
         }
     }
 }
 
-/// The daemon says nothing before the client does, so anything to see means that it has gone.
+/// The daemon sends nothing before the client does, so a readable connection is one that it has closed.
 fn is_open(connection: &UnixStream) -> bool {
     let mut polled = [PollFd::new(connection, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
 }
 
-/// Names and values; a line that has not both is left out.
+/// Names and values; lines without both are skipped.
 fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| !name.is_empty() && !name.contains('\0'))
 }
 
 /// The supervising thread.
 fn keep_running() {
-    let mut pause = AGAIN;
+    let mut pause = RETRY_INTERVAL;
     while !ending::begun() {
         let started = Instant::now();
         let mut daemon = Command::new("/usr/bin/nix-daemon");
@@ -211,7 +212,7 @@ fn keep_running() {
             return;
         }
         say(format_args!("nix-daemon {end}"));
-        pause = if started.elapsed() >= HEALTHY { AGAIN } else { (pause * 4).min(Duration::from_secs(10)) };
+        pause = if started.elapsed() >= HEALTHY { RETRY_INTERVAL } else { (pause * 4).min(Duration::from_secs(10)) };
         thread::sleep(pause);
     }
 }
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_a_lock_is_told_from_who_waits_for_one() {
+    fn lock_holders_are_listed_without_waiting_processes() {
         let locks = "1: FLOCK  ADVISORY  WRITE 120 fe:10:43 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 121 fe:10:43 0 EOF\n\
                      2: POSIX  ADVISORY  READ 124 fe:10:34 128 128\n3: OFDLCK ADVISORY  WRITE -1 00:1e:1 0 EOF\n4:\n";
         assert_eq!(lock_holders(locks).collect::<Vec<_>>(), [120, 124, -1]);

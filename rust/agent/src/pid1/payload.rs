@@ -1,6 +1,6 @@
 //! The boot payload: keys and `config.json`, which the host appended to the initramfs.
 //!
-//! It is moved from the initramfs, where anybody could read it, into a tmpfs that only root can enter.
+//! It is moved from the initramfs, where any user could read it, to a tmpfs that only root can enter.
 
 use super::mounts;
 use crate::pid1::tasks::Outcome;
@@ -15,13 +15,13 @@ use std::{
 /// Where the payload is once the root has been switched.
 pub const HOME: &str = "/darwin-vz";
 
-/// What this boot needs to know.
+/// The data of this boot.
 pub struct Payload {
     /// `config.json`.
     pub config: GuestConfig,
 }
 
-/// Moves the payload from the initramfs to below the future root.
+/// Moves the payload from the initramfs to a directory below the future root.
 pub fn take(new_root: &str) -> Outcome<Payload> {
     let from = Path::new("/").join(PAYLOAD_DIR);
     let to = format!("{new_root}{HOME}");

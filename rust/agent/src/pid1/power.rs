@@ -1,7 +1,7 @@
-//! The power button: every input device that can send `KEY_POWER`, also one that appears after the watch has begun.
+//! The power button: every input device that can send `KEY_POWER`, including devices that appear later.
 //!
 //! The kernel loses presses that come before a program has opened the device. So [`watch`] is called before Ready, and
-//! [`wait_for_button`] right before it: a driver of another PID 1's may still be on its way.
+//! [`wait_for_button`] right before it, as another PID 1 may still be loading the driver.
 
 use super::{console::say, mounts, shutdown};
 use rustix::{
@@ -22,15 +22,15 @@ use std::{
 
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
-/// Bytes of a bit map that holds a bit for each key code up to `KEY_MAX`.
+/// Bytes of a bit map with one bit for each key code up to `KEY_MAX`.
 const KEY_BITS: usize = 96;
 /// `struct input_event` of 64-bit systems: time, type, code, value.
 const EVENT: usize = 24;
 
-/// Where the kernel, and udev where there is one, puts input devices.
+/// The directory in which the kernel, or udev if present, creates input devices.
 const DEVICES: &str = "/dev/input";
 
-/// How long Ready waits for a button. A guest without the driver of one pays this at each boot.
+/// How long Ready waits for a button. A guest without its driver pays this at each boot.
 const DRIVERS: Duration = Duration::from_secs(2);
 
 /// Whether a button is watched.
@@ -43,11 +43,11 @@ pub fn watch() {
     let news = match directory_news() {
         Ok(news) => Some(news),
         Err(e) => {
-            say(format_args!("a power button that appears later will not be noticed: {DEVICES}: {e}"));
+            say(format_args!("a power button that appears later will not be detected: {DEVICES}: {e}"));
             None
         }
     };
-    // After the watch of the directory has begun, so that no device falls between the two.
+    // After the directory watch has begun, so that no device is missed in between.
     buttons.look(Path::new(DEVICES));
     crate::pid1::tasks::background("power", move || {
         loop {
@@ -63,7 +63,7 @@ pub fn watch() {
     });
 }
 
-/// Waits until a button is watched, but not for long: a guest without one is stopped by the host's request alone.
+/// Waits briefly until a button is watched. Without one, only the host's request stops the guest.
 pub fn wait_for_button() {
     let watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     let waited = CHANGED.wait_timeout_while(watched, DRIVERS, |watched| !*watched);
@@ -72,9 +72,9 @@ pub fn wait_for_button() {
     }
 }
 
-/// A descriptor that can be read when devices have come or changed their mode.
+/// A descriptor that becomes readable when devices appear or change their mode.
 fn directory_news() -> Result<OwnedFd, String> {
-    mounts::directory(DEVICES, 0o755, (0, 0))?; // the kernel makes it with the first device
+    mounts::directory(DEVICES, 0o755, (0, 0))?; // the kernel creates it with the first device
     let watch = || {
         let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&news, DEVICES, inotify::WatchFlags::CREATE | inotify::WatchFlags::ATTRIB)?;
@@ -83,24 +83,24 @@ fn directory_news() -> Result<OwnedFd, String> {
     watch().map_err(|e: io::Errno| e.to_string())
 }
 
-/// What ended a wait.
+/// The event that ended a wait.
 enum News {
     /// The power key was pressed.
     Pressed,
-    /// There may be other devices than before.
+    /// The set of devices may have changed.
     Devices,
 }
 
-/// The devices that are open.
+/// The open devices.
 #[derive(Default)]
 struct Buttons {
     open: BTreeMap<OsString, OwnedFd>,
-    /// Devices that have no power key.
+    /// Devices without a power key.
     others: BTreeSet<OsString>,
 }
 
 impl Buttons {
-    /// Opens what is new.
+    /// Opens new devices.
     fn look(&mut self, dir: &Path) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -108,7 +108,7 @@ impl Buttons {
             if known || !name.to_string_lossy().starts_with("event") {
                 continue;
             }
-            // One that cannot be opened yet is tried again when its mode has changed.
+            // A device that cannot be opened yet is tried again when its mode has changed.
             let Ok(device) = open(entry.path(), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
             else {
                 continue;
@@ -123,7 +123,7 @@ impl Buttons {
         }
     }
 
-    /// Waits until something has happened. A device that cannot be read any more is gone, and let go.
+    /// Waits for an event. A device that can no longer be read is gone, and is closed.
     fn wait(&mut self, news: Option<&OwnedFd>) -> io::Result<News> {
         loop {
             let descriptors = self.open.values().chain(news);
@@ -148,7 +148,7 @@ impl Buttons {
             if let (Some(news), Some(true)) = (news, ready.last().filter(|_| news.is_some())) {
                 let mut events = [0; 4096];
                 while io::read(news, &mut events).is_ok_and(|n| n > 0) {}
-                // A name may come back with another device behind it.
+                // Its name may return for another device.
                 self.others.clear();
                 return Ok(News::Devices);
             }
@@ -156,7 +156,7 @@ impl Buttons {
     }
 }
 
-/// Whether a read from an input device holds a press of the power key.
+/// Whether the input events contain a press of the power key.
 fn pressed(events: &[u8]) -> bool {
     events.chunks_exact(EVENT).any(|event| {
         let number = |at: usize| u16::from_ne_bytes([event[at], event[at + 1]]);
@@ -164,15 +164,15 @@ fn pressed(events: &[u8]) -> bool {
     })
 }
 
-/// Whether the bit of a key is set.
+/// Whether a key's bit is set.
 fn has_key(bits: &[u8], key: u16) -> bool {
     bits.get(usize::from(key / 8)).is_some_and(|byte| byte >> (key % 8) & 1 == 1)
 }
 
 fn can_power_off(device: &OwnedFd) -> bool {
     const EVIOCGBIT_KEYS: ioctl::Opcode = opcode::read::<[u8; KEY_BITS]>(b'E', 0x20 + EV_KEY as u8);
-    // SAFETY: EVIOCGBIT writes at most as many bytes as its opcode names, the size of this array; all bytes are
-    // valid values, and the kernel writes at least the map's whole words, the rest of what it leaves is cut off below.
+    // SAFETY: EVIOCGBIT writes at most as many bytes as its opcode names, the size of this array, and any bytes are
+    // valid. The kernel writes at least the whole words of the map; the rest is cut off below.
     let bits = unsafe { ioctl::ioctl(device, KeyBits::<EVIOCGBIT_KEYS>([0; KEY_BITS])) };
     bits.is_ok_and(|bits| has_key(&bits, KEY_POWER))
 }
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn a_press_is_heard_from_any_device_though_another_has_gone() {
-        // What is read from a device that was removed is an error, as it is from a directory.
+    fn a_press_is_read_from_any_device_even_after_another_has_gone() {
+        // Reading from a removed device fails, as it does from a directory.
         let gone: OwnedFd = fs::File::open("/").unwrap().into();
         let (ended, writer) = std::io::pipe().unwrap();
         drop(writer);
@@ -227,7 +227,7 @@ mod tests {
         io::write(&press, &[event(1, 115, 1), event(1, 116, 1)].concat()).unwrap();
         assert!(matches!(buttons.wait(None), Ok(News::Pressed)));
         let left: Vec<_> = buttons.open.keys().collect();
-        assert_eq!(left, ["event2"], "the others are let go");
+        assert_eq!(left, ["event2"], "the others are closed");
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(events in any::<Vec<u8>>(), key in any::<u16>()) {
+        fn no_bytes_panic(events in any::<Vec<u8>>(), key in any::<u16>()) {
             let _ = pressed(&events);
             let _ = has_key(&events, key);
         }

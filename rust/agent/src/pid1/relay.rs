@@ -1,12 +1,12 @@
-//! Joins two stream sockets, both ways, until both ways have ended.
+//! Copies bytes between two stream sockets in both directions, until both have ended.
 //!
-//! Each way is a buffer between a reading and a writing end. The end of one way is passed on as a half-close, so a client may
-//! stop sending and still read the answer. A side that is *gone* (closed as a whole) is another matter: nobody reads the other
-//! way, and the service must learn it (nix-daemon ends the builds of a client that has gone), so what the side still sent
-//! is delivered and then everything is closed.
+//! Each direction is a buffer between a reading and a writing end. The end of one direction is passed on as a
+//! half-close, so a client may stop sending and still read the answer. A side that has *closed* its whole socket is
+//! different: it no longer reads, and the service must learn that (nix-daemon then ends the client's builds). So the
+//! bytes it has sent are delivered, and then both sockets are closed.
 //!
-//! The sockets are watched edge-triggered: a side that is half-closed stays "readable" for ever and would otherwise never let
-//! the thread sleep.
+//! The sockets are watched edge-triggered: a half-closed side stays "readable" for ever, and with level triggering the
+//! thread would never sleep.
 
 use rustix::{
     event::{
@@ -23,10 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes in flight each way.
+/// Buffer size in bytes, for each direction.
 const BUFFER: usize = 64 * 1024;
 
-/// Buffers moved one way before the other has its turn.
+/// Buffers copied in one direction before the other has its turn.
 const TURN: usize = 16;
 
 /// One end of a connection to a service of this guest.
@@ -47,15 +47,15 @@ impl From<UnixStream> for Server {
     }
 }
 
-/// What a connection must have come to when this time is over, or it is closed.
+/// A condition that a connection must meet within this time, or it is closed.
 pub struct Trial {
     pub time: Duration,
     pub passed: Box<dyn FnOnce() -> bool + Send>,
 }
 
-/// Moves bytes between the two until both ways have ended. An error ends the connection like a close.
+/// Copies bytes both ways until both directions have ended. An error ends the connection like a close.
 pub fn join(client: OwnedFd, server: Server) {
-    // What is left to say is said by closing both.
+    // The sockets are closed in any case.
     let _ = relay(client.as_fd(), server.socket.as_fd(), server.trial);
 }
 
@@ -73,7 +73,7 @@ fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>, trial: Option<Trial>) -> io::Resu
         for from in [0, 1] {
             more |= ways[from].pump(sides[from], sides[1 - from]);
         }
-        // All that a side sent is delivered, and it is gone: what comes the other way is for nobody.
+        // All bytes of a closed side are delivered; it would not read the other direction.
         let in_vain = (0..2).any(|side| ways[side].done && (hung_up[side] || is_gone(sides[side])));
         if in_vain || ways.iter().all(|way| way.done) {
             return Ok(());
@@ -101,7 +101,7 @@ fn relay(a: BorrowedFd<'_>, b: BorrowedFd<'_>, trial: Option<Trial>) -> io::Resu
     }
 }
 
-/// Whether the peer has closed both ways. A socket reads the same after a half-close; only writing tells them apart.
+/// Whether the peer has closed both directions. Reading cannot distinguish this from a half-close; only writing can.
 fn is_gone(side: BorrowedFd<'_>) -> bool {
     matches!(
         send(side, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
@@ -113,9 +113,9 @@ struct Way {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// The reading end has ended; what is buffered is still to be written.
+    /// The reading end has ended; buffered bytes are still to be written.
     ended: bool,
-    /// Nothing will move this way any more.
+    /// Nothing more will be copied in this direction.
     done: bool,
 }
 
@@ -124,7 +124,7 @@ impl Way {
         Way { buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, end: 0, ended: false, done: false }
     }
 
-    /// Moves what can be moved now; true if there is more.
+    /// Copies what can be copied now; true if there is more.
     fn pump(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
         for _ in 0..TURN {
             if self.done {
@@ -150,7 +150,7 @@ impl Way {
                 Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR) => {}
                 Err(_) => {
-                    // Nobody reads this any more; the sender is told by its own way.
+                    // The receiver has gone; the sender learns it through its own direction.
                     let _ = shutdown(from, Shutdown::Read);
                     self.done = true;
                 }
@@ -176,7 +176,7 @@ mod tests {
         let (client, a) = UnixStream::pair().unwrap();
         let (server, b) = UnixStream::pair().unwrap();
         for end in [&client, &server] {
-            end.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap(); // to fail rather than hang
+            end.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap(); // fails instead of hanging
         }
         (client, server, thread::spawn(move || join(a.into(), b.into())))
     }
@@ -216,14 +216,14 @@ mod tests {
         let (mut client, server, relay) = joined();
         client.write_all(b"build").unwrap();
         drop(client);
-        // Not a half-close: the relay ends although the service has said nothing.
+        // Not a half-close: the relay ends although the service has sent nothing.
         relay.join().unwrap();
         assert_eq!(rest(&server), b"build");
         assert!((&server).write_all(b"x").is_err());
     }
 
     #[test]
-    fn a_client_that_leaves_after_a_half_close_is_noticed() {
+    fn a_client_that_closes_after_a_half_close_is_detected() {
         let (client, server, relay) = joined();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&server), b"");

@@ -1,4 +1,4 @@
-//! What the host can ask for, done.
+//! Performs the host's requests.
 
 use super::{accounts::BuildUsers, disk, figures, host_store::HostStore, shares};
 use crate::pid1::tasks::Outcome;
@@ -9,14 +9,13 @@ use dvn_protocol::{
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::sync::{Mutex, TryLockError};
 
-/// A clock that is no further from the host's is right, in nanoseconds. The host's time is as old as its message, so ahead of it is
-/// where a right clock is.
+/// Tolerance of the clock in nanoseconds. The host's time is as old as its message, so a correct clock is ahead of it.
 const BEHIND: i128 = 100_000_000;
 const AHEAD: i128 = 500_000_000;
 
-/// What answers need to know.
+/// The state that answers depend on.
 pub struct Requests {
-    /// Who runs builds.
+    /// The users that run builds.
     pub builders: BuildUsers,
     /// The shares that are mounted.
     pub shares: Vec<ShareMount>,
@@ -25,7 +24,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Does what is asked. [`Ask::ShutDown`] is only agreed to: the answer must be sent before.
+    /// Performs a request. [`Ask::ShutDown`] is only acknowledged: the answer must be sent first.
     pub fn answer(&self, ask: &Ask) -> Result<Answer, String> {
         match ask {
             Ask::SetClock { unix_nanos } => set_clock(*unix_nanos),
@@ -39,7 +38,7 @@ impl Requests {
         }
     }
 
-    /// Whether an answer may take its time, so that others must not wait for it.
+    /// Whether a request may take long, so that others must not wait for it.
     pub fn is_slow(ask: &Ask) -> bool {
         matches!(ask, Ask::Trim | Ask::FreshView { .. } | Ask::Forget { .. } | Ask::LeaveStore)
     }
@@ -66,13 +65,13 @@ fn trim() -> Result<Answer, String> {
     static TRIMMING: Mutex<()> = Mutex::new(());
     let _one = match TRIMMING.try_lock() {
         Err(TryLockError::WouldBlock) => return Err("the data disk is being trimmed already".to_owned()),
-        // One that panicked has left nothing half done here.
+        // A panic in another thread has left nothing half done here.
         free => free,
     };
     disk::trim().map(|bytes| Answer::Trimmed { bytes }).map_err(|e| format!("the data disk cannot be trimmed: {e}"))
 }
 
-/// Sets the clock unless it is right: builds would see each correction, and some go back.
+/// Sets the clock unless it is right: builds would see each correction, and some would go back in time.
 fn set_clock(unix_nanos: u64) -> Result<Answer, String> {
     if is_right(clock_gettime(ClockId::Realtime), unix_nanos) {
         return Ok(Answer::Done);
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_set_when_it_is_wrong_and_not_for_what_a_message_takes() {
+    fn a_wrong_clock_is_set_and_message_delay_is_tolerated() {
         let host = 1_800_000_000_900_000_000;
         let off = |nanos: i64| {
             let here = i64::try_from(host).unwrap() + nanos;

@@ -1,4 +1,4 @@
-//! The agent in a guest whose PID 1 is somebody else, such as systemd: two commands in place of one long boot.
+//! The agent in a guest with another PID 1, such as systemd: two commands in place of one long boot.
 //!
 //! ```text
 //! initrd ROOT DIRECTORY   payload to ROOT/darwin-vz ─ clock ─ data disk to ROOT/data, its DIRECTORY at ROOT/data/nix ─
@@ -7,9 +7,9 @@
 //!                         serve requests
 //! ```
 //!
-//! The rule: what PID 1 does is not done here. Processes, mounts of the system, the network and the way down are its own. The power
-//! button is watched here, too, because PID 1's own watch may begin after Ready; at a press, as when asked to shut down, the
-//! agent asks PID 1 to power off.
+//! The rule: the agent does nothing that PID 1 does. Processes, system mounts, the network and the shutdown belong to
+//! PID 1. The agent watches the power button as well, because PID 1's own watch may begin after Ready; at a press, or
+//! at the host's request, the agent asks PID 1 to power off.
 
 use super::{
     accounts, boot, channel, children,
@@ -28,14 +28,15 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, m
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path, sync::Arc};
 
-/// The file beside the payload in which the first command writes to the second.
+/// The file beside the payload that passes data from the first command to the second.
 const HANDOVER: &str = "boot.json";
 
-/// Where every part of the agent looks for the guest's own store, and where guests without a `directory` keep it.
+/// Where all parts of the agent expect the guest's own store, and where guests without a `directory` keep it.
 const NIX: &str = "/data/nix";
 
-/// In the initramfs, with modules loaded and the future root mounted at `root`. What other guests keep in [`NIX`] is of a store
-/// that is not this guest's, so it has a `directory` of its own on the data disk, and that is put in its place.
+/// In the initramfs, with modules loaded and the future root mounted at `root`. The store that other guests keep in
+/// [`NIX`] is not this guest's, so this guest has a `directory` of its own on the data disk, which is mounted in that
+/// place.
 pub fn initrd(root: &str, directory: &str) -> Outcome<()> {
     let phases = Phases::default();
     phases.mark("kernel");
@@ -49,7 +50,7 @@ pub fn initrd(root: &str, directory: &str) -> Outcome<()> {
     let data = disk::prepare(config.cache_disk.as_deref())?;
     phases.mark("disk");
     Handover { data_disk: data.fate, phases: phases.so_far() }.write(&format!("{root}{}", payload::HOME))?;
-    // Where the initramfs shares its mounts, as systemd does, what is unmounted below this one would go below its copy, too.
+    // If the initramfs shares its mounts, as systemd does, an unmount in this mount would also affect its copy.
     mount_change(disk::DATA, MountPropagationFlags::PRIVATE)
         .map_err(|e| format!("{} stays shared: {e}", disk::DATA))?;
     put_in_place(directory)?;
@@ -59,7 +60,7 @@ pub fn initrd(root: &str, directory: &str) -> Outcome<()> {
     if store.is_some() && Path::new(layers::UPPER).is_dir() {
         layers::seal()?;
     }
-    // Not moved: the kernel moves nothing out of a shared mount.
+    // Not moved: the kernel cannot move a mount out of a shared one.
     mount_bind_recursive(disk::DATA, &target).map_err(|e| format!("the data disk cannot be bound to {target}: {e}"))?;
     unmount(disk::DATA, UnmountFlags::DETACH).map_err(|e| format!("{} stays mounted twice: {e}", disk::DATA))?;
     // A layer of the system's store, which the initramfs mounts next.
@@ -91,7 +92,7 @@ pub fn serve_host() -> Outcome<()> {
     let (mut shares, others): (Vec<_>, Vec<_>) =
         config.shares.into_iter().partition(|share| store.as_ref().is_some_and(|store| store.share() == share));
     for share in &others {
-        // An agent before this one may have mounted it.
+        // An earlier agent may have mounted it.
         let _ = unmount(share.mount_point.as_str(), UnmountFlags::DETACH);
     }
     shares.extend(shares::mount_all(&others));
@@ -122,7 +123,7 @@ pub fn serve_host() -> Outcome<()> {
     )
 }
 
-/// Puts a directory of the data disk, empty if it is new, in the place of another guest's store, which goes.
+/// Replaces another guest's store, which is deleted, by a directory of the data disk, empty if new.
 fn put_in_place(directory: &str) -> Outcome<()> {
     let own = own_directory(directory)?;
     match fs::remove_dir_all(NIX) {
@@ -134,19 +135,23 @@ fn put_in_place(directory: &str) -> Outcome<()> {
     mounts::bind(&own, NIX)
 }
 
-/// One name, and not that of the place itself.
+/// Accepts a single name other than that of the place itself.
 fn own_directory(name: &str) -> Outcome<String> {
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let own = format!("{}/{name}", disk::DATA);
-    if plain && own != NIX { Ok(own) } else { Err(format!("{name:?} is no name for a directory of this guest's own")) }
+    if plain && own != NIX {
+        Ok(own)
+    } else {
+        Err(format!("{name:?} is not a valid name for a directory of this guest"))
+    }
 }
 
-/// A directory to mount on; a root that is read-only has it already.
+/// Makes a mount point; on a read-only root it exists already.
 fn mount_point(path: &str) -> Outcome<()> {
     if Path::new(path).is_dir() { Ok(()) } else { mounts::directory(path, 0o755, (0, 0)) }
 }
 
-/// What the second command must know of the first.
+/// The data that the first command passes to the second.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Handover {
     data_disk: DataDisk,

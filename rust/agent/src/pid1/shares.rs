@@ -12,7 +12,7 @@ use std::{
     path::{Component, Path},
 };
 
-/// Mounts shares. One that does not mount is reported, does not stop the boot, and is left out of what is returned.
+/// Mounts shares. A failed mount is reported, does not stop the boot, and is left out of the result.
 pub fn mount_all(shares: &[ShareMount]) -> Vec<ShareMount> {
     let mounted = shares.iter().filter(|share| {
         mount(share, "").inspect_err(|why| say(format_args!("share {:?} is missing: {why}", share.tag))).is_ok()
@@ -20,11 +20,11 @@ pub fn mount_all(shares: &[ShareMount]) -> Vec<ShareMount> {
     mounted.cloned().collect()
 }
 
-/// Mounts one, below this root.
+/// Mounts one share, below this root.
 pub fn mount(share: &ShareMount, root: &str) -> Outcome<()> {
     let target = &share.mount_point;
     if !is_plain(target) {
-        return Err(format!("{target:?} is no absolute path below /, without . and .."));
+        return Err(format!("{target:?} is not an absolute path below / without . and .."));
     }
     let target = format!("{root}{target}");
     if !Path::new(&target).is_dir() {
@@ -38,7 +38,7 @@ fn flags(share: &ShareMount) -> MountFlags {
     if share.read_only { flags | MountFlags::RDONLY } else { flags }
 }
 
-/// Whether a path is absolute, below the root, and leads nowhere else than it says.
+/// Whether a path is absolute, below the root, and free of `.` and `..`.
 fn is_plain(path: &str) -> bool {
     let mut parts = Path::new(path).components();
     let named = |part| matches!(part, Component::Normal(_));
@@ -48,12 +48,12 @@ fn is_plain(path: &str) -> bool {
         && parts.all(named)
 }
 
-/// Forgets what was looked up on the shares, names that were not there above all.
+/// Drops cached names of the shares, above all of missing files.
 pub fn refresh(shares: &[ShareMount]) -> Outcome<()> {
     shares.iter().try_for_each(|share| mounts::refresh(&share.mount_point, flags(share)))
 }
 
-/// Makes each share answer a question that nothing in the guest can know. One that hangs lets the caller hang.
+/// Makes each share answer a request that the guest cannot serve from a cache. A share that hangs blocks the caller.
 pub fn probe(shares: &[ShareMount]) -> Outcome<()> {
     for share in shares {
         let name = Path::new(&share.mount_point).join(format!(".darwin-vz-probe-{}", since_kernel()));
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_point_leads_where_it_says() {
+    fn a_mount_point_is_a_plain_path() {
         for good in ["/mnt/src", "/nix/.host", "/a"] {
             assert!(is_plain(good), "{good}");
         }

@@ -1,4 +1,5 @@
-//! The way down: every process ended, the data disk left clean, the power off. Taken once, from whatever thread comes first.
+//! The shutdown: ends all processes, leaves the data disk clean, powers off. It runs once, in the first thread that
+//! starts it.
 
 use super::{
     children,
@@ -19,18 +20,18 @@ use std::{
 /// PID 1 is another program, which ends the processes and powers off.
 static OF_PID_1: AtomicBool = AtomicBool::new(false);
 
-/// How long processes may take to end when asked. Short: nix-daemon's processes for its clients block SIGTERM.
-const ASKED: Duration = Duration::from_millis(500);
+/// How long processes may take to end after SIGTERM. Short: nix-daemon's processes for its clients block it.
+const TERM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long they may take to end when killed.
-const KILLED: Duration = Duration::from_secs(2);
+/// How long they may take to end after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// At this signal systemd as PID 1 powers off: its SIGRTMIN+4. The first real-time signal is glibc's 34 for systemd; in this
-/// program it may be another one.
+/// The signal at which systemd as PID 1 powers off: its SIGRTMIN+4. systemd's first real-time signal is glibc's 34;
+/// this program's may differ.
 const SIGNAL_TO_POWER_OFF: i32 = 34 + 4;
 
 /// How long PID 1 may take after that signal to end this process.
-const PID_1: Duration = Duration::from_secs(10);
+const PID_1_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Powers off cleanly. Never returns.
 pub fn power_off() -> ! {
@@ -43,8 +44,8 @@ pub fn power_off() -> ! {
         say("PID 1 does not power off: powering off without it");
     }
     nix::let_go();
-    if !children::end_all(Signal::TERM, ASKED) {
-        children::end_all(Signal::KILL, KILLED);
+    if !children::end_all(Signal::TERM, TERM_TIMEOUT) {
+        children::end_all(Signal::KILL, KILL_TIMEOUT);
     }
     disk::leave_clean();
     say(format_args!("off {}", since_kernel()));
@@ -53,21 +54,21 @@ pub fn power_off() -> ! {
     park()
 }
 
-/// Has PID 1 end everything, this process included. Returns if it does not.
+/// Asks PID 1 to end all processes, this one included. Returns if it does not.
 fn ask_pid_1() {
     match children::run(Command::new("systemctl").arg("poweroff")) {
         Ok(()) => park(),
-        // It also fails where PID 1 is on its way down already: it has seen the same press of the button.
-        Err(why) => say(format_args!("{why}; PID 1 gets the signal that means the same to it")),
+        // This also fails if PID 1 is shutting down already, after the same press of the button.
+        Err(why) => say(format_args!("{why}; sending PID 1 the equivalent signal")),
     }
-    // SAFETY: kill(2) takes two integers and touches no memory; rustix knows no real-time signals.
+    // SAFETY: kill(2) takes two integers and touches no memory; rustix does not support real-time signals.
     let sent = unsafe { libc::kill(1, SIGNAL_TO_POWER_OFF) };
     if sent == 0 {
-        thread::sleep(PID_1);
+        thread::sleep(PID_1_TIMEOUT);
     }
 }
 
-/// Powers off as if the power had failed: nothing is written any more, and the data disk is not clean. Never returns.
+/// Powers off as if the power had failed: nothing more is written, and the data disk is not clean. Never returns.
 pub fn pull_the_plug() -> ! {
     ending::begin();
     let why = reboot(RebootCommand::PowerOff);
@@ -75,7 +76,7 @@ pub fn pull_the_plug() -> ! {
     park()
 }
 
-/// From now on, to power off is to ask PID 1 for it.
+/// Makes later shutdowns ask PID 1.
 pub fn leave_it_to_pid_1() {
     OF_PID_1.store(true, Ordering::Release);
 }
@@ -86,8 +87,8 @@ fn park() -> ! {
     }
 }
 
-/// SIGTERM, and ctrl-alt-del (which the kernel turns into SIGINT for us), power off. Must be called before any other thread is
-/// started, because threads inherit which signals are blocked. Children do not: std clears it for them.
+/// Makes SIGTERM and ctrl-alt-del (which the kernel turns into SIGINT for PID 1) power off. Call it before any other
+/// thread starts, because threads inherit the blocked signals. Children do not: std clears them.
 pub fn catch_signals() {
     let _ = reboot(RebootCommand::CadOff);
     // SAFETY: `set` is a plain value that sigemptyset initialises; the calls touch nothing else.

@@ -1,8 +1,8 @@
-//! sshd: no daemon and no TCP port. Each connection is served by its own `sshd -i`, and some are started ahead.
+//! sshd, without a daemon or a TCP port. Each connection gets its own `sshd -i`, and some are started in advance.
 //!
-//! sshd needs a good part of a second to start on a slow host, and writes its banner at once. So a few wait, started, each
-//! with its banner in its socket; a connection takes one, and another is started in its place. The first banner is also what
-//! Ready waits for: sshd with its keys and configuration works then.
+//! sshd needs a good part of a second to start on a slow host, and writes its banner at once. So a few processes wait,
+//! started, each with its banner in its socket; a connection takes one, and another is started in its place. Ready
+//! waits for the first banner, which shows that sshd works with its keys and configuration.
 
 mod login;
 
@@ -24,18 +24,19 @@ use std::{
     time::Duration,
 };
 
-/// How many wait for a connection. Until the first comes it is one, so that the boot has no other to start.
+/// Number of sshd processes that wait for a connection. Until the first connection it is one, so that the boot starts
+/// no other.
 const WARM: usize = 2;
 
-/// How long the pool waits after an sshd that died before it was used.
+/// Delays after an sshd that died before it was used.
 const BACK_OFF: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
 
 const CONFIG: &str = "/run/sshd_config";
 const AUTHORIZED_KEYS: &str = "/run/authorized_keys";
 
-/// The time for a login would begin when sshd starts, and one that waits ahead must not end: [`login`] sees to it instead.
-/// Only `builder` logs in, only with the keys of the payload.
+/// sshd's own login timeout is off, as it would start with the process and end one that waits in advance; [`login`] has
+/// its own. Only `builder` can log in, and only with the keys of the payload.
 const SSHD_CONFIG: &str = "\
 HostKey /darwin-vz/ssh_host_ed25519_key
 AuthorizedKeysFile /run/authorized_keys
@@ -69,25 +70,25 @@ impl From<Sshd> for relay::Server {
     }
 }
 
-/// The sshds that wait.
+/// The waiting sshd processes.
 pub struct Pool {
     state: Mutex<State>,
     changed: Condvar,
-    /// Written to when one was taken.
+    /// Signalled when one was taken.
     taken: OwnedFd,
 }
 
 struct State {
     warm: VecDeque<Sshd>,
-    /// A connection has come.
+    /// A connection has arrived.
     used: bool,
-    /// What became of the first.
+    /// The result of the first one.
     banner: Option<Outcome<()>>,
 }
 
 impl Pool {
-    /// Writes the configuration and starts the first. Logins have these settings of Nix, which their Nix passes on to nix-daemon:
-    /// it takes over all that they are told in nix.conf, too.
+    /// Writes the configuration and starts the first sshd. Logins get these Nix settings, which their Nix passes on to
+    /// nix-daemon: the daemon adopts all settings from a client's nix.conf.
     pub fn start(nix_settings: Option<&str>) -> Outcome<Arc<Pool>> {
         configure(nix_settings).map_err(|e| format!("sshd cannot be configured: {e}"))?;
         let taken = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| format!("sshd: eventfd: {e}"))?;
@@ -98,7 +99,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A connection to an sshd, one that waits if there is one.
+    /// A connection to an sshd, to a waiting one if there is one.
     pub fn connect(&self) -> io::Result<relay::Server> {
         self.lock().used = true;
         while let Some(sshd) = self.lock().warm.pop_front() {
@@ -110,21 +111,21 @@ impl Pool {
         Ok(spawn()?.into())
     }
 
-    /// Waits until the first has sent its banner.
-    pub fn wait_for_banner(&self, patience: Duration) -> Outcome<()> {
+    /// Waits until the first sshd has sent its banner.
+    pub fn wait_for_banner(&self, timeout: Duration) -> Outcome<()> {
         let state = self.lock();
         let (state, _) = self
             .changed
-            .wait_timeout_while(state, patience, |state| state.banner.is_none())
+            .wait_timeout_while(state, timeout, |state| state.banner.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        state.banner.clone().unwrap_or_else(|| Err(format!("sshd sent no banner within {} s", patience.as_secs())))
+        state.banner.clone().unwrap_or_else(|| Err(format!("sshd sent no banner within {} s", timeout.as_secs())))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The filler's thread: starts one for each that was taken or has died.
+    /// The thread that refills the pool: starts an sshd for each one that was taken or has died.
     fn keep_filled(&self) {
         let mut failures = 0;
         while !ending::begun() {
@@ -152,7 +153,7 @@ impl Pool {
     }
 
     fn add(&self, sshd: Sshd) {
-        // Only the first is looked at: it delays nobody, as the guest is not ready yet.
+        // Only the first banner is checked. This delays no client, as the guest is not ready yet.
         let first = self.lock().banner.is_none().then(|| banner(&sshd.socket));
         let mut state = self.lock();
         state.warm.push_back(sshd);
@@ -162,7 +163,7 @@ impl Pool {
         }
     }
 
-    /// Sleeps until one was taken or has died; the number of the dead, who are removed.
+    /// Sleeps until an sshd was taken or has died; removes the dead ones and returns their number.
     fn sleep(&self) -> usize {
         let watched: Vec<UnixStream> =
             self.lock().warm.iter().filter_map(|sshd| sshd.socket.try_clone().ok()).collect();
@@ -179,7 +180,7 @@ impl Pool {
     }
 }
 
-/// Keys and configuration where sshd looks for them.
+/// Writes keys and configuration to the places where sshd expects them.
 fn configure(nix_settings: Option<&str>) -> io::Result<()> {
     fs::create_dir_all("/run/sshd")?; // sshd's empty directory
     let variable = nix_settings.map(|settings| format!("SetEnv \"NIX_CONFIG={settings}\"\n")).unwrap_or_default();
@@ -199,13 +200,13 @@ fn spawn() -> io::Result<Sshd> {
     Ok(Sshd { socket: ours, pid })
 }
 
-/// Waits for the banner and leaves it where it is.
+/// Waits for the banner and leaves it in the socket.
 fn banner(socket: &UnixStream) -> Outcome<()> {
     let mut start = [0; 4];
     match recv(socket, &mut start[..], RecvFlags::PEEK) {
         Ok((n @ 1.., _)) if b"SSH-".starts_with(&start[..n]) => Ok(()),
         Ok((0, _)) => Err("sshd ended before it sent its banner; the console may say why".into()),
-        Ok(_) => Err("sshd sent something else than its banner".into()),
+        Ok(_) => Err("sshd sent something other than its banner".into()),
         Err(e) => Err(format!("sshd's banner cannot be read: {e}")),
     }
 }
@@ -230,14 +231,14 @@ mod tests {
             theirs
         });
         assert_eq!(banner(&ours), Ok(()));
-        assert_eq!(banner(&ours), Ok(()), "it was only looked at");
+        assert_eq!(banner(&ours), Ok(()), "it was only peeked at");
         assert!(!has_hung_up(&ours));
         drop(writer.join().unwrap());
         assert!(has_hung_up(&ours));
     }
 
     #[test]
-    fn a_dead_sshd_is_told_from_a_live_one() {
+    fn a_dead_sshd_is_recognised() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         assert!(banner(&ours).unwrap_err().contains("ended"));

@@ -1,7 +1,7 @@
 //! vsock sockets: plain stream sockets with an address of their own kind.
 //!
-//! The rule: what this guest offers, it offers to the host alone. A kernel with `vsock_loopback` would let a build in Nix's
-//! sandbox dial the guest's own ports, and behind one of them it would be a trusted user of nix-daemon.
+//! The rule: this guest serves the host alone. With `vsock_loopback` in the kernel, a build in Nix's sandbox could dial
+//! the guest's own ports, and through one of them it would be a trusted user of nix-daemon.
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -53,7 +53,7 @@ pub fn listen(port: u32, backlog: i32) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// The next connection of the host's; others are closed.
+/// The next connection from the host; others are closed.
 pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     loop {
         let (socket, peer) = io::retry_on_intr(|| net::acceptfrom_with(listener.as_fd(), SocketFlags::CLOEXEC))?;
@@ -63,7 +63,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Who has this address; `None` if it is no vsock address.
+/// The context id of this address; `None` if it is not a vsock address.
 fn cid(address: &SocketAddrAny) -> Option<u32> {
     let whole = address.addr_len() as usize >= size_of::<Address>();
     (whole && address.address_family() == AddressFamily::VSOCK).then(|| {
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_the_host_is_closed_at_once() {
+    fn a_peer_other_than_the_host_is_closed_at_once() {
         let tmp = std::env::temp_dir().join(format!("not-the-host-{}", std::process::id()));
         let listener = UnixListener::bind(&tmp).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let mut stranger = UnixStream::connect(&tmp).unwrap();
+        let mut peer = UnixStream::connect(&tmp).unwrap();
         std::fs::remove_file(&tmp).unwrap();
         assert_eq!(accept(&listener).unwrap_err(), io::Errno::AGAIN, "there is no other");
-        assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
     }
 }

@@ -13,7 +13,7 @@ use clap::{Args, builder::PossibleValuesParser};
 use comfy_table::{Table, presets};
 use dvn_client::Client;
 use dvn_daemon::views;
-use dvn_doctor::{ALL, Check, Examined, Eyes, Outcome, Subject};
+use dvn_doctor::{ALL, Check, Examined, Observer, Outcome, Subject};
 use dvn_types::{
     Kind, MachineName, Report,
     wire::{BootTimeline, StartRequest, State, StopRequest},
@@ -185,7 +185,7 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         Ok(_) => client.capabilities(&machine).await.ok(),
         Err(_) => None,
     };
-    let eyes = if by_the_daemon.is_some() { Eyes::Daemon } else { Eyes::Command };
+    let observer = if by_the_daemon.is_some() { Observer::Daemon } else { Observer::Command };
     let capabilities = dvn_hypervisor::for_this_host(backend, &context.search_path, accelerator)
         .map(|hypervisor| hypervisor.capabilities().clone());
     let by_this_command = || {
@@ -197,7 +197,7 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         api_listen: context.config.api_listen(),
         backend: by_the_daemon.map_or_else(by_this_command, Ok),
         capabilities,
-        eyes,
+        observer,
         daemon,
         client,
         program: this_program()?,

@@ -109,10 +109,10 @@ impl Guest for VzGuest {
         let machine = self.machine()?;
         let (arrived, mut arrivals) = mpsc::channel(BACKLOG);
         let answer = machine.listen(port, arrived);
-        let ear = Ear { machine: self.machine.clone(), port };
+        let guard = PortGuard { machine: self.machine.clone(), port };
         let (found, incoming) = mpsc::channel::<GuestStream>(BACKLOG);
         let pump = tokio::spawn(async move {
-            let _ear = ear;
+            let _guard = guard;
             if let Err(failure) = answer.await {
                 tracing::warn!(port, "the guest cannot reach the host's vsock port: {}", describe(&failure));
                 return;
@@ -156,13 +156,13 @@ impl Guest for VzGuest {
     }
 }
 
-/// A port that is open to the guest until this is dropped.
-struct Ear {
+/// Keeps a port open to the guest until it is dropped.
+struct PortGuard {
     machine: Weak<Machine>,
     port: u32,
 }
 
-impl Drop for Ear {
+impl Drop for PortGuard {
     fn drop(&mut self) {
         if let Some(machine) = self.machine.upgrade() {
             drop(machine.unlisten(self.port));

@@ -76,7 +76,7 @@ pub(super) type Answer = Result<Option<Connection>, Failure>;
 #[derive(Default)]
 pub(super) struct Link {
     waiting: Mutex<Waiting>,
-    ears: Mutex<HashMap<u32, mpsc::Sender<Connection>>>,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<Connection>>>,
     /// Has the shim let go of a connection, unless the machine is gone and has taken it along.
     pub(super) release: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
@@ -94,8 +94,8 @@ impl Link {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn ears(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Connection>>> {
-        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn listeners(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Connection>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new operation, unless nobody would answer it.
@@ -140,10 +140,10 @@ impl EventSink {
     pub(super) fn accepted(&self, port: u32, connection: u64, descriptor: i32) {
         guarded(|| {
             let connection = self.take(connection, descriptor);
-            let ear = self.link.ears().get(&port).cloned();
+            let listener = self.link.listeners().get(&port).cloned();
             // Nobody listens, or too many wait: dropping it closes it, which the guest sees.
-            if let Some(ear) = ear {
-                let _ = ear.try_send(connection);
+            if let Some(listener) = listener {
+                let _ = listener.try_send(connection);
             }
         });
     }
@@ -177,7 +177,7 @@ impl Drop for EventSink {
             let open = std::mem::take(&mut waiting.answers);
             drop(waiting);
             drop(open);
-            self.link.ears().clear();
+            self.link.listeners().clear();
         });
     }
 }

@@ -1,5 +1,5 @@
-//! What a machine's backend can do, as the daemon that runs it finds it: by its own search path, which may be another than that of
-//! the program that asks.
+//! What a machine's backend can do, as the daemon determines it: with its own search path, which may differ from the
+//! client's.
 
 use crate::Arch;
 use serde::{Deserialize, Serialize};
@@ -13,23 +13,23 @@ pub struct BackendView {
     pub backend: String,
     /// How guest code is executed: `kvm`, `tcg`, …
     pub accelerator: String,
-    /// Processors of the guests that it boots, the host's own first: `aarch64`, `x86_64`.
+    /// Processors of the guests that it can boot, the host's own first: `aarch64`, `x86_64`.
     #[schema(value_type = Vec<String>)]
     pub guests: Vec<Arch>,
-    /// What it can do and cannot.
+    /// The features, available or not.
     pub features: Vec<FeatureView>,
-    /// Where its programs were looked for, written as `PATH` is.
+    /// The search path for its programs, in the form of `PATH`.
     pub search_path: String,
 }
 
-/// Something that a backend may be able to do.
+/// An optional feature of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeatureView {
-    /// Its name, in words with dashes.
+    /// Its name: words joined by dashes.
     pub name: String,
-    /// It works here.
+    /// Whether it works here.
     pub available: bool,
-    /// Why so, and if it does not work, what would help.
+    /// Why; if it does not work, also what would help.
     pub why: String,
 }

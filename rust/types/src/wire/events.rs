@@ -1,4 +1,4 @@
-//! What happens, and what goes through the doors now.
+//! Events and connections.
 
 use super::{generations::GenerationsStatus, status::State};
 use crate::MachineName;
@@ -9,32 +9,32 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// Grows by one with every event of this daemon.
+    /// Increases by one with every event of this daemon.
     pub id: u64,
     /// Unix time in milliseconds.
     pub unix_ms: u64,
-    /// Whose.
+    /// The machine concerned.
     pub machine: MachineName,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What an [`Event`] tells.
+/// The content of an [`Event`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
-    /// The lifecycle moved.
+    /// The lifecycle changed state.
     State {
-        /// To here.
+        /// The new state.
         #[serde(flatten)]
         state: State,
     },
-    /// Somebody connected through a door.
+    /// A client connected.
     Opened {
         /// `ssh`, `nix`.
         door: String,
-        /// Grows by one with every connection of this daemon.
+        /// Increases by one with every connection of this daemon.
         connection: u64,
     },
     /// That connection ended.
@@ -48,20 +48,20 @@ pub enum What {
         /// Bytes from the guest to the client.
         received: u64,
     },
-    /// Something became of a generation.
+    /// The state of a generation changed.
     Generations {
         /// As in `MachineStatus`.
         #[serde(flatten)]
         status: GenerationsStatus,
     },
-    /// The number of builds in the guest was seen to change.
+    /// A change in the number of builds in the guest was observed.
     Builds {
-        /// Builds that go on.
+        /// Running builds.
         running: u32,
     },
 }
 
-/// `GET /v1/connections`: what goes through the doors now.
+/// `GET /v1/connections`: the open connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connections {
@@ -69,17 +69,17 @@ pub struct Connections {
     pub connections: Vec<Connection>,
 }
 
-/// One connection through a door.
+/// One connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
     /// As in the events `opened` and `closed`.
     pub connection: u64,
-    /// To which machine.
+    /// The machine that it leads to.
     pub machine: MachineName,
     /// `ssh`, `nix`.
     pub door: String,
-    /// Unix time in milliseconds at which it got through.
+    /// Unix time in milliseconds at which it was established.
     pub since_unix_ms: u64,
     /// Bytes from the client to the guest so far.
     pub sent: u64,

@@ -1,25 +1,25 @@
-//! Guest systems that a machine can boot, and what comes.
+//! Guest systems that a machine can boot, and the one being prepared.
 
 use crate::Report;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::ToSchema;
 
-/// Which guest system boots, and what comes.
+/// The guest system that boots, and the one being prepared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationsStatus {
     /// The generation that boots; 0 is the configured bundle.
     pub current: u32,
-    /// The generation of the guest that is there.
+    /// The generation of the present guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<u32>,
-    /// What becomes of the configured recipe, unless it is what boots.
+    /// The state of the configured recipe, unless it is what boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prospect: Option<Prospect>,
 }
 
-/// What becomes of a recipe.
+/// The state of a recipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum Prospect {
@@ -31,12 +31,12 @@ pub enum Prospect {
         #[serde(rename = "sinceUnixMs")]
         since_unix_ms: u64,
     },
-    /// It is built, and is tried when nobody uses the guest.
+    /// It is built, and is tried when the guest is not in use.
     Waiting {
         /// Its number.
         number: u32,
     },
-    /// It boots for the first time. Who connects waits for the outcome.
+    /// It boots for the first time. New connections wait for the outcome.
     Trying {
         /// Its number.
         number: u32,
@@ -44,15 +44,15 @@ pub enum Prospect {
         #[serde(rename = "sinceUnixMs")]
         since_unix_ms: u64,
     },
-    /// Something came in between; it goes on by itself.
+    /// It was interrupted, and continues automatically.
     Postponed {
-        /// What.
+        /// The reason.
         why: Report,
         /// Unix time in milliseconds.
         #[serde(rename = "untilUnixMs")]
         until_unix_ms: u64,
     },
-    /// It cannot be built. Nothing more is done until somebody asks or the daemon starts anew.
+    /// It cannot be built. It is tried again only on request or after a restart of the daemon.
     GivenUp {
         /// Why.
         why: Report,
@@ -77,7 +77,7 @@ pub struct GenerationList {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub recipe: Option<PathBuf>,
-    /// The user went back: it stays so until the recipe changes.
+    /// The user has selected a generation, which stays until the recipe changes.
     pub held: bool,
     /// In the order of their numbers, from 0.
     pub generations: Vec<GenerationStatus>,
@@ -89,34 +89,34 @@ pub struct GenerationList {
 pub struct GenerationStatus {
     /// Its number.
     pub number: u32,
-    /// Its bundle; generation 0 has none where none is configured.
+    /// Its bundle; generation 0 has none if none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub bundle: Option<PathBuf>,
-    /// What it was built from.
+    /// The recipe that it was built from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub recipe: Option<PathBuf>,
-    /// The store path that it was in the guest.
+    /// Its store path in the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Unix time in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built_unix_ms: Option<u64>,
-    /// How it fared.
+    /// Whether it works.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
 
-/// How a generation fared.
+/// Whether a generation works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has not booted yet.
     Untried,
-    /// It came up and answered; or it is the configured bundle.
+    /// It booted and answered; or it is the configured bundle.
     Good,
-    /// It did not.
+    /// It did not boot or answer.
     Bad {
         /// Why, with the console's last lines.
         why: Report,
@@ -127,6 +127,6 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RollbackRequest {
-    /// The generation to go to; without it, the good one before the present one.
+    /// The generation to select; without it, the last good one before the present one.
     pub to: Option<u32>,
 }

@@ -1,7 +1,7 @@
-//! What goes over the API, shared by server and client. Field names are camelCase; times are milliseconds.
+//! The data of the API, shared by server and client. Field names are camelCase; times are milliseconds.
 //!
-//! These types are the contract with clients. The parts of the daemon have types of their own, which may change freely, and
-//! convert at the edge.
+//! These types are the contract with clients. The parts of the daemon have their own types, which may change freely,
+//! and convert at the edge.
 
 mod boots;
 mod capabilities;

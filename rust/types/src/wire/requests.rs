@@ -1,10 +1,10 @@
-//! What a client asks for, and the answers that are not a status.
+//! Requests of clients, and answers other than a status.
 
 use crate::{Keep, Sizes};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// Query of `DELETE /v1/machines/{name}`: what stays.
+/// Query of `DELETE /v1/machines/{name}`: what is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -15,7 +15,7 @@ pub struct DestroyRequest {
     pub keep_generations: bool,
 }
 
-/// The answer where there is nothing to say but that it is done.
+/// An empty answer: the request is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Done {}
 
@@ -23,11 +23,11 @@ pub struct Done {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StopRequest {
-    /// Pull the plug instead of pressing the power button.
+    /// Cut the power instead of pressing the power button.
     pub force: bool,
 }
 
-/// Body of `POST /v1/machines/{name}/start`: sizes for this boot in place of the configured ones.
+/// Body of `POST /v1/machines/{name}/start`: sizes for this boot that override the configured ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct StartRequest {
@@ -43,7 +43,7 @@ pub struct StartRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trimmed {
-    /// What the guest's file system gave back, in bytes. The host may have had some of it already.
+    /// Bytes that the guest's file system discarded. The host may have freed some of them before.
     pub bytes: u64,
 }
 

@@ -1,11 +1,11 @@
-//! The settings that the daemon goes by.
+//! The daemon's settings.
 
 use crate::MachineName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// `GET /v1/config`: the settings that the daemon goes by.
+/// `GET /v1/config`: the daemon's settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigView {
@@ -19,8 +19,8 @@ pub struct ConfigView {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SettingView {
-    /// As one would write it.
+    /// Its value, as a configuration file would have it.
     pub value: String,
-    /// Where it comes from: a flag, a variable, a file and its line, or `default`.
+    /// Its origin: a flag, a variable, a file and its line, or `default`.
     pub origin: String,
 }

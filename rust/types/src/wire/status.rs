@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DaemonStatus {
-    /// Grows with every change; `GET /v1/status?after=N` answers once it is greater than N.
+    /// Increases with every change; `GET /v1/status?after=N` answers once it exceeds N.
     pub generation: u64,
     /// The daemon's version.
     pub version: String,
@@ -25,18 +25,18 @@ pub struct DaemonStatus {
 pub struct MachineStatus {
     /// Its name.
     pub name: MachineName,
-    /// What runs its guests: `qemu`, `vz`.
+    /// The backend that runs its guests: `qemu`, `vz`.
     pub backend: String,
     /// How guest code is executed: `kvm`, `tcg`, …
     pub accelerator: String,
-    /// Where its lifecycle stands.
+    /// The state of its lifecycle.
     #[serde(flatten)]
     pub state: State,
     /// Unix time in milliseconds at which this state began.
     pub since_unix_ms: u64,
     /// Boots since the daemon started, failed ones included.
     pub boots: u64,
-    /// Where ssh clients reach it.
+    /// Addresses where ssh clients reach it.
     pub listen: Vec<String>,
     /// Processors of the guest.
     pub cores: u32,
@@ -50,11 +50,11 @@ pub struct MachineStatus {
     /// Guest systems built from a recipe; absent where there are none and none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generations: Option<GenerationsStatus>,
-    /// What the guest has of the host's store.
+    /// The guest's use of the host's store.
     pub store: StoreStatus,
 }
 
-/// The lifecycle as the outside sees it. Not the supervisor's own state, which may change freely.
+/// The lifecycle as clients see it. It is not the supervisor's own state, which may change freely.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
@@ -64,37 +64,38 @@ pub enum State {
         #[serde(default, rename = "lastExit", skip_serializing_if = "Option::is_none")]
         last_exit: Option<String>,
     },
-    /// A guest is on its way up.
+    /// A guest is booting.
     Starting,
     /// The guest answers.
     Running {
-        /// Connections and other users of the guest right now.
+        /// Leases held now, by connections and other users of the guest.
         leases: u32,
-        /// Milliseconds until it is stopped as idle, unless it builds then; absent while it is in use or has no idle timeout.
+        /// Milliseconds until the guest is stopped as idle, unless it runs builds then; absent while it is in use or
+        /// has no idle timeout.
         #[serde(default, rename = "idleStopInMs", skip_serializing_if = "Option::is_none")]
         idle_stop_in_ms: Option<u64>,
-        /// Builds that keep it though no connection does, when it was last asked; 0 is left out.
+        /// Builds that keep an otherwise idle guest running, when last asked; left out if 0.
         #[serde(default, skip_serializing_if = "is_zero")]
         builds: u32,
     },
-    /// The guest stands still, with all that it holds. The next connection, or `resume`, has it go on; idle time does not
-    /// count.
+    /// The guest is paused and keeps its memory. The next connection, or `resume`, resumes it; paused time does not
+    /// count as idle.
     Paused {
-        /// Connections and other users of the guest right now.
+        /// Leases held now, by connections and other users of the guest.
         leases: u32,
-        /// It is about to go on.
+        /// It is being resumed.
         resuming: bool,
     },
-    /// The guest is on its way down.
+    /// The guest is shutting down.
     Stopping {
-        /// It is started again right after, because somebody waits for it.
+        /// It is started again afterwards, because a client waits for it.
         restart: bool,
     },
-    /// The last boot failed. A connection before `retryInMs` is over is refused with `cause`; `start` tries at once.
+    /// The last boot failed. A connection within `retryInMs` is refused with `cause`; `start` tries at once.
     Failed {
         /// Why.
         cause: Report,
-        /// Boots that failed in a row.
+        /// Consecutive failed boots.
         attempts: u32,
         /// Milliseconds until a connection boots again.
         #[serde(rename = "retryInMs")]
@@ -102,21 +103,21 @@ pub enum State {
     },
 }
 
-/// One boot, milliseconds after the demand that caused it.
+/// The phases of one boot, in milliseconds after the demand that caused it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BootTimeline {
     /// Unix time of the demand in milliseconds.
     pub demand_unix_ms: u64,
-    /// In order of time.
+    /// In chronological order.
     pub phases: Vec<TimelinePhase>,
-    /// What became of the data disk: `formatted`, `kept`, `rebuilt`.
+    /// The state of the data disk: `formatted`, `kept`, `rebuilt`.
     pub data_disk: String,
     /// The guest's kernel release.
     pub kernel: String,
 }
 
-/// A point of a [`BootTimeline`].
+/// A phase of a [`BootTimeline`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelinePhase {

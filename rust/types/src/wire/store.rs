@@ -1,9 +1,9 @@
-//! What a guest has of the host's store.
+//! The guest's use of the host's store.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a guest has of the host's store, and what it had to be sent.
+/// The guest's use of the host's store, and the bytes that were copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStatus {
@@ -14,7 +14,7 @@ pub struct StoreStatus {
     pub shared_paths: u64,
     /// Their size in bytes.
     pub shared_bytes: u64,
-    /// Bytes that clients have sent into the guest since the daemon started: what was copied, and what was said.
+    /// Bytes that clients have sent into the guest since the daemon started: copied store paths and protocol traffic.
     pub copied_bytes: u64,
     /// Paths that the host has and the guest may not use in place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -25,12 +25,12 @@ pub struct StoreStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "sharing", rename_all = "kebab-case")]
 pub enum StoreSharing {
-    /// The settings say no.
+    /// Disabled in the settings.
     #[default]
     Off,
     /// It does, or will when it runs.
     On,
-    /// It should, and copies instead until it is stopped.
+    /// Enabled, but the guest copies inputs instead until it is stopped.
     Left {
         /// Why.
         why: String,

@@ -1,23 +1,23 @@
-//! Lines of at most a given length out of a byte stream. One that is longer is skipped, whole.
+//! Splits a byte stream into lines of limited length. A longer line is skipped as a whole.
 
 use std::io::{self, Read};
 
 /// A line without its newline.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// All of it.
+    /// A complete line.
     Whole(Vec<u8>),
-    /// It was longer than allowed.
+    /// The line exceeded the limit.
     TooLong,
 }
 
 /// The lines of a stream.
 pub struct Lines<R> {
     from: R,
-    /// Longest line, newline included.
+    /// Longest accepted line in bytes, newline included.
     longest: usize,
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that are known to hold no newline.
+    /// Bytes of `buffer` already searched for a newline.
     searched: usize,
     /// The rest of a line that is too long is being skipped.
     skipping: bool,
@@ -29,7 +29,7 @@ impl<R: Read> Lines<R> {
         Lines { from, longest, buffer: Vec::new(), searched: 0, skipping: false }
     }
 
-    /// The next line; `None` at the end. What follows the last newline is no line.
+    /// The next line; `None` at the end. Bytes after the last newline are dropped.
     pub fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Gives its bytes in pieces of the given sizes.
+    /// Returns its bytes in pieces of the given sizes.
     struct Pieces<'a>(&'a [u8], Vec<usize>);
 
     impl Read for Pieces<'_> {
@@ -93,7 +93,7 @@ mod tests {
             let mut expected: Vec<_> = bytes.split(|byte| *byte == b'\n').map(|line| {
                 if line.len() < longest { Line::Whole(line.to_vec()) } else { Line::TooLong }
             }).collect();
-            expected.pop(); // what follows the last newline
+            expected.pop(); // the bytes after the last newline
             prop_assert_eq!(all(&bytes, pieces, longest), expected);
         }
     }

@@ -1,8 +1,8 @@
-//! A data disk that fails while it is in use: the host's own disk is full, for instance.
+//! Errors of a data disk in use, for example when the host's own disk is full.
 //!
-//! What could not be written is lost from the kernel's cache without another word, and Nix's database with it, so that every
-//! build from then on fails or, worse, does not. The rule: after the first error the guest goes down at once, without
-//! marking the disk clean. The next boot makes it anew.
+//! Data that could not be written vanishes from the kernel's cache silently, Nix's database included; from then on
+//! every build fails or, worse, succeeds with wrong data. The rule: after the first error the guest goes down at once,
+//! without marking the disk clean. The next boot formats it.
 
 use super::disks;
 use crate::pid1::{console::say, ending, shutdown, tasks::background};
@@ -14,16 +14,16 @@ use std::{
 /// The kernel's log, one record a read.
 const LOG: &str = "/dev/kmsg";
 
-/// Longest record that the kernel gives.
+/// Longest record of the kernel.
 const RECORD: usize = 8192;
 
-/// Watches from now on. What the kernel said before was about a disk that is judged, and made anew, at each boot.
+/// Watches from now on. Earlier messages concern a disk that each boot checks, and formats if needed.
 pub fn watch() {
     let Some(device) = disks().pop() else { return };
     let log = File::open(LOG).and_then(|mut log| log.seek(SeekFrom::End(0)).map(|_| log));
     match log {
         Ok(log) => background("disk-trouble", move || follow(log, device.trim_start_matches("/dev/"))),
-        Err(e) => say(format_args!("errors of the data disk will not be noticed: {LOG}: {e}")),
+        Err(e) => say(format_args!("errors of the data disk will not be detected: {LOG}: {e}")),
     }
 }
 
@@ -39,17 +39,17 @@ fn follow(mut log: File, device: &str) {
                     shutdown::pull_the_plug();
                 }
             }
-            // Records were overwritten before we read them; the next read goes on with the oldest.
+            // Records were overwritten before they were read; the next read continues with the oldest.
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(e) => return say(format_args!("errors of the data disk will not be noticed: {LOG}: {e}")),
+            Err(e) => return say(format_args!("errors of the data disk will not be detected: {LOG}: {e}")),
         }
     }
 }
 
-/// What a record says of lost data on this disk, if it does. Space that could not be given back is no loss.
+/// The part of a record that reports lost data on this disk, if it does. A failed discard loses nothing.
 ///
-/// Names of processes stand in records too, even first, and anybody may choose one. So a record must begin with one of the
-/// kernel's forms up to the disk's name, all of which are longer than a process's name can be (15 bytes).
+/// Records also contain process names, even at the start, and any user can choose one. So a record must begin with one
+/// of the kernel's formats up to the disk's name, all of which are longer than a process name can be (15 bytes).
 fn trouble<'a>(record: &'a str, device: &str) -> Option<&'a str> {
     let message = record.split_once(';')?.1.lines().next()?;
     let after = |form: String| message.strip_prefix(form.as_str());
@@ -80,7 +80,7 @@ mod tests {
             "2,547,5028,-;EXT4-fs error (device vdb): ext4_validate_block_bitmap:390: comm nix-daemon: bg 1: bad checksum",
         ] {
             assert_eq!(trouble(bad, "vdb"), bad.split_once(';').unwrap().1.lines().next(), "{bad}");
-            assert_eq!(trouble(bad, "vda"), None, "of another disk");
+            assert_eq!(trouble(bad, "vda"), None, "it concerns another disk");
         }
         for fine in [
             "6,1,0,-;EXT4-fs (vdb): mounted filesystem without journal. Quota mode: none.",

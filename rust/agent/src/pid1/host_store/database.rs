@@ -1,7 +1,7 @@
-//! Nix's database of the guest: what it knows, and what it must forget. Nix itself reads and changes it.
+//! The guest's Nix database: lists its paths and removes some. Nix itself reads and changes it.
 //!
-//! The store that Nix is told of here is the upper layer alone: nothing asks the gate, looks into a lower layer, or leaves a
-//! whiteout; what is deleted is deleted where it was written.
+//! These commands work on the upper layer alone. So Nix does not query the gate, read a lower layer, or leave a
+//! whiteout, and deletes files in the layer that holds them.
 
 use crate::pid1::{children, tasks::Outcome};
 use std::{collections::BTreeSet, process::Command, thread, time::Duration};
@@ -9,17 +9,17 @@ use std::{collections::BTreeSet, process::Command, thread, time::Duration};
 /// The database with the upper layer.
 const STORE: &str = "local?real=/data/nix/store";
 
-/// Nix deletes nothing that a process holds, and one whose client has just gone may still be on its way out.
+/// Nix deletes no path that a process holds, and the process of a client that has just gone may still be ending.
 const TRIES: u32 = 5;
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Before the name of each path.
+/// Prefix of each store path.
 pub const PREFIX: &str = "/nix/store/";
 
-/// Makes these paths and all that refers to them invalid, and deletes what the upper layer has of it.
+/// Invalidates these paths and everything that refers to them, and deletes their files in the upper layer.
 pub fn forget(paths: &[String]) -> Outcome<()> {
     if let Some(strange) = paths.iter().find(|path| !is_store_path(path)) {
-        return Err(format!("{strange:?} is no store path"));
+        return Err(format!("{strange:?} is not a store path"));
     }
     if paths.is_empty() {
         return Ok(());
@@ -31,45 +31,47 @@ pub fn forget(paths: &[String]) -> Outcome<()> {
         match delete() {
             Err(_) if tries < TRIES => {
                 tries += 1;
-                thread::sleep(AGAIN);
+                thread::sleep(RETRY_INTERVAL);
             }
             done => return done.map(drop),
         }
     }
 }
 
-/// Makes everything invalid that is not among these names of the guest's own layers, and all that refers to it.
+/// Invalidates everything that is not among these names of the guest's own layers, and all that refers to it.
 pub fn forget_all_but(own: &BTreeSet<String>) -> Outcome<()> {
     let known = known()?;
     let foreign = known.iter().filter(|path| path.strip_prefix(PREFIX).is_some_and(|name| !own.contains(name)));
     forget(&foreign.cloned().collect::<Vec<_>>())
 }
 
-/// All that is valid, wherever its files are.
+/// All valid paths, in whichever layer their files are.
 pub fn known() -> Outcome<BTreeSet<String>> {
     let mut nix = tool("/usr/bin/nix");
     nix.args(["--extra-experimental-features", "nix-command", "path-info", "--all", "--store", STORE]);
     Ok(set(&children::ask(&mut nix, "")?))
 }
 
-/// What no collection may delete: permanent roots, what processes use, and what Nix's own processes hold. Some may be invalid yet.
+/// Paths that no collection may delete: permanent roots, paths that processes use, and those that Nix's own processes
+/// hold. Some may not be valid yet.
 pub fn roots() -> Outcome<BTreeSet<String>> {
     Ok(targets(&nix_store(&["--gc", "--print-roots"], "")?))
 }
 
-/// These valid paths and all that they refer to.
+/// These valid paths and everything they refer to.
 pub fn closure(paths: &[String]) -> Outcome<BTreeSet<String>> {
     query("--requisites", paths).map(|all| set(&all))
 }
 
-/// These paths, valid or not, and all that refers to them.
+/// These paths, valid or not, and everything that refers to them.
 pub fn referrers(paths: &[String]) -> Outcome<Vec<String>> {
     query("--referrers-closure", paths).map(|all| all.lines().map(str::to_owned).collect())
 }
 
-/// Deletes these paths, which must be dead, with all that refers to them. Nix stops with an error at the first that is alive.
+/// Deletes these paths, which must be dead, with everything that refers to them. Nix stops with an error at the first
+/// live one.
 pub fn delete(paths: &[String]) -> Outcome<()> {
-    // Or a derivation would live on with its result, which is alive for another reason.
+    // Otherwise a derivation would live on with its result, which is alive for another reason.
     let keep = ["--option", "keep-derivations", "false", "--option", "keep-outputs", "false"];
     nix_store(&[&["--delete", "--stdin"], &keep[..]].concat(), &lines(paths)).map(drop)
 }
@@ -78,7 +80,7 @@ fn query(what: &str, paths: &[String]) -> Outcome<String> {
     if paths.is_empty() { Ok(String::new()) } else { nix_store(&["--query", what, "--stdin"], &lines(paths)) }
 }
 
-/// The paths of a list of roots, `WHERE -> PATH` on each line.
+/// The paths in a list of roots, one `WHERE -> PATH` per line.
 fn targets(roots: &str) -> BTreeSet<String> {
     roots.lines().filter_map(|line| line.rsplit_once(" -> ")).map(|(_, path)| path.to_owned()).collect()
 }

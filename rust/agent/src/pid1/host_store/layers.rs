@@ -1,9 +1,9 @@
 //! The layers of `/nix/store`: the overlay, and its upper directory on the data disk.
 //!
-//! The rule: a path in the upper layer is there whole. Its directory is marked opaque, so that a path of the same name which
-//! the host gets later does not shine through. A *whiteout*, with which the overlay hides a path of a lower layer, is of no
-//! use for longer than a replacement takes: whether a path is valid is the database's to say, and a whiteout would hide what the
-//! host has again.
+//! The rule: a path in the upper layer is complete. Its directory is marked opaque, so that a path of the same name
+//! which the host gets later does not shine through. A *whiteout*, with which the overlay hides a path of a lower
+//! layer, is useful only during a replacement: the database decides whether a path is valid, and a whiteout would hide
+//! a path that the host has again.
 
 use crate::pid1::{mounts, tasks::Outcome};
 use rustix::{
@@ -24,10 +24,10 @@ pub const UPPER: &str = "/data/nix/store";
 /// The overlay's scratch directory, on the same file system.
 const WORK: &str = "/data/nix/work";
 
-/// The paths of the guest's own system, where they are no part of the root's image.
+/// The paths of the guest's own system, where they are a layer of their own.
 const IMAGE: &str = "/nix/.image";
 
-/// Where it all appears.
+/// The mount point of the combined store.
 const STORE: &str = "/nix/store";
 
 const FLAGS: MountFlags = MountFlags::NOATIME.union(MountFlags::NODEV).union(MountFlags::NOSUID);
@@ -44,29 +44,29 @@ pub fn mount(host: Option<&str>) -> Outcome<()> {
         return mounts::bind(UPPER, STORE);
     }
     mounts::directory(WORK, 0o700, (0, 0))?;
-    // With redirect_dir the overlay marks directories opaque which are made in it.
+    // With redirect_dir the overlay marks new directories opaque.
     let options = format!("lowerdir={},upperdir={UPPER},workdir={WORK},redirect_dir=on", lower.join(":"));
     mounts::mount("overlay", STORE, "overlay", FLAGS, &options)
 }
 
-/// Takes the store away for all who look it up from now on; who uses it keeps it. It does not wait for a share that hangs,
-/// while to mount something on top would: that locks the directory in which others wait.
+/// Detaches the store: later lookups no longer find it, present users keep it. This does not wait for a share that
+/// hangs. Mounting on top would, as it locks a directory in which other lookups wait.
 pub fn unmount() -> Outcome<()> {
     rustix::mount::unmount(STORE, UnmountFlags::DETACH).map_err(|e| format!("{STORE} cannot be unmounted: {e}"))
 }
 
-/// Whether this directory is a lower layer of the store as it is mounted, perhaps before the root was switched.
+/// Whether this directory is a lower layer of the mounted store, possibly by its path before the root was switched.
 pub fn has_lower(dir: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     lower_layers(&mounts).is_some_and(|lower| lower.split(':').any(|layer| layer.ends_with(dir)))
 }
 
-/// Whether the store is an overlay, and not simply the upper layer.
+/// Whether the store is an overlay, not just the upper layer.
 pub fn is_overlay() -> bool {
     lower_layers(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()).is_some()
 }
 
-/// The option `lowerdir` of what is mounted last at the store.
+/// The option `lowerdir` of the last mount at the store.
 fn lower_layers(mounts: &str) -> Option<&str> {
     let last = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some(STORE))?;
     let mut fields = last.split(' ').skip(2);
@@ -74,12 +74,12 @@ fn lower_layers(mounts: &str) -> Option<&str> {
     fields.next()?.split(',').find_map(|option| option.strip_prefix("lowerdir="))
 }
 
-/// Drops the names that the overlay keeps.
+/// Drops the names that the overlay has cached.
 pub fn refresh() -> Outcome<()> {
     mounts::refresh(STORE, FLAGS)
 }
 
-/// Makes every path of the upper layer whole, whatever wrote it. Call it while the overlay is not mounted.
+/// Marks every path of the upper layer opaque, whatever wrote it. Call it while the overlay is not mounted.
 pub fn seal() -> Outcome<()> {
     drop_whiteouts(Duration::ZERO)?;
     for entry in entries(UPPER)? {
@@ -91,7 +91,7 @@ pub fn seal() -> Outcome<()> {
     Ok(())
 }
 
-/// Removes whiteouts that are at least this old.
+/// Removes whiteouts of at least this age.
 pub fn drop_whiteouts(age: Duration) -> Outcome<()> {
     let now = SystemTime::now();
     for entry in entries(UPPER)? {
@@ -110,7 +110,7 @@ fn changed(meta: &fs::Metadata) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(meta.ctime().unsigned_abs())
 }
 
-/// Names of what the guest has in layers of its own.
+/// Names in the guest's own layers.
 pub fn own_names() -> Outcome<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for layer in [Some(UPPER), has_image().then_some(IMAGE)].into_iter().flatten() {
@@ -123,11 +123,11 @@ pub fn own_names() -> Outcome<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Paths of the store, valid or not, that the upper layer has files of, and when each was made, in seconds since 1970.
+/// Store paths, valid or not, with files in the upper layer, and when each was made, in seconds since 1970.
 pub fn upper_paths() -> Outcome<BTreeMap<String, i64>> {
     let entries = entries(UPPER)?.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_char_device()));
     let named = entries.filter_map(|entry| Some((format!("{STORE}/{}", entry.file_name().to_str()?), entry)));
-    // One that is gone by now is of no interest.
+    // A path that has vanished meanwhile is skipped.
     Ok(named.filter_map(|(path, entry)| Some((path, entry.metadata().ok()?.ctime()))).collect())
 }
 

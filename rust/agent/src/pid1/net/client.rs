@@ -1,4 +1,4 @@
-//! The DHCP client: gets an address, keeps it as long as the server lets it, starts over when it does not.
+//! The DHCP client: obtains an address, renews its lease, and starts over when it is lost.
 
 use super::{
     super::{console::say, ending},
@@ -21,14 +21,14 @@ const CLIENT: u16 = 68;
 const SERVER: u16 = 67;
 const RESOLV_CONF: &str = "/run/resolv.conf";
 
-/// How long an answer may take before the question is asked again; the last is used for good.
-const PATIENCE: [Duration; 4] =
+/// Timeouts for an answer before the question is repeated; the last one is used from then on.
+const TIMEOUTS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(16)];
 
 /// Shortest time between two renewals.
 const SHORTEST: Duration = Duration::from_secs(30);
 
-/// Keeps an interface configured. The thread ends only when there is no such interface.
+/// Keeps an interface configured. Returns only if there is no such interface.
 pub fn run(interface: &str, host_name: &str) {
     let _ = fs::write(RESOLV_CONF, "");
     if let Err(e) = Link::named(interface).and_then(|link| link.up()) {
@@ -97,31 +97,31 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Asks until a server has given an address.
+    /// Asks until a server assigns an address.
     fn obtain(&self) -> io::Result<Answer> {
         let mut round = 0;
         loop {
-            let patience = PATIENCE[round.min(PATIENCE.len() - 1)];
+            let timeout = TIMEOUTS[round.min(TIMEOUTS.len() - 1)];
             round += 1;
-            let Some(offer) = self.exchange(Question::Discover, Ipv4Addr::BROADCAST, patience)? else { continue };
+            let Some(offer) = self.exchange(Question::Discover, Ipv4Addr::BROADCAST, timeout)? else { continue };
             if offer.kind != Kind::Offer {
                 continue;
             }
             let question = Question::Request { address: offer.address, server: offer.server };
-            match self.exchange(question, Ipv4Addr::BROADCAST, patience)? {
+            match self.exchange(question, Ipv4Addr::BROADCAST, timeout)? {
                 Some(answer) if answer.kind == Kind::Ack => return Ok(answer),
                 _ => {}
             }
         }
     }
 
-    /// Sleeps through half the lease and renews it; `None` when it was refused or has run out.
+    /// Sleeps through half the lease and renews it; `None` if the renewal was refused or the lease has expired.
     fn keep(&self, lease: &Answer) -> Option<Answer> {
         let end = Instant::now() + lease.lease;
         thread::sleep((lease.lease / 2).max(SHORTEST));
         loop {
             let question = Question::Renew { address: lease.address };
-            if let Ok(Some(answer)) = self.exchange(question, lease.server, PATIENCE[PATIENCE.len() - 1]) {
+            if let Ok(Some(answer)) = self.exchange(question, lease.server, TIMEOUTS[TIMEOUTS.len() - 1]) {
                 return (answer.kind == Kind::Ack).then_some(answer);
             }
             let left = end.checked_duration_since(Instant::now())?;
@@ -129,13 +129,13 @@ impl Client<'_> {
         }
     }
 
-    /// Asks once and waits for the answer to it.
-    fn exchange(&self, question: Question, to: Ipv4Addr, patience: Duration) -> io::Result<Option<Answer>> {
+    /// Sends one question and waits for its answer.
+    fn exchange(&self, question: Question, to: Ipv4Addr, timeout: Duration) -> io::Result<Option<Answer>> {
         let mut random = [0; 4];
         getrandom(&mut random, GetRandomFlags::empty())?;
         let transaction = u32::from_ne_bytes(random);
         self.socket.send_to(&dhcp::ask(question, transaction, self.mac, self.host_name), (to, SERVER))?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let mut buffer = [0; dhcp::MAX];
         while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             self.socket.set_read_timeout(Some(left))?;

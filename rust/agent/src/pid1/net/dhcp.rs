@@ -2,12 +2,12 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-/// Longest message that is understood; longer ones are cut, and options in the rest are not seen.
+/// Longest accepted message; longer ones are truncated, and options in the rest are ignored.
 pub const MAX: usize = 1500;
 
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 const FIXED: usize = 240;
-/// What some servers insist on.
+/// The minimum length that some servers require.
 const SHORTEST: usize = 300;
 
 const MASK: u8 = 1;
@@ -22,30 +22,30 @@ const SERVER: u8 = 54;
 const WANTED: u8 = 55;
 const END: u8 = 255;
 
-/// What a server says.
+/// Message type of a server's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An address to be had.
+    /// Offers an address.
     Offer,
-    /// It is ours.
+    /// Confirms the address.
     Ack,
-    /// It is not.
+    /// Refuses it.
     Nak,
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Who has an address?
+    /// Searches for servers with a free address.
     Discover,
-    /// I take this one, of this server.
+    /// Requests this address from this server.
     Request {
         /// The address offered.
         address: Ipv4Addr,
-        /// Who offered it.
+        /// The server that offered it.
         server: Ipv4Addr,
     },
-    /// I would like to keep mine.
+    /// Asks to keep the address.
     Renew {
         /// The address.
         address: Ipv4Addr,
@@ -55,7 +55,7 @@ pub enum Question {
 /// A server's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What it says.
+    /// Its type.
     pub kind: Kind,
     /// The address.
     pub address: Ipv4Addr,
@@ -73,7 +73,7 @@ pub struct Answer {
     pub lease: Duration,
 }
 
-/// The bytes of a question.
+/// Encodes a request.
 pub fn ask(question: Question, transaction: u32, mac: [u8; 6], host_name: &str) -> Vec<u8> {
     let mut m = vec![0; FIXED];
     m[..4].copy_from_slice(&[1, 1, 6, 0]); // a request, over Ethernet
@@ -109,13 +109,13 @@ pub fn ask(question: Question, transaction: u32, mac: [u8; 6], host_name: &str) 
     m.resize(m.len().max(SHORTEST), 0);
     match own {
         Some(address) => m[12..16].copy_from_slice(&address.octets()),
-        // Without an address only a broadcast reaches us.
+        // Without an address, only a broadcast reaches the client.
         None => m[10] = 0x80,
     }
     m
 }
 
-/// Reads a server's answer to this transaction; `None` for anything else.
+/// Parses a server's answer to this transaction; `None` for anything else.
 pub fn parse(message: &[u8], transaction: u32, mac: [u8; 6]) -> Option<Answer> {
     let fixed = message.get(..FIXED)?;
     let ours =
@@ -173,7 +173,7 @@ fn addresses(value: &[u8]) -> impl Iterator<Item = Ipv4Addr> + '_ {
     value.chunks_exact(4).map(|a| Ipv4Addr::new(a[0], a[1], a[2], a[3]))
 }
 
-/// A domain goes into resolv.conf, so nothing but a name may come in.
+/// The domain goes into resolv.conf, so only characters of a name are accepted.
 fn domain_name(value: &[u8]) -> Option<String> {
     let name = value.strip_suffix(b"\0").unwrap_or(value);
     let plain = !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'.');
@@ -238,13 +238,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_message_is_survived(noise in any::<Vec<u8>>()) {
+        fn no_message_panics(noise in any::<Vec<u8>>()) {
             let _ = parse(&noise, 7, MAC);
             let _ = parse(&reply(&noise), 7, MAC);
         }
 
         #[test]
-        fn cutting_a_message_is_survived(cut in 0usize..290) {
+        fn no_truncated_message_panics(cut in 0usize..290) {
             let m = reply(&[53, 1, 5, 54, 4, 10, 0, 2, 2, 6, 4, 1, 2, 3, 4, 51, 4, 0, 0, 0, 9, 255]);
             let _ = parse(&m[..cut.min(m.len())], 7, MAC);
         }

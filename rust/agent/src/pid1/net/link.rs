@@ -1,4 +1,4 @@
-//! Network interfaces: up, address, default route. The old ioctls: all that one interface needs.
+//! Network interfaces: state, address, default route. Uses the old ioctls, which suffice for one interface.
 
 use rustix::{
     fd::OwnedFd,
@@ -91,7 +91,7 @@ impl Link {
         unsafe { ioctl::ioctl(&self.socket, Plain { opcode, value }) }.map(|answer| answer.value)
     }
 
-    /// Switches it on.
+    /// Brings it up.
     pub fn up(&self) -> io::Result<()> {
         let mut value = self.request(SIOCGIFFLAGS, [0; 24])?;
         let flags = u16::from_ne_bytes([value[0], value[1]]) | IFF_UP;
@@ -105,7 +105,7 @@ impl Link {
         Ok([v[2], v[3], v[4], v[5], v[6], v[7]])
     }
 
-    /// Gives it its only address. Zero takes it away.
+    /// Sets its only address. Zero removes it.
     pub fn set_address(&self, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
         let mut value = [0; 24];
         value[..16].copy_from_slice(&socket_address(address));
@@ -117,7 +117,7 @@ impl Link {
         self.request(SIOCSIFNETMASK, value).map(drop)
     }
 
-    /// Sends everything that has no other way to this gateway.
+    /// Sends everything without another route to this gateway.
     pub fn set_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
         let any = socket_address(Ipv4Addr::UNSPECIFIED);
         let entry = RouteEntry {
@@ -131,7 +131,7 @@ impl Link {
             // SAFETY: both opcodes given here take a struct rtentry.
             unsafe { ioctl::ioctl(&self.socket, Plain { opcode, value: entry }) }.map(drop)
         };
-        let _ = ask(SIOCDELRT); // of an earlier lease
+        let _ = ask(SIOCDELRT); // from an earlier lease
         ask(SIOCADDRT)
     }
 }

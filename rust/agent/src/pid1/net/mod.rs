@@ -1,4 +1,5 @@
-//! The guest's network: for fetching what builds need, never for the host to reach the guest, so nobody waits for it.
+//! The guest's network, for the downloads of builds. The host never reaches the guest through it, so the boot does not
+//! wait for it.
 
 pub mod client;
 pub mod dhcp;

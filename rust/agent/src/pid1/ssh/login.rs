@@ -1,24 +1,24 @@
-//! The time for a login, from the moment a client is connected to its sshd.
+//! The login timeout, which starts when a client is connected to its sshd.
 //!
-//! Any user of the host can connect, and one that stops halfway through a login would keep an sshd for ever. The host's door closes
-//! clients that say nothing sensible; how far a login has come, only the guest can see: once a user has logged in, sshd has a
-//! process of that user's.
+//! Any user of the host can connect, and one that stops halfway through a login would keep an sshd for ever. The host's
+//! door closes clients that send no valid SSH, but only the guest can see how far a login has come: after a login, sshd
+//! has a child process of that user's.
 
 use crate::pid1::{accounts, figures, relay::Trial};
 use rustix::process::Pid;
 use std::time::Duration;
 
-/// As long as OpenSSH gives it.
-const LOGIN: Duration = Duration::from_secs(120);
+/// As long as OpenSSH's own default.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The user that may log in.
 const USER: &str = "builder";
 
-/// The trial of a connection to the sshd with this process id.
+/// The login condition for a connection to the sshd with this process id.
 pub fn trial(sshd: Pid) -> Trial {
-    // Without such a user nobody can log in, and nothing is known.
+    // Without such a user no login is possible, and the condition cannot be checked.
     let passed = move || accounts::user(USER).is_none_or(|(user, _)| has_logged_in(sshd.as_raw_nonzero().get(), user));
-    Trial { time: LOGIN, passed: Box::new(passed) }
+    Trial { time: LOGIN_TIMEOUT, passed: Box::new(passed) }
 }
 
 fn has_logged_in(sshd: i32, user: u32) -> bool {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_parent_is_nobodys_child() {
+    fn a_status_without_a_parent_is_no_child() {
         for status in ["", "PPid:", "PPid: x", "Pid:\t7\nPPid:\t8\n"] {
             assert!(!is_child_of(status, 7), "{status:?}");
         }

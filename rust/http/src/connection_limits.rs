@@ -1,14 +1,14 @@
-//! How much of the API those who have shown who they are may use at once: requests, streams that go on and on, and connections to
-//! the guest are counted apart, so that none of them keeps the others out.
+//! Limits how much of the API authenticated clients may use at once. Requests, streaming answers and connections to the
+//! guest are counted separately, so that none of them blocks the others.
 //!
 //! ```text
 //!            a request             its answer              has been sent
 //!  (none) ────────────▶ asking ──────────────▶ answering ───────────────▶ idle ── the next request ─▶ asking
-//!                         ├─ goes on and on ─▶ watching                     └── gives way to a newer one
+//!                         ├─ streams ────────▶ watching                     └── a newer one ─▶ evicted
 //!                         └─ upgrade ────────▶ joined to the guest
 //! ```
 //!
-//! Each connection has one seat, which [`sit`] takes for every request on it.
+//! Each connection has one slot, which [`take_slot`] occupies for every request.
 
 use super::refusal::{Answer, Refusal};
 use axum::{
@@ -29,15 +29,16 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// How long an answer may be on its way before its connection gives way to others. One that is read at once takes no time.
+/// Time until a connection whose answer is still being sent may be evicted. A client that reads at once is never that
+/// slow.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// How many of each there may be.
+/// The limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Connections with a request, or between two.
     pub(super) requests: usize,
-    /// Answers that go on and on: events, logs that are followed, a status that is waited for.
+    /// Streaming answers: events, followed logs, a status that is waited for.
     pub(super) watchers: usize,
     /// Connections to the guest.
     pub(super) guests: usize,
@@ -50,103 +51,103 @@ enum Use {
     Answering,
     Watching,
     Guest,
-    /// It had to give way.
-    Lost,
+    /// It was evicted.
+    Evicted,
 }
 
 #[derive(Debug)]
 struct Taken {
     by: Use,
     since: Instant,
-    lost: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
-/// The seats of one socket.
+/// The slots of one socket.
 #[derive(Clone, Debug)]
-pub(super) struct Seats(Arc<Mutex<Table>>);
+pub(super) struct RequestSlots(Arc<Mutex<SlotTable>>);
 
 #[derive(Debug)]
-struct Table {
+struct SlotTable {
     limits: Limits,
     last: u64,
     taken: BTreeMap<u64, Taken>,
 }
 
-impl Table {
+impl SlotTable {
     fn count(&self, counts: impl Fn(Use) -> bool) -> usize {
         self.taken.values().filter(|taken| counts(taken.by)).count()
     }
 
-    /// Puts the seat to another use. The time begins anew.
+    /// Changes the use of a slot, and restarts its time.
     fn put(&mut self, number: u64, by: Use) {
         if let Some(taken) = self.taken.get_mut(&number) {
             (taken.by, taken.since) = (by, Instant::now());
         }
     }
 
-    /// Takes a seat among the requests, if there is one or one gives way.
-    fn ask(&mut self, number: u64, lost: &Arc<Notify>) -> bool {
+    /// Occupies a slot for a request, if one is free or can be evicted.
+    fn ask(&mut self, number: u64, evicted: &Arc<Notify>) -> bool {
         if !matches!(self.taken.get(&number), Some(Taken { by: Use::Idle, .. })) {
             let ordinary = |by| matches!(by, Use::Idle | Use::Asking | Use::Answering);
-            if self.count(ordinary) >= self.limits.requests && !self.have_one_give_way() {
+            if self.count(ordinary) >= self.limits.requests && !self.evict_one() {
                 return false;
             }
-            let taken = Taken { by: Use::Asking, since: Instant::now(), lost: Arc::clone(lost) };
+            let taken = Taken { by: Use::Asking, since: Instant::now(), evicted: Arc::clone(evicted) };
             self.taken.insert(number, taken);
         }
         self.put(number, Use::Asking);
         true
     }
 
-    /// The one that has had nothing to do for longest; or that does not read its answer.
-    fn have_one_give_way(&mut self) -> bool {
+    /// Evicts the connection that has been idle for longest, or else one that does not read its answer.
+    fn evict_one(&mut self) -> bool {
         let slow = |taken: &Taken| taken.by == Use::Answering && taken.since.elapsed() >= SLOW;
-        let may_go = self.taken.values_mut().filter(|taken| taken.by == Use::Idle || slow(taken));
-        let Some(goes) = may_go.min_by_key(|taken| (taken.by != Use::Idle, taken.since)) else { return false };
-        goes.by = Use::Lost;
-        goes.lost.notify_one();
+        let candidates = self.taken.values_mut().filter(|taken| taken.by == Use::Idle || slow(taken));
+        let Some(victim) = candidates.min_by_key(|taken| (taken.by != Use::Idle, taken.since)) else { return false };
+        victim.by = Use::Evicted;
+        victim.evicted.notify_one();
         true
     }
 }
 
-impl Seats {
-    pub(super) fn new(limits: Limits) -> Seats {
-        Seats(Arc::new(Mutex::new(Table { limits, last: 0, taken: BTreeMap::new() })))
+impl RequestSlots {
+    pub(super) fn new(limits: Limits) -> RequestSlots {
+        RequestSlots(Arc::new(Mutex::new(SlotTable { limits, last: 0, taken: BTreeMap::new() })))
     }
 
-    /// For a connection with this slot. It has no seat before its first request.
-    pub(super) fn seat(&self, place: Slot) -> Seat {
+    /// For a connection with this slot. It occupies no slot before its first request.
+    pub(super) fn slot(&self, place: Slot) -> RequestSlot {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
         drop(table);
-        Seat(Arc::new(Sitter { seats: self.clone(), number, place, lost: Arc::default() }))
+        RequestSlot(Arc::new(SlotOwner { slots: self.clone(), number, place, evicted: Arc::default() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection's seat. Clones are the same one; it is free when the last of them is dropped.
+/// A connection's slot. Clones share it; dropping the last one frees it.
 #[derive(Clone, Debug)]
-pub(super) struct Seat(Arc<Sitter>);
+pub(super) struct RequestSlot(Arc<SlotOwner>);
 
 #[derive(Debug)]
-struct Sitter {
-    seats: Seats,
+struct SlotOwner {
+    slots: RequestSlots,
     number: u64,
     place: Slot,
-    lost: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
-impl Seat {
-    /// For the next request of a client that may ask.
+impl RequestSlot {
+    /// Occupies the slot for the next authenticated request.
     fn ask(&self) -> Answer<()> {
-        let mut table = self.0.seats.lock();
+        let mut table = self.0.slots.lock();
         let most = table.limits.requests;
-        if !table.ask(self.0.number, &self.0.lost) {
-            let what = format!("{most} requests are being answered here, which is as many as there may be at once");
+        if !table.ask(self.0.number, &self.0.evicted) {
+            let what = format!("{most} requests are being answered, which is the limit");
             return Err(Refusal::full(Report::new(Kind::Busy, what).hint("try again in a moment")).closing());
         }
         drop(table);
@@ -154,66 +155,66 @@ impl Seat {
         Ok(())
     }
 
-    /// The answer is going to take as long as the client likes.
+    /// Counts the answer as streaming.
     pub(super) fn watch(&self) -> Answer<()> {
         let what = "clients follow events, logs or the status here";
         self.pass_to(
             Use::Watching,
             |limits| limits.watchers,
             what,
-            "end one that is not needed any more, and try again",
+            "close one that is not needed any more, and try again",
         )
     }
 
-    /// The connection is going to be one to the guest, if it can be made.
+    /// Counts the connection as one to the guest, if the limit allows it.
     pub(super) fn join(&self) -> Answer<Joined> {
-        let hint = "end one that is not needed any more, or connect by ssh: the setting `listen` says where";
-        self.pass_to(Use::Guest, |limits| limits.guests, "connections to the guest go through here", hint)?;
+        let hint = "close one that is not needed any more, or connect by ssh: the setting `listen` has the address";
+        self.pass_to(Use::Guest, |limits| limits.guests, "connections to the guest are open", hint)?;
         Ok(Joined(self.clone()))
     }
 
     fn pass_to(&self, by: Use, limit: impl Fn(&Limits) -> usize, what: &str, hint: &str) -> Answer<()> {
-        let mut table = self.0.seats.lock();
+        let mut table = self.0.slots.lock();
         let most = limit(&table.limits);
         if table.count(|other| other == by) >= most {
-            let what = format!("{most} {what}, which is as many as there may be at once");
+            let what = format!("{most} {what}, which is the limit");
             return Err(Refusal::full(Report::new(Kind::Busy, what).hint(hint)));
         }
         table.put(self.0.number, by);
         Ok(())
     }
 
-    /// From one use to another; from any other it stays as it is.
+    /// Changes the use if it is one of `from`.
     fn change(&self, from: &[Use], to: Use) {
-        let mut table = self.0.seats.lock();
+        let mut table = self.0.slots.lock();
         if table.taken.get(&self.0.number).is_some_and(|taken| from.contains(&taken.by)) {
             table.put(self.0.number, to);
         }
     }
 
-    /// Resolves when the connection has to give way to another.
-    pub(super) async fn lost(&self) {
-        let seat_lost = async {
+    /// Resolves when the connection is evicted.
+    pub(super) async fn evicted(&self) {
+        let slot_evicted = async {
             loop {
-                self.0.lost.notified().await;
-                if self.0.seats.lock().taken.get(&self.0.number).is_some_and(|taken| taken.by == Use::Lost) {
+                self.0.evicted.notified().await;
+                if self.0.slots.lock().taken.get(&self.0.number).is_some_and(|taken| taken.by == Use::Evicted) {
                     return;
                 }
             }
         };
-        tokio::select! { () = self.0.place.evicted() => {}, () = seat_lost => {} }
+        tokio::select! { () = self.0.place.evicted() => {}, () = slot_evicted => {} }
     }
 }
 
-impl Drop for Sitter {
+impl Drop for SlotOwner {
     fn drop(&mut self) {
-        self.seats.lock().taken.remove(&self.number);
+        self.slots.lock().taken.remove(&self.number);
     }
 }
 
-/// A seat that is a connection to the guest, until this is dropped.
+/// Counts the slot as a connection to the guest until it is dropped.
 #[derive(Debug)]
-pub(super) struct Joined(Seat);
+pub(super) struct Joined(RequestSlot);
 
 impl Drop for Joined {
     fn drop(&mut self) {
@@ -221,28 +222,28 @@ impl Drop for Joined {
     }
 }
 
-/// These routes, for clients that have a seat. Without [`Seat`] in a request's extensions nothing is counted.
-pub(super) fn seated(routes: Router) -> Router {
-    routes.layer(middleware::from_fn(sit))
+/// Applies the limits to these routes. A request without a [`RequestSlot`] among its extensions is not counted.
+pub(super) fn with_slots(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(take_slot))
 }
 
-async fn sit(request: Request, next: Next) -> Response {
-    let Some(seat) = request.extensions().get::<Seat>().cloned() else { return next.run(request).await };
-    if let Err(refusal) = seat.ask() {
+async fn take_slot(request: Request, next: Next) -> Response {
+    let Some(slot) = request.extensions().get::<RequestSlot>().cloned() else { return next.run(request).await };
+    if let Err(refusal) = slot.ask() {
         return refusal.into_response();
     }
     let response = next.run(request).await;
-    seat.change(&[Use::Asking], Use::Answering);
-    response.map(|body| Body::new(Answering { body, _end: End(seat) }))
+    slot.change(&[Use::Asking], Use::Answering);
+    response.map(|body| Body::new(Answering { body, _end: End(slot) }))
 }
 
-/// An answer's body: when it has been sent, the seat's connection has nothing to do.
+/// The body of an answer. When it has been sent, the slot is idle.
 struct Answering {
     body: Body,
     _end: End,
 }
 
-struct End(Seat);
+struct End(RequestSlot);
 
 impl Drop for End {
     fn drop(&mut self) {
@@ -279,36 +280,36 @@ mod tests {
 
     const LIMITS: Limits = Limits { requests: 2, watchers: 1, guests: 1 };
 
-    struct Socket(ConnectionSlots, Seats);
+    struct Socket(ConnectionSlots, RequestSlots);
 
     impl Socket {
         fn new() -> Socket {
             let room = SlotLimits { unauthenticated: 10, all: usize::MAX, stay: Duration::ZERO };
-            Socket(ConnectionSlots::new("a socket", room), Seats::new(LIMITS))
+            Socket(ConnectionSlots::new("a socket", room), RequestSlots::new(LIMITS))
         }
 
-        async fn connection(&self) -> Seat {
-            self.1.seat(self.0.acquire().await)
+        async fn connection(&self) -> RequestSlot {
+            self.1.slot(self.0.acquire().await)
         }
 
-        async fn asking(&self) -> Seat {
-            let seat = self.connection().await;
-            seat.ask().unwrap();
-            seat
+        async fn asking(&self) -> RequestSlot {
+            let slot = self.connection().await;
+            slot.ask().unwrap();
+            slot
         }
     }
 
-    fn answered(seat: &Seat) {
-        seat.change(&[Use::Asking], Use::Answering);
-        drop(End(seat.clone()));
+    fn answered(slot: &RequestSlot) {
+        slot.change(&[Use::Asking], Use::Answering);
+        drop(End(slot.clone()));
     }
 
-    fn lost(seat: &Seat) -> bool {
-        seat.lost().now_or_never().is_some()
+    fn evicted(slot: &RequestSlot) -> bool {
+        slot.evicted().now_or_never().is_some()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_one_that_has_been_idle_for_longest_gives_way_and_none_that_asks() {
+    async fn the_longest_idle_connection_is_evicted_and_none_with_a_request() {
         let socket = Socket::new();
         let (first, second) = (socket.asking().await, socket.asking().await);
         let third = socket.connection().await;
@@ -317,14 +318,14 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         answered(&first);
         third.ask().unwrap();
-        assert_eq!([&first, &second, &third].map(lost), [false, true, false]);
-        // One that is on its way out takes a seat again, if there is one.
+        assert_eq!([&first, &second, &third].map(evicted), [false, true, false]);
+        // An evicted connection that has not closed yet occupies a slot again, if one is free.
         second.ask().unwrap();
-        assert_eq!([&first, &second, &third].map(lost), [true, false, false]);
+        assert_eq!([&first, &second, &third].map(evicted), [true, false, false]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_an_answer_gives_way_after_a_while() {
+    async fn a_connection_that_does_not_read_its_answer_is_evicted_after_a_while() {
         let socket = Socket::new();
         let (slow, asks) = (socket.asking().await, socket.asking().await);
         slow.change(&[Use::Asking], Use::Answering);
@@ -332,11 +333,11 @@ mod tests {
         next.ask().unwrap_err();
         advance(SLOW).await;
         next.ask().unwrap();
-        assert_eq!([&slow, &asks, &next].map(lost), [true, false, false]);
+        assert_eq!([&slow, &asks, &next].map(evicted), [true, false, false]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn streams_take_no_seat_from_requests_and_have_a_limit_of_their_own() {
+    async fn streams_take_no_slot_from_requests_and_have_a_limit_of_their_own() {
         let socket = Socket::new();
         let (watcher, guest) = (socket.asking().await, socket.asking().await);
         watcher.watch().unwrap();
@@ -344,7 +345,7 @@ mod tests {
         let (first, second) = (socket.asking().await, socket.asking().await);
         assert_eq!(first.watch().unwrap_err().status(), 503);
         assert_eq!(second.join().unwrap_err().status(), 503);
-        // What ends makes room for the next.
+        // Each end frees a slot.
         answered(&first);
         drop(End(watcher.clone()));
         second.watch().unwrap();

@@ -1,39 +1,40 @@
-//! Options with which ssh reaches the machine, or lets itself be spoiled: what another block of its configuration says where the
-//! machine's own is silent or comes later. `darwin-vz-nix nix-config --door ssh` prints a block that leaves nothing open
-//! ([`dvn_guest::ssh::block`]); this is for those who have another, or one before it.
+//! ssh options that break the connection to the machine or weaken it: those that another block of the configuration
+//! sets, where the machine's own block is silent or comes later. The block that `darwin-vz-nix nix-config --door ssh`
+//! prints sets all of them ([`dvn_guest::ssh::block`]); this check is for users with another block, or with one before
+//! it.
 
 use super::ssh_options::Config;
 use std::{io, net::IpAddr, path::Path, time::Duration};
 
-/// What the machine wants of ssh.
+/// What the options must allow.
 pub struct Wanted {
-    /// Where it listens.
+    /// The machine's address.
     pub address: IpAddr,
-    /// How long its guest may take to come up.
+    /// How long the guest may take to boot.
     pub boot: Duration,
-    /// Whether a file is there. One that may not be looked at may be.
+    /// Whether a file exists; an error if this user cannot see it.
     pub exists: fn(&Path) -> io::Result<bool>,
 }
 
-/// How bad it is, and why.
+/// The severity, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spoiled {
+pub enum Conflict {
     /// Nix cannot build, or hangs.
     Broken(String),
-    /// It works today.
+    /// It works today, but may fail.
     Risky(String),
 }
 
-use Spoiled::{Broken, Risky};
+use Conflict::{Broken, Risky};
 
-/// One look at the options.
-type Look = fn(&Config, &Wanted) -> Option<Spoiled>;
+/// One check of the options.
+type Look = fn(&Config, &Wanted) -> Option<Conflict>;
 
-/// Everything that is wrong, the worst first.
-pub fn find(config: &Config, wanted: &Wanted) -> Vec<Spoiled> {
-    const LOOKS: [Look; 9] = [way, session, master, login, algorithms, patience, trust, forwards, rest];
+/// All conflicts, the worst first.
+pub fn find(config: &Config, wanted: &Wanted) -> Vec<Conflict> {
+    const LOOKS: [Look; 9] = [way, session, master, login, algorithms, connect_timeout, trust, forwards, rest];
     let mut found: Vec<_> = LOOKS.iter().filter_map(|look| look(config, wanted)).collect();
-    found.sort_by_key(|spoiled| matches!(spoiled, Risky(_)));
+    found.sort_by_key(|conflict| matches!(conflict, Risky(_)));
     found
 }
 
@@ -41,7 +42,7 @@ fn is(config: &Config, key: &str, values: &[&str]) -> bool {
     values.contains(&config.first(key))
 }
 
-/// Set, and not to what says that there is none.
+/// The value, unless it is unset or means "none".
 fn set<'a>(config: &'a Config, key: &str) -> Option<&'a str> {
     Some(config.first(key)).filter(|value| !["", "none"].contains(value))
 }
@@ -55,24 +56,28 @@ fn given(config: &Config, key: &str) -> String {
     format!("{key} is {}", config.first(key))
 }
 
-fn way(config: &Config, wanted: &Wanted) -> Option<Spoiled> {
+fn way(config: &Config, wanted: &Wanted) -> Option<Conflict> {
     if set(config, "proxyjump").is_some() {
         return Some(Broken(format!("{}: the machine is on this computer", given(config, "proxyjump"))));
     }
-    // This program's own is a way in, too.
+    // This program's own proxy command leads to the machine, too.
     if set(config, "proxycommand").is_some_and(|command| !command.contains("darwin-vz-nix")) {
         return Some(Broken(format!("{}: the machine is on this computer", given(config, "proxycommand"))));
     }
     let other = if wanted.address.is_ipv4() { "inet6" } else { "inet" };
     if is(config, "addressfamily", &[other]) {
-        return Some(Broken(format!("{}, and it listens on {}", given(config, "addressfamily"), wanted.address)));
+        return Some(Broken(format!(
+            "{}, but the machine listens on {}",
+            given(config, "addressfamily"),
+            wanted.address
+        )));
     }
     let from = set(config, "bindaddress")?;
     let loopback = from.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    (!loopback).then(|| Risky(format!("{}, which is no address of the loopback", given(config, "bindaddress"))))
+    (!loopback).then(|| Risky(format!("{}, which is not a loopback address", given(config, "bindaddress"))))
 }
 
-fn session(config: &Config, _: &Wanted) -> Option<Spoiled> {
+fn session(config: &Config, _: &Wanted) -> Option<Conflict> {
     let broken = |key| Some(Broken(format!("{}, with which Nix hangs or gets no answer", given(config, key))));
     if set(config, "remotecommand").is_some() {
         return broken("remotecommand");
@@ -86,35 +91,36 @@ fn session(config: &Config, _: &Wanted) -> Option<Spoiled> {
     ["stdinnull", "forkafterauthentication"].into_iter().find(|key| on(config, key)).and_then(broken)
 }
 
-fn master(config: &Config, _: &Wanted) -> Option<Spoiled> {
+fn master(config: &Config, _: &Wanted) -> Option<Conflict> {
     let shares = !is(config, "controlmaster", &["", "no", "false"]);
     (shares && set(config, "controlpath").is_some())
         .then(|| Broken(format!("{}: Nix waits for a shared connection to end", given(config, "controlmaster"))))
 }
 
-fn login(config: &Config, wanted: &Wanted) -> Option<Spoiled> {
+fn login(config: &Config, wanted: &Wanted) -> Option<Conflict> {
     if is(config, "pubkeyauthentication", &["no", "false"]) {
-        return Some(Broken(format!("{}, and the guest takes nothing else", given(config, "pubkeyauthentication"))));
+        return Some(Broken(format!("{}, but the guest accepts nothing else", given(config, "pubkeyauthentication"))));
     }
     let preferred = config.first("preferredauthentications");
     if !preferred.is_empty() && !preferred.split(',').any(|method| method == "publickey") {
         let given = given(config, "preferredauthentications");
-        return Some(Broken(format!("{given}, and the guest takes publickey alone")));
+        return Some(Broken(format!("{given}, but the guest accepts only publickey")));
     }
-    // The guest's sshd gives up after six.
+    // The guest's sshd closes the connection after six keys.
     let there = |key: &&String| (wanted.exists)(Path::new(key)).unwrap_or(true);
     let keys = config.all("identityfile").iter().filter(there).count();
     if keys > 5 && !is(config, "identityagent", &["none"]) {
-        return Some(Risky(format!("it tries {keys} keys, and those of an agent first; the guest gives up after six")));
+        return Some(Risky(format!("it offers {keys} keys, an agent's first; the guest refuses after six")));
     }
     if set(config, "pkcs11provider").is_some() {
         return Some(Risky(format!("{}, whose keys are tried first", given(config, "pkcs11provider"))));
     }
     is(config, "identitiesonly", &["no", "false"])
-        .then(|| Risky("identitiesonly is no: with many keys in an agent, ssh never comes to the right one".to_owned()))
+        .then(|| Risky("identitiesonly is no: with many keys in an agent, ssh never offers the right one".to_owned()))
 }
 
-/// Lists of which the guest must know one. What it knows besides does not matter here: ssh's own lists have these.
+/// Lists of which the guest must support at least one item. Its further algorithms do not matter here: ssh's defaults
+/// include these.
 const KNOWN: [(&str, &[&str]); 5] = [
     ("hostkeyalgorithms", &["ssh-ed25519"]),
     ("pubkeyacceptedalgorithms", &["ssh-ed25519"]),
@@ -159,68 +165,66 @@ const KNOWN: [(&str, &[&str]); 5] = [
     ),
 ];
 
-fn algorithms(config: &Config, _: &Wanted) -> Option<Spoiled> {
+fn algorithms(config: &Config, _: &Wanted) -> Option<Conflict> {
     let foreign = |(key, known): &(&str, &[&str])| {
         let list = config.first(key);
         !list.is_empty() && !list.split(',').any(|algorithm| known.contains(&algorithm))
     };
     let (key, _) = KNOWN.iter().find(|list| foreign(list))?;
-    Some(Broken(format!("{}, of which the guest has none", given(config, key))))
+    Some(Broken(format!("{}, none of which the guest supports", given(config, key))))
 }
 
-fn patience(config: &Config, wanted: &Wanted) -> Option<Spoiled> {
+fn connect_timeout(config: &Config, wanted: &Wanted) -> Option<Conflict> {
     let seconds: u64 = config.first("connecttimeout").parse().ok().filter(|seconds| *seconds > 0)?;
     (Duration::from_secs(seconds) < wanted.boot).then(|| {
-        Broken(format!(
-            "{}, and a guest may take {} s to come up",
-            given(config, "connecttimeout"),
-            wanted.boot.as_secs()
-        ))
+        Broken(format!("{}, but a guest may take {} s to boot", given(config, "connecttimeout"), wanted.boot.as_secs()))
     })
 }
 
-fn trust(config: &Config, _: &Wanted) -> Option<Spoiled> {
+fn trust(config: &Config, _: &Wanted) -> Option<Conflict> {
     if let Some(file) = set(config, "revokedhostkeys") {
         return Some(Risky(format!("revokedhostkeys is {file}: where ssh cannot read it, it trusts no host")));
     }
     if on(config, "nohostauthenticationforlocalhost") {
-        return Some(Risky(format!("{}, and the guest is on it", given(config, "nohostauthenticationforlocalhost"))));
+        return Some(Risky(format!(
+            "{}, and the guest is on localhost",
+            given(config, "nohostauthenticationforlocalhost")
+        )));
     }
     let others = set(config, "knownhostscommand").map(|_| "knownhostscommand");
     let others = others.or(on(config, "verifyhostkeydns").then_some("verifyhostkeydns"))?;
-    Some(Risky(format!("{}: others than the pinned key may count", given(config, others))))
+    Some(Risky(format!("{}: keys other than the pinned one may be accepted", given(config, others))))
 }
 
-fn forwards(config: &Config, _: &Wanted) -> Option<Spoiled> {
+fn forwards(config: &Config, _: &Wanted) -> Option<Conflict> {
     if on(config, "clearallforwardings") {
         return None;
     }
     let key =
         ["localforward", "remoteforward", "dynamicforward"].into_iter().find(|key| !config.all(key).is_empty())?;
-    let why = format!("{}, and the guest forwards nothing", given(config, key));
+    let why = format!("{}, but the guest forwards nothing", given(config, key));
     Some(if on(config, "exitonforwardfailure") { Broken(why) } else { Risky(why) })
 }
 
-/// What newer versions of ssh know, and a block for all of them cannot say.
-fn rest(config: &Config, _: &Wanted) -> Option<Spoiled> {
+/// Options of newer versions of ssh, which a block for all versions cannot set.
+fn rest(config: &Config, _: &Wanted) -> Option<Conflict> {
     if on(config, "refuseconnection") {
         return Some(Broken(given(config, "refuseconnection")));
     }
-    set(config, "channeltimeout")
-        .map(|limit| Risky(format!("channeltimeout is {limit}, which ends builds that are silent")))
+    set(config, "channeltimeout").map(|limit| Risky(format!("channeltimeout is {limit}, which ends silent builds")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(text: &str) -> Vec<Spoiled> {
+    fn found(text: &str) -> Vec<Conflict> {
         let wanted = Wanted { address: [127, 0, 0, 1].into(), boot: Duration::from_secs(180), exists: |_| Ok(true) };
         find(&Config::read(text), &wanted)
     }
 
     #[test]
-    fn what_ssh_has_of_its_own_accord_and_what_our_block_says_spoil_nothing() {
+    fn sshs_defaults_and_our_block_conflict_with_nothing() {
         let own = "addressfamily any\nrequesttty auto\nsessiontype default\ncontrolmaster false\nconnecttimeout none\n\
             clearallforwardings no\nidentitiesonly yes\npubkeyauthentication true\nstdinnull no\n";
         assert_eq!(found(own), []);
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_that_spoils_a_build_is_named() {
+    fn each_option_that_breaks_a_build_is_named() {
         for text in [
             "requesttty force",
             "requesttty true",
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_that_spoils_some_is_named_after_those() {
+    fn each_risky_option_is_named_after_those() {
         let many = "identityfile k\n".repeat(8);
         for text in [
             "identitiesonly no",

@@ -1,11 +1,11 @@
-//! HTTP on a socket: who connects, before anything of theirs is believed, and how long they may take.
+//! Accepts connections and serves HTTP on them, with limits for unauthenticated clients.
 //!
-//! Every user of this computer can connect to a TCP port and then say nothing. So a connection has little time for the head of
-//! a request and for its body ([`super::given`]), and until its first request is let in, it is a stranger in the [`ConnectionSlots`]: the
-//! oldest gives way to the newest. A request that is let in takes one of the [`Seats`]. The Unix socket, which only this user
-//! can open, is no different, but has more of both.
+//! Any user of this computer can connect to a TCP port and then send nothing. So a connection has little time for the
+//! head of a request and for its body ([`super::given`]), and until its first request is authenticated it waits in the
+//! [`ConnectionSlots`], where a new connection evicts the oldest. An authenticated request takes one of the [`RequestSlots`]. The
+//! Unix socket, which only this user can open, works the same with larger limits.
 
-use super::seats::{Limits, Seat, Seats};
+use super::connection_limits::{Limits, RequestSlot, RequestSlots};
 use axum::Router;
 use dvn_host::connection_slots::{self, ConnectionSlots, SlotLimits};
 use hyper::{
@@ -25,36 +25,36 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long to wait when the process has no descriptors left for a further connection.
+/// Delay before accepting again when the process has no free descriptors.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// What one socket takes upon itself.
+/// The limits of one socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Connections none of whose requests was let in yet.
-    strangers: usize,
-    /// What those may do that were.
+    /// Connections without an authenticated request yet.
+    unauthenticated: usize,
+    /// Limits for the others.
     limits: Limits,
     /// How long a request's head may take, and the pause before it.
     head: Duration,
 }
 
 impl Bounds {
-    /// Those of loopback TCP.
+    /// The limits of loopback TCP.
     pub(super) const TCP: Bounds = Bounds {
-        strangers: 256,
+        unauthenticated: 256,
         limits: Limits { requests: 64, watchers: 32, guests: 64 },
         head: Duration::from_secs(10),
     };
-    /// Those of the Unix socket, which is also the direct door.
+    /// The limits of the Unix socket, which also serves the direct door.
     pub(super) const UNIX: Bounds = Bounds {
-        strangers: 256,
+        unauthenticated: 256,
         limits: Limits { requests: 256, watchers: 64, guests: 512 },
         head: Duration::from_secs(10),
     };
 }
 
-/// A socket that is listened on.
+/// A listening socket.
 pub(super) trait Listener {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -77,7 +77,7 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves until `stop`, and then what is under way. `name` is the socket's, for the log.
+/// Serves until `stop`, then finishes the requests in progress. `name` is the socket's, for the log.
 pub(super) async fn serve(
     name: &str,
     listener: impl Listener,
@@ -85,9 +85,9 @@ pub(super) async fn serve(
     bounds: Bounds,
     stop: CancellationToken,
 ) {
-    // A stranger's request comes with its connection, so that it needs no stay.
-    let room = SlotLimits { unauthenticated: bounds.strangers, all: usize::MAX, stay: Duration::ZERO };
-    let (slots, seats) = (ConnectionSlots::new(name, room), Seats::new(bounds.limits));
+    // A request arrives with its connection, so an unauthenticated connection needs no guaranteed time.
+    let limits = SlotLimits { unauthenticated: bounds.unauthenticated, all: usize::MAX, stay: Duration::ZERO };
+    let (connections, requests) = (ConnectionSlots::new(name, limits), RequestSlots::new(bounds.limits));
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
@@ -95,17 +95,17 @@ pub(super) async fn serve(
             Some(_) = served.join_next() => {}
             client = listener.accept() => match client {
                 Ok(client) => {
-                    let seat = seats.seat(slots.acquire().await);
+                    let slot = requests.slot(connections.acquire().await);
                     let (look, looked) = connection_slots::first_look();
-                    let conversation = converse(client, routes.clone(), bounds.head, seat, stop.clone());
+                    let serving = serve_connection(client, routes.clone(), bounds.head, slot, stop.clone());
                     served.spawn(async move {
                         tokio::select! {
                             biased;
-                            () = conversation => {}
+                            () = serving => {}
                             () = look.is_done() => {}
                         }
                     });
-                    // So that each is looked at once before a crowd behind it could take its place.
+                    // So that each connection is looked at once before later ones can evict it.
                     looked.await;
                 }
                 Err(error) => {
@@ -118,28 +118,28 @@ pub(super) async fn serve(
     while served.join_next().await.is_some() {}
 }
 
-/// Answers one connection's requests.
-async fn converse(
+/// Serves the requests of one connection.
+async fn serve_connection(
     client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,
     head: Duration,
-    seat: Seat,
+    slot: RequestSlot,
     stop: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head);
-    let (routes, theirs) = (TowerToHyperService::new(routes), seat.clone());
+    let (routes, request_slot) = (TowerToHyperService::new(routes), slot.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(theirs.clone());
+        request.extensions_mut().insert(request_slot.clone());
         routes.call(request)
     });
     let connection = http.serve_connection(TokioIo::new(client), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         biased;
-        // First: a request that is there already is read, and may show who it is.
+        // First: a request that has already arrived is read, and may authenticate the connection.
         outcome = connection.as_mut() => outcome,
-        () = seat.lost() => return tracing::debug!("a connection to the API gave way to others"),
+        () = slot.evicted() => return tracing::debug!("a connection to the API was displaced by others"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -153,7 +153,7 @@ async fn converse(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seats::seated;
+    use crate::connection_limits::with_slots;
     use axum::routing::get;
     use std::net::SocketAddr;
     use tokio::{
@@ -169,7 +169,7 @@ mod tests {
     async fn served(bounds: Bounds) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let routes = seated(Router::new().route("/", get(async || "here")));
+        let routes = with_slots(Router::new().route("/", get(async || "here")));
         let serving = serve("a socket", listener, routes, bounds, stop.clone());
         (address, stop, tokio::spawn(serving))
     }
@@ -187,19 +187,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_come_to_the_end_of_a_head_is_closed() {
+    async fn an_incomplete_head_closes_the_connection() {
         let (address, ..) = served(Bounds { head: Duration::from_millis(50), ..Bounds::TCP }).await;
         for start in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"] {
             assert!(!said(&mut ask(address, start).await).await.contains("here"));
         }
-        // One that was answered, and is silent since.
+        // An answered connection that is silent since.
         assert!(said(&mut ask(address, KEPT).await).await.ends_with("here"));
         assert!(said(&mut ask(address, REQUEST).await).await.ends_with("here"));
     }
 
     #[tokio::test]
-    async fn the_oldest_stranger_gives_way_and_a_request_gets_through() {
-        let (address, ..) = served(Bounds { strangers: 2, ..Bounds::TCP }).await;
+    async fn the_oldest_unauthenticated_connection_is_displaced_and_a_request_is_answered() {
+        let (address, ..) = served(Bounds { unauthenticated: 2, ..Bounds::TCP }).await;
         let mut crowd = vec![ask(address, b"GET / HTTP/1.1\r\n").await];
         for _ in 0..3 {
             crowd.push(ask(address, b"").await);
@@ -208,12 +208,12 @@ mod tests {
         for client in &mut crowd[..3] {
             assert_eq!(said(client).await, "");
         }
-        assert!(timeout(Duration::from_millis(200), crowd[3].readable()).await.is_err(), "the newest has its place");
+        assert!(timeout(Duration::from_millis(200), crowd[3].readable()).await.is_err(), "the newest stays");
     }
 
     #[tokio::test]
-    async fn what_has_asked_once_does_not_give_way_to_strangers() {
-        let (address, ..) = served(Bounds { strangers: 1, ..Bounds::TCP }).await;
+    async fn unauthenticated_connections_do_not_displace_an_authenticated_one() {
+        let (address, ..) = served(Bounds { unauthenticated: 1, ..Bounds::TCP }).await;
         let mut known = ask(address, KEPT).await;
         known.readable().await.unwrap();
         let crowd: Vec<_> = futures_util::future::join_all((0..50).map(|_| ask(address, b"GET"))).await;
