@@ -24,7 +24,7 @@ use dvn_guest::{
 };
 use dvn_host::machine_dir::{MachineDir, StateDir};
 use dvn_hypervisor::{Capabilities, Hypervisor};
-use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy};
+use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy, Snapshot};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{
     Keep, Kind, MachineName, Report, Sizes,
@@ -257,15 +257,14 @@ impl Machine {
             cores: sizes.cores.unwrap_or(self.settings.cores),
             memory: sizes.memory.unwrap_or(self.settings.memory),
             disk_size: sizes.disk_size.unwrap_or_else(|| self.disk_size()),
-            generations: self.generations.status().map(|status| self.as_it_runs(status)),
+            generations: self.generations.status().map(|status| as_it_runs(status, &snapshot)),
             last_boot: snapshot.last_boot.map(Into::into),
             store: self.store_status(),
         }
     }
 
     fn store_status(&self) -> StoreStatus {
-        let traffic = self.chronicle.traffic();
-        let copied_bytes = traffic.iter().filter(|((name, _), _)| *name == self.name).map(|(_, door)| door.sent).sum();
+        let copied_bytes = self.chronicle.traffic(&self.name).values().map(|door| door.sent).sum();
         match &self.sharing {
             Some(sharing) => sharing.status(copied_bytes),
             None => StoreStatus { copied_bytes, ..StoreStatus::default() },
@@ -280,12 +279,7 @@ impl Machine {
     /// All of them, for people.
     pub fn generation_list(&self) -> GenerationList {
         let list = self.generations.list();
-        GenerationList { status: self.as_it_runs(list.status), ..list }
-    }
-
-    fn as_it_runs(&self, status: GenerationsStatus) -> GenerationsStatus {
-        let at_rest = self.handle.snapshot().phase.is_at_rest();
-        GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
+        GenerationList { status: as_it_runs(list.status, &self.handle.snapshot()), ..list }
     }
 
     /// What was said when its recipe was built last.
@@ -437,4 +431,9 @@ impl Machine {
         self.chronicle.changed();
         Ok(())
     }
+}
+
+fn as_it_runs(status: GenerationsStatus, snapshot: &Snapshot) -> GenerationsStatus {
+    let at_rest = snapshot.phase.is_at_rest();
+    GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
 }

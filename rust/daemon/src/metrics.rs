@@ -53,7 +53,7 @@ pub fn render(samples: &[Sample], chronicle: &Chronicle) -> Result<String, Repor
     let mut sheet = Sheet(Registry::with_prefix(PREFIX));
     lifecycle(&mut sheet, samples);
     boots(&mut sheet, samples, chronicle);
-    traffic(&mut sheet, chronicle);
+    traffic(&mut sheet, samples, chronicle);
     guests(&mut sheet, samples);
     let mut text = String::new();
     text::encode(&mut text, &sheet.0)
@@ -147,9 +147,9 @@ fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
     sheet.amount("boot_phase_seconds", "When the last boot reached this phase, from the demand", phases);
 }
 
-fn traffic(sheet: &mut Sheet, chronicle: &Chronicle) {
-    let traffic = chronicle.traffic();
-    let all = || traffic.iter().map(|((name, door), traffic)| (name, *door, traffic));
+fn traffic(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
+    let traffic: Vec<_> = samples.iter().map(|sample| (&sample.name, chronicle.traffic(&sample.name))).collect();
+    let all = || traffic.iter().flat_map(|(name, doors)| doors.iter().map(move |(door, of)| (*name, *door, of)));
     let let_in = all().map(|(name, door, traffic)| (of(name, &[("door", door)]), traffic.connections));
     sheet.count("connections", "Connections that were let in", let_in);
     let open = all().map(|(name, door, traffic)| (of(name, &[("door", door)]), traffic.open as f64));
