@@ -119,6 +119,10 @@ fn doing(status: &MachineStatus) -> Option<String> {
         State::Paused { resuming: true, .. } => Some(format!("{name}: going on after its pause")),
         State::Stopping { restart: false } => Some(format!("{name}: stopping")),
         State::Stopping { restart: true } => Some(format!("{name}: stopping, then starting again")),
-        State::Stopped { .. } | State::Running { .. } | State::Paused { .. } | State::Failed { .. } => None,
+        State::Stopped { .. }
+        | State::Running { .. }
+        | State::Paused { .. }
+        | State::Failed { .. }
+        | State::Broken { .. } => None,
     }
 }

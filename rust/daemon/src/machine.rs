@@ -63,7 +63,7 @@ pub struct Machine {
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
     destroying: tokio::sync::Mutex<()>,
-    _watchers: [AbortOnDropHandle<()>; 4],
+    watchers: [AbortOnDropHandle<()>; 4],
 }
 
 /// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
@@ -228,7 +228,7 @@ impl Machine {
             nix: parts.nix,
             keeper: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
-            _watchers: watchers.map(AbortOnDropHandle::new),
+            watchers: watchers.map(AbortOnDropHandle::new),
         }
     }
 
@@ -364,6 +364,18 @@ impl Machine {
     /// Stops it and refuses to start it again.
     pub async fn shut_down(&self) {
         self.handle.shut_down().await;
+    }
+
+    /// Stops it, refuses to start it again, and ends all that looks after it.
+    pub async fn end(&self) {
+        self.handle.shut_down().await;
+        let keeper = self.keeper().take();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            // Until then it may write. An error says that it was aborted, as it was.
+            let _ = keeper.await;
+        }
+        self.watchers.iter().for_each(|watcher| watcher.abort());
     }
 
     /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.

@@ -32,7 +32,7 @@ pub struct Load {
 const PREFIX: &str = "darwin_vz";
 
 /// The states of a machine, as the API spells them.
-const STATES: [&str; 6] = ["stopped", "starting", "running", "paused", "stopping", "failed"];
+const STATES: [&str; 7] = ["stopped", "starting", "running", "paused", "stopping", "failed", "broken"];
 
 /// One machine as of now.
 pub struct Sample {
@@ -48,10 +48,10 @@ type Count = Counter<u64>;
 type Seconds = Counter<f64, AtomicU64>;
 type Amount = Gauge<f64, AtomicU64>;
 
-/// All of it.
-pub fn render(samples: &[Sample], chronicle: &Chronicle) -> Result<String, Report> {
+/// All of it. Of a broken machine nothing is known but that it is.
+pub fn render(samples: &[Sample], broken: &[MachineName], chronicle: &Chronicle) -> Result<String, Report> {
     let mut sheet = Sheet(Registry::with_prefix(PREFIX));
-    lifecycle(&mut sheet, samples);
+    lifecycle(&mut sheet, samples, broken);
     boots(&mut sheet, samples, chronicle);
     traffic(&mut sheet, samples, chronicle);
     guests(&mut sheet, samples);
@@ -91,11 +91,11 @@ fn of(name: &MachineName, more: &[(&'static str, &str)]) -> Labels {
     std::iter::once(own).chain(more.iter().map(|(label, value)| (*label, (*value).to_owned()))).collect()
 }
 
-fn lifecycle(sheet: &mut Sheet, samples: &[Sample]) {
-    let states = samples.iter().flat_map(|Sample { name, snapshot, .. }| {
-        let is = |state: &str| f64::from(u8::from(snapshot.phase.name() == state));
-        STATES.map(|state| (of(name, &[("state", state)]), is(state)))
-    });
+fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
+    let working = samples.iter().map(|sample| (&sample.name, sample.snapshot.phase.name()));
+    let states = working
+        .chain(broken.iter().map(|name| (name, "broken")))
+        .flat_map(|(name, now)| STATES.map(|state| (of(name, &[("state", state)]), f64::from(u8::from(now == state)))));
     sheet.amount("machine_state", "1 for the state of the machine, 0 for the others", states);
     let leases = samples.iter().map(|Sample { name, snapshot, .. }| {
         let leases = match snapshot.phase {

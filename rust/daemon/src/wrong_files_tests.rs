@@ -87,6 +87,7 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         host: HostFacts::gather(),
         shown: Default::default(),
         hangs_up: true,
+        detached: true,
     };
     let _machine = Machine::new(name.clone(), settings.clone(), &state, &options, Arc::<Chronicle>::default())?;
     TokenFile::at(state.api_token())?;

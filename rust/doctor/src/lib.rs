@@ -10,6 +10,7 @@
 //! backend has not. Without `--fix` nothing is changed; a repair loses nothing, and says what it did.
 
 mod boots;
+mod broken;
 mod bundle;
 mod check;
 mod checks;

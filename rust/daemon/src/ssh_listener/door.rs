@@ -8,14 +8,15 @@ use super::{
     dialogue::Dialogue,
     turns::{Client, Limits, Turn, Turns},
 };
-use crate::machine::Machine;
+use crate::connection::Connection;
 use dvn_host::lobby::{Lobby, Place, Room};
-use dvn_types::Service;
+use dvn_types::{MachineName, Report};
+use futures_util::future::BoxFuture;
 use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    task::yield_now,
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 
@@ -46,24 +47,38 @@ impl Default for Bounds {
     }
 }
 
-/// Lets ssh clients in, for as long as the program runs.
-pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
+/// What is behind the port.
+pub trait Behind: Send + Sync + 'static {
+    /// Whose port it is.
+    fn name(&self) -> &MachineName;
+    /// The way to the guest's sshd. Dropping the future gives up.
+    fn open(&self) -> BoxFuture<'_, Result<Connection, Report>>;
+}
+
+/// Lets ssh clients in. When this is dropped, all their connections end.
+pub async fn serve_ssh(listener: TcpListener, machine: Arc<dyn Behind>) {
     serve_within(Bounds::default(), listener, machine).await;
 }
 
-pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<Machine>) {
+pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<dyn Behind>) {
+    let mut clients = JoinSet::new();
     let lobby = Lobby::new(format!("the ssh door of {}", machine.name()), bounds.room);
     let turns = Turns::new(TURNS, lobby.clone());
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Takes no note of it, but frees it.
+            Some(_) = clients.join_next() => continue,
+        };
+        match accepted {
             Ok((client, _)) => {
                 let place = Arc::new(lobby.enter().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
-                tokio::spawn(async move {
+                clients.spawn(async move {
                     tokio::select! {
                         biased;
                         // First: what the client has said already counts.
-                        () = let_in(client, &machine, &place, &turns, bounds.login) => {}
+                        () = let_in(client, &*machine, &place, &turns, bounds.login) => {}
                         () = place.lost() => {
                             tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
                         }
@@ -80,7 +95,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
     }
 }
 
-async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, turns: &Turns, login: Duration) {
+async fn let_in(mut client: TcpStream, machine: &dyn Behind, place: &Arc<Place>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
     let Some(turn) = its_turn(&client, place, turns).await else { return };
@@ -92,7 +107,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, place: &Arc<Place>, tu
                 pending().await
             }
         };
-        tokio::select! { opened = machine.open(Service::Ssh) => opened, () = left => return }
+        tokio::select! { opened = machine.open() => opened, () = left => return }
     };
     match opened {
         Ok(passage) => {

@@ -90,6 +90,12 @@ pub enum State {
         /// It is started again right after, because somebody waits for it.
         restart: bool,
     },
+    /// The daemon could not open the machine: its files, its backend or its port are at fault. Every request about it fails with
+    /// `cause`. It is tried again by `start`, by a connection, and once a minute.
+    Broken {
+        /// Why, and what to do.
+        cause: Report,
+    },
     /// The last boot failed. A connection before `retryInMs` is over is refused with `cause`; `start` tries at once.
     Failed {
         /// Why.
