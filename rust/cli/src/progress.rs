@@ -114,6 +114,9 @@ pub async fn during<T>(
 /// What a machine is doing, if that is worth waiting for.
 fn doing(status: &MachineStatus) -> Option<String> {
     let name = &status.name;
+    if let Some(reason) = &status.waits_for {
+        return Some(format!("{name}: waits for {reason}"));
+    }
     match status.state {
         State::Starting => Some(format!("{name}: starting")),
         State::Paused { resuming: true, .. } => Some(format!("{name}: going on after its pause")),

@@ -122,6 +122,12 @@ impl Chronicle {
         self.tell(machine, What::Generations { status });
     }
 
+    /// A boot waits for this, or no longer.
+    pub fn waits(&self, machine: &MachineName, reason: Option<String>) {
+        self.changed();
+        self.tell(machine, What::Waits { reason });
+    }
+
     /// A boot reached a guest that answers.
     pub fn booted(&self, machine: &MachineName, boot: &BootTimeline) {
         if let Some(last) = boot.phases.last() {

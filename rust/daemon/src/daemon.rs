@@ -1,6 +1,7 @@
 //! The daemon as a whole: starts all of it, keeps it, and ends it.
 
 use crate::{
+    budget::Budget,
     chronicle::Chronicle,
     home::{Home, Loss},
     machine::Machine,
@@ -187,11 +188,13 @@ impl Daemon {
 
 fn workshop(state: &StateDir, options: &RunOptions, chronicle: &Arc<Chronicle>, inherited: Inherited) -> Workshop {
     let (its_state, its_options, its_chronicle) = (state.clone(), options.clone(), Arc::clone(chronicle));
+    let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(chronicle)));
     Workshop {
         state: state.clone(),
         chronicle: Arc::clone(chronicle),
         open: Box::new(move |name, settings| {
-            Machine::new(name.clone(), settings.clone(), &its_state, &its_options, Arc::clone(&its_chronicle))
+            let (name, settings) = (name.clone(), settings.clone());
+            Machine::new(name, settings, &its_state, &its_options, Arc::clone(&its_chronicle), Arc::clone(&budget))
         }),
         inherited: Mutex::new(inherited),
         serving: AtomicBool::new(false),

@@ -4,6 +4,7 @@
 //!  run ─▶ state directory + lock ─▶ Machines: keys, hypervisor, supervisor, SSH port of each ─▶ API ─▶ signal ─▶ guests off ─▶ end
 //! ```
 
+mod budget;
 mod chronicle;
 mod clock;
 mod connection;
@@ -16,6 +17,7 @@ mod metrics;
 mod metrics_tests;
 mod options;
 mod pulse;
+mod seat;
 mod service;
 pub mod specimen;
 mod ssh_listener;

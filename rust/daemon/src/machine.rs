@@ -6,11 +6,13 @@ mod reach;
 mod record;
 
 use super::{
+    budget::Budget,
     chronicle::Chronicle,
     clock::GuestClock,
     metrics::{Load, Sample},
     options::RunOptions,
     pulse::Pulse,
+    seat::{Budgeted, Seat},
     vigil::{Inhibitor, Vigil},
 };
 use crate::views;
@@ -52,6 +54,7 @@ pub struct Machine {
     clock: Arc<GuestClock>,
     reach: Reach,
     warm: WarmConnection,
+    seat: Arc<Seat>,
     chronicle: Arc<Chronicle>,
     connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
@@ -63,7 +66,7 @@ pub struct Machine {
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
     destroying: tokio::sync::Mutex<()>,
-    watchers: [AbortOnDropHandle<()>; 4],
+    watchers: [AbortOnDropHandle<()>; 5],
 }
 
 /// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
@@ -89,6 +92,8 @@ pub struct Parts {
     pub nix: Nix,
     /// The host's store in its guests, if it is shared.
     pub sharing: Option<Arc<Sharing>>,
+    /// What there is for all machines together.
+    pub budget: Arc<Budget>,
 }
 
 #[cfg(test)]
@@ -117,6 +122,7 @@ impl Parts {
                 patience: Patience::default(),
             },
             sharing: None,
+            budget: Arc::new(Budget::of(u64::MAX, Arc::default())),
         })
     }
 }
@@ -129,6 +135,7 @@ impl Machine {
         state: &StateDir,
         options: &RunOptions,
         chronicle: Arc<Chronicle>,
+        budget: Arc<Budget>,
     ) -> Result<Machine, Report> {
         let accelerator = settings.accelerator.as_deref();
         let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
@@ -166,6 +173,7 @@ impl Machine {
             boots,
             nix,
             sharing,
+            budget,
         };
         Ok(Machine::assemble(name, settings, dir, parts, chronicle))
     }
@@ -179,12 +187,14 @@ impl Machine {
         chronicle: Arc<Chronicle>,
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
+        let seat = Arc::new(Seat::new(parts.budget, name.clone(), settings.memory));
         let handle = dvn_lifecycle::spawn(
             name.clone(),
-            parts.hypervisor,
+            Arc::new(Budgeted { hypervisor: parts.hypervisor, seat: Arc::clone(&seat) }),
             parts.preparation,
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
-        );
+        )
+        .gated(Arc::clone(&seat) as _);
         let pulse = Pulse {
             name: name.clone(),
             handle: handle.clone(),
@@ -208,6 +218,7 @@ impl Machine {
             tokio::spawn(record::lifecycle(name.clone(), handle.clone(), Arc::clone(&chronicle))),
             tokio::spawn(vigil.keep()),
             tokio::spawn(pulse.take()),
+            tokio::spawn(Arc::clone(&seat).give_way(handle.clone())),
             tokio::spawn(record::generations(name.clone(), Arc::clone(&parts.generations), Arc::clone(&chronicle))),
         ];
         Machine {
@@ -219,6 +230,7 @@ impl Machine {
             clock,
             reach: Reach::default(),
             warm: parts.warm,
+            seat,
             chronicle,
             connect_program: parts.connect_program,
             sharing: parts.sharing,
@@ -251,6 +263,7 @@ impl Machine {
             backend: self.capabilities.backend.to_owned(),
             accelerator: self.capabilities.accelerator.to_owned(),
             state: views::state(&snapshot, Instant::now()),
+            waits_for: self.seat.waits_for(),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
             listen: vec![self.settings.listen.to_string()],
@@ -432,7 +445,9 @@ impl Machine {
     async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
         // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
         self.handle.stop(true).await?;
-        let _files = self.files.write().await;
+        // Those who came in between may wait for memory, and are turned away when nobody else can come any more.
+        let (_files, stopped) = tokio::join!(self.files.write(), self.handle.stop(true));
+        stopped?;
         self.handle.stop(true).await?;
         self.dir.destroy(keep)?;
         furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;

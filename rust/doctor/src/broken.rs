@@ -43,6 +43,7 @@ mod tests {
             backend: "qemu".to_owned(),
             accelerator: "tcg".to_owned(),
             state,
+            waits_for: None,
             since_unix_ms: 0,
             boots: 0,
             listen: vec![],

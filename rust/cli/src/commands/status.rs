@@ -183,6 +183,7 @@ fn unix_now() -> Duration {
 
 fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
     let (state, users, idle) = match &machine.state {
+        State::Stopped { .. } | State::Failed { .. } if machine.waits_for.is_some() => ("waiting", None, None),
         State::Stopped { .. } => ("stopped", None, None),
         State::Starting => ("starting", None, None),
         State::Running { leases, idle_stop_in_ms, .. } => ("running", Some(*leases), *idle_stop_in_ms),
@@ -213,6 +214,9 @@ fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
 
 fn note(machine: &MachineStatus) -> String {
     let name = &machine.name;
+    if let Some(reason) = &machine.waits_for {
+        return format!("{name}: waits for {reason}\n");
+    }
     match &machine.state {
         State::Stopped { last_exit: Some(exit) } => match exit.as_str() {
             "powered-off" => String::new(),
@@ -269,6 +273,7 @@ mod tests {
             backend: "qemu".to_owned(),
             accelerator: "tcg".to_owned(),
             state,
+            waits_for: None,
             since_unix_ms: 1_000_000,
             boots: 1,
             listen: vec!["127.0.0.1:31122".to_owned()],
@@ -320,6 +325,10 @@ mod tests {
             machine("e", State::Stopping { restart: false }),
             machine("f", State::Stopping { restart: true }),
             machine("g", State::Failed { cause, attempts: 2, retry_in_ms: 30_000 }),
+            MachineStatus {
+                waits_for: Some("4 GiB of memory: a and b hold 12 of 14 GiB".to_owned()),
+                ..machine("i", State::Stopped { last_exit: None })
+            },
             MachineStatus { listen: vec![], ..machine("h", State::Broken { cause: taken }) },
         ];
         let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines };
@@ -333,12 +342,14 @@ mod tests {
         e        stopping    1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         f        restarting  1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         g        failed      1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
+        i        waiting     1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         h        broken      1m 5s  -      -          -                4      8G      100G  -
         a: the last guest crashed: qemu died
         d: 2 builds go on without a connection
         g: 2 boots failed in a row: the kernel panicked
           hint: see `darwin-vz-nix logs --console`
           connections are refused for 30s, then the next one tries again; `darwin-vz-nix start` tries at once
+        i: waits for 4 GiB of memory: a and b hold 12 of 14 GiB
         h: broken: another program has that port
           hint: see which
         ");

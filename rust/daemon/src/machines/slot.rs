@@ -146,6 +146,7 @@ impl Slot {
             backend: settings.backend.map_or(BACKENDS.first().copied().unwrap_or("none"), |it| it.as_str()).to_owned(),
             accelerator: settings.accelerator.clone().unwrap_or_else(|| "unknown".to_owned()),
             state: State::Broken { cause },
+            waits_for: None,
             since_unix_ms,
             boots: 0,
             listen: listens.then(|| settings.listen.to_string()).into_iter().collect(),

@@ -32,6 +32,9 @@ pub struct MachineStatus {
     /// Where its lifecycle stands.
     #[serde(flatten)]
     pub state: State,
+    /// What a boot waits for, and which machines have it; absent where none waits. It boots by itself when they leave room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Unix time in milliseconds at which this state began.
     pub since_unix_ms: u64,
     /// Boots since the daemon started, failed ones included.
