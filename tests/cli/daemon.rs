@@ -5,7 +5,7 @@ use dvn_host::machine_dir::StateDir;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     time::Duration,
 };
@@ -70,6 +70,60 @@ fn a_daemon_answers_on_tcp_if_configured_and_only_with_its_token() {
     let running = run(dir.path(), &["config", "--daemon", "--json"]);
     assert!(running.contains(&format!("\"value\": \"127.0.0.1:{port}\"")), "{running}");
     assert!(!run(dir.path(), &["config", "--json"]).contains(&port.to_string()));
+}
+
+/// The daemon lists a machine whose port another program has, and all verbs give that reason, until the port is free.
+#[test]
+fn a_machine_whose_port_is_taken_is_broken_and_a_start_mends_it_once_the_port_is_free() {
+    let dir = crate::common::private_dir();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = format!("[machines.shut]\nlisten = \"127.0.0.1:{port}\"\n[machines.open]\nlisten = \"127.0.0.1:0\"\n");
+    std::fs::write(dir.path().join("config.toml"), text).unwrap();
+    let _daemon = Daemon(dir.path());
+    let why = format!("cannot listen on 127.0.0.1:{port}: another program has that port");
+    for verb in [&["start"][..], &["stop"], &["logs", "--boots"], &["destroy", "--keep-keys", "--yes"], &["start"]] {
+        let text = run(dir.path(), &[&["--machine", "shut"], verb].concat());
+        if verb[0] == "destroy" {
+            // What is asked is done: the files are gone. The port stays taken.
+            assert!(text.starts_with("exit 0\n"), "{verb:?}: {text}");
+            continue;
+        }
+        assert!(text.starts_with("exit 8\n") && text.contains(&why) && text.contains("ss -ltnp"), "{verb:?}: {text}");
+    }
+    let text = run(dir.path(), &["--machine", "open", "start"]);
+    assert!(text.starts_with("exit 6\n"), "the other one is tried, and has no bundle: {text}");
+    let text = run(dir.path(), &["status"]);
+    assert!(text.contains("\nshut     broken  ") && text.contains(&format!("shut: broken: {why}")), "{text}");
+    let text = run(dir.path(), &["--machine", "shut", "status", "--json"]);
+    assert!(text.contains("\"state\": \"broken\"") && text.contains(&why), "{text}");
+    let text = run(dir.path(), &["--machine", "shut", "doctor", "machine", "port"]);
+    assert!(text.starts_with("exit 8\n") && text.matches("failed ").count() == 2 && text.contains(&why), "{text}");
+    let mut api = UnixStream::connect(dir.path().join("api.sock")).unwrap();
+    api.write_all(b"GET /v1/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    api.read_to_string(&mut metrics).unwrap();
+    assert!(metrics.contains("darwin_vz_machine_state{machine=\"shut\",state=\"broken\"} 1.0"), "{metrics}");
+
+    drop(taken);
+    let text = run(dir.path(), &["--machine", "shut", "start"]);
+    assert!(text.starts_with("exit 6\n"), "it is tried again, and has no bundle: {text}");
+    assert!(!run(dir.path(), &["status"]).contains("broken"));
+}
+
+/// In the foreground, where nobody else would tell, a daemon without a machine that works is an error.
+#[test]
+fn a_daemon_in_the_foreground_ends_when_none_of_its_machines_works() {
+    let dir = crate::common::private_dir();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    std::fs::write(dir.path().join("config.toml"), format!("listen = \"{}\"\n", taken.local_addr().unwrap())).unwrap();
+    let text = run(dir.path(), &["run"]);
+    assert!(text.starts_with("exit 8\n") && text.contains("another program has that port"), "{text}");
+    assert!(!dir.path().join("api.sock").exists());
+    let _daemon = Daemon(dir.path());
+    let text = run(dir.path(), &["start"]);
+    assert!(text.starts_with("exit 8\n") && text.contains("another program has that port"), "{text}");
+    assert!(run(dir.path(), &["status"]).contains("\nbuilder  broken  "));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! finds the same by itself, and nothing hangs.
 
 use super::program;
+use dvn_host::machine_dir::StateDir;
 use std::{
     fs,
     os::unix::{
@@ -10,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// A place for state directories; its settings are beside them.
@@ -31,7 +33,16 @@ fn output_of(dir: &Path, state: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-/// The findings of the failed checks, with their hints.
+/// A daemon that was told to end has ended.
+fn until_no_daemon(state: &Path) {
+    let begun = Instant::now();
+    while StateDir::open(state).unwrap().lock().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the daemon still runs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What the checks that failed said, with their hints.
 fn failed(json: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
     let failed = json["checks"].as_array().unwrap().iter().filter(|check| check["outcome"] == "failed");
@@ -147,6 +158,12 @@ fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
         for verb in [&["start"][..], &["run"]] {
             let (code, _, error) = output_of(dir.path(), &state, verb);
             assert!(code == 9 && error.contains("it is a pipe") && error.contains("hint: move it away"), "{error}");
+            // The daemon that `start` began stays where only the machine is at fault.
+            let (code, _, error) = output_of(dir.path(), &state, &["stop", "--daemon"]);
+            assert!(matches!(code, 0 | 4) && !error.contains("panicked"), "{error}");
+            if code == 0 {
+                until_no_daemon(&state);
+            }
         }
         let (_, text, _) = output_of(dir.path(), &state, &["doctor"]);
         assert!(text.contains("it is a pipe"), "{file}: {text}");

@@ -255,6 +255,7 @@ impl Control for Fake {
                 backend: "fake".to_owned(),
                 accelerator: "none".to_owned(),
                 state,
+                waits_for: None,
                 since_unix_ms: 1_700_000_000_000,
                 boots: 1,
                 listen: vec!["127.0.0.1:31122".to_owned()],

@@ -114,11 +114,18 @@ pub async fn during<T>(
 /// What a machine is doing, if that is worth waiting for.
 fn doing(status: &MachineStatus) -> Option<String> {
     let name = &status.name;
+    if let Some(reason) = &status.waits_for {
+        return Some(format!("{name}: waits for {reason}"));
+    }
     match status.state {
         State::Starting => Some(format!("{name}: starting")),
         State::Paused { resuming: true, .. } => Some(format!("{name}: going on after its pause")),
         State::Stopping { restart: false } => Some(format!("{name}: stopping")),
         State::Stopping { restart: true } => Some(format!("{name}: stopping, then starting again")),
-        State::Stopped { .. } | State::Running { .. } | State::Paused { .. } | State::Failed { .. } => None,
+        State::Stopped { .. }
+        | State::Running { .. }
+        | State::Paused { .. }
+        | State::Failed { .. }
+        | State::Broken { .. } => None,
     }
 }

@@ -28,22 +28,22 @@ pub struct Chronicle {
     events: broadcast::Sender<Event>,
     last_event: AtomicU64,
     last_connection: AtomicU64,
-    doors: Mutex<Doors>,
+    accounts: Mutex<BTreeMap<MachineName, Account>>,
     /// How long boots took, in seconds.
     pub boot_seconds: Family<Of, Histogram, fn() -> Histogram>,
 }
 
-/// What goes through the doors, and what has gone.
+/// What is counted of one machine: what goes through its doors, what has gone, and its builds.
 #[derive(Default)]
-struct Doors {
+struct Account {
+    /// By the connection's number.
     open: BTreeMap<u64, Open>,
     /// Of connections that have ended.
-    past: BTreeMap<(MachineName, &'static str), Traffic>,
-    builds: BTreeMap<MachineName, Builds>,
+    past: BTreeMap<&'static str, Traffic>,
+    builds: Builds,
 }
 
 struct Open {
-    machine: MachineName,
     door: &'static str,
     since_unix_ms: u64,
     carried: Arc<ByteCounts>,
@@ -90,7 +90,7 @@ impl Default for Chronicle {
             events: broadcast::channel(BACKLOG).0,
             last_event: AtomicU64::new(0),
             last_connection: AtomicU64::new(0),
-            doors: Mutex::default(),
+            accounts: Mutex::default(),
             boot_seconds: Family::new_with_constructor(boot_histogram),
         }
     }
@@ -122,6 +122,12 @@ impl Chronicle {
         self.tell(machine, What::Generations { status });
     }
 
+    /// A boot waits for this, or no longer.
+    pub fn waits(&self, machine: &MachineName, reason: Option<String>) {
+        self.changed();
+        self.tell(machine, What::Waits { reason });
+    }
+
     /// A boot reached a guest that answers.
     pub fn booted(&self, machine: &MachineName, boot: &BootTimeline) {
         if let Some(last) = boot.phases.last() {
@@ -133,8 +139,8 @@ impl Chronicle {
     /// A guest was asked for its builds, or is gone with them.
     pub fn builds(&self, machine: &MachineName, running: u32) {
         let before = {
-            let mut doors = self.doors();
-            let builds = doors.builds.entry(machine.clone()).or_default();
+            let mut accounts = self.accounts();
+            let builds = &mut accounts.entry(machine.clone()).or_default().builds;
             builds.seen += u64::from(running.saturating_sub(builds.running));
             std::mem::replace(&mut builds.running, running)
         };
@@ -145,34 +151,30 @@ impl Chronicle {
 
     /// Builds in a machine's guest so far.
     pub fn builds_of(&self, machine: &MachineName) -> Builds {
-        self.doors().builds.get(machine).copied().unwrap_or_default()
+        self.accounts().get(machine).map(|account| account.builds).unwrap_or_default()
     }
 
     /// What goes through the doors now, the oldest first.
     pub fn connections(&self) -> Vec<Connection> {
-        let connection = |(connection, open): (&u64, &Open)| Connection {
-            connection: *connection,
-            machine: open.machine.clone(),
-            door: open.door.to_owned(),
-            since_unix_ms: open.since_unix_ms,
-            sent: open.carried.sent(),
-            received: open.carried.received(),
-        };
-        self.doors().open.iter().map(connection).collect()
+        let accounts = self.accounts();
+        let open = accounts.iter().flat_map(|(machine, account)| account.open.iter().map(move |open| (machine, open)));
+        let mut connections: Vec<_> = open
+            .map(|(machine, (connection, open))| Connection {
+                connection: *connection,
+                machine: machine.clone(),
+                door: open.door.to_owned(),
+                since_unix_ms: open.since_unix_ms,
+                sent: open.carried.sent(),
+                received: open.carried.received(),
+            })
+            .collect();
+        connections.sort_by_key(|connection| connection.connection);
+        connections
     }
 
-    /// What has gone through each door so far.
-    pub fn traffic(&self) -> BTreeMap<(MachineName, &'static str), Traffic> {
-        let doors = self.doors();
-        let mut all = doors.past.clone();
-        for open in doors.open.values() {
-            let traffic = all.entry((open.machine.clone(), open.door)).or_default();
-            traffic.connections += 1;
-            traffic.open += 1;
-            traffic.sent += open.carried.sent();
-            traffic.received += open.carried.received();
-        }
-        all
+    /// What has gone through each door of a machine so far.
+    pub fn traffic(&self, machine: &MachineName) -> BTreeMap<&'static str, Traffic> {
+        self.accounts().get(machine).map(Account::traffic).unwrap_or_default()
     }
 
     /// A client got through a door. Its end is told when the visit is dropped.
@@ -180,20 +182,40 @@ impl Chronicle {
         let door = service.as_str();
         let connection = self.last_connection.fetch_add(1, Relaxed) + 1;
         let carried = Arc::<ByteCounts>::default();
-        let open = Open { machine: machine.clone(), door, since_unix_ms: unix_ms(), carried: Arc::clone(&carried) };
-        self.doors().open.insert(connection, open);
+        let open = Open { door, since_unix_ms: unix_ms(), carried: Arc::clone(&carried) };
+        self.accounts().entry(machine.clone()).or_default().open.insert(connection, open);
         self.tell(machine, What::Opened { door: door.to_owned(), connection });
         Visit { chronicle: Arc::clone(self), machine: machine.clone(), door, connection, carried }
     }
 
-    fn doors(&self) -> MutexGuard<'_, Doors> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The machine is removed: nothing is counted of it any more. One that gets its name later begins at 0.
+    pub fn forget(&self, machine: &MachineName) {
+        self.accounts().remove(machine);
+        self.boot_seconds.remove(&Of { machine: machine.to_string() });
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, BTreeMap<MachineName, Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, machine: &MachineName, what: What) {
         let id = self.last_event.fetch_add(1, Relaxed) + 1;
         // Fails when nobody watches.
         let _ = self.events.send(Event { id, unix_ms: unix_ms(), machine: machine.clone(), what });
+    }
+}
+
+impl Account {
+    fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
+        let mut all = self.past.clone();
+        for open in self.open.values() {
+            let traffic = all.entry(open.door).or_default();
+            traffic.connections += 1;
+            traffic.open += 1;
+            traffic.sent += open.carried.sent();
+            traffic.received += open.carried.received();
+        }
+        all
     }
 }
 
@@ -210,10 +232,11 @@ pub struct Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         let (sent, received) = (self.carried.sent(), self.carried.received());
+        // A connection of a machine that was removed meanwhile is nowhere counted.
+        if let Some(account) = self.chronicle.accounts().get_mut(&self.machine)
+            && account.open.remove(&self.connection).is_some()
         {
-            let mut doors = self.chronicle.doors();
-            doors.open.remove(&self.connection);
-            let past = doors.past.entry((self.machine.clone(), self.door)).or_default();
+            let past = account.past.entry(self.door).or_default();
             past.connections += 1;
             past.sent += sent;
             past.received += received;
@@ -235,7 +258,7 @@ mod tests {
         drop(chronicle.visit(&name, Service::Nix));
         let visit = chronicle.visit(&name, Service::Ssh);
         assert_eq!(chronicle.connections().iter().map(|open| open.connection).collect::<Vec<_>>(), [2]);
-        let traffic = |door| chronicle.traffic()[&(name.clone(), door)];
+        let traffic = |door| chronicle.traffic(&name)[door];
         assert_eq!((traffic("ssh").connections, traffic("ssh").open, traffic("nix").open), (1, 1, 0));
         drop(visit);
         assert!(chronicle.connections().is_empty());
@@ -245,6 +268,26 @@ mod tests {
         assert_eq!(told[0].what, What::Opened { door: "nix".into(), connection: 1 });
         assert_eq!(told[3].what, What::Closed { door: "ssh".into(), connection: 2, sent: 0, received: 0 });
     }
+
+    #[test]
+    fn a_machine_that_is_removed_leaves_no_numbers_and_its_namesake_begins_at_none() {
+        let chronicle = Arc::new(Chronicle::default());
+        let [name, other]: [MachineName; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        drop(chronicle.visit(&name, Service::Ssh));
+        let (late, kept) = (chronicle.visit(&name, Service::Ssh), chronicle.visit(&other, Service::Nix));
+        chronicle.builds(&name, 2);
+        chronicle.forget(&name);
+        assert_eq!((chronicle.traffic(&name), chronicle.builds_of(&name)), (BTreeMap::new(), Builds::default()));
+        let new = chronicle.visit(&name, Service::Ssh);
+        drop(late);
+        let one = Traffic { connections: 1, open: 1, ..Traffic::default() };
+        assert_eq!(chronicle.traffic(&name), BTreeMap::from([("ssh", one)]));
+        assert_eq!(chronicle.traffic(&other), BTreeMap::from([("nix", one)]));
+        let numbers = chronicle.connections().iter().map(|open| open.connection).collect::<Vec<_>>();
+        assert_eq!(numbers, [3, 4], "the oldest first, whichever machine's");
+        drop((new, kept));
+    }
+
     #[test]
     fn builds_are_told_when_their_number_changes() {
         let chronicle = Chronicle::default();

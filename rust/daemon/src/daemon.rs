@@ -1,23 +1,28 @@
 //! The daemon as a whole: starts all of it, keeps it, and ends it.
 
 use crate::{
+    budget::Budget,
     chronicle::Chronicle,
     home::{Home, Loss},
     machine::Machine,
+    machines::{Machines, Workshop, pollable},
     metrics,
     options::RunOptions,
-    ssh_listener,
 };
-use dvn_config::{HostFacts, Settings};
+use dvn_config::{HostFacts, MachineSettings, Settings};
 use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
 use dvn_http::server;
 use dvn_types::{
     Keep, Kind, MachineName, Report,
     wire::{ConfigView, Connections, DaemonStatus, Event},
 };
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::UnixListener,
     sync::{broadcast, watch},
     task::JoinSet,
 };
@@ -26,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 /// The daemon, as the API sees it.
 pub struct Daemon {
     state: StateDir,
-    machines: BTreeMap<MachineName, Arc<Machine>>,
+    machines: Machines,
     chronicle: Arc<Chronicle>,
     shown: ConfigView,
 }
@@ -37,33 +42,28 @@ impl Daemon {
         // First: one that comes while the daemon is put together ends it once it is.
         let stop_signals = StopSignals::watch(options.hangs_up)?;
         let state = StateDir::open(&settings.state_dir)?;
+        state.demand_fit_path()?;
         let _lock = state.lock()?;
         let chronicle = Arc::new(Chronicle::default());
-        let mut machines = BTreeMap::new();
-        let mut doors = Vec::new();
-        let mut inherited = Inherited::take()?;
-        for (name, settings) in settings.machines {
-            let listen = settings.listen;
-            let machine = Arc::new(Machine::new(name.clone(), settings, &state, &options, Arc::clone(&chronicle))?);
-            doors.push((pollable(inherited.listen(listen)?)?, Arc::clone(&machine)));
-            machines.insert(name, machine);
+        let inherited = Inherited::take();
+        // A daemon that a service manager or `start` has begun is asked over the API, or by those who wait at its sockets.
+        let is_watched = !options.detached && inherited.is_empty();
+        let machines = Machines::new(workshop(&state, &options, &chronicle, inherited));
+        let broken = open(&machines, settings.machines).await;
+        if let (true, Some(report)) = (is_watched && machines.working().is_empty(), broken) {
+            return Err(report);
         }
         let tcp = match settings.api_listen {
-            Some(address) => Some((pollable(inherited.listen(address)?)?, TokenFile::at(state.api_token())?)),
+            Some(address) => Some((pollable(machines.listen(address)?)?, TokenFile::at(state.api_token())?)),
             None => None,
         };
-        for address in inherited.left_over() {
+        for address in machines.left_over() {
             tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
         }
         let api = server::bind(&state.api_socket())?;
         let home = Home::of(&state, &chronicle)?;
         let daemon = Arc::new(Daemon { state, machines, chronicle, shown: options.shown });
-        for (listener, machine) in doors {
-            // Not before the API has its socket, through which the host's `nix` comes to the guest.
-            machine.keep_generations();
-            tracing::info!(machine = %machine.name(), address = %machine.settings().listen, "waiting for connections");
-            tokio::spawn(ssh_listener::serve_ssh(listener, machine));
-        }
+        daemon.machines.serve();
         let stop = CancellationToken::new();
         if let Some((listener, token)) = tcp {
             tracing::info!(address = ?listener.local_addr().ok(), "the API answers on TCP, to whoever has the token");
@@ -129,7 +129,7 @@ impl Daemon {
             generation: *self.chronicle.generation().borrow(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            machines: self.machines.values().map(|machine| machine.status()).collect(),
+            machines: self.machines.status(),
         }
     }
 
@@ -155,16 +155,19 @@ impl Daemon {
 
     /// What it counts, in the text format of OpenMetrics.
     pub async fn metrics(&self) -> Result<String, Report> {
-        let samples = futures_util::future::join_all(self.machines.values().map(|machine| machine.sample())).await;
-        metrics::render(&samples, &self.chronicle)
+        let (machines, broken) = (self.machines.working(), self.machines.broken());
+        let samples = futures_util::future::join_all(machines.iter().map(|machine| machine.sample())).await;
+        metrics::render(&samples, &broken, &self.chronicle)
     }
 
-    /// The machine of this name.
+    /// The machine of this name, as it is.
     pub fn machine(&self, name: &MachineName) -> Result<Arc<Machine>, Report> {
-        self.machines.get(name).cloned().ok_or_else(|| {
-            let names = self.machines.keys().map(MachineName::as_str).collect::<Vec<_>>().join(", ");
-            Report::new(Kind::NotFound, format!("there is no machine {name}")).hint(format!("there is: {names}"))
-        })
+        self.machines.get(name)
+    }
+
+    /// The machine of this name, opened first if it is broken.
+    pub async fn ready(&self, name: &MachineName, insist: bool) -> Result<Arc<Machine>, Report> {
+        self.machines.ready(name, insist).await
     }
 
     /// The daemon's own log.
@@ -172,19 +175,44 @@ impl Daemon {
         self.state.daemon_log()
     }
 
-    /// Stops a machine and deletes its state; what the next start needs is made again.
+    /// Stops a machine and deletes its state. One that the configuration declares is made anew, any other removed.
     pub async fn destroy(&self, name: &MachineName, keep: Keep) -> Result<(), Report> {
-        self.machine(name)?.destroy(&self.state, keep).await
+        self.machines.delete(name, keep).await
     }
 
     /// Stops every guest, at the same time.
     pub async fn shut_down(&self) {
-        futures_util::future::join_all(self.machines.values().map(|machine| machine.shut_down())).await;
+        self.machines.shut_down().await;
     }
 }
 
-fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
-    TcpListener::from_std(listener).map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))
+fn workshop(state: &StateDir, options: &RunOptions, chronicle: &Arc<Chronicle>, inherited: Inherited) -> Workshop {
+    let (its_state, its_options, its_chronicle) = (state.clone(), options.clone(), Arc::clone(chronicle));
+    let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(chronicle)));
+    Workshop {
+        state: state.clone(),
+        chronicle: Arc::clone(chronicle),
+        open: Box::new(move |name, settings| {
+            let (name, settings) = (name.clone(), settings.clone());
+            Machine::new(name, settings, &its_state, &its_options, Arc::clone(&its_chronicle), Arc::clone(&budget))
+        }),
+        inherited: Mutex::new(inherited),
+        serving: AtomicBool::new(false),
+    }
+}
+
+/// Opens the configured machines. The first reason why one is broken, if one is.
+async fn open(machines: &Machines, settings: BTreeMap<MachineName, MachineSettings>) -> Option<Report> {
+    let mut broken = None;
+    for (name, settings) in settings {
+        if let Err(report) = machines.declare(name, settings).await {
+            broken.get_or_insert(report);
+        }
+    }
+    if machines.working().is_empty() {
+        tracing::error!("no machine works; `darwin-vz-nix status` says why");
+    }
+    broken
 }
 
 /// The first signal stops the guests as `stop` does; a second one pulls their plugs.
@@ -196,8 +224,8 @@ async fn end_on_signal(mut stop_signals: StopSignals, daemon: Arc<Daemon>, stop:
         () = daemon.shut_down() => {}
         () = stop_signals.next() => {
             tracing::warn!("a second signal: the guests are killed");
-            let machines = daemon.machines.values();
-            futures_util::future::join_all(machines.map(|machine| machine.stop(true))).await;
+            let machines = daemon.machines.working();
+            futures_util::future::join_all(machines.iter().map(|machine| machine.stop(true))).await;
         }
     }
     stop.cancel();

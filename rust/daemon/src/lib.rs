@@ -1,18 +1,21 @@
 //! The composition root: machines, doors, API and signals, put together for as long as the daemon runs.
 //!
 //! ```text
-//!  run ─▶ state directory + lock ─▶ a Machine each: keys, hypervisor, supervisor ─▶ doors, API ─▶ signal ─▶ guests off ─▶ end
+//!  run ─▶ state directory + lock ─▶ Machines: keys, hypervisor, supervisor, SSH port of each ─▶ API ─▶ signal ─▶ guests off ─▶ end
 //! ```
 
+mod budget;
 mod chronicle;
 mod connection;
 mod daemon;
 mod home;
 mod machine;
+mod machines;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod options;
+mod seat;
 mod service;
 #[cfg(feature = "specimen")]
 pub mod specimen;

@@ -15,9 +15,11 @@ mod store_hold;
 mod watched;
 
 use super::{
+    budget::Budget,
     chronicle::Chronicle,
     metrics::{Load, Sample},
     options::RunOptions,
+    seat::{Budgeted, Seat},
 };
 use crate::views;
 use activity::{Activities, Activity, Uses};
@@ -36,7 +38,7 @@ use dvn_host::{
     machine_dir::{MachineDir, StateDir},
 };
 use dvn_hypervisor::{Capabilities, Hypervisor};
-use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy};
+use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy, Snapshot};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{
     Keep, Kind, MachineName, Report, Sizes,
@@ -68,6 +70,7 @@ pub struct Machine {
     clock: Arc<GuestClock>,
     reach: Reach,
     warm: WarmConnection,
+    seat: Arc<Seat>,
     chronicle: Arc<Chronicle>,
     connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
@@ -79,7 +82,7 @@ pub struct Machine {
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Held while its files are deleted and made.
     destroying: tokio::sync::Mutex<()>,
-    _watchers: JoinSet<()>,
+    watchers: Mutex<JoinSet<()>>,
 }
 
 /// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
@@ -105,6 +108,8 @@ pub struct Parts {
     pub nix: Nix,
     /// The host's store in its guests, if it is shared.
     pub sharing: Option<Arc<Sharing>>,
+    /// What there is for all machines together.
+    pub budget: Arc<Budget>,
 }
 
 #[cfg(test)]
@@ -133,6 +138,7 @@ impl Parts {
                 time_limits: TimeLimits::default(),
             },
             sharing: None,
+            budget: Arc::new(Budget::of(u64::MAX, Arc::default())),
         })
     }
 }
@@ -145,6 +151,7 @@ impl Machine {
         state: &StateDir,
         options: &RunOptions,
         chronicle: Arc<Chronicle>,
+        budget: Arc<Budget>,
     ) -> Result<Machine, Report> {
         let accelerator = settings.accelerator.as_deref();
         let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
@@ -182,6 +189,7 @@ impl Machine {
             boots,
             nix,
             sharing,
+            budget,
         };
         Ok(Machine::assemble(name, settings, dir, parts, chronicle))
     }
@@ -197,12 +205,14 @@ impl Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let activity = Arc::new(watch::Sender::<Activity>::default());
         let activities = activity.subscribe();
+        let seat = Arc::new(Seat::new(parts.budget, name.clone(), settings.memory));
         let handle = dvn_lifecycle::spawn(
             name.clone(),
-            parts.hypervisor,
+            Arc::new(Budgeted { hypervisor: parts.hypervisor, seat: Arc::clone(&seat) }),
             Arc::new(Overheard::new(parts.preparation, Arc::clone(&activity))),
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
-        );
+        )
+        .gated(Arc::clone(&seat) as _);
         let clock = Arc::new(GuestClock::new(name.clone()));
         let hang_timeout = settings.hang_timeout;
         let uses = || Uses::of(activities.clone());
@@ -216,6 +226,7 @@ impl Machine {
             let rest = move |unused: &dyn Fn() -> bool| sharing.rest_if(unused);
             watchers.spawn(store_hold::let_go(handle.clone(), activities.clone(), rest));
         }
+        watchers.spawn(Arc::clone(&seat).give_way(handle.clone()));
         watchers.spawn(record::lifecycle(of(), handle.clone(), to()));
         watchers.spawn(record::builds(of(), activities.clone(), to()));
         watchers.spawn(record::generations(of(), Arc::clone(&parts.generations), to()));
@@ -229,6 +240,7 @@ impl Machine {
             clock,
             reach: Reach::default(),
             warm: parts.warm,
+            seat,
             chronicle,
             connect_program: parts.connect_program,
             sharing: parts.sharing,
@@ -238,7 +250,7 @@ impl Machine {
             nix: parts.nix,
             keeper: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
-            _watchers: watchers,
+            watchers: Mutex::new(watchers),
         }
     }
 
@@ -266,21 +278,21 @@ impl Machine {
             backend: self.capabilities.backend.to_owned(),
             accelerator: self.capabilities.accelerator.to_owned(),
             state: views::state(&snapshot, self.activities.borrow().builds_alone(), Instant::now()),
+            waits_for: self.seat.waits_for(),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
             listen: vec![self.settings.listen.to_string()],
             cores: sizes.cores.unwrap_or(self.settings.cores),
             memory: sizes.memory.unwrap_or(self.settings.memory),
             disk_size: sizes.disk_size.unwrap_or_else(|| self.disk_size()),
-            generations: self.generations.status().map(|status| self.as_it_runs(status)),
+            generations: self.generations.status().map(|status| as_it_runs(status, &snapshot)),
             last_boot: snapshot.last_boot.map(Into::into),
             store: self.store_status(),
         }
     }
 
     fn store_status(&self) -> StoreStatus {
-        let traffic = self.chronicle.traffic();
-        let copied_bytes = traffic.iter().filter(|((name, _), _)| *name == self.name).map(|(_, door)| door.sent).sum();
+        let copied_bytes = self.chronicle.traffic(&self.name).values().map(|door| door.sent).sum();
         match &self.sharing {
             Some(sharing) => sharing.status(copied_bytes),
             None => StoreStatus { copied_bytes, ..StoreStatus::default() },
@@ -295,12 +307,7 @@ impl Machine {
     /// All of them, for people.
     pub fn generation_list(&self) -> GenerationList {
         let list = self.generations.list();
-        GenerationList { status: self.as_it_runs(list.status), ..list }
-    }
-
-    fn as_it_runs(&self, status: GenerationsStatus) -> GenerationsStatus {
-        let at_rest = self.handle.snapshot().phase.is_at_rest();
-        GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
+        GenerationList { status: as_it_runs(list.status, &self.handle.snapshot()), ..list }
     }
 
     /// What was said when its recipe was built last.
@@ -387,6 +394,18 @@ impl Machine {
         self.handle.shut_down().await;
     }
 
+    /// Stops it, refuses to start it again, and ends all that looks after it.
+    pub async fn end(&self) {
+        self.handle.shut_down().await;
+        let keeper = self.keeper().take();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            // Until then it may write. An error says that it was aborted, as it was.
+            let _ = keeper.await;
+        }
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+
     /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
     pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
         blocking(|| boots::console(&self.dir, boot))
@@ -442,7 +461,9 @@ impl Machine {
     async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
         // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
         self.handle.stop(true).await?;
-        let _files = self.files.write().await;
+        // Those who came in between may wait for memory, and are turned away when nobody else can come any more.
+        let (_files, stopped) = tokio::join!(self.files.write(), self.handle.stop(true));
+        stopped?;
         self.handle.stop(true).await?;
         blocking(|| {
             self.dir.destroy(keep)?;
@@ -456,4 +477,9 @@ impl Machine {
         self.chronicle.changed();
         Ok(())
     }
+}
+
+fn as_it_runs(status: GenerationsStatus, snapshot: &Snapshot) -> GenerationsStatus {
+    let at_rest = snapshot.phase.is_at_rest();
+    GenerationsStatus { running: status.running.filter(|_| !at_rest), ..status }
 }

@@ -32,7 +32,7 @@ pub struct Load {
 const PREFIX: &str = "darwin_vz";
 
 /// The states of a machine, as the API spells them.
-const STATES: [&str; 6] = ["stopped", "starting", "running", "paused", "stopping", "failed"];
+const STATES: [&str; 7] = ["stopped", "starting", "running", "paused", "stopping", "failed", "broken"];
 
 /// One machine as of now.
 pub struct Sample {
@@ -48,12 +48,12 @@ type Count = Counter<u64>;
 type Seconds = Counter<f64, AtomicU64>;
 type Amount = Gauge<f64, AtomicU64>;
 
-/// All of it.
-pub fn render(samples: &[Sample], chronicle: &Chronicle) -> Result<String, Report> {
+/// All of it. Of a broken machine nothing is known but that it is.
+pub fn render(samples: &[Sample], broken: &[MachineName], chronicle: &Chronicle) -> Result<String, Report> {
     let mut sheet = Sheet(Registry::with_prefix(PREFIX));
-    lifecycle(&mut sheet, samples);
+    lifecycle(&mut sheet, samples, broken);
     boots(&mut sheet, samples, chronicle);
-    traffic(&mut sheet, chronicle);
+    traffic(&mut sheet, samples, chronicle);
     guests(&mut sheet, samples);
     let mut text = String::new();
     text::encode(&mut text, &sheet.0)
@@ -91,11 +91,11 @@ fn of(name: &MachineName, more: &[(&'static str, &str)]) -> Labels {
     std::iter::once(own).chain(more.iter().map(|(label, value)| (*label, (*value).to_owned()))).collect()
 }
 
-fn lifecycle(sheet: &mut Sheet, samples: &[Sample]) {
-    let states = samples.iter().flat_map(|Sample { name, snapshot, .. }| {
-        let is = |state: &str| f64::from(u8::from(snapshot.phase.name() == state));
-        STATES.map(|state| (of(name, &[("state", state)]), is(state)))
-    });
+fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
+    let working = samples.iter().map(|sample| (&sample.name, sample.snapshot.phase.name()));
+    let states = working
+        .chain(broken.iter().map(|name| (name, "broken")))
+        .flat_map(|(name, now)| STATES.map(|state| (of(name, &[("state", state)]), f64::from(u8::from(now == state)))));
     sheet.amount("machine_state", "1 for the state of the machine, 0 for the others", states);
     let leases = samples.iter().map(|Sample { name, snapshot, .. }| {
         let leases = match snapshot.phase {
@@ -147,9 +147,9 @@ fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
     sheet.amount("boot_phase_seconds", "When the last boot reached this phase, from the demand", phases);
 }
 
-fn traffic(sheet: &mut Sheet, chronicle: &Chronicle) {
-    let traffic = chronicle.traffic();
-    let all = || traffic.iter().map(|((name, door), traffic)| (name, *door, traffic));
+fn traffic(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
+    let traffic: Vec<_> = samples.iter().map(|sample| (&sample.name, chronicle.traffic(&sample.name))).collect();
+    let all = || traffic.iter().flat_map(|(name, doors)| doors.iter().map(move |(door, of)| (*name, *door, of)));
     let let_in = all().map(|(name, door, traffic)| (of(name, &[("door", door)]), traffic.connections));
     sheet.count("connections", "Connections that were let in", let_in);
     let open = all().map(|(name, door, traffic)| (of(name, &[("door", door)]), traffic.open as f64));

@@ -96,7 +96,7 @@ fn machine(script: Script) -> (Sim, Handle) {
 
 fn read(handle: &Handle, chronicle: &Chronicle, load: Option<Load>) -> Values {
     let sample = Sample { name: name(), snapshot: handle.snapshot(), builds: chronicle.builds_of(&name()), load };
-    let text = render(&[sample], chronicle).unwrap();
+    let text = render(&[sample], &[], chronicle).unwrap();
     parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 

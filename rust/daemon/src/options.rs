@@ -21,4 +21,6 @@ pub struct RunOptions {
     pub shown: ConfigView,
     /// The end of the terminal's session is its end, too.
     pub hangs_up: bool,
+    /// It was started in the background, and is asked over the API: it goes on though no machine works.
+    pub detached: bool,
 }

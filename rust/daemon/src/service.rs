@@ -79,7 +79,7 @@ impl Control for Daemon {
     }
 
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> BoxFuture<'a, Result<(), Report>> {
-        Box::pin(async move { self.machine(machine)?.start(request.into()).await })
+        Box::pin(async move { self.ready(machine, true).await?.start(request.into()).await })
     }
 
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<(), Report>> {
@@ -87,7 +87,7 @@ impl Control for Daemon {
     }
 
     fn trim<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Trimmed, Report>> {
-        Box::pin(async move { self.machine(machine)?.trim().await })
+        Box::pin(async move { self.ready(machine, true).await?.trim().await })
     }
 
     fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>> {
@@ -108,7 +108,7 @@ impl Control for Daemon {
         service: Service,
     ) -> BoxFuture<'a, Result<Box<dyn Tunnel>, Report>> {
         Box::pin(async move {
-            let passage = self.machine(machine)?.open(service).await?;
+            let passage = self.ready(machine, false).await?.open(service).await?;
             Ok(Box::new(passage) as Box<dyn Tunnel>)
         })
     }

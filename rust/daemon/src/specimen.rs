@@ -38,5 +38,5 @@ pub fn metrics() -> Result<String, Report> {
     };
     let load = Load { memory_total: 0, memory_available: 0, disk_total: 0, disk_available: 0 };
     let builds = chronicle.builds_of(&name);
-    render(&[Sample { name, snapshot, builds, load: Some(load) }], &chronicle)
+    render(&[Sample { name, snapshot, builds, load: Some(load) }], &[], &chronicle)
 }

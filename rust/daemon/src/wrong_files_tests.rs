@@ -1,7 +1,7 @@
 //! Every file and directory of the state directory, with something else in its place: whatever it is, nothing hangs, and the
 //! daemon and its guest's boot either go on, with the file made anew, or end with one error that says what to do.
 
-use crate::{chronicle::Chronicle, machine::Machine, options::RunOptions};
+use crate::{budget::Budget, machine::Machine, options::RunOptions};
 use dvn_config::{HostFacts, MachineSettings};
 use dvn_generations::Generations;
 use dvn_guest::{bundle::fixture, launch::Launch};
@@ -87,8 +87,10 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         host: HostFacts::gather(),
         shown: Default::default(),
         hangs_up: true,
+        detached: true,
     };
-    let _machine = Machine::new(name.clone(), settings.clone(), &state, &options, Arc::<Chronicle>::default())?;
+    let budget = Arc::new(Budget::of(u64::MAX, Arc::default()));
+    let _machine = Machine::new(name.clone(), settings.clone(), &state, &options, Arc::default(), budget)?;
     TokenFile::at(state.api_token())?;
     let _api = server::bind(&state.api_socket())?;
 

@@ -1,8 +1,8 @@
 //! The list of checks, in the order in which they run: a check comes after those it depends on.
 
 use super::{
-    boots, bundle, check::Check, daemon, data_disk, guest, keys, network, nix_conf, port, service, settings, signature,
-    ssh_config, state, state_files, trial_build, trim, volumes,
+    boots, broken, bundle, check::Check, daemon, data_disk, guest, keys, network, nix_conf, port, service, settings,
+    signature, ssh_config, state, state_files, trial_build, trim, volumes,
 };
 
 macro_rules! check {
@@ -29,6 +29,7 @@ pub const ALL: &[Check] = &[
     check!("state-files", "the files in it: regular ones, which this user may read and write", state_files::check),
     check!("socket-paths", "the length of the paths of Unix sockets", state::socket_paths),
     check!("daemon", "the process that holds the state directory, whether it answers, and its version", daemon::check),
+    check!("machine", "whether the running daemon could open the machine, and why not", broken::check),
     check!("boots", "the results of the last boots, and why one failed", boots::check),
     check!("keys", "the machine's private keys: permissions, damage, and the halves that belong together", keys::keys),
     check!("known-hosts", "the pinned host key", keys::known_hosts),

@@ -11,6 +11,7 @@
 //! deletes nothing, and reports what it did.
 
 mod boots;
+mod broken;
 mod bundle;
 mod check;
 mod checks;

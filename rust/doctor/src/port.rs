@@ -1,6 +1,6 @@
 //! The address of the ssh door: held by the daemon, by the service manager, by another program, or free.
 
-use super::{finding::Finding, needs, subject::Subject};
+use super::{broken, finding::Finding, needs, subject::Subject};
 use dvn_types::Kind;
 use std::{
     io,
@@ -29,7 +29,9 @@ pub async fn check(subject: &Subject) -> Finding {
         Ok(settings) => settings.listen,
         Err(finding) => return finding,
     };
-    let daemon = subject.status().map(|status| status.listen.clone());
+    // Of a machine that is broken because the port is taken, the daemon has no address: then it is found out who has it.
+    let listening = subject.status().filter(|status| broken::cause(status).is_none() || !status.listen.is_empty());
+    let daemon = listening.map(|status| status.listen.clone());
     let has_it = daemon.as_ref().is_some_and(|listen| listen.contains(&configured.to_string()));
     // Binds and releases at once. It does not connect, which would start a guest.
     let free = if has_it { Ok(()) } else { TcpListener::bind(configured).map(drop).map_err(|error| error.kind()) };

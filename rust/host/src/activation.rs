@@ -16,30 +16,52 @@ pub const LAUNCHD_SOCKETS: &str = "Listeners";
 /// Connections that may wait in a socket's queue. A whole Nix build may connect at once.
 const BACKLOG: i32 = 1024;
 
-/// Sockets opened before this process started.
-pub struct Inherited(Vec<TcpListener>);
+/// Sockets that were open before this process began.
+#[derive(Default)]
+pub struct Inherited {
+    sockets: Vec<TcpListener>,
+    /// Why they cannot be used, if they cannot.
+    unusable: Option<Report>,
+}
 
 impl Inherited {
     /// For tests: these sockets as if inherited from a service manager.
     #[cfg(any(test, feature = "testing"))]
     pub fn of(sockets: Vec<TcpListener>) -> Inherited {
-        Inherited(sockets)
+        Inherited { sockets, unusable: None }
     }
 
-    /// Takes over the sockets from launchd or systemd. Call it once.
-    pub fn take() -> Result<Inherited, Report> {
-        let sockets = platform::inherited().map_err(|e| {
-            Report::new(Kind::Host, format!("cannot take over the sockets that the service manager opened: {e}"))
-        })?;
-        Ok(Inherited(sockets))
+    /// Takes over what launchd or systemd hand to this process. Call it once. If that fails, each address that cannot be bound has
+    /// that reason.
+    pub fn take() -> Inherited {
+        Inherited::from(platform::inherited())
+    }
+
+    fn from(handed_over: io::Result<Vec<TcpListener>>) -> Inherited {
+        match handed_over {
+            Ok(sockets) => Inherited { sockets, unusable: None },
+            Err(e) => {
+                let why = format!("cannot take over the sockets that the service manager opened: {e}");
+                let report = Report::new(Kind::Host, why);
+                let unusable =
+                    report.hint("let its configuration open TCP sockets of this program's addresses, and no others");
+                Inherited { sockets: Vec::new(), unusable: Some(unusable) }
+            }
+        }
+    }
+
+    /// Whether nothing was handed over.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty() && self.unusable.is_none()
     }
 
     /// The inherited socket with this address, or a new one.
     pub fn listen(&mut self, address: SocketAddr) -> Result<TcpListener, Report> {
-        let found = self.0.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address));
+        let found = self.sockets.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address));
         let listener = match found {
-            Some(index) => self.0.swap_remove(index),
-            None => bind(address)?,
+            Some(index) => self.sockets.swap_remove(index),
+            // The service manager may still have the address.
+            None => bind(address).map_err(|report| self.unusable.clone().unwrap_or(report))?,
         };
         let ready = listener.set_nonblocking(true);
         ready.map_err(|e| Report::new(Kind::Host, format!("cannot use the socket {address}: {e}")))?;
@@ -48,7 +70,7 @@ impl Inherited {
 
     /// Inherited addresses that no machine has claimed.
     pub fn left_over(&self) -> Vec<SocketAddr> {
-        self.0.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 }
 
@@ -186,8 +208,18 @@ mod tests {
         let ours = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let other = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, left) = (ours.local_addr().unwrap(), other.local_addr().unwrap());
-        let mut inherited = Inherited(vec![other, ours]);
+        let mut inherited = Inherited::of(vec![other, ours]);
         assert_eq!(inherited.listen(address).unwrap().local_addr().unwrap(), address);
         assert_eq!(inherited.left_over(), [left]);
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_taken_over_are_the_reason_why_an_address_cannot_be_bound() {
+        let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut inherited = Inherited::from(Err(io::Error::from_raw_os_error(13)));
+        assert!(!inherited.is_empty() && Inherited::from(Ok(vec![])).is_empty());
+        let report = inherited.listen(taken.local_addr().unwrap()).unwrap_err();
+        assert!(report.kind == Kind::Host && report.message.contains("the service manager opened"), "{report:?}");
+        inherited.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     }
 }

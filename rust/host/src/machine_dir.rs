@@ -138,10 +138,15 @@ impl StateDir {
         MachineDir::of(&self.root, name)
     }
 
-    /// A machine's directory, created if it is missing.
+    /// Refuses a directory of an older version whose path Nix or ssh would misread: no machine of it can be reached.
+    pub fn demand_fit_path(&self) -> Result<(), Report> {
+        naming::check(&self.root)
+    }
+
+    /// A machine's directory, made if need be.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
-        naming::check(&self.root)?;
+        self.demand_fit_path()?;
         let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(Report::new(

@@ -51,7 +51,7 @@ pub trait Control: Send + Sync + 'static {
     fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
     /// Resumes it; resolves when it answers.
     fn resume<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
-    /// Stops a machine and deletes its state.
+    /// Stops a machine and deletes its state. One that the configuration declares is made anew, any other is removed.
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> BoxFuture<'a, Result<(), Report>>;
     /// Takes a lease, starts the guest if needed, and connects to one of its services. Dropping the future cancels
     /// this.

@@ -139,9 +139,13 @@ pub(super) async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>>
     Ok(Json(Done {}))
 }
 
-/// Stop a machine and delete its state
+/// Stop a machine and delete its files
+///
+/// A machine that the configuration declares is made anew at once, so that the next connection still starts it: what is deleted is its
+/// disk, its logs, its keys and its generations. Any other machine is removed, with its address, its numbers and all its files; of
+/// such a one nothing can be kept.
 #[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = MachineName, Path), DestroyRequest),
-    responses((status = 200, body = Done, description = "It is deleted.")))]
+    responses((status = 200, body = Done, description = "It is as new, or removed.")))]
 pub(super) async fn destroy(State(api): Shared, name: Name, query: Params<DestroyRequest>) -> Answer<Json<Done>> {
     let (name, keep) = (machine(name)?, params(query)?);
     to_its_end(async move { api.control.destroy(&name, keep).await }).await??;

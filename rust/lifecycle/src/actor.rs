@@ -149,6 +149,7 @@ impl Actor {
                     self.feed(Event::Stop { force });
                 }
             },
+            Command::GiveWay => self.feed(Event::GiveWay),
             Command::Pause { reply } => {
                 self.pausers.push(reply);
                 self.feed(Event::Pause);

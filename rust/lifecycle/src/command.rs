@@ -30,6 +30,7 @@ pub(super) enum Command {
         force: bool,
         reply: Answer<()>,
     },
+    GiveWay,
     Pause {
         reply: Answer<()>,
     },

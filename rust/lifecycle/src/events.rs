@@ -26,6 +26,8 @@ pub enum Event {
         /// Pull the plug instead of pressing the power button.
         force: bool,
     },
+    /// Another machine waits for what the guest takes.
+    GiveWay,
     /// Somebody wants the guest to stand still.
     Pause,
     /// News of a boot or of its guest. Those of another epoch than the present are ignored.

@@ -7,12 +7,25 @@ use super::{
 };
 use dvn_hypervisor::GuestAgent;
 use dvn_types::{Report, Sizes};
-use std::sync::Arc;
+use futures_util::future::BoxFuture;
+use std::{any::Any, fmt, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// What each demand for a guest passes before the machine hears of it.
+pub trait Gate: fmt::Debug + Send + Sync + 'static {
+    /// Resolves once a guest of these sizes may boot. What it returns is held until the demand is answered. Dropping the future
+    /// gives up.
+    fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>>;
+    /// Demands that wait in it fail with this.
+    fn turn_away(&self, why: &Report);
+    /// So do all that come later.
+    fn close(&self, why: &Report);
+}
 
 /// A machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    gate: Option<Arc<dyn Gate>>,
     commands: mpsc::UnboundedSender<Command>,
     snapshots: watch::Receiver<Snapshot>,
     agents: watch::Receiver<Option<Arc<dyn GuestAgent>>>,
@@ -24,7 +37,13 @@ impl Handle {
         snapshots: watch::Receiver<Snapshot>,
         agents: watch::Receiver<Option<Arc<dyn GuestAgent>>>,
     ) -> Handle {
-        Handle { commands, snapshots, agents }
+        Handle { gate: None, commands, snapshots, agents }
+    }
+
+    /// The same machine, whose demands pass this gate.
+    #[must_use]
+    pub fn gated(self, gate: Arc<dyn Gate>) -> Handle {
+        Handle { gate: Some(gate), ..self }
     }
 
     /// Boots the guest if need be, and keeps it up while the lease lives. Resolves once it answers.
@@ -53,6 +72,9 @@ impl Handle {
         // An actor that is gone has no guest.
         if self.commands.send(Command::Stop { force, reply }).is_err() {
             return Ok(());
+        }
+        if let Some(gate) = &self.gate {
+            gate.turn_away(&reports::being_stopped());
         }
         answer.await.unwrap_or(Ok(()))
     }
@@ -93,11 +115,20 @@ impl Handle {
     /// Refuses all demands from now on, and stops the guest as [`Handle::stop`] does.
     pub async fn shut_down(&self) {
         let (reply, answer) = oneshot::channel();
+        if let Some(gate) = &self.gate {
+            gate.close(&reports::shutting_down());
+        }
         if self.commands.send(Command::ShutDown { reply }).is_ok()
             && let Ok(Err(report)) = answer.await
         {
             tracing::warn!("{report}");
         }
+    }
+
+    /// The guest is not to be kept for long once it is unused: another machine waits for what it takes.
+    pub fn give_way(&self) {
+        // An actor that is gone has no guest.
+        let _ = self.commands.send(Command::GiveWay);
     }
 
     /// The machine as it is now.
@@ -116,6 +147,10 @@ impl Handle {
     }
 
     async fn demand(&self, insist: bool, sizes: Sizes) -> Result<Lease, Report> {
+        let _passed = match &self.gate {
+            Some(gate) => Some(gate.pass(sizes).await?),
+            None => None,
+        };
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
         answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))

@@ -44,7 +44,7 @@ mod virtual_time;
 mod virtual_trouble;
 
 pub use command::Lease;
-pub use handle::Handle;
+pub use handle::{Gate, Handle};
 #[cfg(any(test, feature = "testing"))]
 pub use in_memory::InMemory;
 pub use machine::Policy;

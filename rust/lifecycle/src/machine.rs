@@ -25,7 +25,9 @@
 //! The rule that holds here: a guest or a boot exists outside exactly while the state says so, and whatever was asked
 //! (a demand, a stop) is answered exactly once. `model_check` proves it for every reachable state.
 
-pub use super::state::{ANSWER_WITHIN, ASK_AGAIN, Going, Idle, LOOK_AGAIN, Machine, Policy, STUCK_AFTER, State, Then};
+pub use super::state::{
+    ANSWER_WITHIN, ASK_AGAIN, GIVE_WAY, Going, Idle, LOOK_AGAIN, Machine, Policy, STUCK_AFTER, State, Then,
+};
 use super::{
     events::{Effect, Event, News},
     reports,
@@ -45,6 +47,7 @@ pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> St
         Event::Demand { insist } => stepper.demand(machine.state, insist),
         Event::Release { epoch } if epoch == machine.boots => stepper.release(machine.state),
         Event::Stop { force } => stepper.stop(machine.state, force),
+        Event::GiveWay => stepper.give_way(machine.state),
         Event::Pause => stepper.pause(machine.state),
         Event::News { epoch, news } if epoch == machine.boots => stepper.news(machine.state, news),
         Event::Retake { epoch } if epoch == machine.boots => stepper.retake(machine.state),
@@ -120,6 +123,17 @@ impl Stepper<'_> {
                 self.to(State::Paused { leases: leases.saturating_sub(1), waiters, halt }, vec![])
             }
             // The guest is on its way out or gone, whoever still held it.
+            state => self.to(state, vec![]),
+        }
+    }
+
+    /// Its idle time is soon over. One that is never idle by its policy, and one that builds, is kept all the same.
+    fn give_way(self, state: State) -> Step {
+        match state {
+            State::Running { leases, idle: Some(Idle::Until { at, builds: 0 }) } => {
+                let at = at.min(self.after(GIVE_WAY));
+                self.to(State::Running { leases, idle: Some(Idle::Until { at, builds: 0 }) }, vec![])
+            }
             state => self.to(state, vec![]),
         }
     }

@@ -95,6 +95,7 @@ impl Pair {
         if world.pausers < MOST {
             at_once.push(Event::Pause);
         }
+        at_once.push(Event::GiveWay);
         match world.halt {
             Halting::Pausing => {
                 at_once.extend(
@@ -170,7 +171,7 @@ impl Pair {
             Event::Retake { .. } => {}
             Event::Pause => world.pausers += 1,
             Event::News { epoch, news } if *epoch == self.machine.boots => heard(&mut world, news),
-            Event::News { .. } | Event::Tick => {}
+            Event::News { .. } | Event::Tick | Event::GiveWay => {}
         }
         for effect in &effects {
             match effect {

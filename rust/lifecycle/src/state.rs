@@ -17,6 +17,10 @@ pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How long a guest may take to say what it builds before it counts as idle.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
+/// How much longer an unused guest is kept when another machine waits for what it takes: builds that follow on each other
+/// have pauses.
+pub const GIVE_WAY: Duration = Duration::from_secs(10);
+
 /// The times that the lifecycle keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {

@@ -14,7 +14,7 @@ pub mod wire;
 pub use arch::Arch;
 pub use mac_address::MacAddress;
 pub use machine_name::MachineName;
-pub use model::{BootTimeline, Keep, Sizes, TimelinePhase};
+pub use model::{BootTimeline, GuestKind, Keep, Sizes, TimelinePhase};
 pub use report::{Kind, Report};
 pub use service::Service;
 pub use time::{ms, unix_ms};

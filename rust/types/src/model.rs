@@ -12,7 +12,35 @@ pub struct Sizes {
     pub disk_size: Option<u64>,
 }
 
-/// What is kept when a machine's state is deleted.
+/// What runs in a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestKind {
+    /// Linux.
+    Linux,
+    /// macOS.
+    MacOs,
+}
+
+impl GuestKind {
+    /// How many guests of this kind a computer runs at once: macOS lets a Mac have two of its own.
+    pub fn most_at_once(self) -> Option<usize> {
+        match self {
+            GuestKind::Linux => None,
+            GuestKind::MacOs => Some(2),
+        }
+    }
+}
+
+impl std::fmt::Display for GuestKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            GuestKind::Linux => "Linux",
+            GuestKind::MacOs => "macOS",
+        })
+    }
+}
+
+/// What stays when a machine's state is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// The keys.

@@ -9,6 +9,9 @@ use std::io::{self, IsTerminal, Write};
 /// Flags of `destroy`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A machine that the configuration declares is made anew: its address stays, and the next connection boots it with an empty disk and
+new keys. Any other machine is removed.
+
 Examples:
   darwin-vz-nix destroy --keep-keys --keep-generations   # a new, empty disk
   darwin-vz-nix destroy --yes                            # everything, unasked")]

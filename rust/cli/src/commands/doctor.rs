@@ -287,7 +287,7 @@ async fn unused(client: &Client, these: impl Fn(&MachineName) -> bool) -> bool {
 }
 
 fn at_rest(state: &State) -> bool {
-    matches!(state, State::Stopped { .. } | State::Failed { .. })
+    matches!(state, State::Stopped { .. } | State::Failed { .. } | State::Broken { .. })
 }
 
 /// A check's line, and below it what to do.

@@ -43,6 +43,7 @@ impl Run {
             host: HostFacts::gather(),
             shown: context.config.shown(&HostFacts::gather())?,
             hangs_up,
+            detached: self.detached,
         };
         if self.detached {
             leave()?;

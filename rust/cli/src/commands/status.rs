@@ -183,6 +183,7 @@ fn unix_now() -> Duration {
 
 fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
     let (state, users, idle) = match &machine.state {
+        State::Stopped { .. } | State::Failed { .. } if machine.waits_for.is_some() => ("waiting", None, None),
         State::Stopped { .. } => ("stopped", None, None),
         State::Starting => ("starting", None, None),
         State::Running { leases, idle_stop_in_ms, .. } => ("running", Some(*leases), *idle_stop_in_ms),
@@ -190,6 +191,7 @@ fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
         State::Stopping { restart: false } => ("stopping", None, None),
         State::Stopping { restart: true } => ("restarting", None, None),
         State::Failed { .. } => ("failed", None, None),
+        State::Broken { .. } => ("broken", None, None),
     };
     let dash = || "-".to_owned();
     [
@@ -212,6 +214,9 @@ fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
 
 fn note(machine: &MachineStatus) -> String {
     let name = &machine.name;
+    if let Some(reason) = &machine.waits_for {
+        return format!("{name}: waits for {reason}\n");
+    }
     match &machine.state {
         State::Stopped { last_exit: Some(exit) } => match exit.as_str() {
             "powered-off" => String::new(),
@@ -221,7 +226,7 @@ fn note(machine: &MachineStatus) -> String {
         State::Running { builds: 1, .. } => format!("{name}: a build goes on without a connection\n"),
         State::Running { builds, .. } if *builds > 1 => format!("{name}: {builds} builds go on without a connection\n"),
         State::Failed { cause, attempts, retry_in_ms } => {
-            let hints: String = cause.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect();
+            let hints = hints(cause);
             let again = match retry_in_ms {
                 0 => "the next connection tries again".to_owned(),
                 ms => format!(
@@ -233,8 +238,13 @@ fn note(machine: &MachineStatus) -> String {
                 if *attempts == 1 { "the boot failed".to_owned() } else { format!("{attempts} boots failed in a row") };
             format!("{name}: {failed}: {}\n{hints}  {again}; `darwin-vz-nix start` tries at once\n", cause.message)
         }
+        State::Broken { cause } => format!("{name}: broken: {}\n{}", cause.message, hints(cause)),
         _ => String::new(),
     }
+}
+
+fn hints(cause: &Report) -> String {
+    cause.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect()
 }
 
 /// A boot's phases, one a line, with what each took.
@@ -263,6 +273,7 @@ mod tests {
             backend: "qemu".to_owned(),
             accelerator: "tcg".to_owned(),
             state,
+            waits_for: None,
             since_unix_ms: 1_000_000,
             boots: 1,
             listen: vec!["127.0.0.1:31122".to_owned()],
@@ -304,6 +315,7 @@ mod tests {
         let running = State::Running { leases: 2, idle_stop_in_ms: None, builds: 0 };
         let idle = State::Running { leases: 0, idle_stop_in_ms: Some(3_600_000), builds: 2 };
         let cause = Report::new(Kind::Boot, "the kernel panicked").hint("see `darwin-vz-nix logs --console`");
+        let taken = Report::new(Kind::Busy, "another program has that port").hint("see which");
         let machines = vec![
             machine("a", State::Stopped { last_exit: Some("crashed: qemu died".to_owned()) }),
             machine("b", State::Starting),
@@ -313,6 +325,11 @@ mod tests {
             machine("e", State::Stopping { restart: false }),
             machine("f", State::Stopping { restart: true }),
             machine("g", State::Failed { cause, attempts: 2, retry_in_ms: 30_000 }),
+            MachineStatus {
+                waits_for: Some("4 GiB of memory: a and b hold 12 of 14 GiB".to_owned()),
+                ..machine("i", State::Stopped { last_exit: None })
+            },
+            MachineStatus { listen: vec![], ..machine("h", State::Broken { cause: taken }) },
         ];
         let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines };
         assert_snapshot!(table(&status, Duration::from_secs(1_065)), @r"
@@ -325,11 +342,16 @@ mod tests {
         e        stopping    1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         f        restarting  1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         g        failed      1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
+        i        waiting     1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
+        h        broken      1m 5s  -      -          -                4      8G      100G  -
         a: the last guest crashed: qemu died
         d: 2 builds go on without a connection
         g: 2 boots failed in a row: the kernel panicked
           hint: see `darwin-vz-nix logs --console`
           connections are refused for 30s, then the next one tries again; `darwin-vz-nix start` tries at once
+        i: waits for 4 GiB of memory: a and b hold 12 of 14 GiB
+        h: broken: another program has that port
+          hint: see which
         ");
     }
 }

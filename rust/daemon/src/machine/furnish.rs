@@ -50,6 +50,7 @@ mod tests {
             host: dvn_config::HostFacts::gather(),
             shown: Default::default(),
             hangs_up: true,
+            detached: true,
         }
     }
 

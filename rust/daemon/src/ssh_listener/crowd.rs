@@ -1,8 +1,9 @@
 //! The front door under crowds: real TCP, the real supervisor, and a guest in memory that echoes.
 
-use super::door::{Bounds, serve_within};
+use super::door::{Behind, Bounds, serve_within};
 use crate::{
     chronicle::Chronicle,
+    connection::Connection,
     machine::{Machine, Parts},
 };
 use dvn_config::MachineSettings;
@@ -11,7 +12,8 @@ use dvn_hypervisor::{
     sim::{Script, Sim},
     sim_agent,
 };
-use dvn_types::{Sizes, wire::State};
+use dvn_types::{MachineName, Report, Service, Sizes, wire::State};
+use futures_util::future::BoxFuture;
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,7 +38,7 @@ pub(super) async fn door(script: Script, idle_timeout: Option<Duration>) -> Door
 
 pub(super) async fn bounded_door(script: Script, idle_timeout: Option<Duration>, bounds: Bounds) -> Door {
     let tmp = tempfile::tempdir().unwrap();
-    let name: dvn_types::MachineName = "builder".parse().unwrap();
+    let name: MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -44,8 +46,22 @@ pub(super) async fn bounded_door(script: Script, idle_timeout: Option<Duration>,
     let sim = Sim::new(script);
     let parts = Parts::in_memory(sim.clone(), sim_agent::detached(), &dir, &settings).unwrap();
     let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
-    tokio::spawn(serve_within(bounds, listener, Arc::clone(&machine)));
+    tokio::spawn(serve_within(bounds, listener, Arc::clone(&machine) as _));
     Door { _tmp: tmp, machine, address, sim }
+}
+
+impl Behind for Machine {
+    fn name(&self) -> &MachineName {
+        Machine::name(self)
+    }
+
+    fn is_running(&self) -> bool {
+        Machine::is_running(self)
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Connection, Report>> {
+        Box::pin(Machine::open(self, Service::Ssh))
+    }
 }
 
 impl Door {

@@ -8,9 +8,10 @@ use super::{
     dialogue::Dialogue,
     turns::{Client, Limits, Turn, Turns},
 };
-use crate::{connection::Connection, machine::Machine};
+use crate::connection::Connection;
 use dvn_host::connection_slots::{self, ConnectionSlots, Slot, SlotLimits};
-use dvn_types::{Report, Service};
+use dvn_types::{MachineName, Report};
+use futures_util::future::BoxFuture;
 use std::{
     future::pending,
     pin::{Pin, pin},
@@ -20,6 +21,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -53,24 +55,40 @@ impl Default for Bounds {
     }
 }
 
-/// Lets ssh clients in, for as long as the program runs.
-pub async fn serve_ssh(listener: TcpListener, machine: Arc<Machine>) {
+/// What is behind the port.
+pub trait Behind: Send + Sync + 'static {
+    /// Whose port it is.
+    fn name(&self) -> &MachineName;
+    /// Whether its guest runs now.
+    fn is_running(&self) -> bool;
+    /// The way to the guest's sshd. Dropping the future gives up.
+    fn open(&self) -> BoxFuture<'_, Result<Connection, Report>>;
+}
+
+/// Lets ssh clients in. When this is dropped, all their connections end.
+pub async fn serve_ssh(listener: TcpListener, machine: Arc<dyn Behind>) {
     serve_within(Bounds::default(), listener, machine).await;
 }
 
-pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<Machine>) {
+pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<dyn Behind>) {
+    let mut clients = JoinSet::new();
     let slots = ConnectionSlots::new(format!("the ssh door of {}", machine.name()), bounds.room);
     let turns = Turns::new(TURNS, slots.clone());
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Takes no note of it, but frees it.
+            Some(_) = clients.join_next() => continue,
+        };
+        match accepted {
             Ok((client, _)) => {
                 let slot = Arc::new(slots.acquire().await);
                 let (machine, turns) = (Arc::clone(&machine), turns.clone());
                 let (look, looked) = connection_slots::first_look();
-                tokio::spawn(async move {
+                clients.spawn(async move {
                     tokio::select! {
                         biased;
-                        () = let_in(client, &machine, &slot, &turns, bounds.login) => {}
+                        () = let_in(client, &*machine, &slot, &turns, bounds.login) => {}
                         () = look.is_done() => {}
                     }
                 });
@@ -85,7 +103,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
     }
 }
 
-async fn let_in(mut client: TcpStream, machine: &Machine, slot: &Arc<Slot>, turns: &Turns, login: Duration) {
+async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, turns: &Turns, login: Duration) {
     // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
     let _ = client.set_nodelay(true);
     let turn = tokio::select! {
@@ -95,7 +113,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, slot: &Arc<Slot>, turn
         () = slot.evicted() => return gave_way(machine),
     };
     let Some(turn) = turn else { return };
-    let mut opening = pin!(machine.open(Service::Ssh));
+    let mut opening = pin!(machine.open());
     let opened = {
         // Words that come while the guest boots count, too.
         let left = async {
@@ -150,7 +168,7 @@ async fn let_in(mut client: TcpStream, machine: &Machine, slot: &Arc<Slot>, turn
     }
 }
 
-fn gave_way(machine: &Machine) {
+fn gave_way(machine: &dyn Behind) {
     tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
 }
 

@@ -8,4 +8,4 @@ mod door;
 mod strangers;
 mod turns;
 
-pub use door::serve_ssh;
+pub use door::{Behind, serve_ssh};

@@ -54,7 +54,13 @@ pub enum What {
         #[serde(flatten)]
         status: GenerationsStatus,
     },
-    /// A change in the number of builds in the guest was observed.
+    /// A boot waits until other machines leave room for it, or waits no longer.
+    Waits {
+        /// For what, and which machines have it; absent where no boot waits any longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The number of builds in the guest was seen to change.
     Builds {
         /// Running builds.
         running: u32,

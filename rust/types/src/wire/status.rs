@@ -32,6 +32,9 @@ pub struct MachineStatus {
     /// The state of its lifecycle.
     #[serde(flatten)]
     pub state: State,
+    /// What a boot waits for, and which machines have it; absent where none waits. It boots by itself when they leave room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Unix time in milliseconds at which this state began.
     pub since_unix_ms: u64,
     /// Boots since the daemon started, failed ones included.
@@ -91,7 +94,13 @@ pub enum State {
         /// It is started again afterwards, because a client waits for it.
         restart: bool,
     },
-    /// The last boot failed. A connection within `retryInMs` is refused with `cause`; `start` tries at once.
+    /// The daemon could not open the machine: its files, its backend or its port are at fault. Every request about it fails with
+    /// `cause`. It is tried again by `start`, by a connection, and once a minute.
+    Broken {
+        /// Why, and what to do.
+        cause: Report,
+    },
+    /// The last boot failed. A connection before `retryInMs` is over is refused with `cause`; `start` tries at once.
     Failed {
         /// Why.
         cause: Report,

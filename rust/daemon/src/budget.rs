@@ -1,0 +1,302 @@
+//! What this computer has for guests, and which machine has how much of it.
+//!
+//! ```text
+//!   a demand ─┬─ there is room, or no other machine holds any ─────────────▶ its machine holds it until its guest is gone
+//!             └─ there is none ─▶ waits its turn ─┬─ another machine's guest goes ─▶ asked again
+//!                                                 └─ a stop, the client leaves, too long ─▶ an error
+//! ```
+//!
+//! The rule: guests that run at once have no more memory than [`share`] of the computer's, except for a machine that is alone.
+//! Processors are not counted, for guests can share them.
+
+use crate::chronicle::Chronicle;
+use dvn_types::{GuestKind, Kind, MachineName, Report};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+
+/// How long a demand waits for room.
+pub const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// What guests may have of a computer's memory: an eighth is left to the computer itself.
+pub fn share(memory: u64) -> u64 {
+    memory - memory / 8
+}
+
+/// What a guest takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Guests of some kinds are counted.
+    pub kind: GuestKind,
+}
+
+/// The computer's room for guests.
+pub struct Budget {
+    /// For all guests together, in bytes.
+    memory: u64,
+    chronicle: Arc<Chronicle>,
+    books: Mutex<Books>,
+    wanted: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Books {
+    holders: BTreeMap<MachineName, Holder>,
+    /// In the order of arrival.
+    waiting: BTreeMap<u64, Waiter>,
+    /// Machines of which it was told that they wait.
+    told: BTreeSet<MachineName>,
+    last: u64,
+}
+
+/// A machine that has room.
+struct Holder {
+    need: Need,
+    /// How many hold it: a guest, and demands for one.
+    shares: usize,
+}
+
+struct Waiter {
+    machine: MachineName,
+    need: Need,
+    call: oneshot::Sender<Result<Room, Report>>,
+}
+
+/// What there is not enough of, and who has it.
+enum Want {
+    Memory(String),
+    Kind(String),
+}
+
+impl Books {
+    /// Whether a machine has so much already.
+    fn has(&self, machine: &MachineName, need: Need) -> bool {
+        self.holders.get(machine).is_some_and(|it| it.need.memory >= need.memory && it.need.kind == need.kind)
+    }
+
+    /// Why a machine has to wait for others, if there are `total` bytes.
+    fn want(&self, machine: &MachineName, need: Need, total: u64) -> Option<Want> {
+        let others = || self.holders.iter().filter(|(name, _)| *name != machine);
+        let same: Vec<_> = others().filter(|(_, it)| it.need.kind == need.kind).map(|(name, _)| name).collect();
+        if need.kind.most_at_once().is_some_and(|most| same.len() >= most) {
+            let (kind, most) = (need.kind, same.len());
+            let text = format!("the end of a {kind} guest: there can be {most} at once, and {} have them", list(&same));
+            return Some(Want::Kind(text));
+        }
+        let held = others().fold(0, |sum: u64, (_, it)| sum.saturating_add(it.need.memory));
+        if held == 0 || held.saturating_add(need.memory) <= total {
+            return None;
+        }
+        let names: Vec<_> = others().map(|(name, _)| name).collect();
+        let verb = if names.len() == 1 { "holds" } else { "hold" };
+        let [wanted, held, total] = [need.memory, held, total].map(gib);
+        Some(Want::Memory(format!("{wanted} GiB of memory: {} {verb} {held} of {total} GiB", list(&names))))
+    }
+
+    fn enter(&mut self, machine: &MachineName, need: Need) {
+        let holder = self.holders.entry(machine.clone()).or_insert(Holder { need, shares: 0 });
+        holder.need.memory = holder.need.memory.max(need.memory);
+        holder.shares += 1;
+    }
+
+    /// Takes out those for whom there is room now. A machine that waits for memory goes before all that came after it.
+    fn let_in(&mut self, total: u64) -> Vec<Waiter> {
+        let (mut let_in, mut blocked) = (Vec::new(), false);
+        for (number, waiter) in std::mem::take(&mut self.waiting) {
+            let may_enter = self.has(&waiter.machine, waiter.need)
+                || match self.want(&waiter.machine, waiter.need, total) {
+                    None => !blocked,
+                    Some(Want::Memory(_)) => {
+                        blocked = true;
+                        false
+                    }
+                    Some(Want::Kind(_)) => false,
+                };
+            if may_enter {
+                self.enter(&waiter.machine, waiter.need);
+                let_in.push(waiter);
+            } else {
+                self.waiting.insert(number, waiter);
+            }
+        }
+        let_in
+    }
+
+    fn reason(&self, machine: &MachineName, total: u64) -> Option<String> {
+        let mine = self.waiting.values().find(|waiter| waiter.machine == *machine)?;
+        Some(match self.want(machine, mine.need, total) {
+            Some(Want::Memory(text) | Want::Kind(text)) => text,
+            // Those before it have not had their turn.
+            None => {
+                let before = self.waiting.values().map(|waiter| &waiter.machine).take_while(|name| *name != machine);
+                let before: BTreeSet<_> = before.collect();
+                let before = list(&before.into_iter().collect::<Vec<_>>());
+                format!("{} GiB of memory, after {before}", gib(mine.need.memory))
+            }
+        })
+    }
+}
+
+impl Budget {
+    /// For a computer with so much memory in bytes.
+    pub fn of(memory: u64, chronicle: Arc<Chronicle>) -> Budget {
+        Budget { memory: share(memory), chronicle, books: Mutex::default(), wanted: watch::Sender::new(false) }
+    }
+
+    /// Room for a machine's guest, once there is some. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// `Busy`: there was none within [`PATIENCE`]. Or as [`Budget::turn_away`] says.
+    pub async fn admit(self: &Arc<Self>, machine: &MachineName, need: Need) -> Result<Room, Report> {
+        let (call, come) = oneshot::channel();
+        let number = {
+            let mut books = self.books();
+            books.last += 1;
+            let number = books.last;
+            books.waiting.insert(number, Waiter { machine: machine.clone(), need, call });
+            number
+        };
+        let place = Place { budget: self, number };
+        self.call();
+        match timeout(PATIENCE, come).await {
+            Ok(Ok(answer)) => answer,
+            // The other end is kept until it is called, or the place is left.
+            Ok(Err(_)) => Err(Report::new(Kind::Internal, "the wait for memory was lost")),
+            Err(_) => {
+                let reason = self.waits_for(machine).unwrap_or_default();
+                drop(place);
+                Err(too_long(&reason))
+            }
+        }
+    }
+
+    /// What a machine's boot waits for, if one does.
+    pub fn waits_for(&self, machine: &MachineName) -> Option<String> {
+        self.books().reason(machine, self.memory)
+    }
+
+    /// Those who wait for room for this machine get this error.
+    pub fn turn_away(self: &Arc<Self>, machine: &MachineName, why: &Report) {
+        let turned_away: Vec<_> = {
+            let mut books = self.books();
+            let (turned_away, others) =
+                std::mem::take(&mut books.waiting).into_iter().partition(|(_, waiter)| waiter.machine == *machine);
+            books.waiting = others;
+            BTreeMap::into_values(turned_away).collect()
+        };
+        for waiter in turned_away {
+            let _ = waiter.call.send(Err(why.clone()));
+        }
+        self.call();
+    }
+
+    /// Whether some machine waits for room.
+    pub fn wanted(&self) -> watch::Receiver<bool> {
+        self.wanted.subscribe()
+    }
+
+    /// Lets in those for whom there is room, and tells who waits.
+    fn call(self: &Arc<Self>) {
+        let (let_in, news, waits) = {
+            let mut books = self.books();
+            let let_in = books.let_in(self.memory);
+            let waiting: BTreeSet<_> = books.waiting.values().map(|waiter| waiter.machine.clone()).collect();
+            let changed: Vec<_> = waiting.symmetric_difference(&books.told).cloned().collect();
+            let news: Vec<_> = changed.into_iter().map(|name| (books.reason(&name, self.memory), name)).collect();
+            books.told = waiting;
+            (let_in, news, !books.waiting.is_empty())
+        };
+        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, waits) != waits);
+        for (reason, machine) in news {
+            match &reason {
+                Some(reason) => tracing::info!(machine = %machine, "a boot waits for {reason}"),
+                None => tracing::info!(machine = %machine, "no boot waits any longer"),
+            }
+            self.chronicle.waits(&machine, reason);
+        }
+        for waiter in let_in {
+            // Outside of the lock: a room that is not taken any more is given back here.
+            let _ = waiter.call.send(Ok(Room { budget: Arc::clone(self), machine: waiter.machine }));
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One that waits: when it does so no more, nothing is left of it.
+struct Place<'a> {
+    budget: &'a Arc<Budget>,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let left = self.budget.books().waiting.remove(&self.number);
+        if left.is_some() {
+            self.budget.call();
+        }
+    }
+}
+
+/// A share of what a machine holds. When its last one is dropped, the machine holds nothing.
+pub struct Room {
+    budget: Arc<Budget>,
+    machine: MachineName,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let is_last = {
+            let mut books = self.budget.books();
+            let shares = books.holders.get_mut(&self.machine).map(|holder| {
+                holder.shares -= 1;
+                holder.shares
+            });
+            if shares == Some(0) {
+                books.holders.remove(&self.machine);
+            }
+            shares == Some(0)
+        };
+        if is_last {
+            self.budget.call();
+        }
+    }
+}
+
+fn too_long(reason: &str) -> Report {
+    let minutes = PATIENCE.as_secs() / 60;
+    Report::new(Kind::Busy, format!("the boot has waited {minutes} minutes for {reason}"))
+        .hint("stop one of these machines: `darwin-vz-nix --machine NAME stop`")
+        .hint("or give the machines less memory: the setting `memory`")
+}
+
+/// In GiB, with one digit after the point where it is not 0.
+fn gib(bytes: u64) -> String {
+    let tenths = bytes / (1 << 20) * 10 / 1024;
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        tenth => format!("{}.{tenth}", tenths / 10),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn list(names: &[&MachineName]) -> String {
+    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+    match names.as_slice() {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        names => names.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

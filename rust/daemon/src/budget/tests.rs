@@ -1,0 +1,263 @@
+//! Rooms by themselves, and machines in memory that share a computer too small for all of them.
+
+use super::*;
+use crate::machine::{Machine, Parts};
+use dvn_config::MachineSettings;
+use dvn_host::machine_dir::StateDir;
+use dvn_hypervisor::{
+    GuestAgent,
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_protocol::messages::Answer;
+use dvn_types::{
+    Service, Sizes,
+    wire::{State, What},
+};
+use futures_util::FutureExt;
+use std::{pin::pin, sync::atomic::Ordering::SeqCst};
+use tokio::time::{Instant, sleep};
+
+const GIB: u64 = 1 << 30;
+
+fn name(name: &str) -> MachineName {
+    name.parse().unwrap()
+}
+
+fn linux(gib: u64) -> Need {
+    Need { memory: gib * GIB, kind: GuestKind::Linux }
+}
+
+fn mac(gib: u64) -> Need {
+    Need { memory: gib * GIB, kind: GuestKind::MacOs }
+}
+
+fn budget(gib: u64) -> Arc<Budget> {
+    Arc::new(Budget::of(gib * GIB, Arc::default()))
+}
+
+#[tokio::test]
+async fn a_machine_alone_never_waits_and_others_wait_for_what_it_leaves() {
+    let budget = budget(16);
+    let [a, b, c, d] = ["builder-2", "builder-3", "c", "d"].map(name);
+    let first = budget.admit(&a, linux(100)).now_or_never().unwrap().unwrap();
+    let mut second = pin!(budget.admit(&b, linux(1)));
+    assert!(second.as_mut().now_or_never().is_none());
+    assert_eq!(budget.waits_for(&b).unwrap(), "1 GiB of memory: builder-2 holds 100 of 14 GiB");
+    assert!(*budget.wanted().borrow());
+    drop(first);
+    let _second = second.now_or_never().unwrap().unwrap();
+    assert_eq!((budget.waits_for(&b), *budget.wanted().borrow()), (None, false));
+
+    let first = budget.admit(&a, linux(11)).now_or_never().unwrap().unwrap();
+    let mut large = pin!(budget.admit(&c, linux(4)));
+    assert!(large.as_mut().now_or_never().is_none());
+    assert_eq!(budget.waits_for(&c).unwrap(), "4 GiB of memory: builder-2 and builder-3 hold 12 of 14 GiB");
+    // A small one does not go before it, or it might wait for ever.
+    let mut small = pin!(budget.admit(&d, linux(1)));
+    assert!(small.as_mut().now_or_never().is_none());
+    assert_eq!(budget.waits_for(&d).unwrap(), "1 GiB of memory, after c");
+    // A further demand for a machine that has room is no further machine.
+    drop(budget.admit(&a, linux(11)).now_or_never().unwrap().unwrap());
+    assert!(large.as_mut().now_or_never().is_none());
+    drop(first);
+    let (_large, _small) = (large.now_or_never().unwrap().unwrap(), small.now_or_never().unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn one_that_leaves_costs_those_behind_it_nothing() {
+    let (budget, [a, b, c]) = (budget(16), ["a", "b", "c"].map(name));
+    let _first = budget.admit(&a, linux(10)).await.unwrap();
+    let mut small = Box::pin(budget.admit(&c, linux(4)));
+    {
+        let mut large = pin!(budget.admit(&b, linux(8)));
+        assert!(large.as_mut().now_or_never().is_none() && small.as_mut().now_or_never().is_none());
+    }
+    let _small = small.now_or_never().unwrap().unwrap();
+    assert!(budget.books().waiting.is_empty() && !*budget.wanted().borrow());
+}
+
+#[tokio::test]
+async fn two_macos_guests_are_all_that_a_mac_runs_and_linux_does_not_wait_behind_a_third() {
+    let (budget, c) = (budget(64), name("c"));
+    let _one = budget.admit(&name("a"), mac(4)).await.unwrap();
+    let two = budget.admit(&name("b"), mac(4)).await.unwrap();
+    let mut three = pin!(budget.admit(&c, mac(4)));
+    assert!(three.as_mut().now_or_never().is_none());
+    let reason = budget.waits_for(&c).unwrap();
+    assert_eq!(reason, "the end of a macOS guest: there can be 2 at once, and a and b have them");
+    let _linux = budget.admit(&name("d"), linux(4)).now_or_never().unwrap().unwrap();
+    drop(two);
+    let _three = three.now_or_never().unwrap().unwrap();
+}
+
+#[test]
+fn sizes_and_names_are_written_as_people_do() {
+    assert_eq!([0, GIB, GIB * 3 / 2, GIB * 14 - 1].map(gib), ["0", "1", "1.5", "13.9"]);
+    let names = ["a", "b", "c"].map(name);
+    let names: Vec<_> = names.iter().collect();
+    assert_eq!([list(&[]), list(&names[..1]), list(&names[..2]), list(&names)], ["", "a", "a and b", "a, b and c"]);
+}
+
+/// A computer of 6 GiB with machines of 4 GiB each.
+struct Lab {
+    _tmp: tempfile::TempDir,
+    machines: Vec<Arc<Machine>>,
+    chronicle: Arc<Chronicle>,
+    sim: Sim,
+}
+
+fn lab(idle_timeout: Option<Duration>, agent: Arc<dyn GuestAgent>) -> Lab {
+    let tmp = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&tmp.path().join("s")).unwrap();
+    let chronicle = Arc::new(Chronicle::default());
+    let budget = Arc::new(Budget::of(6 * GIB, Arc::clone(&chronicle)));
+    let boot_timeout = Duration::from_secs(30);
+    let settings = MachineSettings { memory: 4 * GIB, idle_timeout, boot_timeout, ..MachineSettings::sample() };
+    let sim = Sim::new(Script { boot: Duration::from_secs(20), ..Script::default() });
+    let machines = ["a", "b", "c"].map(|machine| {
+        let dir = state.make_machine(&name(machine)).unwrap();
+        let parts = Parts::in_memory(sim.clone(), Arc::clone(&agent), &dir, &settings).unwrap();
+        let parts = Parts { budget: Arc::clone(&budget), ..parts };
+        Arc::new(Machine::assemble(name(machine), settings.clone(), dir, parts, Arc::clone(&chronicle)))
+    });
+    Lab { _tmp: tmp, machines: machines.into(), chronicle, sim }
+}
+
+fn builds(running: u32) -> Arc<dyn GuestAgent> {
+    sim_agent::that_says(move |_| Answer::Builds { running })
+}
+
+fn starts(machine: &Arc<Machine>) -> tokio::task::JoinHandle<Result<(), Report>> {
+    let machine = Arc::clone(machine);
+    tokio::spawn(async move { machine.start(Sizes::default()).await })
+}
+
+fn waits(machine: &Machine) -> Option<String> {
+    machine.status().waits_for
+}
+
+const REASON: &str = "4 GiB of memory: a holds 4 of 5.2 GiB";
+
+#[tokio::test(start_paused = true)]
+async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_time_then() {
+    let lab = lab(None, builds(0));
+    let [a, b, _] = &lab.machines[..] else { panic!() };
+    a.start(Sizes::default()).await.unwrap();
+    let mut events = lab.chronicle.events();
+    let waiting = starts(b);
+    // Longer than a boot may take.
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(b.status().state, State::Stopped { last_exit: None });
+    assert_eq!(waits(b).as_deref(), Some(REASON));
+    let told = What::Waits { reason: Some(REASON.to_owned()) };
+    assert!(
+        std::iter::from_fn(|| events.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == told)
+    );
+    a.stop(false).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(waits(b), None);
+    let told = What::Waits { reason: None };
+    assert!(
+        std::iter::from_fn(|| events.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == told)
+    );
+    // A connection to a guest that runs passes at once, also while another waits.
+    let _waiting = starts(a);
+    sleep(Duration::from_secs(1)).await;
+    drop(b.open(Service::Nix).await.unwrap());
+    assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_and_a_client_that_leaves_end_the_waiting() {
+    let lab = lab(None, builds(0));
+    let [a, b, c] = &lab.machines[..] else { panic!() };
+    a.start(Sizes::default()).await.unwrap();
+    let (stopped, left) = (starts(b), starts(c));
+    sleep(Duration::from_secs(1)).await;
+    assert!(waits(b).is_some() && waits(c).is_some());
+    b.stop(false).await.unwrap();
+    let report = stopped.await.unwrap().unwrap_err();
+    assert!(report.kind == Kind::Busy && report.message.contains("being stopped"), "{report}");
+    left.abort();
+    let _ = left.await;
+    assert_eq!((waits(b), waits(c)), (None, None));
+    a.stop(false).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.sim.counters().boots.load(SeqCst), 1, "nobody wants another");
+    // One that ends for good does not keep its clients waiting for room that it will not use.
+    a.start(Sizes::default()).await.unwrap();
+    let waiting = starts(b);
+    sleep(Duration::from_secs(1)).await;
+    b.end().await;
+    assert!(waiting.await.unwrap().unwrap_err().message.contains("shutting down"));
+    assert!(b.start(Sizes::default()).now_or_never().unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_guest_gives_way_and_its_memory_comes_with_its_end() {
+    let lab = lab(Some(Duration::from_secs(3 * 3600)), builds(0));
+    let [a, b, _] = &lab.machines[..] else { panic!() };
+    a.start(Sizes::default()).await.unwrap();
+    let used = a.open(Service::Nix).await.unwrap();
+    let waiting = starts(b);
+    sleep(Duration::from_secs(600)).await;
+    assert!(waits(b).is_some(), "the guest is used");
+    drop(used);
+    let begun = Instant::now();
+    waiting.await.unwrap().unwrap();
+    assert!((10..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_builds_or_is_never_idle_gives_no_way_and_the_waiting_ends_with_the_reason() {
+    for (idle, agent) in [(Some(Duration::from_secs(3600)), builds(1)), (None, builds(0))] {
+        let lab = lab(idle, agent);
+        let [a, b, _] = &lab.machines[..] else { panic!() };
+        a.start(Sizes::default()).await.unwrap();
+        let begun = Instant::now();
+        let report = b.start(Sizes::default()).await.unwrap_err();
+        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+        assert_eq!(report.kind, Kind::Busy);
+        assert_eq!(report.message, format!("the boot has waited 30 minutes for {REASON}"));
+        assert!(report.hints[0].contains("stop"), "{report:?}");
+        assert!(matches!(a.status().state, State::Running { .. }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_boot_that_fails_and_a_guest_that_crashes_leave_their_memory_to_others() {
+    let lab = lab(None, builds(0));
+    let [a, b, _] = &lab.machines[..] else { panic!() };
+    lab.sim.rescript(|script| script.boot_error = Some("no".to_owned()));
+    a.start(Sizes::default()).await.unwrap_err();
+    lab.sim.rescript(|script| (script.boot_error, script.crash_after) = (None, Some(Duration::from_secs(50))));
+    b.start(Sizes::default()).await.unwrap();
+    lab.sim.rescript(|script| script.crash_after = None);
+    a.start(Sizes::default()).await.unwrap();
+    assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
+}
+
+/// A deletion does not wait for a client that waits for memory.
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_client_waits_can_be_deleted_at_once() {
+    let lab = lab(None, builds(0));
+    let [a, b, _] = &lab.machines[..] else { panic!() };
+    a.start(Sizes::default()).await.unwrap();
+    let mut clients: Vec<_> = (0..3).map(|_| starts(b)).collect();
+    sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let (state, again) = (StateDir::open(&lab._tmp.path().join("s")).unwrap(), Arc::clone(b));
+    let destroying = tokio::spawn(async move { again.destroy(&state, dvn_types::Keep::default()).await });
+    // These come while it goes on.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+        clients.push(starts(b));
+    }
+    destroying.await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    for client in clients {
+        client.abort();
+    }
+}

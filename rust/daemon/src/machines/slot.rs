@@ -1,0 +1,373 @@
+//! One machine's place in the list: the machine, or the reason why there is none, and its SSH port.
+//!
+//! ```text
+//!            bind its port, open it                    DELETE, where no configuration declares it
+//!   Broken ─────────────────────────▶ Works ────────────────────────────────────────────▶ Gone
+//!     │  ▲                                                                                  ▲
+//!     │  └─ a start; a connection or the next minute, but not within a second of the last   │
+//!     └─────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The rule: a place holds everything that belongs to its machine, so that nothing of it is left when the place goes. Its port is
+//! bound before the machine is opened and stays bound while the machine is broken: a client that connects gets the reason.
+
+use crate::{
+    chronicle::Chronicle,
+    connection::Connection,
+    machine::Machine,
+    ssh_listener::{self, Behind},
+};
+use dvn_config::MachineSettings;
+use dvn_host::{activation::Inherited, machine_dir::StateDir};
+use dvn_hypervisor::BACKENDS;
+use dvn_types::{
+    Keep, Kind, MachineName, Report, Service, unix_ms,
+    wire::{MachineStatus, State, StoreStatus},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, spawn_blocking},
+    time::{Instant, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a broken machine is tried again by itself.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// After a failed attempt connections get its reason for so long, without another attempt.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Makes a machine of its name and settings. Blocks.
+pub type Opener = dyn Fn(&MachineName, &MachineSettings) -> Result<Machine, Report> + Send + Sync;
+
+/// What all places share.
+pub struct Workshop {
+    /// Where machines have their files.
+    pub state: StateDir,
+    /// Where is told what becomes of them.
+    pub chronicle: Arc<Chronicle>,
+    /// Opens them.
+    pub open: Box<Opener>,
+    /// Sockets that a service manager handed over, until their machines take them.
+    pub inherited: Mutex<Inherited>,
+    /// The API has its socket: clients are let in, and generations are kept.
+    pub serving: AtomicBool,
+}
+
+/// A machine's place.
+pub struct Slot {
+    me: Weak<Slot>,
+    name: MachineName,
+    settings: MachineSettings,
+    /// By a configuration, so that it is made anew when it is deleted.
+    declared: bool,
+    shop: Arc<Workshop>,
+    entry: Mutex<Entry>,
+    /// Held while the machine is opened, deleted or removed.
+    alone: tokio::sync::Mutex<()>,
+}
+
+struct Entry {
+    standing: Standing,
+    port: Port,
+    retry: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Clone)]
+enum Standing {
+    /// Not tried yet.
+    New,
+    Works(Arc<Machine>),
+    Broken {
+        report: Report,
+        since_unix_ms: u64,
+        /// When the last attempt began, and when it was over.
+        tried: (Instant, Instant),
+    },
+    Gone,
+}
+
+enum Port {
+    Unbound,
+    Bound(TcpListener),
+    Served(AbortOnDropHandle<()>),
+}
+
+impl Slot {
+    /// A place for this machine, which is not opened yet.
+    pub fn new(name: MachineName, settings: MachineSettings, declared: bool, shop: Arc<Workshop>) -> Arc<Slot> {
+        Arc::new_cyclic(|me| Slot {
+            me: me.clone(),
+            name,
+            settings,
+            declared,
+            shop,
+            entry: Mutex::new(Entry { standing: Standing::New, port: Port::Unbound, retry: None }),
+            alone: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Whether a configuration declares the machine.
+    pub fn is_declared(&self) -> bool {
+        self.declared
+    }
+
+    /// The machine, or why there is none.
+    pub fn machine(&self) -> Result<Arc<Machine>, Report> {
+        match self.standing() {
+            Standing::Works(machine) => Ok(machine),
+            Standing::Broken { report, .. } => Err(report),
+            Standing::New | Standing::Gone => Err(self.is_gone()),
+        }
+    }
+
+    /// What the outside sees of it.
+    pub fn status(&self) -> Option<MachineStatus> {
+        match self.standing() {
+            Standing::Works(machine) => Some(machine.status()),
+            Standing::Broken { report, since_unix_ms, .. } => Some(self.status_of_broken(report, since_unix_ms)),
+            Standing::New | Standing::Gone => None,
+        }
+    }
+
+    fn status_of_broken(&self, cause: Report, since_unix_ms: u64) -> MachineStatus {
+        let settings = &self.settings;
+        let listens = !matches!(self.entry().port, Port::Unbound);
+        MachineStatus {
+            name: self.name.clone(),
+            backend: settings.backend.map_or(BACKENDS.first().copied().unwrap_or("none"), |it| it.as_str()).to_owned(),
+            accelerator: settings.accelerator.clone().unwrap_or_else(|| "unknown".to_owned()),
+            state: State::Broken { cause },
+            waits_for: None,
+            since_unix_ms,
+            boots: 0,
+            listen: listens.then(|| settings.listen.to_string()).into_iter().collect(),
+            cores: settings.cores,
+            memory: settings.memory,
+            disk_size: settings.disk_size,
+            last_boot: None,
+            generations: None,
+            store: StoreStatus::default(),
+        }
+    }
+
+    /// The machine, opened first if it is broken. Unless the caller insists, a failure of just now is believed.
+    pub async fn ready(&self, insist: bool) -> Result<Arc<Machine>, Report> {
+        if let Standing::Works(machine) = self.standing() {
+            return Ok(machine);
+        }
+        let (asked, me) = (Instant::now(), self.me.upgrade().ok_or_else(|| self.is_gone())?);
+        // A client that leaves meanwhile does not leave an attempt half made.
+        let attempt = tokio::spawn(async move {
+            let _alone = me.alone.lock().await;
+            match me.standing() {
+                Standing::Works(machine) => Ok(machine),
+                Standing::Gone => Err(me.is_gone()),
+                Standing::Broken { report, tried: (began, ended), .. }
+                    if began >= asked || !insist && ended.elapsed() < QUIET =>
+                {
+                    Err(report)
+                }
+                Standing::New | Standing::Broken { .. } => me.open().await,
+            }
+        });
+        attempt.await.unwrap_or_else(|error| Err(self.lost(&error)))
+    }
+
+    /// Binds the port where it is not, and opens the machine. `alone` is held.
+    async fn open(&self) -> Result<Arc<Machine>, Report> {
+        let began = Instant::now();
+        let opened = match self.bind() {
+            Ok(()) => {
+                let (shop, name, settings) = (Arc::clone(&self.shop), self.name.clone(), self.settings.clone());
+                let opening = spawn_blocking(move || (shop.open)(&name, &settings)).await;
+                opening.unwrap_or_else(|error| Err(self.lost(&error))).map(Arc::new)
+            }
+            Err(report) => Err(report),
+        };
+        let opened = opened.map_err(|report| {
+            report.hint("the machine is tried again by `darwin-vz-nix start`, by a connection, and once a minute")
+        });
+        match &opened {
+            Ok(machine) => self.works(machine),
+            Err(report) => self.is_broken(report.clone(), began),
+        }
+        self.serve();
+        opened
+    }
+
+    fn bind(&self) -> Result<(), Report> {
+        if !matches!(self.entry().port, Port::Unbound) {
+            return Ok(());
+        }
+        let address = self.settings.listen;
+        let listener = self.shop.inherited.lock().unwrap_or_else(PoisonError::into_inner).listen(address)?;
+        self.entry().port = Port::Bound(pollable(listener)?);
+        Ok(())
+    }
+
+    fn works(&self, machine: &Arc<Machine>) {
+        let before = std::mem::replace(&mut self.entry().standing, Standing::Works(Arc::clone(machine)));
+        if self.shop.serving.load(SeqCst) {
+            machine.keep_generations();
+        }
+        if matches!(before, Standing::Broken { .. }) {
+            tracing::info!(machine = %self.name, "the machine works again");
+            self.shop.chronicle.moved(&self.name, machine.status().state);
+        }
+        self.shop.chronicle.changed();
+    }
+
+    fn is_broken(&self, report: Report, began: Instant) {
+        let tried = (began, Instant::now());
+        let mut entry = self.entry();
+        if let Standing::Broken { report: before, tried: last, .. } = &mut entry.standing
+            && *before == report
+        {
+            *last = tried;
+            return;
+        }
+        entry.standing = Standing::Broken { report: report.clone(), since_unix_ms: unix_ms(), tried };
+        if entry.retry.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            entry.retry = Some(AbortOnDropHandle::new(tokio::spawn(try_again(self.me.clone()))));
+        }
+        drop(entry);
+        tracing::error!(machine = %self.name, "the machine is broken: {report}");
+        self.shop.chronicle.moved(&self.name, State::Broken { cause: report });
+        self.shop.chronicle.changed();
+    }
+
+    /// Lets clients in, if it is time to.
+    pub fn serve(&self) {
+        if !self.shop.serving.load(SeqCst) {
+            return;
+        }
+        let mut entry = self.entry();
+        match std::mem::replace(&mut entry.port, Port::Unbound) {
+            Port::Bound(listener) => {
+                tracing::info!(machine = %self.name, address = %self.settings.listen, "waiting for connections");
+                let behind = Way { name: self.name.clone(), slot: self.me.clone() };
+                let served = ssh_listener::serve_ssh(listener, Arc::new(behind));
+                entry.port = Port::Served(AbortOnDropHandle::new(tokio::spawn(served)));
+            }
+            other => entry.port = other,
+        }
+    }
+
+    /// Stops the machine and deletes its files; what the next boot needs is made anew. Not to be dropped before its end.
+    pub async fn make_anew(&self, keep: Keep) -> Result<(), Report> {
+        if let Standing::Works(machine) = self.standing() {
+            return machine.destroy(&self.shop.state, keep).await;
+        }
+        let _alone = self.alone.lock().await;
+        match self.standing() {
+            Standing::Works(machine) => machine.destroy(&self.shop.state, keep).await,
+            Standing::New | Standing::Gone => Err(self.is_gone()),
+            Standing::Broken { .. } => {
+                self.shop.state.machine(&self.name).destroy(keep)?;
+                // The files are deleted, as was asked; whether that has mended the machine its status shows.
+                let _ = self.open().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the machine, ends all that belongs to it, and deletes its files. Not to be dropped before its end.
+    pub async fn remove(&self) -> Result<(), Report> {
+        let _alone = self.alone.lock().await;
+        match self.standing() {
+            Standing::New | Standing::Gone => return Err(self.is_gone()),
+            Standing::Broken { .. } => {}
+            // First, and only that may fail: one whose guest does not go stays as it is.
+            Standing::Works(machine) => machine.stop(true).await?,
+        }
+        let (standing, port, retry) = {
+            let mut entry = self.entry();
+            let standing = std::mem::replace(&mut entry.standing, Standing::Gone);
+            (standing, std::mem::replace(&mut entry.port, Port::Unbound), entry.retry.take())
+        };
+        drop(retry);
+        if let Port::Served(served) = port {
+            served.abort();
+            // Its connections end with it. An error says that it was aborted, as it was.
+            let _ = served.await;
+        }
+        if let Standing::Works(machine) = standing {
+            machine.end().await;
+        }
+        let deleted = self.shop.state.machine(&self.name).destroy(Keep::default());
+        self.shop.chronicle.forget(&self.name);
+        if let Err(report) = deleted {
+            self.is_broken(report.clone(), Instant::now());
+            return Err(report);
+        }
+        self.shop.chronicle.changed();
+        Ok(())
+    }
+
+    fn is_gone(&self) -> Report {
+        Report::new(Kind::NotFound, format!("the machine {} was removed", self.name))
+    }
+
+    fn lost(&self, error: &JoinError) -> Report {
+        Report::new(Kind::Internal, format!("the machine {} could not be opened: {error}", self.name))
+            .hint("the log says more: `darwin-vz-nix logs`")
+    }
+
+    fn standing(&self) -> Standing {
+        self.entry().standing.clone()
+    }
+
+    fn entry(&self) -> MutexGuard<'_, Entry> {
+        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes a listening socket one of the runtime's.
+pub fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
+    TcpListener::from_std(listener).map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))
+}
+
+/// Tries to open a broken machine until it works or is removed.
+async fn try_again(slot: Weak<Slot>) {
+    loop {
+        sleep(AGAIN).await;
+        let Some(slot) = slot.upgrade() else { return };
+        let opened = slot.ready(false).await;
+        if opened.is_ok() || matches!(slot.standing(), Standing::Gone) {
+            return;
+        }
+    }
+}
+
+/// The way from an SSH port to its machine.
+struct Way {
+    name: MachineName,
+    slot: Weak<Slot>,
+}
+
+impl Behind for Way {
+    fn name(&self) -> &MachineName {
+        &self.name
+    }
+
+    fn is_running(&self) -> bool {
+        self.slot.upgrade().and_then(|slot| slot.machine().ok()).is_some_and(|machine| machine.is_running())
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Connection, Report>> {
+        let slot = self.slot.upgrade();
+        Box::pin(async move {
+            let gone = || Report::new(Kind::NotFound, format!("the machine {} was removed", self.name));
+            slot.ok_or_else(gone)?.ready(false).await?.open(Service::Ssh).await
+        })
+    }
+}

@@ -1,0 +1,292 @@
+//! Machines in memory that come, break, are mended and go.
+
+use super::{Machines, Workshop};
+use crate::{
+    chronicle::Chronicle,
+    machine::{Machine, Parts},
+};
+use dvn_config::MachineSettings;
+use dvn_host::{activation::Inherited, machine_dir::StateDir};
+use dvn_hypervisor::{
+    sim::{Script, Sim},
+    sim_agent,
+};
+use dvn_types::{
+    Keep, Kind, MachineName, Report, Service, Sizes,
+    wire::{State, What},
+};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+/// Longest wait for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Lab {
+    _tmp: tempfile::TempDir,
+    state: StateDir,
+    machines: Arc<Machines>,
+    chronicle: Arc<Chronicle>,
+    sim: Sim,
+    /// Why a machine of this name cannot be opened.
+    faults: Arc<Mutex<BTreeMap<MachineName, Report>>>,
+}
+
+impl Lab {
+    fn new(script: Script) -> Lab {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let chronicle = Arc::new(Chronicle::default());
+        let (sim, faults) = (Sim::new(script), Arc::<Mutex<BTreeMap<MachineName, Report>>>::default());
+        let (its_state, its_chronicle) = (state.clone(), Arc::clone(&chronicle));
+        let (its_sim, its_faults) = (sim.clone(), Arc::clone(&faults));
+        let machines = Machines::new(Workshop {
+            state: state.clone(),
+            chronicle: Arc::clone(&chronicle),
+            open: Box::new(move |name, settings| {
+                if let Some(fault) = its_faults.lock().unwrap().get(name) {
+                    return Err(fault.clone());
+                }
+                let dir = its_state.make_machine(name)?;
+                let parts = Parts::in_memory(its_sim.clone(), sim_agent::detached(), &dir, settings)?;
+                Ok(Machine::assemble(name.clone(), settings.clone(), dir, parts, Arc::clone(&its_chronicle)))
+            }),
+            inherited: Mutex::new(Inherited::default()),
+            serving: AtomicBool::new(false),
+        });
+        machines.serve();
+        Lab { _tmp: tmp, state, machines: Arc::new(machines), chronicle, sim, faults }
+    }
+
+    fn breaks(&self, name: &MachineName) {
+        let fault = Report::new(Kind::State, "its keys are damaged").hint("make new ones");
+        self.faults.lock().unwrap().insert(name.clone(), fault);
+    }
+
+    fn is_mended(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    fn state_of(&self, name: &MachineName) -> Option<State> {
+        self.machines.status().into_iter().find(|status| status.name == *name).map(|status| status.state)
+    }
+}
+
+fn name(name: &str) -> MachineName {
+    name.parse().unwrap()
+}
+
+fn settings(listen: SocketAddr) -> MachineSettings {
+    MachineSettings { listen, ..MachineSettings::sample() }
+}
+
+fn anywhere() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// An address that is free now, and its listener, which has it until it is dropped.
+fn taken() -> (SocketAddr, std::net::TcpListener) {
+    let listener = std::net::TcpListener::bind(anywhere()).unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_machine_is_listed_with_its_reason_and_stops_no_other() {
+    let lab = Lab::new(Script::default());
+    let [good, damaged, shut] = ["a", "b", "c"].map(name);
+    let (address, other_program) = taken();
+    lab.breaks(&damaged);
+    let mut events = lab.chronicle.events();
+    lab.machines.declare(good.clone(), settings(anywhere())).await.unwrap();
+    lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
+    let report = lab.machines.declare(shut.clone(), settings(address)).await.map(drop).unwrap_err();
+    assert_eq!(report.kind, Kind::Busy);
+    assert!(report.message.contains(&address.to_string()) && report.hints[0].contains("ss -ltnp"), "{report:?}");
+
+    lab.machines.get(&good).unwrap().start(Sizes::default()).await.unwrap();
+    assert!(matches!(lab.state_of(&good), Some(State::Running { .. })));
+    let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    for (broken, kind) in [(&damaged, Kind::State), (&shut, Kind::Busy)] {
+        let report = lab.machines.get(broken).map(drop).unwrap_err();
+        assert!(report.kind == kind && report.hints.iter().any(|hint| hint.contains("`darwin-vz-nix start`")));
+        assert_eq!(lab.state_of(broken), Some(State::Broken { cause: report.clone() }));
+        assert_eq!(lab.machines.ready(broken, true).await.map(drop).unwrap_err(), report, "tried, and still so");
+        let what = What::State { state: State::Broken { cause: report } };
+        assert_eq!(told.iter().filter(|event| event.machine == *broken && event.what == what).count(), 1);
+    }
+    let listens = |name: &MachineName| {
+        let status = lab.machines.status().into_iter().find(|status| status.name == *name).unwrap();
+        status.listen.len()
+    };
+    assert_eq!((listens(&damaged), listens(&shut)), (1, 0), "a port that another program has is not the machine's");
+    assert_eq!(lab.machines.broken(), [damaged.clone(), shut.clone()]);
+
+    drop(other_program);
+    lab.machines.ready(&shut, true).await.unwrap();
+    lab.is_mended();
+    lab.machines.ready(&damaged, true).await.unwrap();
+    assert!(lab.machines.broken().is_empty());
+    assert_eq!(lab.state_of(&shut), Some(State::Stopped { last_exit: None }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_machine_is_tried_again_by_itself_and_connections_do_not_try_in_a_row() {
+    let lab = Lab::new(Script::default());
+    let broken = name("a");
+    lab.breaks(&broken);
+    lab.machines.declare(broken.clone(), settings(anywhere())).await.map(drop).unwrap_err();
+    lab.is_mended();
+    lab.machines.ready(&broken, false).await.map(drop).unwrap_err();
+    sleep(Duration::from_secs(2)).await;
+    lab.breaks(&broken);
+    lab.machines.ready(&broken, false).await.map(drop).unwrap_err();
+    lab.is_mended();
+    assert!(lab.machines.get(&broken).is_err());
+    sleep(Duration::from_secs(61)).await;
+    lab.machines.get(&broken).unwrap();
+}
+
+#[tokio::test]
+async fn who_connects_to_a_broken_machine_gets_the_reason_and_once_it_is_mended_the_guest() {
+    let lab = Lab::new(Script::default());
+    let broken = name("a");
+    lab.breaks(&broken);
+    let (address, free) = taken();
+    drop(free);
+    lab.machines.declare(broken.clone(), settings(address)).await.map(drop).unwrap_err();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let mut said = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut said)).await.unwrap().unwrap();
+    assert_eq!(said, "darwin-vz-nix: its keys are damaged\r\n");
+    lab.is_mended();
+    sleep(Duration::from_secs(1)).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    timeout(PATIENCE, client.read_exact(&mut [0])).await.unwrap().unwrap();
+    assert!(lab.machines.broken().is_empty());
+}
+
+#[tokio::test]
+async fn of_a_hundred_machines_that_were_removed_nothing_is_left() {
+    let lab = Lab::new(Script::default());
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let (before, strong) = (tasks(), Arc::strong_count(&lab.chronicle));
+    let names: Vec<_> = (0..100).map(|n| name(&format!("m{n}"))).collect();
+    for (n, name) in names.iter().enumerate() {
+        if n % 10 == 9 {
+            lab.breaks(name);
+        }
+        let opened = lab.machines.insert(name.clone(), settings(anywhere())).await;
+        assert_eq!(opened.is_err(), n % 10 == 9);
+        if let (true, Ok(machine)) = (n % 10 == 0, opened) {
+            machine.start(Sizes::default()).await.unwrap();
+        }
+    }
+    assert!(tasks() > before + 100);
+    assert_eq!(
+        lab.machines.insert(names[0].clone(), settings(anywhere())).await.map(drop).unwrap_err().kind,
+        Kind::Busy
+    );
+    assert_eq!(lab.sim.counters().alive.load(SeqCst), 10);
+    for name in &names {
+        lab.machines.remove(name).await.unwrap();
+        assert!(!lab.state.machine(name).root().exists());
+    }
+    assert_eq!(lab.machines.status(), []);
+    assert_eq!(lab.sim.counters().alive.load(SeqCst), 0);
+    assert_eq!(lab.machines.remove(&names[0]).await.unwrap_err().kind, Kind::NotFound);
+    until("their tasks end", || tasks() == before).await;
+    // Each watcher and connection holds one.
+    assert_eq!(Arc::strong_count(&lab.chronicle), strong);
+}
+
+#[tokio::test]
+async fn a_removal_ends_connections_and_frees_the_port() {
+    let lab = Lab::new(Script::default());
+    let (address, free) = taken();
+    drop(free);
+    let removed = name("a");
+    let machine = lab.machines.insert(removed.clone(), settings(address)).await.unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    timeout(PATIENCE, client.read_exact(&mut [0])).await.unwrap().unwrap();
+    let direct = machine.open(Service::Nix).await.unwrap();
+    let (mut ours, theirs) = tokio::io::duplex(64);
+    let carried = tokio::spawn(direct.carry(theirs));
+    ours.write_all(b"x").await.unwrap();
+    assert_eq!(lab.chronicle.connections().len(), 2);
+
+    lab.machines.remove(&removed).await.unwrap();
+    // With unread bytes a close may come as an error.
+    let _ = timeout(PATIENCE, client.read(&mut [0; 9])).await.expect("the connection ends");
+    let _ = timeout(PATIENCE, carried).await.expect("the direct one, too").unwrap();
+    assert!(lab.chronicle.connections().is_empty() && lab.chronicle.traffic(&removed).is_empty());
+    assert_eq!(machine.start(Sizes::default()).await.unwrap_err().kind, Kind::Busy, "a late request boots nothing");
+    assert_eq!(lab.sim.counters().alive.load(SeqCst), 0);
+    let weak = Arc::downgrade(&machine);
+    drop(machine);
+    until("nothing holds the machine", || weak.strong_count() == 0).await;
+    TcpListener::bind(address).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_can_be_removed_while_it_boots_and_who_waits_is_refused() {
+    let lab = Lab::new(Script { boot: Duration::from_secs(30), ..Script::default() });
+    let removed = name("a");
+    let machine = lab.machines.insert(removed.clone(), settings(anywhere())).await.unwrap();
+    let starting = tokio::spawn(async move { machine.start(Sizes::default()).await });
+    while lab.sim.counters().boots.load(SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    lab.machines.remove(&removed).await.unwrap();
+    assert_eq!(starting.await.unwrap().unwrap_err().kind, Kind::Busy);
+    let counters = lab.sim.counters();
+    assert_eq!((counters.cancelled.load(SeqCst), counters.alive.load(SeqCst)), (1, 0));
+    lab.machines.insert(removed.clone(), settings(anywhere())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deletion_makes_a_declared_machine_anew_and_removes_any_other() {
+    let lab = Lab::new(Script::default());
+    let [declared, other, damaged] = ["a", "b", "c"].map(name);
+    lab.machines.declare(declared.clone(), settings(anywhere())).await.unwrap();
+    lab.machines.insert(other.clone(), settings(anywhere())).await.unwrap();
+    let disk = lab.state.machine(&declared).data_disk();
+    std::fs::write(&disk, "x").unwrap();
+    lab.machines.delete(&declared, Keep::default()).await.unwrap();
+    assert!(!disk.exists());
+    lab.machines.get(&declared).unwrap().start(Sizes::default()).await.unwrap();
+
+    let in_part = Keep { keys: true, generations: false };
+    assert_eq!(lab.machines.delete(&other, in_part).await.unwrap_err().kind, Kind::Config);
+    lab.machines.delete(&other, Keep::default()).await.unwrap();
+    assert!(!lab.state.machine(&other).root().exists());
+    assert_eq!(lab.machines.get(&other).map(drop).unwrap_err().kind, Kind::NotFound);
+
+    // What breaks a machine goes with its files.
+    lab.breaks(&damaged);
+    lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
+    lab.is_mended();
+    lab.machines.delete(&damaged, Keep::default()).await.unwrap();
+    lab.machines.get(&damaged).unwrap();
+}
