@@ -127,12 +127,13 @@ impl Stepper<'_> {
         }
     }
 
-    /// Its idle time is soon over. One that is never idle by its policy, and one that builds, is kept all the same.
+    /// Its idle time is over soon. A guest that is never idle by its policy is kept; one that builds is kept, too, because its builds
+    /// are asked for first.
     fn give_way(self, state: State) -> Step {
         match state {
-            State::Running { leases, idle: Some(Idle::Until { at, builds: 0 }) } => {
+            State::Running { leases, idle: Some(Idle::Until { at }) } => {
                 let at = at.min(self.after(GIVE_WAY));
-                self.to(State::Running { leases, idle: Some(Idle::Until { at, builds: 0 }) }, vec![])
+                self.to(State::Running { leases, idle: Some(Idle::Until { at }) }, vec![])
             }
             state => self.to(state, vec![]),
         }
