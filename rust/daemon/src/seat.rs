@@ -51,7 +51,7 @@ impl Seat {
         let (mut wanted, mut snapshots) = (self.budget.wanted(), handle.watch());
         while wanted.wait_for(|wanted| *wanted).await.is_ok() {
             let phase = snapshots.borrow_and_update().phase.clone();
-            if let Phase::Running { leases: 0, idle_at: Some(_), builds: 0 } = phase {
+            if let Phase::Running { leases: 0, idle_at: Some(_), asked: false } = phase {
                 handle.give_way();
             }
             tokio::select! {
