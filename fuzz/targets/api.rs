@@ -3,7 +3,7 @@
 //! token.
 //!
 //! * Every request is answered. A failure is reported in JSON, and is never an internal error; no answer contains the
-//! token.
+//!   token.
 //! * A request that does not pass the guard has no effect.
 //! * The daemon is called only for valid machine names, with sizes that this host has.
 

@@ -3,7 +3,7 @@
 //! initrd.
 //!
 //! * The kernel unpacks what the host writes: one directory and three files, for root alone, behind the unchanged
-//! initrd.
+//!   initrd.
 //! * The agent reads the values that the host meant.
 //! * The agent accepts no other version, and its refusal does not contain the token.
 

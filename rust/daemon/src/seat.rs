@@ -4,13 +4,14 @@
 //! takes its wish along. A boot that no demand of now has paid for waits at [`Hypervisor::boot`], within the boot timeout.
 
 use crate::budget::{Budget, Need, Room};
-use dvn_hypervisor::{Capabilities, Exit, Guest, GuestListener, GuestStream, Hypervisor, spec::MachineSpec};
+use dvn_hypervisor::{Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor, spec::MachineSpec};
 use dvn_lifecycle::{Gate, Handle, Phase};
 use dvn_types::{GuestKind, MachineName, Report, Sizes};
 use futures_util::future::BoxFuture;
 use std::{
     any::Any,
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -105,8 +106,14 @@ impl Hypervisor for Budgeted {
         Box::pin(async move {
             // At once where the demand has it still.
             let room = self.seat.admit(Some(spec.memory)).await?;
-            let guest = self.hypervisor.boot(spec).await?;
-            Ok(Arc::new(Seated { guest, room: Mutex::new(Some(room)) }) as Arc<dyn Guest>)
+            Ok(Seated::new(self.hypervisor.boot(spec).await?, room))
+        })
+    }
+
+    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async move {
+            let room = self.seat.admit(Some(spec.memory)).await?;
+            Ok(Seated::new(self.hypervisor.restore(spec, state).await?, room))
         })
     }
 }
@@ -115,6 +122,12 @@ impl Hypervisor for Budgeted {
 struct Seated {
     guest: Arc<dyn Guest>,
     room: Mutex<Option<Room>>,
+}
+
+impl Seated {
+    fn new(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
+        Arc::new(Seated { guest, room: Mutex::new(Some(room)) })
+    }
 }
 
 impl Guest for Seated {
@@ -144,5 +157,11 @@ impl Guest for Seated {
             drop(room);
             exit
         })
+    }
+    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.suspend(state)
+    }
+    fn display(&self) -> Option<Arc<dyn Display>> {
+        self.guest.display()
     }
 }

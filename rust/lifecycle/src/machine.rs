@@ -16,7 +16,7 @@
 //! ```
 //!
 //! A guest whose idle time is over is first asked for its builds, for a build may go on after its client has left. It is
-//! idle when it has none, or does not answer; otherwise it is asked again later.
+//! idle when it has none, or does not answer; otherwise it is asked again later. `GiveWay` brings that time forward, and nothing else.
 //!
 //! A paused guest has a page of its own: [`pausing`](super::pausing).
 //!
