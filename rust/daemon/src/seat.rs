@@ -106,14 +106,14 @@ impl Hypervisor for Budgeted {
         Box::pin(async move {
             // At once where the demand has it still.
             let room = self.seat.admit(Some(spec.memory)).await?;
-            Ok(Seated::new(self.hypervisor.boot(spec).await?, room))
+            Ok(Seated::seat(self.hypervisor.boot(spec).await?, room))
         })
     }
 
     fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
             let room = self.seat.admit(Some(spec.memory)).await?;
-            Ok(Seated::new(self.hypervisor.restore(spec, state).await?, room))
+            Ok(Seated::seat(self.hypervisor.restore(spec, state).await?, room))
         })
     }
 }
@@ -125,7 +125,7 @@ struct Seated {
 }
 
 impl Seated {
-    fn new(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
+    fn seat(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
         Arc::new(Seated { guest, room: Mutex::new(Some(room)) })
     }
 }

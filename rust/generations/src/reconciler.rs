@@ -156,7 +156,8 @@ impl Reconciler {
 
     async fn built(&self, recipe: &Path) -> Result<u32, Failure> {
         let store = &self.generations.store;
-        let (home, place) = blocking(|| Ok::<_, Report>((store.home()?, store.place()?))).map_err(Failure::Permanent)?;
+        let (home, place) =
+            blocking(|| Ok::<_, Report>((store.home()?, store.place()?))).map_err(Failure::Permanent)?;
         // One lease from the first step to the last, so that the guest stays.
         let lease = {
             let _files = self.files.read().await;

@@ -5,8 +5,8 @@
 
 pub mod activation;
 pub mod api_token;
-pub mod connection_slots;
 mod blocking;
+pub mod connection_slots;
 pub mod descriptors;
 pub mod files;
 pub mod log_file;

@@ -9,9 +9,9 @@
 mod command;
 mod crew;
 mod features;
-mod parent;
 mod firmware;
 mod guest;
+mod parent;
 mod probe;
 mod process;
 mod qmp;

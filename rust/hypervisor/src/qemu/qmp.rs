@@ -207,4 +207,6 @@ async fn read<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> io::Result<Value> {
 }
 
 #[cfg(test)]
+// The fuzz target includes this file by its path, from which the compiler would look elsewhere.
+#[path = "qmp/tests.rs"]
 mod tests;

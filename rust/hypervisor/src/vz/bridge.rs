@@ -73,12 +73,12 @@ impl Machine {
     }
     /// The guest's connections to a port of the host go to `found` from now on.
     pub fn listen(&self, port: u32, found: mpsc::Sender<Connection>) -> impl Done + use<> {
-        self.link.ears().insert(port, found);
+        self.link.listeners().insert(port, found);
         done(self.ask(move |shim, op| shim.listen(op, port)))
     }
     /// The guest is refused at this port from now on.
     pub fn unlisten(&self, port: u32) -> impl Done + use<> {
-        self.link.ears().remove(&port);
+        self.link.listeners().remove(&port);
         done(self.ask(move |shim, op| shim.unlisten(op, port)))
     }
 
