@@ -1,5 +1,5 @@
-//! What a row of the table of settings becomes: its name among all [`Key`]s, its value in a [`Layer`], in [`Complete`] and, for
-//! those of a machine, in [`MachineSettings`]. The table is in `table.rs`.
+//! What a row of the table of settings becomes: its name among all `Key`s, its value in a `Layer`, in `Complete` and, for
+//! those of a machine, in `MachineSettings`. The table is in `table.rs`.
 
 /// Takes the table apart. All that it makes is in the module that has the table.
 macro_rules! settings {
