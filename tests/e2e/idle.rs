@@ -11,9 +11,11 @@ fn a_build_without_a_connection_keeps_the_vm_and_its_result() {
     let lab = Lab::running(&format!("idle-timeout = \"{IDLE}s\""));
     // Started by a client in the guest itself; the session that started it ends as soon as it runs.
     let build = derivation("long", "sleep 8; echo done > $out");
+    // Until then it must not be silent for the idle time, which each of these commands may take on a busy computer.
     let out = lab.ssh(&format!(
-        "echo '{build}' >long.nix; nix-store -q --outputs $(nix-instantiate long.nix); nix-build long.nix --no-out-link </dev/null >log 2>&1 & \
-         until ps | grep -q ' nixbld[0-9]* *sleep 8'; do sleep 1; done"
+        "while :; do echo . >&2; sleep 1; done & ticks=$!; \
+         echo '{build}' >long.nix; nix-store -q --outputs $(nix-instantiate long.nix); nix-build long.nix --no-out-link </dev/null >log 2>&1 & \
+         until ps | grep -q ' nixbld[0-9]* *sleep 8'; do sleep 1; done; kill $ticks"
     ));
     wait("the connection to end, and the build to keep the VM alone", || {
         let status = lab.status();
