@@ -6,8 +6,8 @@
 //!                                                 └─ a stop, the client leaves, too long ─▶ an error
 //! ```
 //!
-//! The rule: guests that run at once have no more memory than [`share`] of the computer's, except for a machine that is alone.
-//! Processors are not counted, for guests can share them.
+//! The rule: guests that run at once have no more memory together than the computer, except for a machine that is alone.
+//! Processors are not counted, because guests can share them.
 
 use crate::chronicle::Chronicle;
 use dvn_types::{GuestKind, Kind, MachineName, Report};
@@ -23,11 +23,6 @@ use tokio::{
 
 /// How long a demand waits for room.
 pub const PATIENCE: Duration = Duration::from_secs(30 * 60);
-
-/// What guests may have of a computer's memory: an eighth is left to the computer itself.
-pub fn share(memory: u64) -> u64 {
-    memory - memory / 8
-}
 
 /// What a guest takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +54,15 @@ struct Books {
 
 /// A machine that has room.
 struct Holder {
-    need: Need,
-    /// How many hold it: a guest, and demands for one.
-    shares: usize,
+    kind: GuestKind,
+    /// The memory of its guest, and of each demand for one. They are for one guest, so the largest counts.
+    shares: Vec<u64>,
+}
+
+impl Holder {
+    fn memory(&self) -> u64 {
+        self.shares.iter().copied().max().unwrap_or(0)
+    }
 }
 
 struct Waiter {
@@ -79,19 +80,19 @@ enum Want {
 impl Books {
     /// Whether a machine has so much already.
     fn has(&self, machine: &MachineName, need: Need) -> bool {
-        self.holders.get(machine).is_some_and(|it| it.need.memory >= need.memory && it.need.kind == need.kind)
+        self.holders.get(machine).is_some_and(|it| it.memory() >= need.memory && it.kind == need.kind)
     }
 
     /// Why a machine has to wait for others, if there are `total` bytes.
     fn want(&self, machine: &MachineName, need: Need, total: u64) -> Option<Want> {
         let others = || self.holders.iter().filter(|(name, _)| *name != machine);
-        let same: Vec<_> = others().filter(|(_, it)| it.need.kind == need.kind).map(|(name, _)| name).collect();
+        let same: Vec<_> = others().filter(|(_, it)| it.kind == need.kind).map(|(name, _)| name).collect();
         if need.kind.most_at_once().is_some_and(|most| same.len() >= most) {
             let (kind, most) = (need.kind, same.len());
             let text = format!("the end of a {kind} guest: there can be {most} at once, and {} have them", list(&same));
             return Some(Want::Kind(text));
         }
-        let held = others().fold(0, |sum: u64, (_, it)| sum.saturating_add(it.need.memory));
+        let held = others().fold(0, |sum: u64, (_, it)| sum.saturating_add(it.memory()));
         if held == 0 || held.saturating_add(need.memory) <= total {
             return None;
         }
@@ -102,9 +103,22 @@ impl Books {
     }
 
     fn enter(&mut self, machine: &MachineName, need: Need) {
-        let holder = self.holders.entry(machine.clone()).or_insert(Holder { need, shares: 0 });
-        holder.need.memory = holder.need.memory.max(need.memory);
-        holder.shares += 1;
+        let holder = self.holders.entry(machine.clone()).or_insert(Holder { kind: need.kind, shares: vec![] });
+        holder.shares.push(need.memory);
+    }
+
+    /// Takes one share back. Whether others have more room now.
+    fn leave(&mut self, machine: &MachineName, memory: u64) -> bool {
+        let Some(holder) = self.holders.get_mut(machine) else { return false };
+        let before = holder.memory();
+        if let Some(index) = holder.shares.iter().position(|share| *share == memory) {
+            holder.shares.swap_remove(index);
+        }
+        let (after, is_empty) = (holder.memory(), holder.shares.is_empty());
+        if is_empty {
+            self.holders.remove(machine);
+        }
+        is_empty || after < before
     }
 
     /// Takes out those for whom there is room now. A machine that waits for memory goes before all that came after it.
@@ -148,7 +162,7 @@ impl Books {
 impl Budget {
     /// For a computer with so much memory in bytes.
     pub fn of(memory: u64, chronicle: Arc<Chronicle>) -> Budget {
-        Budget { memory: share(memory), chronicle, books: Mutex::default(), wanted: watch::Sender::new(false) }
+        Budget { memory, chronicle, books: Mutex::default(), wanted: watch::Sender::new(false) }
     }
 
     /// Room for a machine's guest, once there is some. Dropping the future gives up.
@@ -205,26 +219,29 @@ impl Budget {
 
     /// Lets in those for whom there is room, and tells who waits.
     fn call(self: &Arc<Self>) {
-        let (let_in, news, waits) = {
+        let let_in = {
             let mut books = self.books();
             let let_in = books.let_in(self.memory);
             let waiting: BTreeSet<_> = books.waiting.values().map(|waiter| waiter.machine.clone()).collect();
             let changed: Vec<_> = waiting.symmetric_difference(&books.told).cloned().collect();
             let news: Vec<_> = changed.into_iter().map(|name| (books.reason(&name, self.memory), name)).collect();
             books.told = waiting;
-            (let_in, news, !books.waiting.is_empty())
-        };
-        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, waits) != waits);
-        for (reason, machine) in news {
-            match &reason {
-                Some(reason) => tracing::info!(machine = %machine, "a boot waits for {reason}"),
-                None => tracing::info!(machine = %machine, "no boot waits any longer"),
+            // Under the lock, so that the last word is the newest.
+            let waits = !books.waiting.is_empty();
+            self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, waits) != waits);
+            for (reason, machine) in news {
+                match &reason {
+                    Some(reason) => tracing::info!(machine = %machine, "a boot waits for {reason}"),
+                    None => tracing::info!(machine = %machine, "no boot waits any longer"),
+                }
+                self.chronicle.waits(&machine, reason);
             }
-            self.chronicle.waits(&machine, reason);
-        }
+            let_in
+        };
         for waiter in let_in {
             // Outside of the lock: a room that is not taken any more is given back here.
-            let _ = waiter.call.send(Ok(Room { budget: Arc::clone(self), machine: waiter.machine }));
+            let room = Room { budget: Arc::clone(self), machine: waiter.machine, memory: waiter.need.memory };
+            let _ = waiter.call.send(Ok(room));
         }
     }
 
@@ -252,22 +269,13 @@ impl Drop for Place<'_> {
 pub struct Room {
     budget: Arc<Budget>,
     machine: MachineName,
+    memory: u64,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let is_last = {
-            let mut books = self.budget.books();
-            let shares = books.holders.get_mut(&self.machine).map(|holder| {
-                holder.shares -= 1;
-                holder.shares
-            });
-            if shares == Some(0) {
-                books.holders.remove(&self.machine);
-            }
-            shares == Some(0)
-        };
-        if is_last {
+        let freed = self.budget.books().leave(&self.machine, self.memory);
+        if freed {
             self.budget.call();
         }
     }

@@ -226,7 +226,11 @@ impl Machine {
             let rest = move |unused: &dyn Fn() -> bool| sharing.rest_if(unused);
             watchers.spawn(store_hold::let_go(handle.clone(), activities.clone(), rest));
         }
-        watchers.spawn(Arc::clone(&seat).give_way(handle.clone()));
+        let builds = {
+            let activities = activities.clone();
+            move || activities.borrow().builds_alone()
+        };
+        watchers.spawn(Arc::clone(&seat).give_way(handle.clone(), builds));
         watchers.spawn(record::lifecycle(of(), handle.clone(), to()));
         watchers.spawn(record::builds(of(), activities.clone(), to()));
         watchers.spawn(record::generations(of(), Arc::clone(&parts.generations), to()));

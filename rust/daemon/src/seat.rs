@@ -47,12 +47,13 @@ impl Seat {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// While another machine waits for room, an unused guest is not kept for its whole idle time.
-    pub async fn give_way(self: Arc<Self>, handle: Handle) {
+    /// While another machine waits for room, an unused guest is not kept for its whole idle time. One that builds is, and is
+    /// asked once a minute as always: asked more often, it would lose its builds the first time that it is slow to answer.
+    pub async fn give_way(self: Arc<Self>, handle: Handle, builds: impl Fn() -> u32) {
         let (mut wanted, mut snapshots) = (self.budget.wanted(), handle.watch());
         while wanted.wait_for(|wanted| *wanted).await.is_ok() {
             let phase = snapshots.borrow_and_update().phase.clone();
-            if let Phase::Running { leases: 0, idle_at: Some(_), asked: false } = phase {
+            if builds() == 0 && matches!(phase, Phase::Running { leases: 0, idle_at: Some(_), asked: false }) {
                 handle.give_way();
             }
             tokio::select! {

@@ -210,6 +210,11 @@ impl Reconciler {
                 self.generations.is_bad(number, why);
                 Step::Done
             }
+            // It could not be tried: another machine has the memory, or the user stopped it. The verdict stands.
+            Err(also) if !is_guest_failure(&also) => {
+                self.generations.is_bad(number, why);
+                Step::Setback(also)
+            }
             // The last good generation does not work either, so the try proves nothing about the new one.
             Err(also) => {
                 self.generations.try_aborted(number);

@@ -3,13 +3,16 @@
 use super::{
     command::{Command, Lease},
     reports,
-    snapshot::Snapshot,
+    snapshot::{Phase, Snapshot},
 };
 use dvn_hypervisor::GuestAgent;
 use dvn_types::{Report, Sizes};
 use futures_util::future::BoxFuture;
 use std::{any::Any, fmt, sync::Arc};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 /// What each demand for a guest passes before the machine hears of it.
 pub trait Gate: fmt::Debug + Send + Sync + 'static {
@@ -148,11 +151,21 @@ impl Handle {
 
     async fn demand(&self, insist: bool, sizes: Sizes) -> Result<Lease, Report> {
         let _passed = match &self.gate {
-            Some(gate) => Some(gate.pass(sizes).await?),
-            None => None,
+            Some(gate) if self.may_boot(insist) => Some(gate.pass(sizes).await?),
+            _ => None,
         };
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
         answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+    }
+
+    /// Whether a demand of now may cause a boot. A guest that is there has passed the gate already, and a demand that the
+    /// lifecycle refuses needs no room. (If the guest goes meanwhile, the next boot waits at the hypervisor.)
+    fn may_boot(&self, insist: bool) -> bool {
+        match &self.snapshots.borrow().phase {
+            Phase::Starting | Phase::Running { .. } | Phase::Paused { .. } => false,
+            Phase::Failed { retry_at, .. } => insist || *retry_at <= Instant::now(),
+            Phase::Stopped { .. } | Phase::Stopping { .. } => true,
+        }
     }
 }

@@ -38,7 +38,7 @@ fn budget(gib: u64) -> Arc<Budget> {
 
 #[tokio::test]
 async fn a_machine_alone_never_waits_and_others_wait_for_what_it_leaves() {
-    let budget = budget(16);
+    let budget = budget(14);
     let [a, b, c, d] = ["builder-2", "builder-3", "c", "d"].map(name);
     let first = budget.admit(&a, linux(100)).now_or_never().unwrap().unwrap();
     let mut second = pin!(budget.admit(&b, linux(1)));
@@ -66,7 +66,7 @@ async fn a_machine_alone_never_waits_and_others_wait_for_what_it_leaves() {
 
 #[tokio::test]
 async fn one_that_leaves_costs_those_behind_it_nothing() {
-    let (budget, [a, b, c]) = (budget(16), ["a", "b", "c"].map(name));
+    let (budget, [a, b, c]) = (budget(14), ["a", "b", "c"].map(name));
     let _first = budget.admit(&a, linux(10)).await.unwrap();
     let mut small = Box::pin(budget.admit(&c, linux(4)));
     {
@@ -137,7 +137,7 @@ fn waits(machine: &Machine) -> Option<String> {
     machine.status().waits_for
 }
 
-const REASON: &str = "4 GiB of memory: a holds 4 of 5.2 GiB";
+const REASON: &str = "4 GiB of memory: a holds 4 of 6 GiB";
 
 #[tokio::test(start_paused = true)]
 async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_time_then() {

@@ -18,7 +18,7 @@ use crate::{
     ssh_listener::{self, Behind},
 };
 use dvn_config::MachineSettings;
-use dvn_host::{activation::Inherited, machine_dir::StateDir};
+use dvn_host::{activation::Inherited, blocking, machine_dir::StateDir};
 use dvn_hypervisor::BACKENDS;
 use dvn_types::{
     Keep, Kind, MachineName, Report, Service, unix_ms,
@@ -272,7 +272,7 @@ impl Slot {
             Standing::Works(machine) => machine.destroy(&self.shop.state, keep).await,
             Standing::New | Standing::Gone => Err(self.is_gone()),
             Standing::Broken { .. } => {
-                self.shop.state.machine(&self.name).destroy(keep)?;
+                blocking(|| self.shop.state.machine(&self.name).destroy(keep))?;
                 // The files are deleted, as was asked; whether that has mended the machine its status shows.
                 let _ = self.open().await;
                 Ok(())
@@ -303,7 +303,7 @@ impl Slot {
         if let Standing::Works(machine) = standing {
             machine.end().await;
         }
-        let deleted = self.shop.state.machine(&self.name).destroy(Keep::default());
+        let deleted = blocking(|| self.shop.state.machine(&self.name).destroy(Keep::default()));
         self.shop.chronicle.forget(&self.name);
         if let Err(report) = deleted {
             self.is_broken(report.clone(), Instant::now());

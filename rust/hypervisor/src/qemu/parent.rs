@@ -26,7 +26,12 @@ pub fn start(mut command: Command) -> io::Result<Child> {
         let _runtime = runtime.enter();
         let _ = reply.send(command.spawn());
     });
-    parent()?.send(job).map_err(|_| io::Error::other("the thread that starts processes is gone"))?;
+    if let Err(unsent) = parent()?.send(job) {
+        // A job panicked, and the thread ended with it.
+        *PARENT.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let gone = |_| io::Error::other("the thread that starts processes is gone");
+        parent()?.send(unsent.0).map_err(gone)?;
+    }
     answer.recv().map_err(io::Error::other)?
 }
 
