@@ -65,6 +65,17 @@ async fn a_machine_alone_never_waits_and_others_wait_for_what_it_leaves() {
 }
 
 #[tokio::test]
+async fn a_machine_holds_its_largest_share_and_no_more_once_that_is_given_back() {
+    let (budget, [a, b]) = (budget(14), ["a", "b"].map(name));
+    let _guest = budget.admit(&a, linux(4)).await.unwrap();
+    let larger = budget.admit(&a, linux(12)).await.unwrap();
+    let mut other = pin!(budget.admit(&b, linux(8)));
+    assert!(other.as_mut().now_or_never().is_none());
+    drop(larger);
+    let _other = other.now_or_never().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn one_that_leaves_costs_those_behind_it_nothing() {
     let (budget, [a, b, c]) = (budget(14), ["a", "b", "c"].map(name));
     let _first = budget.admit(&a, linux(10)).await.unwrap();
@@ -166,6 +177,21 @@ async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_tim
     sleep(Duration::from_secs(1)).await;
     drop(b.open(Service::Nix).await.unwrap());
     assert_eq!(lab.sim.counters().max_alive.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_guest_that_is_there_do_not_wait_and_what_would_be_refused_is_refused_at_once() {
+    let lab = lab(None, builds(0));
+    let [a, b, _] = &lab.machines[..] else { panic!() };
+    // Less than its settings say, so that both fit.
+    a.start(Sizes { memory: Some(GIB), ..Sizes::default() }).await.unwrap();
+    b.start(Sizes::default()).await.unwrap();
+    let at_once = Duration::from_secs(60);
+    drop(timeout(at_once, a.open(Service::Nix)).await.expect("no wait").unwrap());
+    let other = a.start(Sizes { memory: Some(5 * GIB), ..Sizes::default() });
+    let report = timeout(at_once, other).await.expect("no wait").unwrap_err();
+    assert!(report.kind == Kind::Busy && !report.message.contains("waited"), "{report}");
+    assert!(matches!(a.status().state, State::Running { .. }));
 }
 
 #[tokio::test(start_paused = true)]
