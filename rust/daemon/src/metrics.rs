@@ -1,6 +1,6 @@
 //! What the daemon counts, in the text format of OpenMetrics.
 //!
-//! The rule: numbers are kept where they arise (the supervisor's tally, the chronicle) and gathered here only when somebody
+//! The rule: numbers are kept where they arise (the supervisor's counters, the chronicle) and gathered here only when somebody
 //! asks. A guest is asked for its load only while it is in use, so that whoever watches does not keep one awake.
 
 use super::chronicle::{Builds, Chronicle};
@@ -106,7 +106,7 @@ fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
     });
     sheet.amount("leases", "Connections and other users of the guest", leases);
     let now = Instant::now();
-    let idle = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.tally.idle(now).as_secs_f64()));
+    let idle = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.counters.idle(now).as_secs_f64()));
     sheet.add::<Seconds, f64>(
         "idle_seconds",
         "How long guests have run without a user; a pause is no idle time",
@@ -114,12 +114,12 @@ fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
         idle,
     );
     let exits = samples.iter().flat_map(|Sample { name, snapshot, .. }| {
-        let [powered_off, killed, crashed] = snapshot.tally.exits;
+        let [powered_off, killed, crashed] = snapshot.counters.exits;
         [("powered-off", powered_off), ("killed", killed), ("crashed", crashed)]
             .map(|(how, n)| (of(name, &[("how", how)]), n))
     });
     sheet.count("guest_exits", "Guests that ended, by how", exits);
-    let pauses = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.tally.pauses));
+    let pauses = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.counters.pauses));
     sheet.count("pauses", "Pauses of guests", pauses);
 }
 
@@ -128,16 +128,16 @@ fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
         samples.iter().map(move |sample| (of(&sample.name, &[]), value(&sample.snapshot)))
     };
     sheet.count("boots", "Boots begun", each(|snapshot| snapshot.boots));
-    sheet.count("boots_ready", "Boots after which the guest answered", each(|snapshot| snapshot.tally.ready));
+    sheet.count("boots_ready", "Boots after which the guest answered", each(|snapshot| snapshot.counters.ready));
     sheet.count(
         "boots_failed",
         "Boots that failed. What is in neither number was given up by a stop, or is under way",
-        each(|snapshot| snapshot.tally.failed),
+        each(|snapshot| snapshot.counters.failed),
     );
     sheet.count(
         "restarts",
         "Boots that followed at once on the end of a guest, for those who waited",
-        each(|snapshot| snapshot.tally.restarts),
+        each(|snapshot| snapshot.counters.restarts),
     );
     sheet.0.register("boot_seconds", "From the demand to a guest that answers", chronicle.boot_seconds.clone());
     let phases = samples.iter().flat_map(|Sample { name, snapshot, .. }| {

@@ -5,7 +5,7 @@ use super::{
     metrics::{Sample, render},
 };
 use crate::metrics::Load;
-use dvn_lifecycle::{Phase, Snapshot, Tally};
+use dvn_lifecycle::{Counters, Phase, Snapshot};
 use dvn_types::{BootTimeline, Kind, MachineName, Report, Service, Sizes, TimelinePhase};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub fn metrics() -> Result<String, Report> {
         boots: 1,
         last_boot: Some(boot),
         sizes: Sizes::default(),
-        tally: Tally::default(),
+        counters: Counters::default(),
     };
     let load = Load { memory_total: 0, memory_available: 0, disk_total: 0, disk_available: 0 };
     let builds = chronicle.builds_of(&name);

@@ -25,7 +25,7 @@ use dvn_hypervisor::{
     disks::{CacheDisk, SystemDisk},
     spec::{Boot, Devices, MachineSpec, Nic, Share},
 };
-use dvn_lifecycle::{Became, GuestProvider, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Ready};
 use dvn_protocol::{CACHE_DISK, GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
 use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase, ms};
 use futures_util::future::BoxFuture;
@@ -225,11 +225,11 @@ impl GuestProvider for Launch {
     fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
         Box::pin(Launch::explain(self, cause))
     }
-    fn hear(&self, became: Became) {
-        match became {
-            Became::Ready => self.boots.ready(),
-            Became::Failed(why) => self.boots.failed(&why),
-            Became::Ended(exit) => self.boots.ended(exit.to_string()),
+    fn on_boot_event(&self, event: BootEvent) {
+        match event {
+            BootEvent::Ready => self.boots.ready(),
+            BootEvent::Failed(why) => self.boots.failed(&why),
+            BootEvent::Ended(exit) => self.boots.ended(exit.to_string()),
         }
     }
 }

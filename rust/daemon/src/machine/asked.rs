@@ -5,7 +5,7 @@
 
 use super::activity::Activity;
 use dvn_hypervisor::{Guest, GuestAgent, spec::MachineSpec};
-use dvn_lifecycle::{Became, GuestProvider, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Ready};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{Report, Sizes};
 use futures_util::future::BoxFuture;
@@ -56,8 +56,8 @@ impl GuestProvider for Overheard {
         self.provider.explain(cause)
     }
 
-    fn hear(&self, became: Became) {
-        self.provider.hear(became);
+    fn on_boot_event(&self, event: BootEvent) {
+        self.provider.on_boot_event(event);
     }
 }
 

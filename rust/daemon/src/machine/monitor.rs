@@ -61,7 +61,7 @@ impl Monitor {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let unused = matches!(snapshot.phase, Phase::Running { leases: 0, .. });
-            let heard_since = unused && heard == Some((snapshot.boots, snapshot.tally.uses));
+            let heard_since = unused && heard == Some((snapshot.boots, snapshot.counters.uses));
             self.publish(&snapshot, heard_since);
             probe = probe.filter(|probe| probe.boot == snapshot.boots && snapshot.phase.is_running());
             let next = if probe.is_none() { self.next(&snapshot, heard_since) } else { None };
@@ -84,7 +84,7 @@ impl Monitor {
             let before = activity.clone();
             activity.boot = snapshot.boots;
             activity.presence = Presence::of(&snapshot.phase);
-            activity.uses = snapshot.tally.uses;
+            activity.uses = snapshot.counters.uses;
             activity.leases = match snapshot.phase {
                 Phase::Running { leases, .. } | Phase::Paused { leases, .. } => leases,
                 _ => 0,
@@ -126,7 +126,7 @@ impl Monitor {
     /// Asks the guest for its builds. [`asked`](super::asked) notes the answer.
     fn ask(&self, snapshot: &Snapshot) -> Probe {
         let unused = matches!(snapshot.phase, Phase::Running { leases: 0, .. });
-        let (boot, uses) = (snapshot.boots, unused.then_some(snapshot.tally.uses));
+        let (boot, uses) = (snapshot.boots, unused.then_some(snapshot.counters.uses));
         let agent = self.handle.agent();
         self.activity.send_if_modified(|activity| {
             let now = Instant::now();

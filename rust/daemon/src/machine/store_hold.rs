@@ -11,7 +11,7 @@ pub(super) async fn let_go(handle: Handle, mut activities: Activities, rest: imp
             Err(_) => return,
         };
         // A connection has its lease before anything is held for it, so nothing is let go beneath one that has just come.
-        rest(&|| handle.snapshot().tally.uses == uses);
+        rest(&|| handle.snapshot().counters.uses == uses);
         if activities.changed().await.is_err() {
             return;
         }

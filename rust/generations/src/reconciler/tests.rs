@@ -11,7 +11,7 @@ use dvn_hypervisor::{
     sim_agent,
     spec::MachineSpec,
 };
-use dvn_lifecycle::{Became, GuestProvider, Lease, Policy, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Lease, Policy, Ready};
 use dvn_protocol::messages::Answer;
 use dvn_types::{
     Arch,
@@ -80,7 +80,7 @@ impl GuestProvider for Boots {
         Box::pin(std::future::ready(cause))
     }
 
-    fn hear(&self, _: Became) {}
+    fn on_boot_event(&self, _: BootEvent) {}
 }
 
 struct FakeBuilder(Arc<Outcomes>);

@@ -162,10 +162,10 @@ async fn a_lease_that_came_and_went_unseen_has_the_guest_asked() {
     drop(bench.handle.acquire().await.unwrap());
     sleep(BEAT * 10).await;
     asked.store(0, Relaxed);
-    let uses = bench.handle.snapshot().tally.uses;
+    let uses = bench.handle.snapshot().counters.uses;
     // Nothing else runs between the two on this thread but the supervisor.
     bench.handle.start(dvn_types::Sizes::default()).await.unwrap();
-    assert_eq!(bench.handle.snapshot().tally.uses, uses + 1);
+    assert_eq!(bench.handle.snapshot().counters.uses, uses + 1);
     builds.store(1, Relaxed);
     sleep(BEAT * 2).await;
     assert!(bench.building() && asked.load(Relaxed) >= 1);
