@@ -4,7 +4,7 @@
 //! connection. It is inactive while the connection has transferred nothing for the idle timeout. So an unused connection does
 //! not keep the guest running for ever: the guest stops one idle timeout later, unless a build runs in it.
 
-use crate::chronicle::Visit;
+use crate::events::ConnectionRecord;
 use dvn_guest::sharing::Hold;
 use dvn_hypervisor::GuestStream;
 use dvn_lifecycle::Lease;
@@ -20,7 +20,7 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 pub struct Connection {
     pub lease: Lease,
     pub guest: GuestStream,
-    pub visit: Visit,
+    pub record: ConnectionRecord,
     /// How long the connection may be silent before it no longer keeps the guest running; `None`: for ever.
     pub silence: Option<Duration>,
     /// Keeps the paths of the host's store that the guest may use through this connection.
@@ -34,13 +34,13 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let mut lease = self.lease;
-        let carried = &self.visit.carried;
+        let carried = &self.record.carried;
         let outcome = tokio::select! {
             outcome = copy(client, self.guest, carried) => outcome,
             () = deactivate_when_silent(&mut lease, carried, self.silence) => Ok(()),
         };
         drop(lease);
-        outcome.map(|()| (self.visit.carried.sent(), self.visit.carried.received()))
+        outcome.map(|()| (self.record.carried.sent(), self.record.carried.received()))
     }
 }
 

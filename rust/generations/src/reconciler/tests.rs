@@ -3,7 +3,7 @@
 
 use super::*;
 use dvn_config::MachineSettings;
-use dvn_guest::launch::BootSource;
+use dvn_guest::builder::BootSource;
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
     Guest,
