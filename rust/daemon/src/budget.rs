@@ -1,15 +1,15 @@
-//! What this computer has for guests, and which machine has how much of it.
+//! The memory that guests may have on this computer, and how much each machine holds.
 //!
 //! ```text
 //!   a demand ─┬─ there is room, or no other machine holds any ─────────────▶ its machine holds it until its guest is gone
-//!             └─ there is none ─▶ waits its turn ─┬─ another machine's guest goes ─▶ asked again
+//!             └─ there is none ─▶ waits its turn ─┬─ another machine's guest ends ─▶ checked again
 //!                                                 └─ a stop, the client leaves, too long ─▶ an error
 //! ```
 //!
 //! The rule: guests that run at once have no more memory together than the computer, except for a machine that is alone.
 //! Processors are not counted, because guests can share them.
 
-use crate::chronicle::Chronicle;
+use crate::events::Events;
 use dvn_types::{GuestKind, Kind, MachineName, Report};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,22 +22,22 @@ use tokio::{
 };
 
 /// How long a demand waits for room.
-pub const PATIENCE: Duration = Duration::from_secs(30 * 60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// What a guest takes.
+/// The resources that a guest takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Memory in bytes.
     pub memory: u64,
-    /// Guests of some kinds are counted.
+    /// The number of guests of some kinds is limited.
     pub kind: GuestKind,
 }
 
-/// The computer's room for guests.
+/// The computer's memory for guests.
 pub struct Budget {
     /// For all guests together, in bytes.
     memory: u64,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     books: Mutex<Books>,
     wanted: watch::Sender<bool>,
 }
@@ -47,8 +47,8 @@ struct Books {
     holders: BTreeMap<MachineName, Holder>,
     /// In the order of arrival.
     waiting: BTreeMap<u64, Waiter>,
-    /// Machines of which it was told that they wait.
-    told: BTreeSet<MachineName>,
+    /// Machines whose wait was published.
+    announced: BTreeSet<MachineName>,
     last: u64,
 }
 
@@ -71,19 +71,19 @@ struct Waiter {
     call: oneshot::Sender<Result<Room, Report>>,
 }
 
-/// What there is not enough of, and who has it.
+/// What is missing, and which machines hold it.
 enum Want {
     Memory(String),
     Kind(String),
 }
 
 impl Books {
-    /// Whether a machine has so much already.
+    /// Whether a machine already holds that much.
     fn has(&self, machine: &MachineName, need: Need) -> bool {
         self.holders.get(machine).is_some_and(|it| it.memory() >= need.memory && it.kind == need.kind)
     }
 
-    /// Why a machine has to wait for others, if there are `total` bytes.
+    /// Why a machine has to wait for others if there are `total` bytes; `None`: there is room.
     fn want(&self, machine: &MachineName, need: Need, total: u64) -> Option<Want> {
         let others = || self.holders.iter().filter(|(name, _)| *name != machine);
         let same: Vec<_> = others().filter(|(_, it)| it.kind == need.kind).map(|(name, _)| name).collect();
@@ -121,9 +121,9 @@ impl Books {
         is_empty || after < before
     }
 
-    /// Takes out those for whom there is room now. A machine that waits for memory goes before all that came after it.
-    fn let_in(&mut self, total: u64) -> Vec<Waiter> {
-        let (mut let_in, mut blocked) = (Vec::new(), false);
+    /// Removes the waiters for which there is room now. A machine that waits for memory goes before all that came after it.
+    fn take_admitted(&mut self, total: u64) -> Vec<Waiter> {
+        let (mut admitted, mut blocked) = (Vec::new(), false);
         for (number, waiter) in std::mem::take(&mut self.waiting) {
             let may_enter = self.has(&waiter.machine, waiter.need)
                 || match self.want(&waiter.machine, waiter.need, total) {
@@ -136,19 +136,19 @@ impl Books {
                 };
             if may_enter {
                 self.enter(&waiter.machine, waiter.need);
-                let_in.push(waiter);
+                admitted.push(waiter);
             } else {
                 self.waiting.insert(number, waiter);
             }
         }
-        let_in
+        admitted
     }
 
     fn reason(&self, machine: &MachineName, total: u64) -> Option<String> {
         let mine = self.waiting.values().find(|waiter| waiter.machine == *machine)?;
         Some(match self.want(machine, mine.need, total) {
             Some(Want::Memory(text) | Want::Kind(text)) => text,
-            // Those before it have not had their turn.
+            // There is room, but earlier waiters come first.
             None => {
                 let before = self.waiting.values().map(|waiter| &waiter.machine).take_while(|name| *name != machine);
                 let before: BTreeSet<_> = before.collect();
@@ -160,15 +160,15 @@ impl Books {
 }
 
 impl Budget {
-    /// For a computer with so much memory in bytes.
-    pub fn of(memory: u64, chronicle: Arc<Chronicle>) -> Budget {
-        Budget { memory, chronicle, books: Mutex::default(), wanted: watch::Sender::new(false) }
+    /// For a computer with this much memory, in bytes.
+    pub fn of(memory: u64, events: Arc<Events>) -> Budget {
+        Budget { memory, events, books: Mutex::default(), wanted: watch::Sender::new(false) }
     }
 
-    /// Room for a machine's guest, once there is some. Dropping the future gives up.
+    /// Waits for room for a machine's guest. Dropping the future cancels the wait.
     ///
     /// # Errors
-    /// `Busy`: there was none within [`PATIENCE`]. Or as [`Budget::turn_away`] says.
+    /// `Busy`: there was none within [`WAIT_TIMEOUT`]. Otherwise the error that [`Budget::turn_away`] got.
     pub async fn admit(self: &Arc<Self>, machine: &MachineName, need: Need) -> Result<Room, Report> {
         let (call, come) = oneshot::channel();
         let number = {
@@ -180,9 +180,9 @@ impl Budget {
         };
         let place = Place { budget: self, number };
         self.call();
-        match timeout(PATIENCE, come).await {
+        match timeout(WAIT_TIMEOUT, come).await {
             Ok(Ok(answer)) => answer,
-            // The other end is kept until it is called, or the place is left.
+            // Does not happen: the sender is kept until it is used, or until the place is dropped.
             Ok(Err(_)) => Err(Report::new(Kind::Internal, "the wait for memory was lost")),
             Err(_) => {
                 let reason = self.waits_for(machine).unwrap_or_default();
@@ -197,7 +197,7 @@ impl Budget {
         self.books().reason(machine, self.memory)
     }
 
-    /// Those who wait for room for this machine get this error.
+    /// Refuses all demands that wait for room for this machine, with this error.
     pub fn turn_away(self: &Arc<Self>, machine: &MachineName, why: &Report) {
         let turned_away: Vec<_> = {
             let mut books = self.books();
@@ -212,20 +212,20 @@ impl Budget {
         self.call();
     }
 
-    /// Whether some machine waits for room.
+    /// Whether a machine waits for room.
     pub fn wanted(&self) -> watch::Receiver<bool> {
         self.wanted.subscribe()
     }
 
-    /// Lets in those for whom there is room, and tells who waits.
+    /// Admits the waiters for which there is room, and publishes which machines wait.
     fn call(self: &Arc<Self>) {
-        let let_in = {
+        let admitted = {
             let mut books = self.books();
-            let let_in = books.let_in(self.memory);
+            let admitted = books.take_admitted(self.memory);
             let waiting: BTreeSet<_> = books.waiting.values().map(|waiter| waiter.machine.clone()).collect();
-            let changed: Vec<_> = waiting.symmetric_difference(&books.told).cloned().collect();
+            let changed: Vec<_> = waiting.symmetric_difference(&books.announced).cloned().collect();
             let news: Vec<_> = changed.into_iter().map(|name| (books.reason(&name, self.memory), name)).collect();
-            books.told = waiting;
+            books.announced = waiting;
             // Under the lock, so that the last word is the newest.
             let waits = !books.waiting.is_empty();
             self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, waits) != waits);
@@ -234,12 +234,12 @@ impl Budget {
                     Some(reason) => tracing::info!(machine = %machine, "a boot waits for {reason}"),
                     None => tracing::info!(machine = %machine, "no boot waits any longer"),
                 }
-                self.chronicle.waits(&machine, reason);
+                self.events.waits(&machine, reason);
             }
-            let_in
+            admitted
         };
-        for waiter in let_in {
-            // Outside of the lock: a room that is not taken any more is given back here.
+        for waiter in admitted {
+            // Outside of the lock: if the waiter is gone, the room is dropped here, which takes the lock.
             let room = Room { budget: Arc::clone(self), machine: waiter.machine, memory: waiter.need.memory };
             let _ = waiter.call.send(Ok(room));
         }
@@ -250,7 +250,7 @@ impl Budget {
     }
 }
 
-/// One that waits: when it does so no more, nothing is left of it.
+/// A waiter's entry, removed when this is dropped.
 struct Place<'a> {
     budget: &'a Arc<Budget>,
     number: u64,
@@ -265,7 +265,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A share of what a machine holds. When its last one is dropped, the machine holds nothing.
+/// A share of what a machine holds. When its last share is dropped, the machine holds nothing.
 pub struct Room {
     budget: Arc<Budget>,
     machine: MachineName,
@@ -282,13 +282,13 @@ impl Drop for Room {
 }
 
 fn too_long(reason: &str) -> Report {
-    let minutes = PATIENCE.as_secs() / 60;
+    let minutes = WAIT_TIMEOUT.as_secs() / 60;
     Report::new(Kind::Busy, format!("the boot has waited {minutes} minutes for {reason}"))
         .hint("stop one of these machines: `darwin-vz-nix --machine NAME stop`")
         .hint("or give the machines less memory: the setting `memory`")
 }
 
-/// In GiB, with one digit after the point where it is not 0.
+/// In GiB, with one digit after the point if that is not 0.
 fn gib(bytes: u64) -> String {
     let tenths = bytes / (1 << 20) * 10 / 1024;
     match tenths % 10 {

@@ -1,13 +1,13 @@
-//! The daemon as a whole: starts all of it, keeps it, and ends it.
+//! The whole daemon: starts its parts, runs them, and ends them.
 
 use crate::{
     budget::Budget,
-    chronicle::Chronicle,
-    home::{Home, Loss},
+    events::Events,
     machine::Machine,
-    machines::{Machines, Workshop, pollable},
+    machines::{MachineFactory, Machines, pollable},
     metrics,
     options::RunOptions,
+    state_dir_watch::{Loss, StateDirWatch},
 };
 use dvn_config::{HostFacts, MachineSettings, Settings};
 use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
@@ -32,23 +32,23 @@ use tokio_util::sync::CancellationToken;
 pub struct Daemon {
     state: StateDir,
     machines: Machines,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     shown: ConfigView,
 }
 
 impl Daemon {
-    /// Runs until a signal or the API ends it. When it returns, no guest is left.
+    /// Runs until a signal or the API ends it. When this returns, no guest is left.
     pub async fn run(settings: Settings, options: RunOptions) -> Result<(), Report> {
-        // First: one that comes while the daemon is put together ends it once it is.
+        // First of all: a signal that arrives during the start ends the daemon once it has started.
         let stop_signals = StopSignals::watch(options.hangs_up)?;
         let state = StateDir::open(&settings.state_dir)?;
         state.demand_fit_path()?;
         let _lock = state.lock()?;
-        let chronicle = Arc::new(Chronicle::default());
+        let events = Arc::new(Events::default());
         let inherited = Inherited::take();
-        // A daemon that a service manager or `start` has begun is asked over the API, or by those who wait at its sockets.
+        // A daemon that a service manager or `start` began reports a broken machine over the API and at its sockets.
         let is_watched = !options.detached && inherited.is_empty();
-        let machines = Machines::new(workshop(&state, &options, &chronicle, inherited));
+        let machines = Machines::new(factory(&state, &options, &events, inherited));
         let broken = open(&machines, settings.machines).await;
         if let (true, Some(report)) = (is_watched && machines.working().is_empty(), broken) {
             return Err(report);
@@ -61,12 +61,12 @@ impl Daemon {
             tracing::warn!("the service manager handed over a socket for {address}, and no machine listens there");
         }
         let api = server::bind(&state.api_socket())?;
-        let home = Home::of(&state, &chronicle)?;
-        let daemon = Arc::new(Daemon { state, machines, chronicle, shown: options.shown });
+        let state_dir = StateDirWatch::of(&state, &events)?;
+        let daemon = Arc::new(Daemon { state, machines, events, shown: options.shown });
         daemon.machines.serve();
         let stop = CancellationToken::new();
         if let Some((listener, token)) = tcp {
-            tracing::info!(address = ?listener.local_addr().ok(), "the API answers on TCP, to whoever has the token");
+            tracing::info!(address = ?listener.local_addr().ok(), "the API answers on TCP, to clients with the token");
             let served = server::serve_tcp(listener, token, Arc::clone(&daemon) as _, options.host, stop.clone());
             tokio::spawn(async move {
                 if let Err(report) = served.await {
@@ -75,20 +75,20 @@ impl Daemon {
             });
         }
         let signals = tokio::spawn(end_on_signal(stop_signals, Arc::clone(&daemon), stop.clone()));
-        // Fails where no service manager waits for it.
+        // Fails if no service manager waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-        let served = Arc::clone(&daemon).serve(api, home, options.host, stop).await;
+        let served = Arc::clone(&daemon).serve(api, state_dir, options.host, stop).await;
         signals.abort();
         daemon.shut_down().await;
         served
     }
 
-    /// Answers until `stop`, for as long as the state directory is there; then no socket is left that looks alive.
+    /// Serves the API until `stop`, or until the state directory is gone. Removes the socket at the end.
     async fn serve(
         self: Arc<Self>,
         api: UnixListener,
-        mut home: Home,
+        mut state_dir: StateDirWatch,
         host: HostFacts,
         stop: CancellationToken,
     ) -> Result<(), Report> {
@@ -99,15 +99,15 @@ impl Daemon {
                 Some(served) = servers.join_next() => {
                     break served.unwrap_or_else(|e| Err(Report::new(Kind::Internal, format!("the API's server was lost: {e}"))));
                 }
-                loss = home.lost() => loss,
+                loss = state_dir.lost() => loss,
             };
             match loss {
                 Loss::Socket => {
                     let api = server::bind(&self.state.api_socket())?;
-                    home.has_new_socket()
+                    state_dir.has_new_socket()
                         .map_err(|e| Report::new(Kind::State, format!("the API's socket is gone: {e}")))?;
-                    tracing::warn!("the API's socket was deleted or replaced, and is made anew");
-                    // Who is connected already goes on.
+                    tracing::warn!("the API's socket was deleted or replaced, and is created again");
+                    // Existing connections stay.
                     servers.spawn(server::serve(api, Arc::clone(&self) as _, host, stop.clone()));
                 }
                 Loss::Directory(report) => {
@@ -119,14 +119,14 @@ impl Daemon {
                 }
             }
         };
-        home.remove_socket();
+        state_dir.remove_socket();
         served
     }
 
-    /// Everything, now.
+    /// The current status of the daemon and its machines.
     pub fn status(&self) -> DaemonStatus {
         DaemonStatus {
-            generation: *self.chronicle.generation().borrow(),
+            generation: *self.events.generation().borrow(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             machines: self.machines.status(),
@@ -135,29 +135,29 @@ impl Daemon {
 
     /// Changes with every change of the status.
     pub fn generation(&self) -> watch::Receiver<u64> {
-        self.chronicle.generation()
+        self.events.generation()
     }
 
-    /// What happens from now on.
+    /// The events from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.chronicle.events()
+        self.events.subscribe()
     }
 
-    /// What goes through the doors now.
+    /// The open connections.
     pub fn connections(&self) -> Connections {
-        Connections { connections: self.chronicle.connections() }
+        Connections { connections: self.events.connections() }
     }
 
-    /// The settings that it goes by.
+    /// The settings in effect.
     pub fn config(&self) -> ConfigView {
         self.shown.clone()
     }
 
-    /// What it counts, in the text format of OpenMetrics.
+    /// The metrics, in the text format of OpenMetrics.
     pub async fn metrics(&self) -> Result<String, Report> {
         let (machines, broken) = (self.machines.working(), self.machines.broken());
         let samples = futures_util::future::join_all(machines.iter().map(|machine| machine.sample())).await;
-        metrics::render(&samples, &broken, &self.chronicle)
+        metrics::render(&samples, &broken, &self.events)
     }
 
     /// The machine of this name, as it is.
@@ -175,7 +175,7 @@ impl Daemon {
         self.state.daemon_log()
     }
 
-    /// Stops a machine and deletes its state. One that the configuration declares is made anew, any other removed.
+    /// Stops a machine and deletes its state. A machine that the configuration declares is created again, any other removed.
     pub async fn destroy(&self, name: &MachineName, keep: Keep) -> Result<(), Report> {
         self.machines.delete(name, keep).await
     }
@@ -186,22 +186,22 @@ impl Daemon {
     }
 }
 
-fn workshop(state: &StateDir, options: &RunOptions, chronicle: &Arc<Chronicle>, inherited: Inherited) -> Workshop {
-    let (its_state, its_options, its_chronicle) = (state.clone(), options.clone(), Arc::clone(chronicle));
-    let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(chronicle)));
-    Workshop {
+fn factory(state: &StateDir, options: &RunOptions, events: &Arc<Events>, inherited: Inherited) -> MachineFactory {
+    let (its_state, its_options, its_events) = (state.clone(), options.clone(), Arc::clone(events));
+    let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(events)));
+    MachineFactory {
         state: state.clone(),
-        chronicle: Arc::clone(chronicle),
+        events: Arc::clone(events),
         open: Box::new(move |name, settings| {
             let (name, settings) = (name.clone(), settings.clone());
-            Machine::new(name, settings, &its_state, &its_options, Arc::clone(&its_chronicle), Arc::clone(&budget))
+            Machine::new(name, settings, &its_state, &its_options, Arc::clone(&its_events), Arc::clone(&budget))
         }),
         inherited: Mutex::new(inherited),
         serving: AtomicBool::new(false),
     }
 }
 
-/// Opens the configured machines. The first reason why one is broken, if one is.
+/// Opens the configured machines. Returns the reason of the first one that is broken, if one is.
 async fn open(machines: &Machines, settings: BTreeMap<MachineName, MachineSettings>) -> Option<Report> {
     let mut broken = None;
     for (name, settings) in settings {
@@ -215,7 +215,7 @@ async fn open(machines: &Machines, settings: BTreeMap<MachineName, MachineSettin
     broken
 }
 
-/// The first signal stops the guests as `stop` does; a second one pulls their plugs.
+/// The first signal stops the guests as `stop` does; a second one kills them.
 async fn end_on_signal(mut stop_signals: StopSignals, daemon: Arc<Daemon>, stop: CancellationToken) {
     stop_signals.next().await;
     tracing::info!("stopping, as a signal asked");

@@ -5,21 +5,21 @@
 //! ```
 
 mod budget;
-mod chronicle;
 mod connection;
 mod daemon;
-mod home;
+mod events;
 mod machine;
 mod machines;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
 mod options;
-mod seat;
+mod reservation;
 mod service;
 #[cfg(feature = "specimen")]
 pub mod specimen;
 mod ssh_listener;
+mod state_dir_watch;
 pub mod views;
 #[cfg(test)]
 mod wrong_files_tests;

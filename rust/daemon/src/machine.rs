@@ -1,25 +1,25 @@
-//! One machine of the daemon: its directory, its supervisor, and the ways into its guest.
+//! One machine of the daemon: its directory, its supervisor, and the connections to its guest.
 
 mod activity;
 mod asked;
 mod clock;
 mod entry;
-mod furnish;
 mod hang;
 mod host_awake;
 mod monitor;
+mod observe;
+mod provision;
 mod reach;
-mod record;
 mod store_hold;
 #[cfg(test)]
 mod watched;
 
 use super::{
     budget::Budget,
-    chronicle::Chronicle,
+    events::Events,
     metrics::{Load, Sample},
     options::RunOptions,
-    seat::{Budgeted, Seat},
+    reservation::{Budgeted, Reservation},
 };
 use crate::views;
 use activity::{Activities, Activity, Uses};
@@ -29,8 +29,8 @@ use dvn_config::MachineSettings;
 use dvn_generations::{Generations, Nix, Reconciler, TimeLimits};
 use dvn_guest::{
     boots::{self, Boots},
+    builder::{BuilderGuest, WarmConnection},
     disk,
-    launch::{Launch, WarmConnection},
     sharing::Sharing,
 };
 use dvn_host::{
@@ -59,7 +59,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// A machine that the daemon looks after.
+/// A machine that the daemon manages.
 pub struct Machine {
     name: MachineName,
     settings: MachineSettings,
@@ -70,51 +70,51 @@ pub struct Machine {
     clock: Arc<GuestClock>,
     reach: Reach,
     warm: WarmConnection,
-    seat: Arc<Seat>,
-    chronicle: Arc<Chronicle>,
+    reservation: Arc<Reservation>,
+    events: Arc<Events>,
     connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
-    /// Held for writing while the machine's files or its guest are replaced, for reading by whoever may cause a boot.
+    /// Locked for writing while the machine's files or its guest are replaced, and for reading by every call that may boot.
     files: Arc<RwLock<()>>,
     generations: Arc<Generations>,
     boots: Boots,
     nix: Nix,
-    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
-    /// Held while its files are deleted and made.
+    reconciler: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Locked while its files are deleted and created again.
     destroying: tokio::sync::Mutex<()>,
     watchers: Mutex<JoinSet<()>>,
 }
 
-/// How long a guest may take to tell its load: whoever gathers metrics does not wait long, either.
-const LOAD_WITHIN: Duration = Duration::from_secs(2);
+/// How long a guest may take to answer with its load: clients that gather metrics have short timeouts, too.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a machine is put together from.
+/// The parts of a machine.
 pub struct Parts {
-    /// Runs its guests.
+    /// Runs the guests.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Makes them ready.
-    pub preparation: Arc<dyn GuestProvider>,
-    /// Where the preparation leaves the connection that confirmed a boot.
+    /// Makes the guests ready.
+    pub provider: Arc<dyn GuestProvider>,
+    /// Holds the connection that confirmed a boot, until a client takes it.
     pub warm: WarmConnection,
     /// The text of the direct door's program.
     pub connect_program: Vec<u8>,
-    /// What keeps the host awake while the guest is in use, if there is something.
+    /// Keeps the host awake while the guest is in use, if the host has a program for that.
     pub assertion: Option<PowerAssertion>,
-    /// What can boot beside the configured bundle.
+    /// The guest systems that can boot besides the configured bundle.
     pub generations: Arc<Generations>,
-    /// What is kept of its boots.
+    /// The records of its boots.
     pub boots: Boots,
     /// The host's `nix`.
     pub nix: Nix,
     /// The host's store in its guests, if it is shared.
     pub sharing: Option<Arc<Sharing>>,
-    /// What there is for all machines together.
+    /// The memory for all machines together.
     pub budget: Arc<Budget>,
 }
 
 #[cfg(test)]
 impl Parts {
-    /// Those of a machine whose guest is in memory, with this agent.
+    /// The parts of a machine whose guest is in memory and has this agent.
     pub fn in_memory(
         sim: dvn_hypervisor::sim::Sim,
         agent: Arc<dyn dvn_hypervisor::GuestAgent>,
@@ -123,7 +123,7 @@ impl Parts {
     ) -> Result<Parts, Report> {
         Ok(Parts {
             hypervisor: Arc::new(sim),
-            preparation: Arc::new(dvn_lifecycle::InMemory::with(agent)),
+            provider: Arc::new(dvn_lifecycle::InMemory::with(agent)),
             warm: WarmConnection::default(),
             connect_program: Vec::new(),
             assertion: None,
@@ -144,24 +144,24 @@ impl Parts {
 }
 
 impl Machine {
-    /// Makes what is missing of the machine's directory, and starts to look after it. Boots nothing.
+    /// Creates what is missing in the machine's directory, and starts its tasks. Does not boot.
     pub fn new(
         name: MachineName,
         settings: MachineSettings,
         state: &StateDir,
         options: &RunOptions,
-        chronicle: Arc<Chronicle>,
+        events: Arc<Events>,
         budget: Arc<Budget>,
     ) -> Result<Machine, Report> {
         let accelerator = settings.accelerator.as_deref();
         let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
         let dir = state.make_machine(&name)?;
-        let connect_program = furnish::connect_program(options, &name)?;
-        furnish::furnish(&dir, &name, &connect_program)?;
+        let connect_program = provision::connect_program(options, &name)?;
+        provision::provision(&dir, &name, &connect_program)?;
         let sharing = Sharing::new(&name, &settings, &dir)?;
         let capabilities = hypervisor.capabilities().clone();
         let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
-        let launch = Launch::new(
+        let provider = BuilderGuest::new(
             name.clone(),
             settings.clone(),
             dir.clone(),
@@ -169,7 +169,7 @@ impl Machine {
             Arc::clone(&generations) as _,
             sharing.clone(),
         );
-        let (warm, boots) = (launch.warm(), launch.boots());
+        let (warm, boots) = (provider.warm(), provider.boots());
         let nix = Nix {
             programs: settings.nix.clone(),
             search_path: options.search_path.clone(),
@@ -181,7 +181,7 @@ impl Machine {
         let assertion = PowerAssertion::find(&options.search_path);
         let parts = Parts {
             hypervisor,
-            preparation: Arc::new(launch),
+            provider: Arc::new(provider),
             warm,
             connect_program,
             assertion,
@@ -191,32 +191,32 @@ impl Machine {
             sharing,
             budget,
         };
-        Ok(Machine::assemble(name, settings, dir, parts, chronicle))
+        Ok(Machine::assemble(name, settings, dir, parts, events))
     }
 
-    /// A machine of these parts; nothing is made on disk.
+    /// A machine of these parts; creates no files.
     pub fn assemble(
         name: MachineName,
         settings: MachineSettings,
         dir: MachineDir,
         parts: Parts,
-        chronicle: Arc<Chronicle>,
+        events: Arc<Events>,
     ) -> Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let activity = Arc::new(watch::Sender::<Activity>::default());
         let activities = activity.subscribe();
-        let seat = Arc::new(Seat::new(parts.budget, name.clone(), settings.memory));
+        let reservation = Arc::new(Reservation::new(parts.budget, name.clone(), settings.memory));
         let handle = dvn_lifecycle::spawn(
             name.clone(),
-            Arc::new(Budgeted { hypervisor: parts.hypervisor, seat: Arc::clone(&seat) }),
-            Arc::new(Overheard::new(parts.preparation, Arc::clone(&activity))),
+            Arc::new(Budgeted { hypervisor: parts.hypervisor, reservation: Arc::clone(&reservation) }),
+            Arc::new(Overheard::new(parts.provider, Arc::clone(&activity))),
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
         )
-        .gated(Arc::clone(&seat) as _);
+        .gated(Arc::clone(&reservation) as _);
         let clock = Arc::new(GuestClock::new(name.clone()));
         let hang_timeout = settings.hang_timeout;
         let uses = || Uses::of(activities.clone());
-        let (of, to) = (|| name.clone(), || Arc::clone(&chronicle));
+        let (of, to) = (|| name.clone(), || Arc::clone(&events));
         let mut watchers = JoinSet::new();
         watchers.spawn(Monitor { name: of(), handle: handle.clone(), activity, hang_timeout }.run());
         watchers.spawn(hang::watch(of(), handle.clone(), activities.clone(), hang_timeout));
@@ -230,10 +230,10 @@ impl Machine {
             let activities = activities.clone();
             move || activities.borrow().builds_alone()
         };
-        watchers.spawn(Arc::clone(&seat).give_way(handle.clone(), builds));
-        watchers.spawn(record::lifecycle(of(), handle.clone(), to()));
-        watchers.spawn(record::builds(of(), activities.clone(), to()));
-        watchers.spawn(record::generations(of(), Arc::clone(&parts.generations), to()));
+        watchers.spawn(Arc::clone(&reservation).give_way(handle.clone(), builds));
+        watchers.spawn(observe::lifecycle(of(), handle.clone(), to()));
+        watchers.spawn(observe::builds(of(), activities.clone(), to()));
+        watchers.spawn(observe::generations(of(), Arc::clone(&parts.generations), to()));
         Machine {
             name,
             settings,
@@ -244,15 +244,15 @@ impl Machine {
             clock,
             reach: Reach::default(),
             warm: parts.warm,
-            seat,
-            chronicle,
+            reservation,
+            events,
             connect_program: parts.connect_program,
             sharing: parts.sharing,
             files: Arc::default(),
             generations: parts.generations,
             boots: parts.boots,
             nix: parts.nix,
-            keeper: Mutex::default(),
+            reconciler: Mutex::default(),
             destroying: tokio::sync::Mutex::default(),
             watchers: Mutex::new(watchers),
         }
@@ -268,12 +268,12 @@ impl Machine {
         matches!(self.handle.snapshot().phase, Phase::Running { .. })
     }
 
-    /// Its settings, as configured.
+    /// The configured settings.
     pub fn settings(&self) -> &MachineSettings {
         &self.settings
     }
 
-    /// What the outside sees of it.
+    /// Its status, for the API.
     pub fn status(&self) -> MachineStatus {
         let snapshot = self.handle.snapshot();
         let sizes = snapshot.sizes;
@@ -282,7 +282,7 @@ impl Machine {
             backend: self.capabilities.backend.to_owned(),
             accelerator: self.capabilities.accelerator.to_owned(),
             state: views::state(&snapshot, self.activities.borrow().builds_alone(), Instant::now()),
-            waits_for: self.seat.waits_for(),
+            waits_for: self.reservation.waits_for(),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
             listen: vec![self.settings.listen.to_string()],
@@ -296,32 +296,32 @@ impl Machine {
     }
 
     fn store_status(&self) -> StoreStatus {
-        let copied_bytes = self.chronicle.traffic(&self.name).values().map(|door| door.sent).sum();
+        let copied_bytes = self.events.traffic(&self.name).values().map(|door| door.sent).sum();
         match &self.sharing {
             Some(sharing) => sharing.status(copied_bytes),
             None => StoreStatus { copied_bytes, ..StoreStatus::default() },
         }
     }
 
-    /// The guest systems it can boot.
+    /// The guest systems that it can boot.
     pub fn generations(&self) -> &Generations {
         &self.generations
     }
 
-    /// All of them, for people.
+    /// A list of them, for the API.
     pub fn generation_list(&self) -> GenerationList {
         let list = self.generations.list();
         GenerationList { status: as_it_runs(list.status, &self.handle.snapshot()), ..list }
     }
 
-    /// What was said when its recipe was built last.
+    /// The log of the last build of its recipe.
     pub fn build_log(&self) -> PathBuf {
         self.dir.build_log()
     }
 
-    /// Builds what the recipe wants and changes to it, from now on. The API must be there: the host's `nix` comes through it.
+    /// Starts to build the recipe and to change to its guest. The API must be served: the host's `nix` connects through it.
     pub fn keep_generations(&self) {
-        let keeper = Reconciler {
+        let reconciler = Reconciler {
             name: self.name.clone(),
             handle: self.handle.clone(),
             files: Arc::clone(&self.files),
@@ -329,44 +329,44 @@ impl Machine {
             builder: Arc::new(self.nix.clone()),
             console: self.dir.console_log(),
         };
-        *self.keeper() = Some(AbortOnDropHandle::new(tokio::spawn(keeper.run())));
+        *self.reconciler() = Some(AbortOnDropHandle::new(tokio::spawn(reconciler.run())));
     }
 
-    fn keeper(&self) -> MutexGuard<'_, Option<AbortOnDropHandle<()>>> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reconciler(&self) -> MutexGuard<'_, Option<AbortOnDropHandle<()>>> {
+        self.reconciler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the metrics tell of it.
+    /// Its data for the metrics.
     pub async fn sample(&self) -> Sample {
         let snapshot = self.handle.snapshot();
         let load = match snapshot.phase {
             Phase::Running { leases: 1.., .. } => self.load().await,
             _ => None,
         };
-        Sample { name: self.name.clone(), snapshot, builds: self.chronicle.builds_of(&self.name), load }
+        Sample { name: self.name.clone(), snapshot, builds: self.events.builds_of(&self.name), load }
     }
 
     async fn load(&self) -> Option<Load> {
-        match timeout(LOAD_WITHIN, self.handle.agent()?.ask(Ask::Figures)).await {
+        match timeout(LOAD_TIMEOUT, self.handle.agent()?.ask(Ask::Figures)).await {
             Ok(Ok(Answer::Figures { memory_total, memory_available, disk_total, disk_available, .. })) => {
                 Some(Load { memory_total, memory_available, disk_total, disk_available })
             }
             other => {
-                tracing::debug!(machine = %self.name, "the guest did not tell its load: {other:?}");
+                tracing::debug!(machine = %self.name, "the guest did not report its load: {other:?}");
                 None
             }
         }
     }
 
-    /// Boots it, even after a failure just now; resolves when it runs.
+    /// Boots it, even within the back-off after a failure; resolves when it runs.
     pub async fn start(&self, sizes: Sizes) -> Result<(), Report> {
         let _files = self.files.read().await;
-        // The supervisor does not know the disk's size, and to ask for just that is to ask for nothing.
+        // The supervisor does not know the disk's present size. A request for exactly that size is no request.
         let sizes = Sizes { disk_size: sizes.disk_size.filter(|size| *size != self.disk_size()), ..sizes };
         self.handle.start(sizes).await
     }
 
-    /// The size that a data disk has without one being asked for, in bytes.
+    /// The size of the data disk unless a start requests another one, in bytes.
     fn disk_size(&self) -> u64 {
         match self.settings.ephemeral {
             true => self.settings.disk_size,
@@ -379,7 +379,7 @@ impl Machine {
         self.handle.stop(force).await
     }
 
-    /// Has its guest stand still; resolves when it does.
+    /// Pauses its guest; resolves when it is paused.
     pub async fn pause(&self) -> Result<(), Report> {
         if !self.capabilities.pause {
             let report = Report::new(Kind::Host, format!("{} cannot pause a guest here", self.capabilities.backend));
@@ -388,7 +388,7 @@ impl Machine {
         self.handle.pause().await
     }
 
-    /// Has its paused guest go on; resolves when it answers.
+    /// Resumes its paused guest; resolves when it runs.
     pub async fn resume(&self) -> Result<(), Report> {
         self.handle.resume().await
     }
@@ -398,29 +398,30 @@ impl Machine {
         self.handle.shut_down().await;
     }
 
-    /// Stops it, refuses to start it again, and ends all that looks after it.
+    /// Stops it, refuses to start it again, and ends its tasks.
     pub async fn end(&self) {
         self.handle.shut_down().await;
-        let keeper = self.keeper().take();
-        if let Some(keeper) = keeper {
-            keeper.abort();
-            // Until then it may write. An error says that it was aborted, as it was.
-            let _ = keeper.await;
+        let reconciler = self.reconciler().take();
+        if let Some(reconciler) = reconciler {
+            reconciler.abort();
+            // It may write files until it has ended. The error only says that it was aborted.
+            let _ = reconciler.await;
         }
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
-    /// The file of its serial console: of the present or last boot (0), of one before (-1, …), or of the boot of a number.
+    /// The file of its serial console: of the present or last boot (0), of an earlier one (-1, …), or of the boot of a number.
     pub fn console_log(&self, boot: i64) -> Result<PathBuf, Report> {
         blocking(|| boots::console(&self.dir, boot))
     }
 
-    /// What is known of its last boots.
+    /// The records of its last boots.
     pub fn boots(&self) -> BootList {
         BootList { boots: blocking(|| self.boots.list()) }
     }
 
-    /// What its backend can do. Programs are looked for now; which guests it boots was found out when the daemon began.
+    /// The capabilities of its backend. Programs are looked for now; the guests that it boots were determined at the daemon's
+    /// start.
     pub fn backend(&self) -> BackendView {
         let (settings, path) = (&self.settings, &self.nix.search_path);
         let accelerator = settings.accelerator.as_deref();
@@ -430,7 +431,7 @@ impl Machine {
         views::backend_view(&self.capabilities, &features, path.to_string_lossy().into_owned())
     }
 
-    /// Starts the guest where needed, and has it give back what its disk does not use.
+    /// Starts the guest if necessary, and returns unused blocks of its data disk to the host.
     pub async fn trim(&self) -> Result<Trimmed, Report> {
         let lease = {
             let _files = self.files.read().await;
@@ -442,43 +443,44 @@ impl Machine {
         }
     }
 
-    /// Stops it, deletes its files, and furnishes it as new. Not to be dropped before its end: then nobody would keep the
-    /// generations any more.
+    /// Stops it, deletes its files, and creates the initial ones again. The future must not be dropped before its end:
+    /// otherwise the reconciler would not run again.
     pub async fn destroy(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
         let _alone = self.destroying.lock().await;
-        let keeper = self.keeper().take();
-        let was_kept = keeper.is_some();
-        if let Some(keeper) = keeper {
-            keeper.abort();
-            // An error says that it was aborted, as it was.
-            let _ = keeper.await;
-            // Whoever connects before the files are new, or in vain waits for that, gets a guest that works.
+        let reconciler = self.reconciler().take();
+        let was_running = reconciler.is_some();
+        if let Some(reconciler) = reconciler {
+            reconciler.abort();
+            // The error only says that it was aborted.
+            let _ = reconciler.await;
+            // A client that connects before the files are new, or if that fails, gets a guest that works.
             self.generations.work_aborted();
         }
         let destroyed = self.replace_files(state, keep).await;
-        if was_kept {
+        if was_running {
             self.keep_generations();
         }
         destroyed
     }
 
     async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
-        // Whoever waits for a boot gives way; then nobody can begin one until the files are new.
+        // Refuse the demands that wait for a boot: they hold `files` for reading. Once it is locked for writing, no boot can
+        // begin until the files are new.
         self.handle.stop(true).await?;
-        // Those who came in between may wait for memory, and are turned away when nobody else can come any more.
+        // Demands that arrive before the lock may wait for memory; the second stop refuses them.
         let (_files, stopped) = tokio::join!(self.files.write(), self.handle.stop(true));
         stopped?;
         self.handle.stop(true).await?;
         blocking(|| {
             self.dir.destroy(keep)?;
-            furnish::furnish(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
+            provision::provision(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
             self.generations.reset()?;
             match &self.sharing {
                 Some(sharing) => sharing.begin_anew(&self.settings, &self.dir),
                 None => Ok(()),
             }
         })?;
-        self.chronicle.changed();
+        self.events.changed();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon's machines. They are opened, inserted and removed while it runs, and a broken one stops no other.
+//! The daemon's machines. They are opened, inserted and removed while it runs, and a broken one does not affect the others.
 //!
 //! The rule: an attempt to open a machine has two outcomes, the machine or a [`Report`] that is listed in its place.
 
@@ -6,7 +6,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
-pub use slot::{Workshop, pollable};
+pub use slot::{MachineFactory, pollable};
 
 use crate::machine::Machine;
 use dvn_config::MachineSettings;
@@ -21,14 +21,14 @@ use std::{
 
 /// The machines, by name.
 pub struct Machines {
-    shop: Arc<Workshop>,
+    factory: Arc<MachineFactory>,
     slots: Mutex<BTreeMap<MachineName, Arc<Slot>>>,
 }
 
 impl Machines {
-    /// None yet.
-    pub fn new(shop: Workshop) -> Machines {
-        Machines { shop: Arc::new(shop), slots: Mutex::default() }
+    /// An empty list.
+    pub fn new(factory: MachineFactory) -> Machines {
+        Machines { factory: Arc::new(factory), slots: Mutex::default() }
     }
 
     /// Opens a machine that the configuration declares.
@@ -39,7 +39,7 @@ impl Machines {
     /// Opens a machine that no configuration declares.
     ///
     /// # Errors
-    /// `Busy`: there is one of that name. Any other: it is listed as broken, for this reason.
+    /// `Busy`: there is one of that name. Any other: the machine is listed as broken, for this reason.
     #[cfg_attr(not(test), expect(dead_code, reason = "the library of machines will call it"))]
     pub async fn insert(&self, name: MachineName, settings: MachineSettings) -> Result<Arc<Machine>, Report> {
         self.add(name, settings, false).await
@@ -52,17 +52,16 @@ impl Machines {
                 let report = Report::new(Kind::Busy, format!("there is a machine {name} already"));
                 return Err(report.hint("choose another name, or delete that machine"));
             }
-            let slot = Slot::new(name.clone(), settings, declared, Arc::clone(&self.shop));
+            let slot = Slot::new(name.clone(), settings, declared, Arc::clone(&self.factory));
             slots.insert(name, Arc::clone(&slot));
             slot
         };
         slot.ready(true).await
     }
 
-    /// From now on clients are let in, and generations are kept: the API has its socket, through which the host's `nix` comes to
-    /// the guest.
+    /// Starts to admit clients and to reconcile generations. The API must have its socket: the host's `nix` connects through it.
     pub fn serve(&self) {
-        self.shop.serving.store(true, SeqCst);
+        self.factory.serving.store(true, SeqCst);
         for slot in self.all() {
             if let Ok(machine) = slot.machine() {
                 machine.keep_generations();
@@ -71,12 +70,12 @@ impl Machines {
         }
     }
 
-    /// What the outside sees of them.
+    /// Their status, for the API.
     pub fn status(&self) -> Vec<MachineStatus> {
         self.all().iter().filter_map(|slot| slot.status()).collect()
     }
 
-    /// Those that work.
+    /// The machines that work.
     pub fn working(&self) -> Vec<Arc<Machine>> {
         self.all().iter().filter_map(|slot| slot.machine().ok()).collect()
     }
@@ -95,7 +94,8 @@ impl Machines {
         self.slot(name)?.machine()
     }
 
-    /// The machine of this name, opened first if it is broken. Unless the caller insists, a failure of just now is believed.
+    /// The machine of this name, opened first if it is broken. Unless the caller insists, an attempt that failed within the last
+    /// second is not repeated.
     ///
     /// # Errors
     /// As [`Machines::get`].
@@ -103,8 +103,8 @@ impl Machines {
         self.slot(name)?.ready(insist).await
     }
 
-    /// Stops a machine and deletes its files. One that the configuration declares is made anew; any other is removed. Not to be
-    /// dropped before its end.
+    /// Stops a machine and deletes its files. A machine that the configuration declares is created again; any other is removed.
+    /// The future must not be dropped before its end.
     pub async fn delete(&self, name: &MachineName, keep: Keep) -> Result<(), Report> {
         match self.slot(name)?.is_declared() {
             true => self.slot(name)?.make_anew(keep).await,
@@ -117,10 +117,11 @@ impl Machines {
         }
     }
 
-    /// Stops a machine, ends all that belongs to it, deletes its files, and forgets it. Not to be dropped before its end.
+    /// Stops a machine, ends its tasks, deletes its files, and removes it from the list. The future must not be dropped before
+    /// its end.
     ///
     /// # Errors
-    /// `NotFound`, or the guest does not end: then the machine is as it was. Its files cannot be deleted: then it is listed as broken.
+    /// `NotFound`, or the guest does not end: the machine stays unchanged. Its files cannot be deleted: it is listed as broken.
     pub async fn remove(&self, name: &MachineName) -> Result<(), Report> {
         self.slot(name)?.remove().await?;
         self.slots().remove(name);
@@ -132,18 +133,18 @@ impl Machines {
         futures_util::future::join_all(self.working().iter().map(|machine| machine.shut_down())).await;
     }
 
-    /// The socket of this address that a service manager handed over, or a new one.
+    /// A listening socket for this address: the one that a service manager handed over, or a new one.
     pub fn listen(&self, address: SocketAddr) -> Result<TcpListener, Report> {
         self.inherited().listen(address)
     }
 
-    /// Addresses that were handed over and that no machine wants.
+    /// Addresses of sockets that were handed over and that no machine uses.
     pub fn left_over(&self) -> Vec<SocketAddr> {
         self.inherited().left_over()
     }
 
     fn inherited(&self) -> MutexGuard<'_, Inherited> {
-        self.shop.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+        self.factory.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot(&self, name: &MachineName) -> Result<Arc<Slot>, Report> {

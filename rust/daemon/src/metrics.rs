@@ -1,9 +1,9 @@
-//! What the daemon counts, in the text format of OpenMetrics.
+//! The daemon's metrics, in the text format of OpenMetrics.
 //!
-//! The rule: numbers are kept where they arise (the supervisor's tally, the chronicle) and gathered here only when somebody
-//! asks. A guest is asked for its load only while it is in use, so that whoever watches does not keep one awake.
+//! The rule: each part keeps its own numbers (the supervisor's counters, the events), and this module gathers them only on a
+//! request. A guest is asked for its load only while it is in use, so that monitoring does not keep guests awake.
 
-use super::chronicle::{Builds, Chronicle};
+use super::events::{Builds, Events};
 use dvn_lifecycle::{Phase, Snapshot};
 use dvn_types::{Kind, MachineName, Report};
 use prometheus_client::{
@@ -28,18 +28,18 @@ pub struct Load {
     pub disk_available: u64,
 }
 
-/// Begins every name.
+/// The prefix of every name.
 const PREFIX: &str = "darwin_vz";
 
-/// The states of a machine, as the API spells them.
+/// The states of a machine, as the API names them.
 const STATES: [&str; 7] = ["stopped", "starting", "running", "paused", "stopping", "failed", "broken"];
 
-/// One machine as of now.
+/// One machine at this moment.
 pub struct Sample {
     pub name: MachineName,
     pub snapshot: Snapshot,
     pub builds: Builds,
-    /// Of a guest that is in use and has told.
+    /// Only of a guest that is in use and has answered.
     pub load: Option<Load>,
 }
 
@@ -48,12 +48,12 @@ type Count = Counter<u64>;
 type Seconds = Counter<f64, AtomicU64>;
 type Amount = Gauge<f64, AtomicU64>;
 
-/// All of it. Of a broken machine nothing is known but that it is.
-pub fn render(samples: &[Sample], broken: &[MachineName], chronicle: &Chronicle) -> Result<String, Report> {
+/// Renders all metrics. A broken machine has only its state.
+pub fn render(samples: &[Sample], broken: &[MachineName], events: &Events) -> Result<String, Report> {
     let mut sheet = Sheet(Registry::with_prefix(PREFIX));
     lifecycle(&mut sheet, samples, broken);
-    boots(&mut sheet, samples, chronicle);
-    traffic(&mut sheet, samples, chronicle);
+    boots(&mut sheet, samples, events);
+    traffic(&mut sheet, samples, events);
     guests(&mut sheet, samples);
     let mut text = String::new();
     text::encode(&mut text, &sheet.0)
@@ -106,7 +106,7 @@ fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
     });
     sheet.amount("leases", "Connections and other users of the guest", leases);
     let now = Instant::now();
-    let idle = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.tally.idle(now).as_secs_f64()));
+    let idle = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.counters.idle(now).as_secs_f64()));
     sheet.add::<Seconds, f64>(
         "idle_seconds",
         "How long guests have run without a user; a pause is no idle time",
@@ -114,32 +114,32 @@ fn lifecycle(sheet: &mut Sheet, samples: &[Sample], broken: &[MachineName]) {
         idle,
     );
     let exits = samples.iter().flat_map(|Sample { name, snapshot, .. }| {
-        let [powered_off, killed, crashed] = snapshot.tally.exits;
+        let [powered_off, killed, crashed] = snapshot.counters.exits;
         [("powered-off", powered_off), ("killed", killed), ("crashed", crashed)]
             .map(|(how, n)| (of(name, &[("how", how)]), n))
     });
     sheet.count("guest_exits", "Guests that ended, by how", exits);
-    let pauses = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.tally.pauses));
+    let pauses = samples.iter().map(|sample| (of(&sample.name, &[]), sample.snapshot.counters.pauses));
     sheet.count("pauses", "Pauses of guests", pauses);
 }
 
-fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
+fn boots(sheet: &mut Sheet, samples: &[Sample], events: &Events) {
     let each = |value: fn(&Snapshot) -> u64| {
         samples.iter().map(move |sample| (of(&sample.name, &[]), value(&sample.snapshot)))
     };
     sheet.count("boots", "Boots begun", each(|snapshot| snapshot.boots));
-    sheet.count("boots_ready", "Boots after which the guest answered", each(|snapshot| snapshot.tally.ready));
+    sheet.count("boots_ready", "Boots after which the guest answered", each(|snapshot| snapshot.counters.ready));
     sheet.count(
         "boots_failed",
         "Boots that failed. What is in neither number was given up by a stop, or is under way",
-        each(|snapshot| snapshot.tally.failed),
+        each(|snapshot| snapshot.counters.failed),
     );
     sheet.count(
         "restarts",
         "Boots that followed at once on the end of a guest, for those who waited",
-        each(|snapshot| snapshot.tally.restarts),
+        each(|snapshot| snapshot.counters.restarts),
     );
-    sheet.0.register("boot_seconds", "From the demand to a guest that answers", chronicle.boot_seconds.clone());
+    sheet.0.register("boot_seconds", "From the demand to a guest that answers", events.boot_seconds.clone());
     let phases = samples.iter().flat_map(|Sample { name, snapshot, .. }| {
         let phases = snapshot.last_boot.iter().flat_map(|boot| &boot.phases);
         phases.map(|phase| (of(name, &[("phase", &phase.name)]), phase.at_ms as f64 / 1000.0))
@@ -147,8 +147,8 @@ fn boots(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
     sheet.amount("boot_phase_seconds", "When the last boot reached this phase, from the demand", phases);
 }
 
-fn traffic(sheet: &mut Sheet, samples: &[Sample], chronicle: &Chronicle) {
-    let traffic: Vec<_> = samples.iter().map(|sample| (&sample.name, chronicle.traffic(&sample.name))).collect();
+fn traffic(sheet: &mut Sheet, samples: &[Sample], events: &Events) {
+    let traffic: Vec<_> = samples.iter().map(|sample| (&sample.name, events.traffic(&sample.name))).collect();
     let all = || traffic.iter().flat_map(|(name, doors)| doors.iter().map(move |(door, of)| (*name, *door, of)));
     let let_in = all().map(|(name, door, traffic)| (of(name, &[("door", door)]), traffic.connections));
     sheet.count("connections", "Connections that were let in", let_in);

@@ -1,7 +1,7 @@
-//! The metrics of a machine in memory, read by a parser that forgives nothing.
+//! The metrics of a machine in memory, read by a strict parser.
 
 use super::{
-    chronicle::Chronicle,
+    events::Events,
     metrics::{Sample, render},
 };
 use crate::metrics::Load;
@@ -23,8 +23,8 @@ const POLICY: Policy = Policy { grace: Duration::from_secs(5), ..Policy::TIMELES
 /// A value by its name and labels as they are written.
 type Values = BTreeMap<String, f64>;
 
-/// OpenMetrics 1.0, as much of it as there is here: each family has its type and help before its samples, which are together;
-/// names and labels are well formed and none comes twice; counters end in `_total`, buckets grow; the end is marked.
+/// Parses OpenMetrics 1.0, as far as the daemon uses it: each family has its type and help before its samples, which are
+/// together; names and labels are well formed and none comes twice; counters end in `_total`, buckets grow; the end is marked.
 fn parse(text: &str) -> Result<Values, String> {
     let word = |word: &str| {
         let mut letters = word.chars();
@@ -90,25 +90,25 @@ fn name() -> MachineName {
 
 fn machine(script: Script) -> (Sim, Handle) {
     let sim = Sim::new(script);
-    let preparation = Arc::new(InMemory::with(sim_agent::detached()));
-    (sim.clone(), dvn_lifecycle::spawn(name(), Arc::new(sim), preparation, POLICY))
+    let provider = Arc::new(InMemory::with(sim_agent::detached()));
+    (sim.clone(), dvn_lifecycle::spawn(name(), Arc::new(sim), provider, POLICY))
 }
 
-fn read(handle: &Handle, chronicle: &Chronicle, load: Option<Load>) -> Values {
-    let sample = Sample { name: name(), snapshot: handle.snapshot(), builds: chronicle.builds_of(&name()), load };
-    let text = render(&[sample], &[], chronicle).unwrap();
+fn read(handle: &Handle, events: &Events, load: Option<Load>) -> Values {
+    let sample = Sample { name: name(), snapshot: handle.snapshot(), builds: events.builds_of(&name()), load };
+    let text = render(&[sample], &[], events).unwrap();
     parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_in_numbers() {
+async fn the_metrics_of_a_machine_through_boot_pause_and_restart() {
     let (sim, handle) = machine(Script::default());
-    let chronicle = Arc::new(Chronicle::default());
+    let events = Arc::new(Events::default());
     let value = |values: &Values, series: &str| {
         let series = format!("darwin_vz_{series}");
         *values.get(&series).unwrap_or_else(|| panic!("no {series} in {values:#?}"))
     };
-    let at_first = read(&handle, &chronicle, None);
+    let at_first = read(&handle, &events, None);
     assert_eq!(value(&at_first, r#"machine_state{machine="builder",state="stopped"}"#), 1.0);
     assert_eq!(value(&at_first, r#"boots_total{machine="builder"}"#), 0.0);
 
@@ -116,12 +116,12 @@ async fn a_life_in_numbers() {
     handle.acquire().await.unwrap_err();
     sim.rescript(|script| script.boot_error = None);
     let lease = handle.acquire().await.unwrap();
-    chronicle.booted(&name(), &handle.snapshot().last_boot.unwrap());
-    let visit = chronicle.visit(&name(), Service::Ssh);
-    chronicle.builds(&name(), 3);
-    chronicle.builds(&name(), 1);
+    events.booted(&name(), &handle.snapshot().last_boot.unwrap());
+    let record = events.connection_opened(&name(), Service::Ssh);
+    events.builds(&name(), 3);
+    events.builds(&name(), 1);
     let load = Load { memory_total: 4, memory_available: 3, disk_total: 2, disk_available: 1 };
-    let running = read(&handle, &chronicle, Some(load));
+    let running = read(&handle, &events, Some(load));
     for (series, expected) in [
         (r#"machine_state{machine="builder",state="running"}"#, 1.0),
         (r#"machine_state{machine="builder",state="stopped"}"#, 0.0),
@@ -143,11 +143,11 @@ async fn a_life_in_numbers() {
         assert_eq!(value(&running, series), expected, "{series}");
     }
 
-    drop((lease, visit));
+    drop((lease, record));
     sleep(Duration::from_secs(60)).await;
     handle.pause().await.unwrap();
     sleep(Duration::from_secs(3600)).await;
-    let paused = read(&handle, &chronicle, None);
+    let paused = read(&handle, &events, None);
     let idle = value(&paused, r#"idle_seconds_total{machine="builder"}"#);
     assert!((60.0..61.0).contains(&idle), "a pause is no idle time: {idle}");
     assert_eq!(value(&paused, r#"machine_state{machine="builder",state="paused"}"#), 1.0);
@@ -160,13 +160,13 @@ async fn a_life_in_numbers() {
     });
     stopped.unwrap();
     drop(lease.unwrap());
-    let restarted = read(&handle, &chronicle, None);
+    let restarted = read(&handle, &events, None);
     assert_eq!(value(&restarted, r#"restarts_total{machine="builder"}"#), 1.0);
     assert_eq!(value(&restarted, r#"guest_exits_total{machine="builder",how="powered-off"}"#), 1.0);
 }
 
 #[test]
-fn the_parser_forgives_nothing() {
+fn the_parser_is_strict() {
     let good = "# HELP a A.\n# TYPE a counter\na_total{b=\"c\"} 1\n# EOF\n";
     assert_eq!(parse(good).unwrap().len(), 1);
     for (from, to) in [

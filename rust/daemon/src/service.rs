@@ -1,4 +1,4 @@
-//! What the API asks of the daemon.
+//! The API's trait `Control`, implemented by the daemon.
 
 use crate::{connection::Connection, daemon::Daemon};
 use dvn_http::control::{Change, Control, Tunnel};
@@ -108,8 +108,8 @@ impl Control for Daemon {
         service: Service,
     ) -> BoxFuture<'a, Result<Box<dyn Tunnel>, Report>> {
         Box::pin(async move {
-            let passage = self.ready(machine, false).await?.open(service).await?;
-            Ok(Box::new(passage) as Box<dyn Tunnel>)
+            let connection = self.ready(machine, false).await?.open(service).await?;
+            Ok(Box::new(connection) as Box<dyn Tunnel>)
         })
     }
 

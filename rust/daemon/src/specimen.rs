@@ -1,11 +1,11 @@
-//! The metrics of an imagined machine of which everything is known, so that the reference shows each of them with its labels.
+//! The metrics of a made-up machine that has every value, so that the reference shows each metric with its labels.
 
 use super::{
-    chronicle::Chronicle,
+    events::Events,
     metrics::{Sample, render},
 };
 use crate::metrics::Load;
-use dvn_lifecycle::{Phase, Snapshot, Tally};
+use dvn_lifecycle::{Counters, Phase, Snapshot};
 use dvn_types::{BootTimeline, Kind, MachineName, Report, Service, Sizes, TimelinePhase};
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ pub fn metrics() -> Result<String, Report> {
         data_disk: "kept".to_owned(),
         kernel: String::new(),
     };
-    let chronicle = Arc::new(Chronicle::default());
-    chronicle.booted(&name, &boot);
+    let events = Arc::new(Events::default());
+    events.booted(&name, &boot);
     for service in [Service::Ssh, Service::Nix] {
-        drop(chronicle.visit(&name, service));
+        drop(events.connection_opened(&name, service));
     }
     let snapshot = Snapshot {
         generation: 1,
@@ -34,9 +34,9 @@ pub fn metrics() -> Result<String, Report> {
         boots: 1,
         last_boot: Some(boot),
         sizes: Sizes::default(),
-        tally: Tally::default(),
+        counters: Counters::default(),
     };
     let load = Load { memory_total: 0, memory_available: 0, disk_total: 0, disk_available: 0 };
-    let builds = chronicle.builds_of(&name);
-    render(&[Sample { name, snapshot, builds, load: Some(load) }], &[], &chronicle)
+    let builds = events.builds_of(&name);
+    render(&[Sample { name, snapshot, builds, load: Some(load) }], &[], &events)
 }

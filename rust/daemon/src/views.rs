@@ -1,4 +1,4 @@
-//! What the daemon's parts know, in the words of the API.
+//! Converts the daemon's data to the types of the API.
 
 use dvn_hypervisor::{Capabilities, Exit, Feature};
 use dvn_lifecycle::{Phase, Snapshot};
@@ -8,7 +8,7 @@ use dvn_types::{
 };
 use tokio::time::Instant;
 
-/// What a backend can do, as was found along that search path.
+/// The capabilities of a backend, as found with this search path.
 pub fn backend_view(can: &Capabilities, features: &[Feature], search_path: String) -> BackendView {
     let feature = |feature: &Feature| FeatureView {
         name: feature.name.to_owned(),
@@ -24,7 +24,7 @@ pub fn backend_view(can: &Capabilities, features: &[Feature], search_path: Strin
     }
 }
 
-/// Where a lifecycle stands at `now`; `builds` are those that keep the guest though no lease does.
+/// The state of a lifecycle at `now`; `builds` are those that keep the guest running without a lease.
 pub fn state(snapshot: &Snapshot, builds: u32, now: Instant) -> State {
     let away = |at: Instant| ms(at.saturating_duration_since(now));
     match &snapshot.phase {
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn every_phase_is_told_whole_and_by_the_name_that_the_api_documents() {
+    fn every_phase_is_converted_with_all_data_and_the_documented_name() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let cause = Report::new(Kind::Boot, "no");
         let failed = |retry_in_ms| State::Failed { cause: cause.clone(), attempts: 2, retry_in_ms };
@@ -75,15 +75,15 @@ mod tests {
         ];
         for (phase, expected) in phases {
             let name = phase.name();
-            let told = at(phase, now);
-            assert_eq!(told, expected);
-            assert_eq!(serde_json::to_value(told).unwrap()["state"], name);
+            let state = at(phase, now);
+            assert_eq!(state, expected);
+            assert_eq!(serde_json::to_value(state).unwrap()["state"], name);
         }
-        assert_eq!(at(fails(now), now + second), failed(0), "what is over is over");
+        assert_eq!(at(fails(now), now + second), failed(0), "a time in the past is 0");
     }
 
     #[test]
-    fn what_remains_is_counted_when_it_is_read() {
+    fn remaining_times_count_from_the_moment_of_reading() {
         let (now, minute) = (Instant::now(), Duration::from_secs(60));
         let idle = Phase::Running { leases: 0, idle_at: Some(now + 2 * minute), asked: false };
         for (when, ms) in [(now, 120_000), (now + minute, 60_000), (now + 3 * minute, 0)] {

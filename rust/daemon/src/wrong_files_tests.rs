@@ -1,10 +1,10 @@
-//! Every file and directory of the state directory, with something else in its place: whatever it is, nothing hangs, and the
-//! daemon and its guest's boot either go on, with the file made anew, or end with one error that says what to do.
+//! Every file and directory of the state directory, with another kind of file in its place: nothing hangs, and the daemon and its
+//! guest's boot either succeed, with the file created again, or fail with one error that says what to do.
 
 use crate::{budget::Budget, machine::Machine, options::RunOptions};
 use dvn_config::{HostFacts, MachineSettings};
 use dvn_generations::Generations;
-use dvn_guest::{bundle::fixture, launch::Launch};
+use dvn_guest::{builder::BuilderGuest, bundle::fixture};
 use dvn_host::{
     api_token::TokenFile,
     files::{remove_all, state_error},
@@ -26,8 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A daemon and its boot take some milliseconds; what hangs would do so for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A daemon and its boot take some milliseconds; a hang would last for ever.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -36,7 +36,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// With every file there, as a first daemon and boot leave it.
+    /// With every file that a first daemon and boot create.
     fn new() -> Lab {
         let dir = tempfile::tempdir().unwrap();
         fixture::x86_64(&dir.path().join("bundle"));
@@ -61,7 +61,7 @@ impl Lab {
         MachineDir::of(&self.root(), &self.name)
     }
 
-    /// All that daemon and boot do with files, in a thread of its own: a hang is seen.
+    /// Does all that the daemon and a boot do with files, in another thread, so that a hang is noticed.
     fn stand(&self) -> Result<(), Report> {
         let (root, name, settings) = (self.root(), self.name.clone(), self.settings.clone());
         let (done, outcome) = std::sync::mpsc::channel();
@@ -69,7 +69,7 @@ impl Lab {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             done.send(runtime.block_on(stand(&root, name, settings)))
         });
-        outcome.recv_timeout(PATIENCE).expect("it hangs")
+        outcome.recv_timeout(TIMEOUT).expect("it hangs")
     }
 }
 
@@ -110,21 +110,21 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         features: vec![],
     };
     let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
-    let launch = Launch::new(name, settings, dir.clone(), capabilities, generations, None);
-    let spec = GuestProvider::prepare(&launch, Sizes::default()).await?;
+    let provider = BuilderGuest::new(name, settings, dir.clone(), capabilities, generations, None);
+    let spec = GuestProvider::prepare(&provider, Sizes::default()).await?;
     console::log(&spec.console_log).map_err(|e| state_error(&spec.console_log, "cannot write", &e))?;
-    // The log of a recipe's build, and the directory that the build has.
+    // The log of a recipe's build, and the build's directory.
     dvn_host::files::private_dir(&dir.generations())?;
     LogFile::fresh(&dir.build_log(), 10).map_err(|e| state_error(&dir.build_log(), "cannot write", &e))?;
     Ok(())
 }
 
-/// Programs that other tests of this process start have its open files, and so its locks, for the moment until they run.
+/// Programs that other tests of this process start inherit its open files, and so its locks, until they execute.
 fn lock(state: &StateDir) -> Result<StateLock, Report> {
     let begun = Instant::now();
     loop {
         match state.lock() {
-            Err(report) if report.kind == Kind::Busy && begun.elapsed() < PATIENCE / 2 => {
+            Err(report) if report.kind == Kind::Busy && begun.elapsed() < TIMEOUT / 2 => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             outcome => return outcome,
@@ -156,8 +156,8 @@ fn each_file_that_is_no_regular_one_is_refused_with_a_hint_or_made_anew_and_noth
                     assert!(regular_file::look(&path).is_ok() || fs::symlink_metadata(&path).is_err(), "{what}");
                 }
             }
-            // What the guest was told of the host's store goes as a whole, with its directory; and what has no name of a
-            // generation's goes, too, which here is what the link leads to.
+            // The record of store paths that the guest knows is deleted as a whole, with its directory. So is a file without a
+            // generation's name among the generations, which here is the target of the link.
             let goes = path.starts_with(&store) || kind == "link" && path.starts_with(&generations);
             if !goes {
                 wrong::assert_nothing_lost(kind, &path);
@@ -194,9 +194,9 @@ fn each_directory_that_is_none_is_refused_with_a_hint_or_made_anew_and_nothing_h
     }
 }
 
-/// The socket is no file of the table: it is made anew, whatever was there.
+/// The socket is not in the table of files: the daemon replaces any file in its place.
 #[test]
-fn whatever_is_at_the_apis_socket_gives_way() {
+fn any_file_in_place_of_the_apis_socket_is_replaced() {
     let lab = Lab::new();
     let path = StateDir::open(&lab.root()).unwrap().api_socket();
     for kind in ["file"].into_iter().chain(wrong::KINDS) {

@@ -6,7 +6,7 @@ use crate::{
     store::Store,
 };
 use dvn_config::MachineSettings;
-use dvn_guest::{bundle::Bundle, launch::BootSource};
+use dvn_guest::{builder::BootSource, bundle::Bundle};
 use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_types::{
     Arch, Kind, Report, unix_ms,

@@ -4,9 +4,9 @@
 
 pub mod agent;
 pub mod boots;
+pub mod builder;
 pub mod bundle;
 pub mod disk;
-pub mod launch;
 pub mod payload;
 pub mod sharing;
 pub mod ssh;

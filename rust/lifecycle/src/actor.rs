@@ -1,19 +1,20 @@
-//! The only task that acts on a machine's guest: it feeds events to [`machine::step`](super::machine) and carries out the effects.
+//! The only task that acts on a machine's guest: it passes events to [`machine::step`](super::machine) and performs the
+//! effects.
 //!
-//! The rule that holds here: the actor itself waits for nothing but the next command, the next finished job and the
-//! next deadline. Whatever touches the hypervisor or the preparation is a job in `jobs`, and ends as news.
+//! Invariant: the actor waits only for the next command, the next finished job and the next deadline. Every call of the
+//! hypervisor or the provider is a job in `jobs`, and ends as news.
 
 use super::{
     boot::{self, Run},
     command::{Answer, Command, Lease},
+    counters::Counters,
     events::{Effect, Event, News},
-    halt,
     job::{self, Done, Waiter},
-    machine::{Machine, Policy, STUCK_AFTER, State, Then, deadline, step},
-    provider::{Became, GuestProvider},
+    machine::{AfterStop, Machine, Policy, STUCK_AFTER, State, deadline, step},
+    pause_jobs,
+    provider::{BootEvent, GuestProvider},
     reports,
     snapshot::Snapshot,
-    tally::Tally,
 };
 use dvn_hypervisor::{Exit, Guest, GuestAgent, Hypervisor};
 use dvn_types::{BootTimeline, MachineName, Report, Sizes};
@@ -35,13 +36,13 @@ pub(super) struct Actor {
     machine: Machine,
     guest: Option<Arc<dyn Guest>>,
     agent: watch::Sender<Option<Arc<dyn GuestAgent>>>,
-    /// The present boot, from its beginning to the end of its guest.
+    /// The present boot, from its start to the end of its guest.
     run: Option<Run>,
     last_boot: Option<BootTimeline>,
-    tally: Tally,
-    /// What the present boot was asked for, or the last.
+    counters: Counters,
+    /// The sizes requested for the present or the last boot.
     sizes: Sizes,
-    /// What was asked of the boot to come, by the first demand for it and those that joined it.
+    /// The sizes requested for the next boot, by its first demand and those that joined it.
     next_sizes: Sizes,
     waiters: Vec<Waiter>,
     stoppers: Vec<Answer<()>>,
@@ -74,7 +75,7 @@ impl Actor {
             agent,
             run: None,
             last_boot: None,
-            tally: Tally::default(),
+            counters: Counters::default(),
             sizes: Sizes::default(),
             next_sizes: Sizes::default(),
             waiters: vec![],
@@ -86,27 +87,27 @@ impl Actor {
         }
     }
 
-    /// Runs until all handles are gone and nothing of a guest is left.
+    /// Runs until all handles are dropped and the guest is gone.
     pub(super) async fn run(mut self) {
         while !self.is_over() {
             let due = deadline(&self.machine.state);
-            // The order matters: news first, for what is asked is answered by what is true; commands before the clock,
-            // so that a connection that comes in the very moment of the idle stop still prevents it.
+            // The order matters. News comes first, so that commands meet the current state. Commands come before the
+            // timer, so that a connection which arrives at the moment of the idle stop prevents it.
             tokio::select! {
                 biased;
                 Some(done) = self.jobs.join_next() => match done {
-                    Ok(done) => self.heed(done),
-                    // Jobs catch their panics and nobody aborts them.
+                    Ok(done) => self.on_job(done),
+                    // Does not happen: jobs catch their panics and are never aborted.
                     Err(error) => tracing::error!(machine = %self.name, "a job of the supervisor was lost: {error}"),
                 },
                 command = self.inbox.recv(), if !self.abandoned => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.on_command(command),
                     None => {
                         self.abandoned = true;
-                        self.feed(Event::Stop { force: true });
+                        self.handle(Event::Stop { force: true });
                     }
                 },
-                () = until(due) => self.feed(Event::Tick),
+                () = until(due) => self.handle(Event::Tick),
             }
         }
     }
@@ -120,7 +121,7 @@ impl Actor {
             }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) {
         match command {
             Command::Demand { reply, .. } | Command::Resume { reply } if self.refuses => {
                 let _ = reply.send(Err(reports::shutting_down()));
@@ -131,52 +132,52 @@ impl Actor {
                     return;
                 }
                 self.waiters.push(Waiter { since: Instant::now(), reply });
-                self.feed(Event::Demand { insist });
+                self.handle(Event::Demand { insist });
             }
-            Command::Release { epoch } => self.feed(Event::Release { epoch }),
-            Command::Retake { epoch } => self.feed(Event::Retake { epoch }),
+            Command::Release { epoch } => self.handle(Event::Release { epoch }),
+            Command::Reacquire { epoch } => self.handle(Event::Reacquire { epoch }),
             Command::Stop { force, reply } => {
                 self.stoppers.push(reply);
-                self.feed(Event::Stop { force });
+                self.handle(Event::Stop { force });
             }
             Command::End { epoch, force, reply } => match self.machine.state {
                 State::Stopped { .. } | State::Failed { .. } => drop(reply.send(Ok(()))),
                 _ if epoch != self.machine.boots => drop(reply.send(Ok(()))),
-                // It goes already, and those who wait for the next one are not turned away.
+                // The guest is being stopped already. `Stop` would refuse those who wait for the next one.
                 State::Stopping { .. } => self.stoppers.push(reply),
                 _ => {
                     self.stoppers.push(reply);
-                    self.feed(Event::Stop { force });
+                    self.handle(Event::Stop { force });
                 }
             },
-            Command::GiveWay => self.feed(Event::GiveWay),
+            Command::GiveWay => self.handle(Event::GiveWay),
             Command::Pause { reply } => {
                 self.pausers.push(reply);
-                self.feed(Event::Pause);
+                self.handle(Event::Pause);
             }
-            // To use a guest is to have it go on; only must this not boot one.
+            // A demand resumes a paused guest. Without a guest it would boot one, so there it is refused.
             Command::Resume { reply } => match self.machine.state {
                 State::Running { .. } | State::Paused { .. } => {
                     self.waiters.push(Waiter { since: Instant::now(), reply });
-                    self.feed(Event::Demand { insist: true });
+                    self.handle(Event::Demand { insist: true });
                 }
                 _ => drop(reply.send(Err(reports::nothing_runs()))),
             },
             Command::ShutDown { reply } => {
                 self.refuses = true;
                 self.stoppers.push(reply);
-                self.feed(Event::Stop { force: false });
+                self.handle(Event::Stop { force: false });
             }
         }
     }
 
-    /// Notes the sizes for the boot to come, or says why the boot under way cannot have them.
+    /// Notes the sizes for the next boot, or returns why the present boot cannot have them.
     fn refuse_sizes(&mut self, sizes: Sizes) -> Option<Report> {
         match self.machine.state {
             State::Starting { .. } | State::Booting { .. } | State::Running { .. } | State::Paused { .. } => {
                 self.run.as_ref().and_then(|run| run.refuse_sizes(sizes))
             }
-            State::Stopping { then: Then::Restart { .. }, .. } => {
+            State::Stopping { then: AfterStop::Restart { .. }, .. } => {
                 let merged = boot::merge_sizes(self.next_sizes, sizes);
                 self.next_sizes = merged.unwrap_or(self.next_sizes);
                 merged.is_none().then(reports::other_sizes)
@@ -188,7 +189,7 @@ impl Actor {
         }
     }
 
-    fn heed(&mut self, done: Done) {
+    fn on_job(&mut self, done: Done) {
         match done {
             Done::Up { epoch, up } => {
                 self.watch_exit(epoch, up.guest.clone());
@@ -196,56 +197,56 @@ impl Actor {
                 if let Some(run) = &mut self.run {
                     run.is_up(&up);
                 }
-                self.feed(Event::News { epoch, news: News::Up });
+                self.handle(Event::News { epoch, news: News::Up });
             }
             Done::Ready { epoch, ready } => {
-                // A guest that got ready while it is being stopped has not reached Running.
+                // A guest that becomes ready while it is being stopped does not reach Running.
                 if let (State::Booting { .. }, Some(run)) = (&self.machine.state, &self.run)
                     && epoch == self.machine.boots
                 {
                     self.last_boot = Some(run.timeline(&ready));
                     self.agent.send_replace(ready.agent);
-                    self.preparation.hear(Became::Ready);
+                    self.preparation.on_boot_event(BootEvent::Ready);
                 }
-                self.feed(Event::News { epoch, news: News::Ready });
+                self.handle(Event::News { epoch, news: News::Ready });
             }
             Done::News { epoch, news } => {
                 if let News::BootFailed(cause) = &news {
-                    self.preparation.hear(Became::Failed(cause.clone()));
+                    self.preparation.on_boot_event(BootEvent::Failed(cause.clone()));
                 }
                 if let News::Exited(exit) = &news {
-                    self.preparation.hear(Became::Ended(exit.clone()));
+                    self.preparation.on_boot_event(BootEvent::Ended(exit.clone()));
                     self.guest = None;
                     self.agent.send_replace(None);
                     self.cancel_run();
                 }
-                self.feed(Event::News { epoch, news });
+                self.handle(Event::News { epoch, news });
             }
             Done::Explained { epoch, cause, waiters } => {
-                self.feed(Event::News { epoch, news: News::Explained(cause.clone()) });
+                self.handle(Event::News { epoch, news: News::Explained(cause.clone()) });
                 deny(waiters, &cause);
             }
             Done::Nothing => {}
         }
     }
 
-    fn feed(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let machine = std::mem::take(&mut self.machine);
         let (now, failures) = (Instant::now(), machine.failures);
         let (machine, effects) = step(machine, event.clone(), now, &self.policy);
-        self.tally.note(failures, &event, &machine, &effects, now);
+        self.counters.note(failures, &event, &machine, &effects, now);
         self.machine = machine;
         if effects.contains(&Effect::Boot) {
             self.sizes = self.next_sizes;
         }
-        // Before anybody is answered, so that the answer never runs ahead of the snapshot.
+        // Before the answers are sent, so that a caller with an answer finds it in the snapshot.
         self.publish();
         for effect in effects {
-            self.act(effect);
+            self.perform(effect);
         }
     }
 
-    fn act(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect) {
         let epoch = self.machine.boots;
         match effect {
             Effect::Boot => {
@@ -270,18 +271,18 @@ impl Actor {
             Effect::RequestStop => {
                 if let Some(guest) = self.guest.clone() {
                     let agent = self.agent.borrow().clone();
-                    self.jobs.spawn(halt::request_stop(self.name.clone(), guest, agent));
+                    self.jobs.spawn(pause_jobs::request_stop(self.name.clone(), guest, agent));
                 }
             }
             Effect::Pause => {
                 if let Some(guest) = self.guest.clone() {
-                    self.jobs.spawn(halt::pause(guest, epoch));
+                    self.jobs.spawn(pause_jobs::pause(guest, epoch));
                 }
             }
             Effect::Resume => {
                 if let Some(guest) = self.guest.clone() {
                     let agent = self.agent.borrow().clone();
-                    self.jobs.spawn(halt::resume(self.name.clone(), guest, agent, epoch));
+                    self.jobs.spawn(pause_jobs::resume(self.name.clone(), guest, agent, epoch));
                 }
             }
             Effect::Kill => {
@@ -302,12 +303,12 @@ impl Actor {
                 deny(std::mem::take(&mut self.waiters), &report);
             }
             Effect::DenyExplained(cause) => self.deny_explained(epoch, cause),
-            Effect::PauseDone => tell(&mut self.pausers, &Ok(())),
-            Effect::PauseDenied(report) => tell(&mut self.pausers, &Err(report)),
-            Effect::Rested => tell(&mut self.stoppers, &Ok(())),
+            Effect::PauseDone => answer_all(&mut self.pausers, &Ok(())),
+            Effect::PauseDenied(report) => answer_all(&mut self.pausers, &Err(report)),
+            Effect::Rested => answer_all(&mut self.stoppers, &Ok(())),
             Effect::Stuck(report) => {
                 tracing::error!(machine = %self.name, "{report}");
-                tell(&mut self.stoppers, &Err(report));
+                answer_all(&mut self.stoppers, &Err(report));
             }
         }
     }
@@ -320,14 +321,14 @@ impl Actor {
         };
         for waiter in self.waiters.drain(..) {
             let lease = Lease::new(guest.clone(), agent.clone(), epoch, self.commands.clone());
-            // If the waiter has gone, the lease comes back and is dropped: released like any other.
+            // If the waiter is gone, the lease comes back and is dropped, which releases it.
             let _ = waiter.reply.send(Ok(lease));
         }
     }
 
     fn deny_explained(&mut self, epoch: u64, cause: Report) {
         tracing::warn!(machine = %self.name, boot = epoch, "{cause}");
-        self.preparation.hear(Became::Failed(cause.clone()));
+        self.preparation.on_boot_event(BootEvent::Failed(cause.clone()));
         let waiters = std::mem::take(&mut self.waiters);
         if !self.run.as_ref().is_some_and(Run::had_guest) {
             return deny(waiters, &cause);
@@ -345,7 +346,7 @@ impl Actor {
             let exit = match job::guarded(async { guest.exited().await }).await {
                 Ok(exit) => exit,
                 Err(panic) => {
-                    // Nobody can tell any more whether it lives.
+                    // It is unknown now whether the guest still runs.
                     job::bounded("the kill", &name, async { guest.kill().await }).await;
                     Exit::Crashed(panic.message)
                 }
@@ -362,7 +363,7 @@ impl Actor {
 
     fn publish(&mut self) {
         self.publisher.send_if_modified(|snapshot| {
-            match snapshot.moved(&self.machine, self.last_boot.as_ref(), self.sizes, self.tally) {
+            match snapshot.moved(&self.machine, self.last_boot.as_ref(), self.sizes, self.counters) {
                 Some(next) => {
                     if next.phase.name() != snapshot.phase.name() {
                         tracing::info!(machine = %self.name, boots = next.boots, "{}", next.phase.name());
@@ -382,13 +383,13 @@ fn deny(waiters: Vec<Waiter>, report: &Report) {
     }
 }
 
-fn tell(who: &mut Vec<Answer<()>>, answer: &Result<(), Report>) {
-    for reply in who.drain(..) {
+fn answer_all(replies: &mut Vec<Answer<()>>, answer: &Result<(), Report>) {
+    for reply in replies.drain(..) {
         let _ = reply.send(answer.clone());
     }
 }
 
-/// Without a deadline there is no timer at all: a machine at rest never wakes up.
+/// Without a deadline there is no timer: a machine at rest never wakes up.
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,

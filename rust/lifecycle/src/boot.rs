@@ -1,7 +1,7 @@
-//! One boot: the jobs that carry it out, the sizes it was asked for, and its timeline.
+//! One boot: its jobs, the requested sizes, and its timeline.
 //!
-//! The rule that holds here: every job ends as news of its epoch, also when what it calls panics or hangs. A cancelled boot lets
-//! its preparation finish, unless that hangs at a file of a volume that does not answer.
+//! Invariant: every job ends as news of its epoch, even when the code it calls panics or hangs. A cancelled boot lets its
+//! preparation finish, unless that hangs at a file on a volume that does not answer.
 
 use super::{
     events::News,
@@ -15,31 +15,31 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long the explanation of a failure may keep those who wait for the failure itself.
+/// How long the explanation of a failure may delay the error.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the preparation of a boot that was cancelled may go on before it is given up. It does more than look at files only
-/// where a data disk is made or a payload is appended, which takes a moment.
+/// How long the preparation of a cancelled boot may continue before it is dropped. It mostly looks at files; creating a data
+/// disk or appending a payload takes a moment.
 pub(super) const OVERDUE: Duration = Duration::from_secs(5);
 
-/// How long a guest that does not get ready is given to turn out to have ended, which tells more.
+/// How long to wait for the exit of a guest that failed to become ready: the exit explains more than that failure.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A boot, from the demand to the end of its guest.
 pub(super) struct Run {
-    /// What was asked for.
+    /// The requested sizes.
     pub(super) sizes: Sizes,
     /// Ends the jobs below.
     pub(super) cancel: CancellationToken,
     demand: Instant,
     demand_unix_ms: u64,
     phases: Vec<TimelinePhase>,
-    /// When there was a guest, with how many processors and how much memory.
+    /// When the guest was there, its processors, and its memory in bytes.
     up: Option<(Instant, u32, u64)>,
 }
 
 impl Run {
-    /// Begins now, because of a demand which may be older: then a guest before was in its way.
+    /// Begins now. The demand may be older, if it had to wait for the end of an earlier guest.
     pub(super) fn new(demand: Instant, sizes: Sizes) -> Self {
         let waited = ms(demand.elapsed());
         let phases = match waited {
@@ -61,7 +61,7 @@ impl Run {
         self.up.is_some()
     }
 
-    /// The whole way of a guest that answers now.
+    /// The whole timeline of a guest that has become ready.
     pub(super) fn timeline(&self, ready: &Ready) -> BootTimeline {
         let origin = self.up.map_or(0, |(booted, ..)| ms(booted - self.demand));
         let mut phases = self.phases.clone();
@@ -82,7 +82,7 @@ impl Run {
         }
     }
 
-    /// Why a demand for these sizes cannot be met by this boot.
+    /// Why this boot cannot satisfy a demand for these sizes; `None` if it can.
     pub(super) fn refuse_sizes(&self, wanted: Sizes) -> Option<Report> {
         let cores = self.up.map(|(_, cores, _)| cores).or(self.sizes.cores);
         let memory = self.up.map(|(.., memory)| memory).or(self.sizes.memory);
@@ -93,7 +93,7 @@ impl Run {
     }
 }
 
-/// Both wishes in one, unless they contradict each other.
+/// Both requests in one; `None` if they contradict each other.
 pub(super) fn merge_sizes(a: Sizes, b: Sizes) -> Option<Sizes> {
     fn merge<T: PartialEq>(a: Option<T>, b: Option<T>) -> Option<Option<T>> {
         match (a, b) {
@@ -108,7 +108,7 @@ pub(super) fn merge_sizes(a: Sizes, b: Sizes) -> Option<Sizes> {
     })
 }
 
-/// Prepares and boots.
+/// Prepares and boots a guest.
 pub(super) async fn boot(
     hypervisor: Arc<dyn Hypervisor>,
     preparation: Arc<dyn GuestProvider>,
@@ -142,7 +142,7 @@ pub(super) async fn boot(
     }
 }
 
-/// Waits for readiness, unless the guest is killed or ends.
+/// Waits until the guest is ready, is killed or ends.
 pub(super) async fn await_ready(
     preparation: Arc<dyn GuestProvider>,
     guest: Arc<dyn Guest>,
@@ -163,7 +163,7 @@ pub(super) async fn await_ready(
     }
 }
 
-/// The cause with more to it, or as it is where that cannot be had.
+/// The explained cause, or the cause itself if the explanation fails.
 pub(super) async fn explain(preparation: Arc<dyn GuestProvider>, cause: Report) -> Report {
     match timeout(EXPLAIN_TIMEOUT, guarded(async { preparation.explain(cause.clone()).await })).await {
         Ok(Ok(explained)) => explained,
@@ -171,13 +171,13 @@ pub(super) async fn explain(preparation: Arc<dyn GuestProvider>, cause: Report) 
     }
 }
 
-/// Builds that go on in the guest. One whose agent does not answer is of no use to anybody, so it has none.
+/// The number of builds that run in the guest. A guest whose agent does not answer counts as having none.
 pub(super) async fn builds(name: &MachineName, agent: Option<Arc<dyn GuestAgent>>) -> u32 {
     let Some(agent) = agent else { return 0 };
     match guarded(async { agent.builds().await }).await {
         Ok(Ok(running)) => running,
         Ok(Err(report)) | Err(report) => {
-            tracing::warn!(machine = %name, "whether the guest builds is unknown, so it counts as idle: {report}");
+            tracing::warn!(machine = %name, "the guest did not report its builds, so it counts as idle: {report}");
             0
         }
     }

@@ -1,4 +1,4 @@
-//! What is asked of the actor, and the lease with which it answers.
+//! Commands to the actor, and the lease with which it answers a demand.
 
 use super::reports;
 use dvn_hypervisor::{Guest, GuestAgent};
@@ -6,7 +6,7 @@ use dvn_types::{Report, Sizes};
 use std::{fmt, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
-/// What a handle or a lease asks for.
+/// A command of a handle or a lease.
 #[derive(Debug)]
 pub(super) enum Command {
     Demand {
@@ -17,14 +17,14 @@ pub(super) enum Command {
     Release {
         epoch: u64,
     },
-    Retake {
+    Reacquire {
         epoch: u64,
     },
     Stop {
         force: bool,
         reply: Answer<()>,
     },
-    /// Stop the guest of this boot, and no other.
+    /// Stop the guest of this boot, and no later one.
     End {
         epoch: u64,
         force: bool,
@@ -44,13 +44,13 @@ pub(super) enum Command {
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Report>>;
 
-/// The right to talk to a guest. While one lives and does not doze, the guest is not idle; a guest may still end beneath it.
+/// The right to talk to a guest. While an active lease exists, the guest is not idle. The guest may still end during a lease.
 pub struct Lease {
     guest: Arc<dyn Guest>,
     agent: Option<Arc<dyn GuestAgent>>,
     epoch: u64,
-    dozes: bool,
-    // Weak, for a lease does not keep a machine going whose handles are all gone.
+    inactive: bool,
+    // Weak: a lease does not keep a machine alive whose handles are all dropped.
     commands: mpsc::WeakUnboundedSender<Command>,
 }
 
@@ -61,7 +61,7 @@ impl Lease {
         epoch: u64,
         commands: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
-        Lease { guest, agent, epoch, dozes: false, commands }
+        Lease { guest, agent, epoch, inactive: false, commands }
     }
 
     /// The guest.
@@ -87,23 +87,23 @@ impl Lease {
         self.epoch
     }
 
-    /// From now on it does not keep the guest, because nothing moves.
-    pub fn doze(&mut self) {
-        if !std::mem::replace(&mut self.dozes, true) {
-            self.tell(Command::Release { epoch: self.epoch });
+    /// The lease no longer keeps the guest running, because its connection transfers nothing.
+    pub fn deactivate(&mut self) {
+        if !std::mem::replace(&mut self.inactive, true) {
+            self.send(Command::Release { epoch: self.epoch });
         }
     }
 
-    /// From now on it keeps the guest again, if that has not gone meanwhile.
-    pub fn wake(&mut self) {
-        if std::mem::replace(&mut self.dozes, false) {
-            self.tell(Command::Retake { epoch: self.epoch });
+    /// The lease keeps the guest running again, if the guest has not ended meanwhile.
+    pub fn activate(&mut self) {
+        if std::mem::replace(&mut self.inactive, false) {
+            self.send(Command::Reacquire { epoch: self.epoch });
         }
     }
 
-    fn tell(&self, command: Command) {
+    fn send(&self, command: Command) {
         if let Some(commands) = self.commands.upgrade() {
-            // Without an actor there is nothing left to be idle.
+            // Fails only if the actor has ended, and its guest with it.
             let _ = commands.send(command);
         }
     }
@@ -111,7 +111,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.doze();
+        self.deactivate();
     }
 }
 

@@ -1,12 +1,12 @@
-//! The vocabulary of the lifecycle: what a machine hears, and what it has the actor do.
+//! The events that a machine receives, and the effects that it has the actor perform.
 
 use dvn_hypervisor::Exit;
 use dvn_types::Report;
 
-/// What happens to a machine.
+/// An input of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody needs the guest. `insist`: try even within the back-off.
+    /// A caller needs the guest.
     Demand {
         /// Whether the back-off is ignored.
         insist: bool,
@@ -16,87 +16,87 @@ pub enum Event {
         /// The epoch in which it was granted.
         epoch: u64,
     },
-    /// Somebody who had given up a lease because nothing moved uses the guest again. Nobody waits for an answer.
-    Retake {
+    /// A lease that was deactivated is active again. There is no answer.
+    Reacquire {
         /// The epoch in which the lease was granted.
         epoch: u64,
     },
-    /// Somebody wants the guest gone.
+    /// A caller stops the guest.
     Stop {
-        /// Pull the plug instead of pressing the power button.
+        /// Kill it instead of pressing the power button.
         force: bool,
     },
-    /// Another machine waits for what the guest takes.
+    /// Another machine waits for the guest's memory.
     GiveWay,
-    /// Somebody wants the guest to stand still.
+    /// A caller pauses the guest.
     Pause,
-    /// News of a boot or of its guest. Those of another epoch than the present are ignored.
+    /// News of a boot or of its guest. News of another epoch than the present one is ignored.
     News {
-        /// Which boot.
+        /// The boot's number.
         epoch: u64,
-        /// What about it.
+        /// The news.
         news: News,
     },
-    /// Time has passed: perhaps a [`deadline`](super::machine::deadline) is due.
+    /// Time has passed: a [`deadline`](super::machine::deadline) may be due.
     Tick,
 }
 
-/// What is heard of a boot and its guest.
+/// The result of a job about a boot or its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// The hypervisor runs a guest.
     Up,
-    /// There will be no guest: why. Also the answer to a boot that was cancelled.
+    /// The boot failed or was cancelled, for this reason. There is no guest.
     BootFailed(Report),
     /// The guest answers.
     Ready,
-    /// The guest will never answer: why.
+    /// The guest will never answer, for this reason.
     NotReady(Report),
-    /// So many builds go on in the guest; 0 also if it did not say.
+    /// The number of builds that run in the guest; 0 also if it did not answer.
     Builds(u32),
-    /// The guest stands still.
+    /// The guest is paused.
     Paused,
-    /// The hypervisor would not pause the guest, which goes on: why.
+    /// The hypervisor did not pause the guest, for this reason. The guest still runs.
     PauseRefused(Report),
-    /// The guest, which stood still, goes on.
+    /// The guest runs again.
     Resumed,
-    /// A pause or its end has left the guest in a state in which it is of no use: why.
+    /// A pause or a resumption has failed, for this reason, so that it is unknown whether the guest runs.
     Wedged(Report),
     /// The guest is gone.
     Exited(Exit),
-    /// The cause of this boot's failure, with more to it.
+    /// The explained cause of this boot's failure.
     Explained(Report),
 }
 
-/// What the actor must do.
+/// An action that the actor must perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Begin the boot whose epoch is the machine's present `boots`. Answered by `Up` or `BootFailed`.
     Boot,
-    /// Wait for the new guest's readiness. Answered by `Ready` or `NotReady`, unless it is killed.
+    /// Wait until the new guest is ready. Answered by `Ready` or `NotReady`, unless the guest is killed.
     AwaitReady,
     /// Ask the guest for its builds. Answered by `Builds`.
     AskBuilds,
     /// Press the power button.
     RequestStop,
-    /// Have the guest stand still. Answered by `Paused`, `PauseRefused` or `Wedged`.
+    /// Pause the guest. Answered by `Paused`, `PauseRefused` or `Wedged`.
     Pause,
-    /// Have the guest go on, with its clock set. Answered by `Resumed` or `Wedged`.
+    /// Resume the guest and set its clock. Answered by `Resumed` or `Wedged`.
     Resume,
-    /// Cancel the boot, or pull the guest's plug.
+    /// Cancel the boot, or kill the guest.
     Kill,
-    /// Give each of this many waiters, which are all there are, a lease of the present epoch.
+    /// Give all waiters, this many, a lease of the present epoch.
     Grant(u32),
     /// Refuse all waiters.
     Deny(Report),
     /// Refuse all waiters with the cause of a failed boot, once it has been explained.
     DenyExplained(Report),
-    /// Tell all who asked for a pause that the guest stands still.
+    /// Answer all pause requests: the guest is paused.
     PauseDone,
-    /// Tell all who asked for a pause that there is none.
+    /// Refuse all pause requests.
     PauseDenied(Report),
-    /// Tell all who asked for a stop that the guest is gone.
+    /// Answer all stop requests: the guest is gone.
     Rested,
-    /// Tell all who asked for a stop that the guest does not go.
+    /// Answer all stop requests with this error: the guest does not end.
     Stuck(Report),
 }

@@ -1,4 +1,4 @@
-//! How the rest of the program reaches a machine: through a [`Handle`], and to its guest only with a [`Lease`].
+//! The interface of a machine: its [`Handle`]. Its guest can be reached only with a [`Lease`].
 
 use super::{
     command::{Command, Lease},
@@ -14,14 +14,14 @@ use tokio::{
     time::Instant,
 };
 
-/// What each demand for a guest passes before the machine hears of it.
+/// Admits demands for a guest before the machine receives them.
 pub trait Gate: fmt::Debug + Send + Sync + 'static {
-    /// Resolves once a guest of these sizes may boot. What it returns is held until the demand is answered. Dropping the future
-    /// gives up.
+    /// Resolves once a guest of these sizes may boot. The result is held until the demand is answered. Dropping the future
+    /// cancels the wait.
     fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>>;
-    /// Demands that wait in it fail with this.
+    /// Refuses all waiting demands with this error.
     fn turn_away(&self, why: &Report);
-    /// So do all that come later.
+    /// Refuses all waiting and all later demands with this error.
     fn close(&self, why: &Report);
 }
 
@@ -43,36 +43,36 @@ impl Handle {
         Handle { gate: None, commands, snapshots, agents }
     }
 
-    /// The same machine, whose demands pass this gate.
+    /// A handle of the same machine whose demands pass this gate.
     #[must_use]
     pub fn gated(self, gate: Arc<dyn Gate>) -> Handle {
         Handle { gate: Some(gate), ..self }
     }
 
-    /// Boots the guest if need be, and keeps it up while the lease lives. Resolves once it answers.
+    /// Boots the guest if necessary, and keeps it running while the lease exists. Resolves once the guest answers.
     ///
     /// # Errors
-    /// The boot failed, or did lately (`Boot`, or the kind of what failed); or the machine is being stopped (`Busy`).
+    /// The boot failed, or a recent one did (`Boot`, or the kind of the cause); or the machine is being stopped (`Busy`).
     pub async fn acquire(&self) -> Result<Lease, Report> {
         self.demand(false, Sizes::default()).await
     }
 
-    /// Boots the guest if need be, even after a failure just now, with these sizes in place of the configured ones;
-    /// they hold for this boot alone. Resolves once it answers.
+    /// Boots the guest if necessary, even within the back-off after a failure. The sizes replace the configured ones for this
+    /// boot only. Resolves once the guest answers.
     ///
     /// # Errors
-    /// As [`Handle::acquire`]; also `Busy` if a guest of other sizes is there.
+    /// As [`Handle::acquire`]; also `Busy` if a guest of other sizes runs or boots.
     pub async fn start(&self, sizes: Sizes) -> Result<(), Report> {
         self.demand(true, sizes).await.map(drop)
     }
 
-    /// Stops the guest: by its power button and a grace period, or at once. Resolves when nothing of it is left.
+    /// Stops the guest: by its power button and a grace period, or at once. Resolves when the guest is gone.
     ///
     /// # Errors
-    /// `Busy`: the guest does not end though it is killed again and again.
+    /// `Busy`: the guest does not end, although it was killed several times.
     pub async fn stop(&self, force: bool) -> Result<(), Report> {
         let (reply, answer) = oneshot::channel();
-        // An actor that is gone has no guest.
+        // An actor that has ended has no guest.
         if self.commands.send(Command::Stop { force, reply }).is_err() {
             return Ok(());
         }
@@ -82,8 +82,8 @@ impl Handle {
         answer.await.unwrap_or(Ok(()))
     }
 
-    /// Stops the guest of this boot as [`Handle::stop`] does, if it is still there; a later guest is left alone. Resolves when
-    /// nothing of it is left.
+    /// Stops the guest of this boot as [`Handle::stop`] does, if it still exists; does not affect a later guest. Resolves when
+    /// the guest is gone.
     ///
     /// # Errors
     /// As [`Handle::stop`].
@@ -95,7 +95,7 @@ impl Handle {
         answer.await.unwrap_or(Ok(()))
     }
 
-    /// Has the guest stand still, with its leases, until [`Handle::resume`] or somebody who needs it. Resolves once it does.
+    /// Pauses the guest until [`Handle::resume`] or the next demand. Its leases stay. Resolves once it is paused.
     ///
     /// # Errors
     /// `Busy`: no guest runs, or it is being resumed or stopped. Otherwise the hypervisor's reason.
@@ -105,7 +105,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
     }
 
-    /// Has a paused guest go on; nothing to do where it is not paused. Resolves once it answers, with its clock set.
+    /// Resumes a paused guest; does nothing if it is not paused. Resolves once the guest runs and its clock is set.
     ///
     /// # Errors
     /// `Busy`: no guest runs.
@@ -128,23 +128,23 @@ impl Handle {
         }
     }
 
-    /// The guest is not to be kept for long once it is unused: another machine waits for what it takes.
+    /// Shortens the idle time of an unused guest, because another machine waits for its memory.
     pub fn give_way(&self) {
-        // An actor that is gone has no guest.
+        // An actor that has ended has no guest.
         let _ = self.commands.send(Command::GiveWay);
     }
 
-    /// The machine as it is now.
+    /// The machine's current state.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshots.borrow().clone()
     }
 
-    /// The machine as it is and becomes.
+    /// The machine's current state and its changes.
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
         self.snapshots.clone()
     }
 
-    /// The agent of the guest that answers now. To ask it is no use of the guest: that takes a lease.
+    /// The agent of the running guest. A request to it does not count as a use of the guest; only a lease does.
     pub fn agent(&self) -> Option<Arc<dyn GuestAgent>> {
         self.agents.borrow().clone()
     }

@@ -1,6 +1,6 @@
-//! A provider that takes no time, for tests which are about something else.
+//! A provider that takes no time, for tests of other parts.
 
-use super::provider::{Became, GuestProvider, Ready};
+use super::provider::{BootEvent, GuestProvider, Ready};
 use dvn_hypervisor::{Guest, GuestAgent, spec::MachineSpec};
 use dvn_types::{Report, Sizes};
 use futures_util::future::BoxFuture;
@@ -10,7 +10,7 @@ use std::{future, sync::Arc};
 pub struct InMemory(Arc<dyn GuestAgent>);
 
 impl InMemory {
-    /// Its guests have this agent.
+    /// A provider whose guests have this agent.
     pub fn with(agent: Arc<dyn GuestAgent>) -> Self {
         InMemory(agent)
     }
@@ -27,5 +27,5 @@ impl GuestProvider for InMemory {
     fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
         Box::pin(future::ready(cause))
     }
-    fn hear(&self, _: Became) {}
+    fn on_boot_event(&self, _: BootEvent) {}
 }

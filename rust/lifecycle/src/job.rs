@@ -1,6 +1,6 @@
-//! What a job of the actor comes to.
+//! The results of the actor's jobs.
 //!
-//! The rule that holds here: a job ends, also when what it calls panics.
+//! Invariant: a job ends, even when the code it calls panics.
 
 use super::{
     command::{Answer, Lease},
@@ -14,10 +14,10 @@ use futures_util::FutureExt;
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// How long the hypervisor may take to press a power button or to kill; the machine asks again anyway.
+/// How long the hypervisor may take to press a power button or to kill; the machine repeats both anyway.
 const VERB_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a job ended: news for the machine, and what the actor itself needs of it.
+/// How a job ended: news for the machine, and what the actor itself needs.
 pub(super) enum Done {
     Up {
         epoch: u64,
@@ -31,17 +31,17 @@ pub(super) enum Done {
         epoch: u64,
         news: News,
     },
-    /// The cause of a failed boot, for the machine and for those who still wait to hear it.
+    /// The explained cause of a failed boot, for the machine and for the waiters.
     Explained {
         epoch: u64,
         cause: Report,
         waiters: Vec<Waiter>,
     },
-    /// Somebody else will tell.
+    /// Another job reports the outcome.
     Nothing,
 }
 
-/// A demand to be answered, and when it came.
+/// An unanswered demand, and when it arrived.
 pub(super) struct Waiter {
     pub(super) since: Instant,
     pub(super) reply: Answer<Lease>,
@@ -56,7 +56,7 @@ pub(super) struct Up {
     pub(super) booted: Instant,
 }
 
-/// A verb of the guest whose success shows elsewhere, in its end.
+/// Calls a method of the guest whose success shows elsewhere, in the guest's exit.
 pub(super) async fn bounded(what: &str, name: &MachineName, verb: impl Future<Output = Result<(), Report>>) {
     match timeout(VERB_TIMEOUT, guarded(verb)).await {
         Ok(Ok(Ok(()))) => {}
@@ -65,7 +65,7 @@ pub(super) async fn bounded(what: &str, name: &MachineName, verb: impl Future<Ou
     }
 }
 
-/// Turns a panic into an error. Give it an async block, so that a panic before the first await counts too.
+/// Turns a panic into an error. Pass an async block, so that a panic before the first await is caught too.
 pub(super) async fn guarded<T>(future: impl Future<Output = T>) -> Result<T, Report> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| panicked(panic.as_ref()))
 }

@@ -1,4 +1,4 @@
-//! Owns a machine's one guest: `machine` decides, `actor` acts, everybody else holds a [`Handle`] and [`Lease`]s.
+//! Owns a machine's one guest: `machine` decides, `actor` acts, all other code holds a [`Handle`] and [`Lease`]s.
 //!
 //! ```text
 //!  front door, API ── Handle ── commands ──▶ actor ── events ──▶ machine::step ── effects ──▶ actor ── jobs ──▶ hypervisor,
@@ -7,13 +7,13 @@
 //!                       (watch channel)        └───────────────────── news ─────────────────────────────┘
 //! ```
 //!
-//! The rule that holds here: nobody else boots, stops or kills a guest, and the actor itself never waits for one.
+//! Invariant: no other code boots, stops or kills a guest, and the actor itself never waits for one.
 
 mod actor;
 mod boot;
 mod command;
+mod counters;
 mod events;
-mod halt;
 mod handle;
 #[cfg(any(test, feature = "testing"))]
 mod in_memory;
@@ -25,6 +25,7 @@ mod model_check;
 mod model_faults;
 #[cfg(test)]
 mod model_world;
+mod pause_jobs;
 mod pausing;
 #[cfg(test)]
 mod properties;
@@ -33,7 +34,6 @@ mod reports;
 mod snapshot;
 mod spawn;
 mod state;
-mod tally;
 #[cfg(test)]
 mod virtual_pause;
 #[cfg(test)]
@@ -44,12 +44,12 @@ mod virtual_time;
 mod virtual_trouble;
 
 pub use command::Lease;
+pub use counters::Counters;
 pub use handle::{Gate, Handle};
 #[cfg(any(test, feature = "testing"))]
 pub use in_memory::InMemory;
 pub use machine::Policy;
-pub use provider::{Became, GuestProvider, Ready};
+pub use provider::{BootEvent, GuestProvider, Ready};
 pub use snapshot::{Phase, Snapshot};
 pub use spawn::spawn;
 pub use state::LOOK_AGAIN;
-pub use tally::Tally;

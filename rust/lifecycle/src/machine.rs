@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              Demand              Up               Ready            Pause
-//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ────────▶ Paused ⟲ Release, Retake
+//!   Stopped ──────────▶ Starting ──────▶ Booting ─────────▶ Running ────────▶ Paused ⟲ Release, Reacquire
 //!      ▲                 ▲    │            │                 │  ▲  ⟲ as well      │
 //!      │          Demand │    │ BootFailed │ Exited          │  └────────────────┘ Demand, PauseRefused
 //!      │                 │    │            │                 └── Exited ──▶ Stopped
@@ -15,18 +15,19 @@
 //!                          └─ Restart ──▶ Starting
 //! ```
 //!
-//! A guest whose idle time is over is first asked for its builds, for a build may go on after its client has left. It is
-//! idle when it has none, or does not answer; otherwise it is asked again later. `GiveWay` brings that time forward, and nothing else.
+//! When the idle time is over, the guest is first asked for its builds, because a build may continue after its client has
+//! disconnected. The guest is idle if it reports no build, or does not answer; otherwise it is asked again later. `GiveWay`
+//! only shortens the idle time.
 //!
-//! A paused guest has a page of its own: [`pausing`](super::pausing).
+//! [`pausing`](super::pausing) has the transitions of a paused guest.
 //!
-//! Where a demand meets Failed or a failure in Stopping, it is refused until the back-off is over, unless it insists.
+//! In Failed, and in a Stopping that leads to Failed, a demand is refused until the back-off is over, unless it insists.
 //!
-//! The rule that holds here: a guest or a boot exists outside exactly while the state says so, and whatever was asked
-//! (a demand, a stop) is answered exactly once. `model_check` proves it for every reachable state.
+//! Invariant: a guest or a boot exists exactly while the state says so, and every request (a demand, a stop) is answered
+//! exactly once. `model_check` proves it for every reachable state.
 
 pub use super::state::{
-    ANSWER_WITHIN, ASK_AGAIN, GIVE_WAY, Going, Idle, LOOK_AGAIN, Machine, Policy, STUCK_AFTER, State, Then,
+    ANSWER_WITHIN, ASK_AGAIN, AfterStop, GIVE_WAY, Idle, LOOK_AGAIN, Leaving, Machine, Policy, STUCK_AFTER, State,
 };
 use super::{
     events::{Effect, Event, News},
@@ -37,10 +38,10 @@ use dvn_types::Report;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The machine as it is now, and what is to be done.
+/// The new machine, and the effects to perform.
 pub(super) type Step = (Machine, Vec<Effect>);
 
-/// Advances a machine. Total: every state has an answer to every event.
+/// Advances a machine by one event. Total: it handles every event in every state.
 pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> Step {
     let stepper = Stepper { boots: machine.boots, failures: machine.failures, now, policy };
     match event {
@@ -50,13 +51,13 @@ pub fn step(machine: Machine, event: Event, now: Instant, policy: &Policy) -> St
         Event::GiveWay => stepper.give_way(machine.state),
         Event::Pause => stepper.pause(machine.state),
         Event::News { epoch, news } if epoch == machine.boots => stepper.news(machine.state, news),
-        Event::Retake { epoch } if epoch == machine.boots => stepper.retake(machine.state),
-        Event::Release { .. } | Event::Retake { .. } | Event::News { .. } => (machine, vec![]),
+        Event::Reacquire { epoch } if epoch == machine.boots => stepper.reacquire(machine.state),
+        Event::Release { .. } | Event::Reacquire { .. } | Event::News { .. } => (machine, vec![]),
         Event::Tick => stepper.tick(machine.state),
     }
 }
 
-/// When [`Event::Tick`] is due, if ever. A machine at rest needs no waking.
+/// When [`Event::Tick`] is due; `None` if the state has no deadline. A machine at rest has none.
 pub fn deadline(state: &State) -> Option<Instant> {
     match state {
         State::Stopped { .. } | State::Failed { .. } | State::Paused { .. } => None,
@@ -69,7 +70,7 @@ pub fn deadline(state: &State) -> Option<Instant> {
     }
 }
 
-/// What one step knows beside the state, which each of its methods consumes.
+/// The inputs of one step other than the state, which each method consumes.
 #[derive(Clone, Copy)]
 pub(super) struct Stepper<'a> {
     boots: u64,
@@ -96,15 +97,19 @@ impl Stepper<'_> {
             State::Running { leases, .. } => {
                 self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![Effect::Grant(1)])
             }
-            State::Paused { leases, waiters, halt } => self.demand_paused(leases, waiters, halt),
+            State::Paused { leases, waiters, stage } => self.demand_paused(leases, waiters, stage),
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 let (then, effects) = match then {
-                    Then::Rest => (Then::Restart { waiters: 1 }, vec![]),
-                    Then::Restart { waiters } => (Then::Restart { waiters: waiters.saturating_add(1) }, vec![]),
-                    Then::Fail(_) if insist || self.backoff().is_zero() => (Then::Restart { waiters: 1 }, vec![]),
-                    Then::Fail(cause) => {
+                    AfterStop::Rest => (AfterStop::Restart { waiters: 1 }, vec![]),
+                    AfterStop::Restart { waiters } => {
+                        (AfterStop::Restart { waiters: waiters.saturating_add(1) }, vec![])
+                    }
+                    AfterStop::Fail(_) if insist || self.backoff().is_zero() => {
+                        (AfterStop::Restart { waiters: 1 }, vec![])
+                    }
+                    AfterStop::Fail(cause) => {
                         let refusal = reports::refused(&cause, self.backoff());
-                        (Then::Fail(cause), vec![Effect::Deny(refusal)])
+                        (AfterStop::Fail(cause), vec![Effect::Deny(refusal)])
                     }
                 };
                 self.to(State::Stopping { what, ask_at, kill_at, kills, then }, effects)
@@ -119,16 +124,16 @@ impl Stepper<'_> {
                 let idle = self.idle(leases);
                 self.to(State::Running { leases, idle }, vec![])
             }
-            State::Paused { leases, waiters, halt } => {
-                self.to(State::Paused { leases: leases.saturating_sub(1), waiters, halt }, vec![])
+            State::Paused { leases, waiters, stage } => {
+                self.to(State::Paused { leases: leases.saturating_sub(1), waiters, stage }, vec![])
             }
-            // The guest is on its way out or gone, whoever still held it.
+            // The guest is stopping or gone: its leases no longer count.
             state => self.to(state, vec![]),
         }
     }
 
-    /// Its idle time is over soon. A guest that is never idle by its policy is kept; one that builds is kept, too, because its builds
-    /// are asked for first.
+    /// Shortens the idle time to [`GIVE_WAY`]. A guest whose policy has no idle time is kept. So is one that builds, because
+    /// its builds are asked for first.
     fn give_way(self, state: State) -> Step {
         match state {
             State::Running { leases, idle: Some(Idle::Until { at }) } => {
@@ -139,14 +144,15 @@ impl Stepper<'_> {
         }
     }
 
-    fn retake(self, state: State) -> Step {
+    fn reacquire(self, state: State) -> Step {
         match state {
             State::Running { leases, .. } => {
                 self.to(State::Running { leases: leases.saturating_add(1), idle: None }, vec![])
             }
-            // A connection that was open before the pause does not end it: nobody could pause a guest with one.
-            State::Paused { leases, waiters, halt } => {
-                self.to(State::Paused { leases: leases.saturating_add(1), waiters, halt }, vec![])
+            // Traffic on a connection that was open before the pause does not end the pause: otherwise a guest with an
+            // open connection could not be paused.
+            State::Paused { leases, waiters, stage } => {
+                self.to(State::Paused { leases: leases.saturating_add(1), waiters, stage }, vec![])
             }
             state => self.to(state, vec![]),
         }
@@ -155,16 +161,20 @@ impl Stepper<'_> {
     fn stop(self, state: State, force: bool) -> Step {
         match state {
             State::Stopped { .. } | State::Failed { .. } => self.to(state, vec![Effect::Rested]),
-            State::Starting { .. } => self.kill(Going::Boot, Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
-            // A guest that is half up hears no power button.
-            State::Booting { .. } => self.kill(Going::Guest, Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
-            State::Running { .. } if force => self.kill(Going::Guest, Then::Rest, vec![]),
+            State::Starting { .. } => {
+                self.kill(Leaving::Boot, AfterStop::Rest, vec![Effect::Deny(reports::being_stopped())])
+            }
+            // A guest that is still booting does not react to its power button.
+            State::Booting { .. } => {
+                self.kill(Leaving::Guest, AfterStop::Rest, vec![Effect::Deny(reports::being_stopped())])
+            }
+            State::Running { .. } if force => self.kill(Leaving::Guest, AfterStop::Rest, vec![]),
             State::Running { .. } => self.power_off(),
-            State::Paused { waiters, halt, .. } => self.stop_paused(waiters, halt, force),
+            State::Paused { waiters, stage, .. } => self.stop_paused(waiters, stage, force),
             State::Stopping { mut what, mut ask_at, mut kill_at, kills, then } => {
                 let (then, mut effects) = match then {
-                    Then::Restart { .. } => (Then::Rest, vec![Effect::Deny(reports::being_stopped())]),
-                    Then::Rest | Then::Fail(_) => (then, vec![]),
+                    AfterStop::Restart { .. } => (AfterStop::Rest, vec![Effect::Deny(reports::being_stopped())]),
+                    AfterStop::Rest | AfterStop::Fail(_) => (then, vec![]),
                 };
                 if force {
                     effects.push(Effect::Kill);
@@ -180,14 +190,14 @@ impl Stepper<'_> {
             (State::Starting { waiters, deadline }, News::Up) => {
                 self.to(State::Booting { waiters, deadline }, vec![Effect::AwaitReady])
             }
-            // The boot was faster than its cancellation.
-            (State::Stopping { what: Going::Boot, kills, then, .. }, News::Up) => {
+            // The boot completed before its cancellation took effect.
+            (State::Stopping { what: Leaving::Boot, kills, then, .. }, News::Up) => {
                 let kill_at = self.kill_again_at();
-                let state = State::Stopping { what: Going::Guest, ask_at: None, kill_at, kills, then };
+                let state = State::Stopping { what: Leaving::Guest, ask_at: None, kill_at, kills, then };
                 self.to(state, vec![Effect::Kill])
             }
             (State::Starting { .. }, News::BootFailed(cause)) => self.fail(cause),
-            (State::Stopping { what: Going::Boot, then, .. }, News::BootFailed(_)) => self.settle(then, None),
+            (State::Stopping { what: Leaving::Boot, then, .. }, News::BootFailed(_)) => self.settle(then, None),
             (State::Booting { waiters, .. }, News::Ready) => {
                 let idle = self.idle(waiters);
                 Stepper { failures: 0, ..self }
@@ -198,23 +208,24 @@ impl Stepper<'_> {
                 let pause = self.policy.idle.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(ASK_AGAIN);
                 self.to(State::Running { leases, idle: Some(Idle::Until { at: self.after(pause) }) }, vec![])
             }
-            (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Going::Guest, cause),
+            (State::Booting { .. }, News::NotReady(cause)) => self.give_up(Leaving::Guest, cause),
             (State::Booting { .. }, News::Exited(exit)) => self.fail(reports::gone_early(&exit)),
             (State::Running { .. }, News::Exited(exit)) => self.to(State::Stopped { last: Some(exit) }, vec![]),
-            (State::Paused { leases, waiters, halt }, news) => self.news_paused(leases, waiters, halt, news),
-            (State::Stopping { what, then, .. }, News::Exited(exit)) if what != Going::Boot => {
+            (State::Paused { leases, waiters, stage }, news) => self.news_paused(leases, waiters, stage, news),
+            (State::Stopping { what, then, .. }, News::Exited(exit)) if what != Leaving::Boot => {
                 self.settle(then, Some(exit))
             }
             (State::Failed { retry_at, .. }, News::Explained(cause)) => {
                 self.to(State::Failed { cause, retry_at }, vec![])
             }
-            (State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(_) }, News::Explained(cause)) => {
-                self.to(State::Stopping { what, ask_at, kill_at, kills, then: Then::Fail(cause) }, vec![])
+            (State::Stopping { what, ask_at, kill_at, kills, then: AfterStop::Fail(_) }, News::Explained(cause)) => {
+                self.to(State::Stopping { what, ask_at, kill_at, kills, then: AfterStop::Fail(cause) }, vec![])
             }
-            (State::Stopping { what: what @ (Going::Pausing | Going::Resuming), kill_at, kills, then, .. }, news) => {
-                self.news_stopping_paused(what, kill_at, kills, then, news)
-            }
-            // News that came too late to matter: a guest that got ready while it is being stopped, and the like.
+            (
+                State::Stopping { what: what @ (Leaving::Pausing | Leaving::Resuming), kill_at, kills, then, .. },
+                news,
+            ) => self.news_stopping_paused(what, kill_at, kills, then, news),
+            // Late news changes nothing, for example the readiness of a guest that is being stopped.
             (state, _) => self.to(state, vec![]),
         }
     }
@@ -222,10 +233,10 @@ impl Stepper<'_> {
     fn tick(self, state: State) -> Step {
         match state {
             State::Starting { deadline, .. } if self.now >= deadline => {
-                self.give_up(Going::Boot, reports::not_started(self.policy.boot_timeout))
+                self.give_up(Leaving::Boot, reports::not_started(self.policy.boot_timeout))
             }
             State::Booting { deadline, .. } if self.now >= deadline => {
-                self.give_up(Going::Guest, reports::not_ready(self.policy.boot_timeout))
+                self.give_up(Leaving::Guest, reports::not_ready(self.policy.boot_timeout))
             }
             State::Running { leases, idle: Some(Idle::Until { at }) } if self.now >= at => {
                 let idle = Idle::Asked { until: self.after(ANSWER_WITHIN) };
@@ -237,9 +248,9 @@ impl Stepper<'_> {
                 let mut effects = vec![Effect::Kill];
                 let then = match then {
                     then if kills < STUCK_AFTER => then,
-                    Then::Restart { .. } => {
+                    AfterStop::Restart { .. } => {
                         effects.push(Effect::Deny(reports::stuck(what)));
-                        Then::Rest
+                        AfterStop::Rest
                     }
                     then => then,
                 };
@@ -269,46 +280,46 @@ impl Stepper<'_> {
 
     pub(super) fn power_off(self) -> Step {
         if self.policy.grace.is_zero() {
-            return self.kill(Going::Guest, Then::Rest, vec![]);
+            return self.kill(Leaving::Guest, AfterStop::Rest, vec![]);
         }
         let state = State::Stopping {
-            what: Going::Guest,
+            what: Leaving::Guest,
             ask_at: Some(self.after(ASK_AGAIN)),
             kill_at: self.after(self.policy.grace),
             kills: 0,
-            then: Then::Rest,
+            then: AfterStop::Rest,
         };
         self.to(state, vec![Effect::RequestStop])
     }
 
-    pub(super) fn kill(self, what: Going, then: Then, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn kill(self, what: Leaving, then: AfterStop, mut effects: Vec<Effect>) -> Step {
         effects.push(Effect::Kill);
         let kill_at = self.kill_again_at();
         self.to(State::Stopping { what, ask_at: None, kill_at, kills: 0, then }, effects)
     }
 
-    /// The boot failed, but something of it is still there.
-    fn give_up(self, what: Going, cause: Report) -> Step {
+    /// The boot failed, and its guest or its job still exists.
+    fn give_up(self, what: Leaving, cause: Report) -> Step {
         Stepper { failures: self.failures.saturating_add(1), ..self }.kill(
             what,
-            Then::Fail(cause.clone()),
+            AfterStop::Fail(cause.clone()),
             vec![Effect::DenyExplained(cause)],
         )
     }
 
-    /// The boot failed, and nothing of it is left.
+    /// The boot failed, and neither a guest nor a job of it exists.
     fn fail(self, cause: Report) -> Step {
         let failed = Stepper { failures: self.failures.saturating_add(1), ..self };
         let retry_at = failed.after(failed.backoff());
         failed.to(State::Failed { cause: cause.clone(), retry_at }, vec![Effect::DenyExplained(cause)])
     }
 
-    /// What was on its way out is gone.
-    fn settle(self, then: Then, last: Option<Exit>) -> Step {
+    /// The guest or boot that was being stopped is gone.
+    fn settle(self, then: AfterStop, last: Option<Exit>) -> Step {
         match then {
-            Then::Rest => self.to(State::Stopped { last }, vec![Effect::Rested]),
-            Then::Restart { waiters } => self.boot(waiters, vec![Effect::Rested]),
-            Then::Fail(cause) => {
+            AfterStop::Rest => self.to(State::Stopped { last }, vec![Effect::Rested]),
+            AfterStop::Restart { waiters } => self.boot(waiters, vec![Effect::Rested]),
+            AfterStop::Fail(cause) => {
                 let retry_at = self.after(self.backoff());
                 self.to(State::Failed { cause, retry_at }, vec![Effect::Rested])
             }
@@ -319,7 +330,7 @@ impl Stepper<'_> {
         self.policy.idle.filter(|_| leases == 0).map(|idle| Idle::Until { at: self.after(idle) })
     }
 
-    /// Never now, or a policy without grace would kill in a busy loop.
+    /// At least a second from now: a policy without grace must not kill in a busy loop.
     pub(super) fn kill_again_at(&self) -> Instant {
         self.after(self.policy.grace.max(Duration::from_secs(1)))
     }
@@ -331,17 +342,17 @@ impl Stepper<'_> {
         }
     }
 
-    /// A time too far off to be represented is as good as thirty years.
+    /// A time that cannot be represented becomes thirty years from now.
     pub(super) fn after(&self, wait: Duration) -> Instant {
         let far = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         self.now.checked_add(wait).unwrap_or_else(|| self.now + far)
     }
 }
 
-/// What is left to wait for after a kill.
-fn killed(what: Going) -> Going {
+/// What a Stopping machine waits for after a kill.
+fn killed(what: Leaving) -> Leaving {
     match what {
-        Going::Boot => Going::Boot,
-        Going::Pausing | Going::Resuming | Going::Guest => Going::Guest,
+        Leaving::Boot => Leaving::Boot,
+        Leaving::Pausing | Leaving::Resuming | Leaving::Guest => Leaving::Guest,
     }
 }

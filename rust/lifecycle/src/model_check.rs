@@ -1,17 +1,17 @@
 //! Explicit-state model check: every reachable pair of a machine and the world around it.
 //!
-//! [`World`](super::model_world::World) is what is true outside, kept by that file alone from the effects it sees: whether a boot is under way and
-//! a guest alive, and how many demands, stops and leases are open. From each pair every event is tried which the world
-//! allows, among them stale releases and late news; a lost power button, a boot that never answers and a guest that ignores
-//! being killed are the paths on which only time goes on. At every pair the run is also continued by fair but nasty
-//! worlds ([`Temper`]), which shows that what is asked is answered in the end. `model_faults` shows that the check
-//! finds what is wrong.
+//! [`World`](super::model_world::World) has the facts outside of the machine, derived only from its effects: whether a boot is
+//! under way and a guest alive, and how many demands, stops and leases are open. From each pair the check tries every event
+//! that the world allows, among them stale releases and late news. A lost press of the power button, a boot that never
+//! answers and a guest that survives a kill are the paths on which only time passes. From every pair, fair but adverse
+//! worlds ([`Temper`]) also continue the run, which shows that every request is answered in the end. `model_faults` shows
+//! that the check finds faults.
 
 use super::{
     events::{Effect, Event, News},
     machine::{deadline, step},
-    model_world::{Halting, Pair, Stepping, World, ensure, report},
-    state::{Going, Machine, Policy, STUCK_AFTER, State, Then},
+    model_world::{Execution, Pair, Stepping, World, ensure, report},
+    state::{AfterStop, Leaving, Machine, Policy, STUCK_AFTER, State},
 };
 use dvn_hypervisor::Exit;
 use std::{
@@ -28,10 +28,10 @@ pub(super) const POLICY: Policy = Policy {
     backoff_max: Duration::from_secs(40),
 };
 
-/// A world that is fair, for it answers in the end, but not kind.
+/// A world that answers in the end, but may be adverse.
 #[derive(Clone, Copy, Debug)]
 struct Temper {
-    /// The guest hears the power button.
+    /// The guest reacts to the power button.
     hears: bool,
     /// Kills that the guest ignores.
     ignores: u32,
@@ -47,7 +47,7 @@ enum Boot {
     ComesThoughKilled,
 }
 
-/// Of the guest, and of its pauses: `Never` leaves it lost.
+/// How a guest becomes ready, and how its pauses end: after `Never` it is unknown whether it runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Readiness {
     Comes,
@@ -74,9 +74,9 @@ fn tempers() -> Vec<Temper> {
 /// Whether a demand made here was granted, once it and every other open question was answered.
 fn play(start: &Pair, step: Stepping, first: Event, temper: Temper, policy: &Policy) -> Result<bool, String> {
     let (mut pair, mut event, mut now) = (start.clone(), first.clone(), start.now);
-    // What this world has heard before counts too.
+    // Requests before the start count too.
     let (mut kills, mut pressed) = match &start.machine.state {
-        State::Stopping { what: Going::Pausing | Going::Resuming, .. } => (0, false),
+        State::Stopping { what: Leaving::Pausing | Leaving::Resuming, .. } => (0, false),
         State::Stopping { ask_at: None, .. } => (1, false),
         State::Stopping { .. } => (0, true),
         _ => (0, false),
@@ -102,7 +102,7 @@ fn play(start: &Pair, step: Stepping, first: Event, temper: Temper, policy: &Pol
         }
         let epoch = pair.machine.boots;
         let news = |news| Event::News { epoch, news };
-        let World { booting, alive, awaiting, halt, .. } = pair.world;
+        let World { booting, alive, awaiting, execution, .. } = pair.world;
         let gone = alive && (kills > temper.ignores || (pressed && temper.hears));
         let happens = match (temper.boot, temper.ready) {
             _ if gone => Some(news(News::Exited(Exit::Killed))),
@@ -110,12 +110,14 @@ fn play(start: &Pair, step: Stepping, first: Event, temper: Temper, policy: &Pol
             (Boot::Fails, _) if booting => Some(news(News::BootFailed(report("no boot")))),
             (Boot::HangsUntilKilled, _) if booting && kills > 0 => Some(news(News::BootFailed(report("cancelled")))),
             (Boot::ComesThoughKilled, _) if booting && kills > 0 => Some(news(News::Up)),
-            (_, Readiness::Never) if matches!(halt, Halting::Pausing | Halting::Resuming) => {
+            (_, Readiness::Never) if matches!(execution, Execution::Pausing | Execution::Resuming) => {
                 Some(news(News::Wedged(report("wedged"))))
             }
-            (_, Readiness::Fails) if halt == Halting::Pausing => Some(news(News::PauseRefused(report("no pause")))),
-            _ if halt == Halting::Pausing => Some(news(News::Paused)),
-            _ if halt == Halting::Resuming => Some(news(News::Resumed)),
+            (_, Readiness::Fails) if execution == Execution::Pausing => {
+                Some(news(News::PauseRefused(report("no pause"))))
+            }
+            _ if execution == Execution::Pausing => Some(news(News::Paused)),
+            _ if execution == Execution::Resuming => Some(news(News::Resumed)),
             (_, Readiness::Comes) if awaiting => Some(news(News::Ready)),
             (_, Readiness::Fails) if awaiting => Some(news(News::NotReady(report("not ready")))),
             _ => None,
@@ -143,7 +145,7 @@ fn check_answers(pair: &Pair, step: Stepping, policy: &Policy) -> Result<(), Str
     ensure(granted, "an insisting demand was refused by a kind world")?;
     let within = match pair.machine.state {
         State::Failed { retry_at, .. } => retry_at > pair.now,
-        State::Stopping { then: Then::Fail(_), .. } => pair.machine.failures > 1,
+        State::Stopping { then: AfterStop::Fail(_), .. } => pair.machine.failures > 1,
         _ => false,
     };
     let granted = play(pair, step, Event::Demand { insist: false }, KIND, policy)?;
@@ -155,7 +157,7 @@ pub(super) struct Explored {
     edges: usize,
 }
 
-/// Walks through every reachable pair, nearest first, so that a complaint comes with the shortest way to it.
+/// Visits every reachable pair, breadth first, so that a complaint comes with the shortest path to it.
 pub(super) fn explore(step: Stepping, policy: &Policy) -> Result<Explored, String> {
     let start = Pair { machine: Machine::default(), world: World::default(), now: Instant::now() };
     let mut seen: HashMap<String, (Option<String>, String)> = HashMap::from([(start.key(), (None, "start".into()))]);
@@ -192,7 +194,7 @@ pub(super) fn explore(step: Stepping, policy: &Policy) -> Result<Explored, Strin
     Ok(Explored { pairs: seen.len(), edges })
 }
 
-/// Whatever is reachable under this policy is sound, and answers in the end.
+/// Checks every pair that is reachable under this policy.
 fn prove(policy: Policy) {
     match explore(step, &policy) {
         Ok(Explored { pairs, edges }) => {

@@ -5,16 +5,16 @@ use super::{
     machine::step,
     model_check::{POLICY, explore},
     model_world::Stepping,
-    state::{Going, Halt, Idle, Machine, State, Then},
+    state::{AfterStop, Idle, Leaving, Machine, PauseStage, State},
 };
 use std::time::Duration;
 
-/// Faults that somebody could make, and what the check must say to each.
+/// Plausible faults, and a part of the check's complaint about each.
 const FAULTS: &[(&str, Stepping, &str)] = &[
     (
         "a boot that failed while being stopped is forgotten",
         |m, e, now, p| match (&m.state, &e) {
-            (State::Stopping { what: Going::Boot, .. }, Event::News { news: News::BootFailed(_), .. }) => (m, vec![]),
+            (State::Stopping { what: Leaving::Boot, .. }, Event::News { news: News::BootFailed(_), .. }) => (m, vec![]),
             _ => step(m, e, now, p),
         },
         "a boot that is none",
@@ -22,15 +22,15 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
     (
         "a guest that came up while being stopped is not killed, only called gone",
         |m, e, now, p| match (&m.state, &e) {
-            (State::Stopping { what: Going::Boot, .. }, Event::News { news: News::Up, .. }) => {
+            (State::Stopping { what: Leaving::Boot, .. }, Event::News { news: News::Up, .. }) => {
                 (Machine { state: State::Stopped { last: None }, ..m }, vec![Effect::Rested])
             }
             _ => step(m, e, now, p),
         },
-        "rest is told while a guest is there",
+        "a stop is answered while there is a guest",
     ),
     (
-        "a guest under way out is never killed again",
+        "a guest that is being stopped is never killed again",
         |m, e, now, p| {
             let (mut m, mut fx) = step(m, e, now, p);
             if let State::Stopping { kill_at, kills: 1.., .. } = &mut m.state {
@@ -42,7 +42,7 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
         "no answer and no rest after Stop",
     ),
     (
-        "leases of a guest before are counted against the present one",
+        "leases of an earlier guest are counted against the present one",
         |m, e, now, p| match e {
             Event::Release { .. } => step(m.clone(), Event::Release { epoch: m.boots }, now, p),
             e => step(m, e, now, p),
@@ -90,7 +90,7 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
         "idle is not",
     ),
     (
-        "a guest without leases is stopped whatever it builds",
+        "a guest without leases is stopped although it builds",
         |m, e, now, p| match e {
             Event::News { epoch, news: News::Builds(_) } => {
                 step(m, Event::News { epoch, news: News::Builds(0) }, now, p)
@@ -100,9 +100,9 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
         "a guest is stopped while it builds",
     ),
     (
-        "a connection that wakes up is not counted",
+        "a lease that becomes active again is not counted",
         |m, e, now, p| match e {
-            Event::Retake { .. } => (m, vec![]),
+            Event::Reacquire { .. } => (m, vec![]),
             e => step(m, e, now, p),
         },
         "leases miscounted",
@@ -116,22 +116,22 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
         "an insisting demand was refused",
     ),
     (
-        "a demand is granted though the guest stands still",
+        "a demand is granted although the guest is paused",
         |m, e, now, p| match (&m.state, &e) {
-            (State::Paused { leases, waiters: 0, halt: Halt::Still }, Event::Demand { .. }) => {
+            (State::Paused { leases, waiters: 0, stage: PauseStage::Paused }, Event::Demand { .. }) => {
                 let state = State::Running { leases: leases + 1, idle: None };
                 (Machine { state, ..m }, vec![Effect::Grant(1)])
             }
             _ => step(m, e, now, p),
         },
-        "a lease of a guest that stands still",
+        "a lease of a paused guest",
     ),
     (
-        "a stop presses the power button of a guest that stands still",
+        "a stop presses the power button of a paused guest",
         |m, e, now, p| match (&m.state, &e) {
-            (State::Paused { halt: Halt::Still, .. }, Event::Stop { .. }) => {
+            (State::Paused { stage: PauseStage::Paused, .. }, Event::Stop { .. }) => {
                 let kill_at = now + p.grace;
-                let (what, then) = (Going::Guest, Then::Rest);
+                let (what, then) = (Leaving::Guest, AfterStop::Rest);
                 let state = State::Stopping { what, ask_at: Some(now + p.grace), kill_at, kills: 0, then };
                 (Machine { state, ..m }, vec![Effect::RequestStop])
             }
@@ -142,26 +142,27 @@ const FAULTS: &[(&str, Stepping, &str)] = &[
     (
         "a demand resumes while the pause is under way",
         |m, e, now, p| {
-            let early = matches!((&m.state, &e), (State::Paused { halt: Halt::Pausing, .. }, Event::Demand { .. }));
+            let early =
+                matches!((&m.state, &e), (State::Paused { stage: PauseStage::Pausing, .. }, Event::Demand { .. }));
             let (mut m, mut fx) = step(m, e, now, p);
-            if let (true, State::Paused { halt, .. }) = (early, &mut m.state) {
-                *halt = Halt::Resuming;
+            if let (true, State::Paused { stage, .. }) = (early, &mut m.state) {
+                *stage = PauseStage::Resuming;
                 fx.push(Effect::Resume);
             }
             (m, fx)
         },
-        "what does not stand still is resumed",
+        "a guest that is not paused is resumed",
     ),
     (
-        "a guest that does not go on is kept",
+        "a guest that cannot be resumed is kept",
         |m, e, now, p| match (&m.state, &e) {
             (State::Paused { .. }, Event::News { news: News::Wedged(_), .. }) => (m, vec![]),
             _ => step(m, e, now, p),
         },
-        "nobody knows",
+        "wrong about whether the guest runs",
     ),
     (
-        "whoever asked for a pause is not told of the stop that came between",
+        "a pause request is not answered when a stop interrupts it",
         |m, e, now, p| {
             let (m, mut fx) = step(m, e, now, p);
             if matches!(m.state, State::Stopping { .. }) {

@@ -1,20 +1,20 @@
-//! The world of the model check: what is true outside of a machine, kept from the effects alone, and what must hold of every
-//! step in it.
+//! The world of the model check: the facts outside of a machine, derived only from its effects, and the properties that every
+//! step must have.
 
 use super::{
     events::{Effect, Event, News},
     machine::deadline,
-    state::{Going, Halt, Idle, Machine, Policy, State, Then},
+    state::{AfterStop, Idle, Leaving, Machine, PauseStage, Policy, State},
 };
 use dvn_hypervisor::Exit;
 use dvn_types::{Kind, Report};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is checked: [`step`](super::machine::step), or one with a fault.
+/// The function under check: [`step`](super::machine::step), or a version with a fault.
 pub(super) type Stepping = fn(Machine, Event, Instant, &Policy) -> (Machine, Vec<Effect>);
 
-/// How many demands, stops and pauses may be open, and leases held, at once: more of them would show nothing new.
+/// How many demands, stops and pauses may be open, and leases held, at once: more would show nothing new.
 const MOST: u32 = 2;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,26 +25,26 @@ pub(super) struct World {
     explaining: bool,
     /// The guest was asked for its builds.
     asked: bool,
-    pub(super) halt: Halting,
+    pub(super) execution: Execution,
     pub(super) pausers: u32,
     pub(super) waiters: u32,
     pub(super) stoppers: u32,
-    /// Leases of the present epoch, and whether there are some of epochs before.
+    /// Leases of the present epoch, and whether there are leases of earlier epochs.
     leases: u32,
     stale: bool,
 }
 
-/// What the hypervisor makes of a guest that lives.
+/// Whether the hypervisor runs the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Halting {
+pub(super) enum Execution {
     #[default]
     Runs,
-    /// It was told to pause it, and has not answered.
+    /// A pause is under way.
     Pausing,
-    Still,
-    /// It was told to resume it, and has not answered.
+    Paused,
+    /// A resumption is under way.
     Resuming,
-    /// Nobody knows.
+    /// It is unknown.
     Lost,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Equal for situations that cannot be told apart: times count from now, epochs not at all.
+    /// Equal for situations that behave alike: times count from now, epochs do not count.
     pub(super) fn key(&self) -> String {
         let away = |t: Instant| t.saturating_duration_since(self.now).as_millis();
         let state = match &self.machine.state {
@@ -67,7 +67,7 @@ impl Pair {
             State::Running { leases, idle: None } => format!("Running {leases}"),
             State::Running { idle: Some(Idle::Until { at }), .. } => format!("Idle {}", away(*at)),
             State::Running { idle: Some(Idle::Asked { until }), .. } => format!("Asked {}", away(*until)),
-            State::Paused { leases, waiters, halt } => format!("Paused {leases} {waiters} {halt:?}"),
+            State::Paused { leases, waiters, stage } => format!("Paused {leases} {waiters} {stage:?}"),
             State::Stopping { what, ask_at, kill_at, kills, then } => {
                 format!("Stopping {what:?} {:?} {} {kills} {then:?}", ask_at.map(away), away(*kill_at))
             }
@@ -96,18 +96,18 @@ impl Pair {
             at_once.push(Event::Pause);
         }
         at_once.push(Event::GiveWay);
-        match world.halt {
-            Halting::Pausing => {
+        match world.execution {
+            Execution::Pausing => {
                 at_once.extend(
                     [News::Paused, News::PauseRefused(report("no pause")), News::Wedged(report("wedged"))].map(news),
                 );
             }
-            Halting::Resuming => at_once.extend([News::Resumed, News::Wedged(report("wedged"))].map(news)),
-            Halting::Runs | Halting::Still | Halting::Lost => {}
+            Execution::Resuming => at_once.extend([News::Resumed, News::Wedged(report("wedged"))].map(news)),
+            Execution::Runs | Execution::Paused | Execution::Lost => {}
         }
-        // Whoever released the last one may have it again.
+        // A lease that was released may be acquired again.
         if has_leases(&machine.state) && world.leases < MOST {
-            at_once.push(Event::Retake { epoch });
+            at_once.push(Event::Reacquire { epoch });
         }
         if world.asked {
             at_once.extend([news(News::Builds(0)), news(News::Builds(1))]);
@@ -148,17 +148,17 @@ impl Pair {
     ) -> Result<(Pair, Vec<Effect>), String> {
         let (machine, effects) = step(self.machine.clone(), event.clone(), now, policy);
         let mut world = self.world.clone();
-        let heard = |world: &mut World, news: &News| match news {
+        let apply = |world: &mut World, news: &News| match news {
             News::Up => (world.booting, world.alive) = (false, true),
             News::BootFailed(_) => world.booting = false,
             News::Ready | News::NotReady(_) => world.awaiting = false,
             News::Builds(_) => world.asked = false,
-            News::Paused => world.halt = Halting::Still,
-            News::PauseRefused(_) | News::Resumed => world.halt = Halting::Runs,
-            News::Wedged(_) => world.halt = Halting::Lost,
+            News::Paused => world.execution = Execution::Paused,
+            News::PauseRefused(_) | News::Resumed => world.execution = Execution::Runs,
+            News::Wedged(_) => world.execution = Execution::Lost,
             News::Exited(_) => {
                 (world.alive, world.awaiting, world.asked) = (false, false, false);
-                world.halt = Halting::Runs;
+                world.execution = Execution::Runs;
             }
             News::Explained(_) => world.explaining = false,
         };
@@ -167,10 +167,10 @@ impl Pair {
             Event::Stop { .. } => world.stoppers += 1,
             Event::Release { epoch } if *epoch == self.machine.boots => world.leases -= 1,
             Event::Release { .. } => world.stale = false,
-            Event::Retake { .. } if has_leases(&self.machine.state) => world.leases += 1,
-            Event::Retake { .. } => {}
+            Event::Reacquire { .. } if has_leases(&self.machine.state) => world.leases += 1,
+            Event::Reacquire { .. } => {}
             Event::Pause => world.pausers += 1,
-            Event::News { epoch, news } if *epoch == self.machine.boots => heard(&mut world, news),
+            Event::News { epoch, news } if *epoch == self.machine.boots => apply(&mut world, news),
             Event::News { .. } | Event::Tick | Event::GiveWay => {}
         }
         for effect in &effects {
@@ -186,26 +186,27 @@ impl Pair {
                     world.awaiting = true;
                 }
                 Effect::AskBuilds => {
-                    ensure(world.alive && world.halt == Halting::Runs, "no guest to ask")?;
+                    ensure(world.alive && world.execution == Execution::Runs, "no guest to ask")?;
                     world.asked = true;
                 }
                 Effect::RequestStop => {
                     ensure(
-                        world.alive && world.halt == Halting::Runs,
+                        world.alive && world.execution == Execution::Runs,
                         "power button of no guest, or of one that is deaf",
                     )?;
                 }
                 Effect::Pause => {
-                    ensure(world.alive && world.halt == Halting::Runs, "a pause of what does not run")?;
-                    world.halt = Halting::Pausing;
+                    ensure(world.alive && world.execution == Execution::Runs, "a pause of what does not run")?;
+                    world.execution = Execution::Pausing;
                 }
                 Effect::Resume => {
-                    ensure(world.alive && world.halt == Halting::Still, "what does not stand still is resumed")?;
-                    world.halt = Halting::Resuming;
+                    let paused = world.alive && world.execution == Execution::Paused;
+                    ensure(paused, "a guest that is not paused is resumed")?;
+                    world.execution = Execution::Resuming;
                 }
                 Effect::PauseDone => {
-                    let still = matches!(world.halt, Halting::Still);
-                    ensure(still && world.pausers > 0, "a pause is told that is none, or to nobody")?;
+                    let still = matches!(world.execution, Execution::Paused);
+                    ensure(still && world.pausers > 0, "a pause is confirmed that is none, or that was not requested")?;
                     world.pausers = 0;
                 }
                 Effect::PauseDenied(_) => {
@@ -214,17 +215,17 @@ impl Pair {
                 }
                 Effect::Kill => ensure(world.alive || world.booting, "kill without a guest")?,
                 Effect::Grant(n) => {
-                    ensure(world.alive && *n == world.waiters, "a lease without a guest, or not for everybody")?;
-                    ensure(world.halt == Halting::Runs, "a lease of a guest that stands still")?;
+                    ensure(world.alive && *n == world.waiters, "a lease without a guest, or not for all waiters")?;
+                    ensure(world.execution == Execution::Runs, "a lease of a paused guest")?;
                     (world.leases, world.waiters) = (world.leases + n, 0);
                 }
                 Effect::Deny(_) | Effect::DenyExplained(_) => {
-                    ensure(world.waiters > 0, "nobody to deny")?;
+                    ensure(world.waiters > 0, "no waiter to deny")?;
                     world.waiters = 0;
                     world.explaining |= matches!(effect, Effect::DenyExplained(_));
                 }
                 Effect::Rested => {
-                    ensure(!world.booting && !world.alive, "rest is told while a guest is there")?;
+                    ensure(!world.booting && !world.alive, "a stop is answered while there is a guest")?;
                     world.stoppers = 0;
                 }
                 Effect::Stuck(_) => world.stoppers = 0,
@@ -232,11 +233,11 @@ impl Pair {
         }
         let next = Pair { machine, world, now };
         next.check(policy)?;
-        let still = matches!(self.machine.state, State::Paused { halt: Halt::Still, .. });
+        let still = matches!(self.machine.state, State::Paused { stage: PauseStage::Paused, .. });
         let wanted =
             matches!(event, Event::Stop { .. } | Event::Demand { .. } | Event::News { news: News::Exited(_), .. });
-        let stays = matches!(next.machine.state, State::Paused { halt: Halt::Still, .. });
-        ensure(!still || stays || wanted, "a paused guest goes on, or is stopped, though nobody wants it")?;
+        let stays = matches!(next.machine.state, State::Paused { stage: PauseStage::Paused, .. });
+        ensure(!still || stays || wanted, "a paused guest is resumed or stopped without a reason")?;
         let stops =
             matches!((&self.machine.state, &next.machine.state), (State::Running { .. }, State::Stopping { .. }));
         match event {
@@ -252,42 +253,43 @@ impl Pair {
         Ok((next, effects))
     }
 
-    /// What holds of every reachable pair.
+    /// The properties of every reachable pair.
     fn check(&self, policy: &Policy) -> Result<(), String> {
         let Pair { machine, world, .. } = self;
         let (booting, alive) = match &machine.state {
             State::Stopped { .. } | State::Failed { .. } => (false, false),
-            State::Starting { .. } | State::Stopping { what: Going::Boot, .. } => (true, false),
+            State::Starting { .. } | State::Stopping { what: Leaving::Boot, .. } => (true, false),
             State::Booting { .. } | State::Running { .. } | State::Paused { .. } | State::Stopping { .. } => {
                 (false, true)
             }
         };
         ensure(world.alive == alive, if world.alive { "leaked guest" } else { "a guest that is none" })?;
         ensure(world.booting == booting, if world.booting { "leaked boot" } else { "a boot that is none" })?;
-        let (waiters, may_be_nobody) = match &machine.state {
+        let (waiters, may_be_none) = match &machine.state {
             State::Starting { waiters, .. } | State::Booting { waiters, .. } => (*waiters, false),
-            State::Stopping { then: Then::Restart { waiters }, .. } => (*waiters, false),
-            State::Paused { waiters, halt, .. } => (*waiters, *halt != Halt::Still || *waiters == 0),
+            State::Stopping { then: AfterStop::Restart { waiters }, .. } => (*waiters, false),
+            State::Paused { waiters, stage, .. } => (*waiters, *stage != PauseStage::Paused || *waiters == 0),
             _ => (0, true),
         };
         ensure(world.waiters == waiters, "a waiter is forgotten or answered twice")?;
-        ensure(may_be_nobody || waiters > 0, "a boot for nobody")?;
+        ensure(may_be_none || waiters > 0, "a boot without a waiter")?;
         let stopping = matches!(machine.state, State::Stopping { .. });
         ensure(world.stoppers == 0 || stopping, "a stop is forgotten")?;
-        let halt = match &machine.state {
-            State::Paused { halt: Halt::Pausing, .. } | State::Stopping { what: Going::Pausing, .. } => {
-                Some(Halting::Pausing)
+        let execution = match &machine.state {
+            State::Paused { stage: PauseStage::Pausing, .. } | State::Stopping { what: Leaving::Pausing, .. } => {
+                Some(Execution::Pausing)
             }
-            State::Paused { halt: Halt::Still, .. } => Some(Halting::Still),
-            State::Paused { halt: Halt::Resuming, .. } | State::Stopping { what: Going::Resuming, .. } => {
-                Some(Halting::Resuming)
+            State::Paused { stage: PauseStage::Paused, .. } => Some(Execution::Paused),
+            State::Paused { stage: PauseStage::Resuming, .. } | State::Stopping { what: Leaving::Resuming, .. } => {
+                Some(Execution::Resuming)
             }
             // It is being killed, whatever state it is in.
             State::Stopping { .. } => None,
-            _ => Some(Halting::Runs),
+            _ => Some(Execution::Runs),
         };
-        ensure(halt.is_none_or(|halt| halt == world.halt), "the guest stands still, or runs, and nobody knows")?;
-        let pausing = matches!(machine.state, State::Paused { halt: Halt::Pausing, .. });
+        let agrees = execution.is_none_or(|execution| execution == world.execution);
+        ensure(agrees, "the state is wrong about whether the guest runs")?;
+        let pausing = matches!(machine.state, State::Paused { stage: PauseStage::Pausing, .. });
         ensure(world.pausers == 0 || pausing, "a pause is forgotten")?;
         match &machine.state {
             State::Paused { leases, .. } => ensure(*leases == world.leases, "leases miscounted"),
@@ -320,7 +322,7 @@ impl Pair {
         ];
         let epoch = self.machine.boots.wrapping_sub(1);
         let mut ignored: Vec<_> = stale.into_iter().map(|news| (Event::News { epoch, news }, self.now)).collect();
-        ignored.extend([(Event::Release { epoch }, self.now), (Event::Retake { epoch }, self.now)]);
+        ignored.extend([(Event::Release { epoch }, self.now), (Event::Reacquire { epoch }, self.now)]);
         match deadline(&self.machine.state) {
             Some(due) if due > self.now => ignored.push((Event::Tick, due - Duration::from_nanos(1))),
             Some(_) => {}

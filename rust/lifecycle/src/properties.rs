@@ -1,10 +1,10 @@
-//! Random lives of a machine. They go further than the model check in two ways: policies and times are arbitrary, and so is
-//! the news, which may be of things that cannot happen; the machine must keep its books all the same.
+//! Random sequences of events. They go further than the model check in two ways: policies and times are arbitrary, and so is
+//! the news, which may be impossible; the machine's numbers must be right all the same.
 
 use super::{
     events::{Effect, Event, News},
     machine::{deadline, step},
-    state::{Halt, Idle, Machine, Policy, STUCK_AFTER, State, Then},
+    state::{AfterStop, Idle, Machine, PauseStage, Policy, STUCK_AFTER, State},
 };
 use dvn_hypervisor::Exit;
 use dvn_types::{Kind, Report};
@@ -18,7 +18,7 @@ enum Op {
     /// Of the epoch so many before the present.
     Release(u64),
     /// Of the epoch so many before the present.
-    Retake(u64),
+    Reacquire(u64),
     Stop(bool),
     Pause,
     News(u8, u64),
@@ -32,7 +32,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => any::<bool>().prop_map(Op::Demand),
         3 => (0..3u64).prop_map(Op::Release),
-        1 => (0..2u64).prop_map(Op::Retake),
+        1 => (0..2u64).prop_map(Op::Reacquire),
         1 => any::<bool>().prop_map(Op::Stop),
         2 => Just(Op::Pause),
         8 => (0..13u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
@@ -69,7 +69,7 @@ fn news(kind: u8) -> News {
     }
 }
 
-/// What the outside must be owed, counted by this test alone.
+/// The open requests and leases, counted independently by this test.
 #[derive(Debug, Default)]
 struct Books {
     waiters: u32,
@@ -109,7 +109,7 @@ impl Books {
     fn agree(&self, machine: &Machine, policy: &Policy) -> Result<(), TestCaseError> {
         let waiters = match &machine.state {
             State::Starting { waiters, .. } | State::Booting { waiters, .. } => *waiters,
-            State::Stopping { then: Then::Restart { waiters }, .. } | State::Paused { waiters, .. } => *waiters,
+            State::Stopping { then: AfterStop::Restart { waiters }, .. } | State::Paused { waiters, .. } => *waiters,
             _ => 0,
         };
         prop_assert_eq!(self.waiters, waiters);
@@ -120,7 +120,7 @@ impl Books {
             }
             State::Paused { leases, .. } => {
                 prop_assert_eq!(self.leases.get(&machine.boots).copied().unwrap_or(0), *leases);
-                prop_assert_eq!(deadline(&machine.state), None, "time counts while a guest stands still");
+                prop_assert_eq!(deadline(&machine.state), None, "a timer runs during a pause");
             }
             State::Stopping { kills, .. } => prop_assert!(*kills <= STUCK_AFTER),
             _ => {}
@@ -128,7 +128,7 @@ impl Books {
         if !matches!(machine.state, State::Stopping { .. }) {
             prop_assert_eq!(self.stoppers, 0);
         }
-        if !matches!(machine.state, State::Paused { halt: Halt::Pausing, .. }) {
+        if !matches!(machine.state, State::Paused { stage: PauseStage::Pausing, .. }) {
             prop_assert_eq!(self.pausers, 0);
         }
         let rests = matches!(machine.state, State::Stopped { .. } | State::Failed { .. });
@@ -157,12 +157,12 @@ proptest! {
                     }
                     Event::Release { epoch }
                 }
-                Op::Retake(ago) => {
+                Op::Reacquire(ago) => {
                     let epoch = machine.boots.saturating_sub(ago);
                     if ago == 0 && matches!(machine.state, State::Running { .. } | State::Paused { .. }) {
                         *books.leases.entry(epoch).or_default() += 1;
                     }
-                    Event::Retake { epoch }
+                    Event::Reacquire { epoch }
                 }
                 Op::Stop(force) => {
                     books.stoppers += 1;

@@ -1,6 +1,6 @@
-//! What the lifecycle tells people: one report for each of its own reasons to refuse somebody or to fail.
+//! The error reports of the lifecycle: one for each of its own reasons to refuse a request or to fail.
 
-use super::state::{Going, STUCK_AFTER};
+use super::state::{Leaving, STUCK_AFTER};
 use dvn_hypervisor::{Exit, advice};
 use dvn_types::{Kind, Report};
 use humantime::format_duration;
@@ -9,53 +9,53 @@ use std::time::Duration;
 const LOOK_AT_LOG: &str = "look for what the hypervisor said: `darwin-vz-nix logs`";
 const LOOK_AT_CONSOLE: &str = "see how far it came: `darwin-vz-nix logs --console`";
 
-/// To those who wait when somebody stops the machine.
+/// For demands that wait when the machine is stopped.
 pub(super) fn being_stopped() -> Report {
     Report::new(Kind::Busy, "the machine is being stopped").hint("connect again to start it again")
 }
 
-/// To whoever wants a guest paused or resumed where none answers.
+/// For a pause or a resumption without a running guest.
 pub(super) fn nothing_runs() -> Report {
     Report::new(Kind::Busy, "no guest runs").hint("start it: `darwin-vz-nix start`")
 }
 
-/// To whoever wants a guest paused that goes on just now for somebody else.
+/// For a pause of a guest that a demand is resuming.
 pub(super) fn being_resumed() -> Report {
-    Report::new(Kind::Busy, "the guest goes on just now, because somebody needs it").hint("try again in a moment")
+    Report::new(Kind::Busy, "the guest is being resumed for a connection or a request").hint("try again in a moment")
 }
 
-/// The cause of a guest's end: the hypervisor does not answer.
+/// The cause of a guest's end if the hypervisor does not answer.
 pub(super) fn no_answer(what: &str, after: Duration) -> Report {
     Report::new(Kind::Guest, format!("the hypervisor did not {what} the guest within {}", format_duration(after)))
         .hint("the guest is killed; the next connection starts another one")
         .hint(LOOK_AT_LOG)
 }
 
-/// To everybody once the daemon is on its way out.
+/// For all demands once the daemon is shutting down.
 pub(super) fn shutting_down() -> Report {
     Report::new(Kind::Busy, "the daemon is shutting down").hint("start it again: `darwin-vz-nix start`")
 }
 
-/// To whoever wants a guest of other sizes than the one there is.
+/// For a demand for other sizes than those of the present boot.
 pub(super) fn other_sizes() -> Report {
     Report::new(Kind::Busy, "the machine is up, or on its way up, with other sizes than those asked for")
         .hint("stop it first: `darwin-vz-nix stop`, then start it with the new sizes")
         .hint("or start it without sizes, to use it as it is")
 }
 
-/// To whoever comes within the back-off after a failed boot; `wait` is what is left of it.
+/// For demands within the back-off after a failed boot; `wait` is the rest of the back-off.
 pub(super) fn refused(cause: &Report, wait: Duration) -> Report {
-    // Up to the full second, so that whoever waits as long as told is not a moment early.
+    // Rounded up to a second, so that a client that waits this long is not refused again.
     let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
     let wait = format_duration(Duration::from_secs(seconds));
     cause.clone().hint(format!("the next connection after {wait} tries again; `darwin-vz-nix start` tries at once"))
 }
 
-/// To whoever waits for the end of a guest which does not come.
-pub(super) fn stuck(what: Going) -> Report {
+/// For stop requests whose guest does not end.
+pub(super) fn stuck(what: Leaving) -> Report {
     let what = match what {
-        Going::Boot => "the boot does not end though it was cancelled",
-        Going::Pausing | Going::Resuming | Going::Guest => "the guest does not end though it was killed",
+        Leaving::Boot => "the boot does not end, although it was cancelled",
+        Leaving::Pausing | Leaving::Resuming | Leaving::Guest => "the guest does not end, although it was killed",
     };
     Report::new(Kind::Busy, format!("{what} {STUCK_AFTER} times"))
         .hint("it is killed again and again until it goes; `darwin-vz-nix status` shows when")
@@ -90,12 +90,12 @@ pub(super) fn gone_early(exit: &Exit) -> Report {
     }
 }
 
-/// The answer of a boot that was cancelled. Nobody waits for it any more.
+/// The result of a cancelled boot. No demand waits for it any more.
 pub(super) fn cancelled() -> Report {
     Report::new(Kind::Busy, "the boot was cancelled").hint("start it again: `darwin-vz-nix start`")
 }
 
-/// The answer of a boot that was cancelled and whose preparation does not end.
+/// The result of a cancelled boot whose preparation does not end.
 pub(super) fn hangs() -> Report {
     Report::new(Kind::Host, "the boot was cancelled while its preparation waited for a file which did not come")
         .hint("see that the volume of the guest bundle answers: `darwin-vz-nix doctor bundle`")

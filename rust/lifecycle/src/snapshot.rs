@@ -1,73 +1,73 @@
-//! What the outside sees of a machine. Kept apart from the machine's own state, which may change freely.
+//! The public view of a machine. It is separate from the machine's state, which may change freely.
 //!
-//! Times to come are kept as instants and become "milliseconds from now" only when somebody reads them, so that a
-//! snapshot does not age and nothing wakes up to refresh it.
+//! Future times are kept as instants and converted to "milliseconds from now" only when a snapshot is read. So a snapshot
+//! does not age, and no timer refreshes it.
 
 use super::{
-    state::{Halt, Idle, Machine, State, Then},
-    tally::Tally,
+    counters::Counters,
+    state::{AfterStop, Idle, Machine, PauseStage, State},
 };
 use dvn_hypervisor::Exit;
 use dvn_types::{BootTimeline, Report, Sizes, unix_ms};
 use tokio::time::Instant;
 
-/// A machine as of some moment.
+/// A machine at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Grows by one with every change of anything below.
     pub generation: u64,
-    /// Where the lifecycle stands.
+    /// The phase of the lifecycle.
     pub phase: Phase,
-    /// Unix time in milliseconds at which that kind of phase began; a lease more or less does not count.
+    /// Unix time in milliseconds at which that kind of phase began; a change in the number of leases does not count.
     pub since_unix_ms: u64,
     /// Boots begun since the supervisor was spawned, failed ones included.
     pub boots: u64,
     /// The last boot that reached `Running`.
     pub last_boot: Option<BootTimeline>,
-    /// What the present boot was asked for in place of the configured sizes; nothing while there is none.
+    /// The sizes that were requested for the present boot instead of the configured ones; empty while there is no boot.
     pub sizes: Sizes,
-    /// What has happened so far.
-    pub tally: Tally,
+    /// The totals so far.
+    pub counters: Counters,
 }
 
-/// Where a lifecycle stands, as far as it concerns the outside.
+/// The phase of a lifecycle, as the public sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// No guest.
     Stopped {
-        /// How the last one ended.
+        /// How the last guest ended.
         last: Option<Exit>,
     },
-    /// A guest is on its way up.
+    /// A guest boots.
     Starting,
     /// The guest answers.
     Running {
         /// Leases that are held.
         leases: u32,
-        /// When it is asked for its builds, and stopped as idle if it has none or does not answer.
+        /// When the guest is asked for its builds; it is stopped as idle if it has none or does not answer.
         idle_at: Option<Instant>,
-        /// The idle time is over, the lifecycle has asked the guest for its builds, and awaits the answer until `idle_at`.
+        /// The idle time is over: the lifecycle has asked the guest for its builds and waits for the answer until `idle_at`.
         asked: bool,
     },
-    /// The guest stands still, or is about to go on.
+    /// The guest is paused, or is being resumed.
     Paused {
         /// Leases that are held.
         leases: u32,
-        /// Somebody waits for it to go on.
+        /// It is being resumed.
         resuming: bool,
     },
-    /// The guest is on its way down.
+    /// The guest is being stopped.
     Stopping {
-        /// Somebody waits for it to come up again.
+        /// A demand waits: the machine boots again afterwards.
         restart: bool,
     },
     /// The last boot failed.
     Failed {
-        /// Why.
+        /// Why it failed.
         cause: Report,
         /// Boots failed in a row.
         attempts: u32,
-        /// When a connection boots again.
+        /// From when on a connection boots again.
         retry_at: Instant,
     },
 }
@@ -85,19 +85,21 @@ impl Phase {
                 };
                 Phase::Running { leases: *leases, idle_at, asked }
             }
-            // It may still run, and nobody has been told otherwise.
-            State::Paused { leases, halt: Halt::Pausing, .. } => {
+            // It may still run: the hypervisor has not answered.
+            State::Paused { leases, stage: PauseStage::Pausing, .. } => {
                 Phase::Running { leases: *leases, idle_at: None, asked: false }
             }
-            State::Paused { leases, halt, .. } => Phase::Paused { leases: *leases, resuming: *halt == Halt::Resuming },
-            State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, Then::Restart { .. }) },
+            State::Paused { leases, stage, .. } => {
+                Phase::Paused { leases: *leases, resuming: *stage == PauseStage::Resuming }
+            }
+            State::Stopping { then, .. } => Phase::Stopping { restart: matches!(then, AfterStop::Restart { .. }) },
             State::Failed { cause, retry_at } => {
                 Phase::Failed { cause: cause.clone(), attempts: machine.failures, retry_at: *retry_at }
             }
         }
     }
 
-    /// As the API spells it.
+    /// The name that the API uses.
     pub fn name(&self) -> &'static str {
         match self {
             Phase::Stopped { .. } => "stopped",
@@ -109,7 +111,7 @@ impl Phase {
         }
     }
 
-    /// Whether there is no guest and none on its way.
+    /// Whether there is no guest and no boot.
     pub fn is_at_rest(&self) -> bool {
         matches!(self, Phase::Stopped { .. } | Phase::Failed { .. })
     }
@@ -124,25 +126,25 @@ impl Phase {
 impl Default for Snapshot {
     fn default() -> Self {
         let phase = Phase::of(&Machine::default());
-        let (sizes, tally) = Default::default();
-        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, sizes, tally }
+        let (sizes, counters) = Default::default();
+        Snapshot { generation: 1, phase, since_unix_ms: unix_ms(), boots: 0, last_boot: None, sizes, counters }
     }
 }
 
 impl Snapshot {
-    /// The same with another phase and count of boots, one generation on; `None` when nothing changed. `sizes` are those of
-    /// the last boot, be it over or not.
+    /// The next snapshot, one generation later; `None` if nothing changed. `sizes` are those of the last boot, even if that is
+    /// over.
     pub(super) fn moved(
         &self,
         machine: &Machine,
         last_boot: Option<&BootTimeline>,
         sizes: Sizes,
-        tally: Tally,
+        counters: Counters,
     ) -> Option<Snapshot> {
         let phase = Phase::of(machine);
         let sizes = if phase.is_at_rest() { Sizes::default() } else { sizes };
-        let same = phase == self.phase && machine.boots == self.boots && sizes == self.sizes && tally == self.tally;
-        if same && last_boot == self.last_boot.as_ref() {
+        let same = phase == self.phase && machine.boots == self.boots && sizes == self.sizes;
+        if same && counters == self.counters && last_boot == self.last_boot.as_ref() {
             return None;
         }
         let same_kind = std::mem::discriminant(&phase) == std::mem::discriminant(&self.phase);
@@ -153,7 +155,7 @@ impl Snapshot {
             boots: machine.boots,
             last_boot: last_boot.cloned(),
             sizes,
-            tally,
+            counters,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Brings a machine's actor to life.
+//! Starts a machine's actor.
 
 use super::{actor::Actor, handle::Handle, machine::Policy, provider::GuestProvider, snapshot::Snapshot};
 use dvn_hypervisor::Hypervisor;
@@ -6,7 +6,7 @@ use dvn_types::MachineName;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
-/// Starts to look after a machine. It stays stopped until somebody needs it.
+/// Starts the supervisor of a machine, which stays stopped until the first demand.
 ///
 /// When the last [`Handle`] is dropped, the guest is killed and the task ends. Must be called within a tokio runtime.
 pub fn spawn(

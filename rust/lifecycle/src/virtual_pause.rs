@@ -1,8 +1,8 @@
-//! Pauses, under a paused clock. The surroundings are those of `virtual_time`.
+//! Pauses, under a paused clock, with the fixtures of `virtual_time`.
 
 use super::{
     Phase,
-    halt::HALT_WITHIN,
+    pause_jobs::PAUSE_TIMEOUT,
     virtual_time::{MINUTE, POLICY, Rig, Way},
 };
 use dvn_hypervisor::{Exit, sim::Script};
@@ -10,14 +10,14 @@ use dvn_types::Kind;
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio::time::{Instant, sleep};
 
-const STILL: Phase = Phase::Paused { leases: 0, resuming: false };
+const PAUSED: Phase = Phase::Paused { leases: 0, resuming: false };
 
 fn pauses(rig: &Rig) -> (usize, usize) {
     (rig.sim.counters().pauses.load(SeqCst), rig.sim.counters().resumes.load(SeqCst))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_guest_stands_still_for_days_until_somebody_needs_it() {
+async fn a_paused_guest_stays_paused_for_days_until_a_demand() {
     let rig = Rig::healthy();
     let lease = rig.machine.acquire().await.unwrap();
     rig.machine.pause().await.unwrap();
@@ -25,7 +25,7 @@ async fn a_paused_guest_stands_still_for_days_until_somebody_needs_it() {
     rig.machine.pause().await.unwrap();
     drop(lease);
     sleep(100 * 24 * 60 * MINUTE).await;
-    assert_eq!((rig.phase(), pauses(&rig)), (STILL, (1, 0)), "idle time does not count");
+    assert_eq!((rig.phase(), pauses(&rig)), (PAUSED, (1, 0)), "idle time does not count");
 
     let lease = rig.machine.acquire().await.unwrap();
     assert_eq!((rig.leases(), rig.boots(), pauses(&rig)), (1, 1, (1, 1)));
@@ -33,15 +33,16 @@ async fn a_paused_guest_stands_still_for_days_until_somebody_needs_it() {
     let begun = Instant::now();
     rig.until(Phase::is_at_rest).await;
     assert!(begun.elapsed() >= 180 * MINUTE, "the idle time begins anew");
-    let tally = rig.machine.snapshot().tally;
-    assert_eq!((tally.ready, tally.failed, tally.restarts, tally.pauses, tally.exits), (1, 0, 0, 1, [1, 0, 0]));
-    let idle = tally.idle(Instant::now());
+    let counters = rig.machine.snapshot().counters;
+    assert_eq!((counters.ready, counters.failed, counters.restarts), (1, 0, 0));
+    assert_eq!((counters.pauses, counters.exits), (1, [1, 0, 0]));
+    let idle = counters.idle(Instant::now());
     assert!(idle >= 180 * MINUTE && idle < 181 * MINUTE, "{idle:?}");
     rig.assert_nothing_left();
 }
 
 #[tokio::test(start_paused = true)]
-async fn resume_goes_on_and_boots_nothing() {
+async fn resume_does_not_boot() {
     let rig = Rig::healthy();
     for refused in [rig.machine.pause().await, rig.machine.resume().await] {
         assert_eq!(refused.unwrap_err().kind, Kind::Busy);
@@ -63,7 +64,7 @@ async fn a_paused_guest_is_powered_off_and_not_killed() {
     rig.machine.pause().await.unwrap();
     rig.machine.stop(false).await.unwrap();
     assert_eq!(rig.phase(), Phase::Stopped { last: Some(Exit::PoweredOff) });
-    assert_eq!((rig.kills(), pauses(&rig)), (0, (1, 1)), "it went on, to hear its power button");
+    assert_eq!((rig.kills(), pauses(&rig)), (0, (1, 1)), "it was resumed, so that it reacts to its power button");
 
     drop(rig.machine.acquire().await.unwrap());
     rig.machine.pause().await.unwrap();
@@ -73,7 +74,7 @@ async fn a_paused_guest_is_powered_off_and_not_killed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_the_hypervisor_does_not_pause_runs_on() {
+async fn a_guest_that_the_hypervisor_does_not_pause_keeps_running() {
     let rig = Rig::new(Script { pause_error: Some("no".into()), ..Script::default() }, Way::default(), POLICY);
     let _lease = rig.machine.acquire().await.unwrap();
     assert_eq!(rig.machine.pause().await.unwrap_err().message, "no");
@@ -81,25 +82,25 @@ async fn a_guest_that_the_hypervisor_does_not_pause_runs_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_does_not_go_on_is_replaced() {
+async fn a_guest_that_cannot_be_resumed_is_replaced() {
     let rig = Rig::healthy();
     drop(rig.machine.acquire().await.unwrap());
     rig.machine.pause().await.unwrap();
     rig.sim.rescript(|script| script.halts_wedged = true);
     let begun = Instant::now();
     let _lease = rig.machine.acquire().await.unwrap();
-    assert!(begun.elapsed() < HALT_WITHIN + Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PAUSE_TIMEOUT + Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!((rig.boots(), rig.kills(), rig.leases()), (2, 1, 1));
 
-    // The guest of that boot is never paused, either, and nobody waits for another.
+    // The guest of that boot cannot be paused, either, and no demand waits for another.
     let refused = rig.machine.pause().await.unwrap_err();
     assert!(refused.message.contains("did not pause"), "{refused}");
     rig.until(Phase::is_at_rest).await;
-    assert_eq!((rig.boots(), rig.machine.snapshot().tally.restarts), (2, 1));
+    assert_eq!((rig.boots(), rig.machine.snapshot().counters.restarts), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_dies_while_it_stands_still_is_noticed() {
+async fn a_guest_that_dies_while_paused_is_noticed() {
     let rig = Rig::healthy();
     drop(rig.machine.acquire().await.unwrap());
     rig.machine.pause().await.unwrap();

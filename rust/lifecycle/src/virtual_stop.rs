@@ -1,4 +1,4 @@
-//! The ways in which a guest is asked to power off, under a paused clock: its power button, and its agent.
+//! The two requests to power off, under a paused clock: the power button, and the agent.
 
 use super::{InMemory, Phase, handle::Handle, spawn, virtual_time::POLICY};
 use dvn_hypervisor::{
@@ -21,7 +21,7 @@ enum Agents {
     AreSilent,
 }
 
-/// A machine that runs, of a hypervisor that follows the script.
+/// A running machine whose hypervisor follows the script.
 async fn running(script: Script, agents: Agents) -> (Sim, Handle) {
     let sim = Sim::new(script);
     let hypervisor = sim.clone();
@@ -43,7 +43,7 @@ fn deaf() -> Script {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_does_not_hear_its_button_yet_is_stopped_by_its_agent() {
+async fn a_guest_that_does_not_react_to_its_button_yet_is_stopped_by_its_agent() {
     for script in [deaf(), Script { verbs_wedged: true, ..deaf() }] {
         let (sim, machine) = running(script, Agents::PowerOff).await;
         let asked = Instant::now();
@@ -55,7 +55,7 @@ async fn a_guest_that_does_not_hear_its_button_yet_is_stopped_by_its_agent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_button_waits_for_no_agent() {
+async fn the_button_does_not_wait_for_the_agent() {
     for agents in [Agents::Refuse, Agents::AreSilent] {
         let (sim, machine) = running(Script::default(), agents).await;
         let asked = Instant::now();
@@ -66,7 +66,7 @@ async fn the_button_waits_for_no_agent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_hears_neither_is_killed_after_the_grace() {
+async fn a_guest_that_reacts_to_neither_is_killed_after_the_grace() {
     let (sim, machine) = running(deaf(), Agents::AreSilent).await;
     let asked = Instant::now();
     machine.stop(false).await.unwrap();

@@ -1,8 +1,8 @@
 //! The whole supervisor over the hypervisor in memory, under a paused clock: hours pass in milliseconds.
 //!
-//! This file is about demands, leases and idleness; `virtual_trouble` about everything that goes wrong.
+//! This file tests demands, leases and idleness; `virtual_trouble` tests failures.
 
-use super::{Became, GuestProvider, Handle, Phase, Policy, Ready, spawn};
+use super::{BootEvent, GuestProvider, Handle, Phase, Policy, Ready, spawn};
 use dvn_hypervisor::{
     Exit, Guest,
     sim::{Script, Sim},
@@ -33,13 +33,13 @@ pub(super) const POLICY: Policy = Policy {
     backoff_max: Duration::from_secs(60),
 };
 
-/// How the guest's preparation goes.
+/// How the guest's preparation behaves.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     pub(super) prepare: Duration,
     pub(super) prepare_error: Option<String>,
     pub(super) prepare_panics: bool,
-    /// `None`: the guest never gets ready.
+    /// `None`: the guest never becomes ready.
     pub(super) ready: Option<Duration>,
     pub(super) ready_error: Option<String>,
     pub(super) explain_wedged: bool,
@@ -58,7 +58,7 @@ impl Default for Way {
     }
 }
 
-/// A preparation in memory, which keeps count.
+/// A provider in memory that counts its calls.
 #[derive(Default)]
 pub(super) struct Prepared {
     pub(super) way: Mutex<Way>,
@@ -67,7 +67,7 @@ pub(super) struct Prepared {
     pub(super) prepares: AtomicUsize,
     pub(super) finished: AtomicUsize,
     pub(super) explained: AtomicUsize,
-    pub(super) heard: Mutex<Vec<Became>>,
+    pub(super) boot_events: Mutex<Vec<BootEvent>>,
 }
 
 impl Prepared {
@@ -126,8 +126,8 @@ impl GuestProvider for Prepared {
         })
     }
 
-    fn hear(&self, became: Became) {
-        self.heard.lock().unwrap().push(became);
+    fn on_boot_event(&self, event: BootEvent) {
+        self.boot_events.lock().unwrap().push(event);
     }
 }
 
@@ -179,7 +179,7 @@ impl Rig {
         self.sim.counters().kills.load(SeqCst)
     }
 
-    /// At rest, with nothing left, and never more than one guest on the way.
+    /// The machine is at rest, no guest is left, and there was never more than one at once.
     pub(super) fn assert_nothing_left(&self) {
         assert!(self.phase().is_at_rest(), "{:?}", self.phase());
         assert_eq!(self.sim.counters().alive.load(SeqCst), 0);
@@ -188,7 +188,7 @@ impl Rig {
     }
 }
 
-/// Lets all that can happen without time happen.
+/// Lets the other tasks run until they wait for time.
 pub(super) async fn breathe() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -249,7 +249,7 @@ async fn a_hundred_demands_share_one_boot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_who_goes_leaves_no_lease() {
+async fn a_waiter_that_gives_up_leaves_no_lease() {
     let rig = Rig::healthy();
     assert!(timeout(Duration::from_millis(200), rig.machine.acquire()).await.is_err());
     let unread = tokio::spawn({
@@ -279,7 +279,7 @@ async fn demand_while_stopping_restarts() {
     stop.await.unwrap().unwrap();
     assert!(lease.guest().connect(22).await.is_ok());
     let phases = rig.machine.snapshot().last_boot.unwrap().phases;
-    assert_eq!(phases[0].name, "stopped", "the demand had to wait for the guest before: {phases:?}");
+    assert_eq!(phases[0].name, "stopped", "the demand had to wait for the earlier guest: {phases:?}");
     assert_eq!(rig.sim.counters().max_alive.load(SeqCst), 1);
 }
 
@@ -393,11 +393,11 @@ async fn sizes_hold_for_one_boot_and_contradictions_are_refused() {
     assert_eq!((refusal.kind, refusal.hints.is_empty()), (Kind::Busy, false));
     rig.machine.stop(false).await.unwrap();
     rig.machine.start(Sizes::default()).await.unwrap();
-    // The configured number, found out by the preparation.
+    // The configured number, from the preparation.
     rig.machine.start(cores(4)).await.unwrap();
     assert_eq!(rig.machine.start(cores(8)).await.unwrap_err().kind, Kind::Busy);
     assert_eq!(rig.boots(), 2);
-    // While it stops, wishes for the boot to come are gathered.
+    // While it stops, the sizes for the next boot are merged.
     let (stopped, plain, eight, two) = tokio::join!(
         rig.machine.stop(false),
         rig.machine.acquire(),
@@ -416,7 +416,7 @@ async fn sizes_hold_for_one_boot_and_contradictions_are_refused() {
     rig.machine.start(cores(4)).await.unwrap();
 }
 
-/// Parks of the runtime's only thread while nothing is to be done for so long.
+/// How often the runtime's only thread parks while the machine is idle for so long.
 async fn wake_ups(wait: Duration) -> u64 {
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = metrics.worker_park_count(0);
@@ -436,9 +436,9 @@ async fn nothing_wakes_up_at_rest() {
     assert!(stopped <= 10 && running <= 10, "{stopped} stopped, {running} running");
 }
 
-// Real threads and a real clock, for this is about who comes first; nothing in it takes time.
+// Real threads and a real clock, because this tests an order of events; no step takes time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_an_answer_finds_it_in_the_snapshot() {
+async fn a_caller_with_an_answer_finds_it_in_the_snapshot() {
     let script = Script { boot: Duration::ZERO, ..Script::default() };
     let way = Way { prepare: Duration::ZERO, ready: Some(Duration::ZERO), ..Way::default() };
     let rig = Rig::new(script, way, POLICY);

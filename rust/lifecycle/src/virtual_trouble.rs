@@ -1,7 +1,7 @@
-//! Everything that goes wrong with a guest, under a paused clock. The surroundings are those of `virtual_time`.
+//! Failures of a guest, under a paused clock, with the fixtures of `virtual_time`.
 
 use super::{
-    Became, Phase, Policy,
+    BootEvent, Phase, Policy,
     virtual_time::{MINUTE, POLICY, Rig, Way, breathe},
 };
 use dvn_hypervisor::{Exit, sim::Script};
@@ -28,7 +28,7 @@ async fn a_deaf_guest_is_asked_every_second_and_killed_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_is_gone_is_let_go() {
+async fn a_guest_that_has_ended_is_dropped() {
     let rig = Rig::healthy();
     drop(rig.machine.acquire().await.unwrap());
     rig.machine.stop(false).await.unwrap();
@@ -63,7 +63,7 @@ async fn force_kills_at_once_also_while_stopping() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_outlives_kills_is_killed_again_until_it_goes() {
+async fn a_guest_that_outlives_kills_is_killed_again_until_it_ends() {
     let script = Script { deaf_to_kill: 40 * SECOND, ..Script::default() };
     let rig = Rig::new(script, Way::default(), POLICY);
     drop(rig.machine.acquire().await.unwrap());
@@ -73,7 +73,7 @@ async fn a_guest_that_outlives_kills_is_killed_again_until_it_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_guest_that_never_goes_is_told() {
+async fn those_who_wait_for_a_guest_that_never_ends_get_an_error() {
     let rig = Rig::new(Script { deaf_to_kill: 10 * MINUTE, ..Script::default() }, Way::default(), POLICY);
     drop(rig.machine.acquire().await.unwrap());
     let asked = Instant::now();
@@ -106,7 +106,7 @@ async fn a_failed_boot_tells_every_waiter_and_a_second_one_backs_off_doubling_to
     for answer in [a, b, c] {
         assert_eq!(answer.unwrap_err().message, "no such accelerator");
     }
-    assert_eq!(rig.prepared.explained.load(SeqCst), 0, "without a guest the console tells of another boot");
+    assert_eq!(rig.prepared.explained.load(SeqCst), 0, "without a guest the console has the output of another boot");
     rig.machine.acquire().await.unwrap_err();
     for (boots, backoff) in [10u64, 20, 40, 60, 60].into_iter().enumerate() {
         let boots = boots + 1;
@@ -181,7 +181,7 @@ async fn a_guest_that_never_gets_ready_is_killed_and_the_cause_explained() {
     assert!(refusal.hints.iter().any(|hint| hint.contains("no init found")), "{refusal:?}");
     rig.until(Phase::is_at_rest).await;
     let Phase::Failed { cause, attempts: 1, .. } = rig.phase() else { panic!("{:?}", rig.phase()) };
-    assert_eq!(cause, refusal, "the status tells what the waiter was told");
+    assert_eq!(cause, refusal, "the status shows the waiter's error");
     assert_eq!(rig.kills(), 1);
     rig.assert_nothing_left();
 }
@@ -312,7 +312,7 @@ async fn times_too_long_to_count_are_for_ever() {
     assert!(rig.phase().is_running());
 }
 
-/// As a file on a volume that does not answer has it.
+/// A file on a volume that does not answer causes this.
 #[tokio::test(start_paused = true)]
 async fn a_preparation_that_hangs_holds_up_neither_a_stop_nor_the_daemons_end_nor_what_comes_after() {
     let hangs = Way { prepare: Duration::MAX, ..Way::default() };
@@ -342,7 +342,7 @@ async fn a_preparation_that_hangs_holds_up_neither_a_stop_nor_the_daemons_end_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_becomes_of_each_boot_is_told_to_its_preparation_once_it_is_known() {
+async fn the_provider_gets_the_events_of_each_boot() {
     let rig = Rig::healthy();
     rig.machine.start(Sizes::default()).await.unwrap();
     rig.machine.stop(false).await.unwrap();
@@ -350,8 +350,8 @@ async fn what_becomes_of_each_boot_is_told_to_its_preparation_once_it_is_known()
     rig.sim.guest().unwrap().end(Exit::Crashed("virtiofsd ended".into()));
     rig.until(Phase::is_at_rest).await;
     let crashed = Exit::Crashed("virtiofsd ended".into());
-    let expected = [Became::Ready, Became::Ended(Exit::PoweredOff), Became::Ready, Became::Ended(crashed)];
-    assert_eq!(*rig.prepared.heard.lock().unwrap(), expected);
+    let expected = [BootEvent::Ready, BootEvent::Ended(Exit::PoweredOff), BootEvent::Ready, BootEvent::Ended(crashed)];
+    assert_eq!(*rig.prepared.boot_events.lock().unwrap(), expected);
 
     for way in [
         Way { prepare_error: Some("no bundle".into()), ..Way::default() },
@@ -359,10 +359,10 @@ async fn what_becomes_of_each_boot_is_told_to_its_preparation_once_it_is_known()
         Way { ready: None, ..Way::default() },
     ] {
         let rig = Rig::new(Script::default(), way, POLICY);
-        let told = rig.machine.acquire().await.unwrap_err();
+        let refusal = rig.machine.acquire().await.unwrap_err();
         rig.until(Phase::is_at_rest).await;
-        let heard = rig.prepared.heard.lock().unwrap().clone();
-        let Some(Became::Failed(why)) = heard.first() else { panic!("{heard:?}") };
-        assert_eq!(why.message, told.message);
+        let events = rig.prepared.boot_events.lock().unwrap().clone();
+        let Some(BootEvent::Failed(why)) = events.first() else { panic!("{events:?}") };
+        assert_eq!(why.message, refusal.message);
     }
 }

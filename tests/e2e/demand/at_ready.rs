@@ -4,7 +4,7 @@
 use crate::lab::{Lab, TIMEOUT};
 use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
 use dvn_generations::Generations;
-use dvn_guest::launch::Launch;
+use dvn_guest::builder::BuilderGuest;
 use dvn_host::machine_dir::{MachineDir, StateDir};
 use dvn_hypervisor::{Exit, Guest};
 use dvn_lifecycle::{GuestProvider, Ready};
@@ -51,7 +51,7 @@ impl Bare {
             dvn_hypervisor::for_this_host(self.settings.backend, path, self.settings.accelerator.as_deref()).unwrap();
         let capabilities = hypervisor.capabilities().clone();
         let generations = Generations::open(&self.dir, &self.settings, &capabilities.archs).unwrap();
-        let launch = Launch::new(
+        let provider = BuilderGuest::new(
             self.name.clone(),
             self.settings.clone(),
             self.dir.clone(),
@@ -59,9 +59,9 @@ impl Bare {
             Arc::new(generations),
             None,
         );
-        let launch: &dyn GuestProvider = &launch;
-        let guest = hypervisor.boot(launch.prepare(Default::default()).await.unwrap()).await.unwrap();
-        let ready = timeout(TIMEOUT, launch.await_ready(guest.clone())).await.expect("ready in time").unwrap();
+        let provider: &dyn GuestProvider = &provider;
+        let guest = hypervisor.boot(provider.prepare(Default::default()).await.unwrap()).await.unwrap();
+        let ready = timeout(TIMEOUT, provider.await_ready(guest.clone())).await.expect("ready in time").unwrap();
         (guest, ready)
     }
 }

@@ -1,4 +1,4 @@
-//! Rooms by themselves, and machines in memory that share a computer too small for all of them.
+//! The budget alone, and machines in memory that share a computer too small for all of them.
 
 use super::*;
 use crate::machine::{Machine, Parts};
@@ -53,11 +53,11 @@ async fn a_machine_alone_never_waits_and_others_wait_for_what_it_leaves() {
     let mut large = pin!(budget.admit(&c, linux(4)));
     assert!(large.as_mut().now_or_never().is_none());
     assert_eq!(budget.waits_for(&c).unwrap(), "4 GiB of memory: builder-2 and builder-3 hold 12 of 14 GiB");
-    // A small one does not go before it, or it might wait for ever.
+    // A small one does not overtake it, or the large one might wait for ever.
     let mut small = pin!(budget.admit(&d, linux(1)));
     assert!(small.as_mut().now_or_never().is_none());
     assert_eq!(budget.waits_for(&d).unwrap(), "1 GiB of memory, after c");
-    // A further demand for a machine that has room is no further machine.
+    // A further demand for a machine that has room needs no further room.
     drop(budget.admit(&a, linux(11)).now_or_never().unwrap().unwrap());
     assert!(large.as_mut().now_or_never().is_none());
     drop(first);
@@ -76,7 +76,7 @@ async fn a_machine_holds_its_largest_share_and_no_more_once_that_is_given_back()
 }
 
 #[tokio::test]
-async fn one_that_leaves_costs_those_behind_it_nothing() {
+async fn a_waiter_that_leaves_does_not_delay_those_behind_it() {
     let (budget, [a, b, c]) = (budget(14), ["a", "b", "c"].map(name));
     let _first = budget.admit(&a, linux(10)).await.unwrap();
     let mut small = Box::pin(budget.admit(&c, linux(4)));
@@ -114,15 +114,15 @@ fn sizes_and_names_are_written_as_people_do() {
 struct Lab {
     _tmp: tempfile::TempDir,
     machines: Vec<Arc<Machine>>,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     sim: Sim,
 }
 
 fn lab(idle_timeout: Option<Duration>, agent: Arc<dyn GuestAgent>) -> Lab {
     let tmp = tempfile::tempdir().unwrap();
     let state = StateDir::open(&tmp.path().join("s")).unwrap();
-    let chronicle = Arc::new(Chronicle::default());
-    let budget = Arc::new(Budget::of(6 * GIB, Arc::clone(&chronicle)));
+    let events = Arc::new(Events::default());
+    let budget = Arc::new(Budget::of(6 * GIB, Arc::clone(&events)));
     let boot_timeout = Duration::from_secs(30);
     let settings = MachineSettings { memory: 4 * GIB, idle_timeout, boot_timeout, ..MachineSettings::sample() };
     let sim = Sim::new(Script { boot: Duration::from_secs(20), ..Script::default() });
@@ -130,9 +130,9 @@ fn lab(idle_timeout: Option<Duration>, agent: Arc<dyn GuestAgent>) -> Lab {
         let dir = state.make_machine(&name(machine)).unwrap();
         let parts = Parts::in_memory(sim.clone(), Arc::clone(&agent), &dir, &settings).unwrap();
         let parts = Parts { budget: Arc::clone(&budget), ..parts };
-        Arc::new(Machine::assemble(name(machine), settings.clone(), dir, parts, Arc::clone(&chronicle)))
+        Arc::new(Machine::assemble(name(machine), settings.clone(), dir, parts, Arc::clone(&events)))
     });
-    Lab { _tmp: tmp, machines: machines.into(), chronicle, sim }
+    Lab { _tmp: tmp, machines: machines.into(), events, sim }
 }
 
 fn builds(running: u32) -> Arc<dyn GuestAgent> {
@@ -151,26 +151,26 @@ fn waits(machine: &Machine) -> Option<String> {
 const REASON: &str = "4 GiB of memory: a holds 4 of 6 GiB";
 
 #[tokio::test(start_paused = true)]
-async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_time_then() {
+async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_timeout_then() {
     let lab = lab(None, builds(0));
     let [a, b, _] = &lab.machines[..] else { panic!() };
     a.start(Sizes::default()).await.unwrap();
-    let mut events = lab.chronicle.events();
+    let mut seen = lab.events.subscribe();
     let waiting = starts(b);
     // Longer than a boot may take.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(b.status().state, State::Stopped { last_exit: None });
     assert_eq!(waits(b).as_deref(), Some(REASON));
-    let told = What::Waits { reason: Some(REASON.to_owned()) };
+    let waits_event = What::Waits { reason: Some(REASON.to_owned()) };
     assert!(
-        std::iter::from_fn(|| events.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == told)
+        std::iter::from_fn(|| seen.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == waits_event)
     );
     a.stop(false).await.unwrap();
     waiting.await.unwrap().unwrap();
     assert_eq!(waits(b), None);
-    let told = What::Waits { reason: None };
+    let waits_event = What::Waits { reason: None };
     assert!(
-        std::iter::from_fn(|| events.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == told)
+        std::iter::from_fn(|| seen.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == waits_event)
     );
     // A connection to a guest that runs passes at once, also while another waits.
     let _waiting = starts(a);
@@ -195,7 +195,7 @@ async fn clients_of_a_guest_that_is_there_do_not_wait_and_what_would_be_refused_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_and_a_client_that_leaves_end_the_waiting() {
+async fn a_stop_and_a_client_that_leaves_end_the_wait() {
     let lab = lab(None, builds(0));
     let [a, b, c] = &lab.machines[..] else { panic!() };
     a.start(Sizes::default()).await.unwrap();
@@ -210,8 +210,8 @@ async fn a_stop_and_a_client_that_leaves_end_the_waiting() {
     assert_eq!((waits(b), waits(c)), (None, None));
     a.stop(false).await.unwrap();
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(lab.sim.counters().boots.load(SeqCst), 1, "nobody wants another");
-    // One that ends for good does not keep its clients waiting for room that it will not use.
+    assert_eq!(lab.sim.counters().boots.load(SeqCst), 1, "there is no further demand");
+    // The clients of a machine that is removed do not keep waiting for room.
     a.start(Sizes::default()).await.unwrap();
     let waiting = starts(b);
     sleep(Duration::from_secs(1)).await;
@@ -237,14 +237,14 @@ async fn an_unused_guest_gives_way_and_its_memory_comes_with_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_builds_or_is_never_idle_gives_no_way_and_the_waiting_ends_with_the_reason() {
+async fn a_guest_that_builds_or_is_never_idle_is_kept_and_the_wait_ends_with_the_reason() {
     for (idle, agent) in [(Some(Duration::from_secs(3600)), builds(1)), (None, builds(0))] {
         let lab = lab(idle, agent);
         let [a, b, _] = &lab.machines[..] else { panic!() };
         a.start(Sizes::default()).await.unwrap();
         let begun = Instant::now();
         let report = b.start(Sizes::default()).await.unwrap_err();
-        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+        assert_eq!(begun.elapsed().as_secs(), WAIT_TIMEOUT.as_secs());
         assert_eq!(report.kind, Kind::Busy);
         assert_eq!(report.message, format!("the boot has waited 30 minutes for {REASON}"));
         assert!(report.hints[0].contains("stop"), "{report:?}");
@@ -276,7 +276,7 @@ async fn a_machine_whose_client_waits_can_be_deleted_at_once() {
     let begun = Instant::now();
     let (state, again) = (StateDir::open(&lab._tmp.path().join("s")).unwrap(), Arc::clone(b));
     let destroying = tokio::spawn(async move { again.destroy(&state, dvn_types::Keep::default()).await });
-    // These come while it goes on.
+    // These arrive during the deletion.
     for _ in 0..20 {
         tokio::task::yield_now().await;
         clients.push(starts(b));

@@ -1,12 +1,12 @@
-//! What is known of a guest's use: whether it is in use, whether it builds, whether it answers.
+//! A guest's activity: whether it is in use, whether it builds, whether it answers.
 //!
 //! ```text
 //!            snapshots of the lifecycle ─▶ monitor ─┐                    ┌─▶ host_awake, clock, store_hold, hang
-//!  whoever asks the guest for its builds ─▶ asked ──┴─▶ watch<Activity> ─┴─▶ status, events, metrics
+//!   each question for the guest's builds ─▶ asked ──┴─▶ watch<Activity> ─┴─▶ status, events, metrics
 //! ```
 //!
-//! The rule: an [`Activity`] is kept once, in a watch channel. [`monitor`](super::monitor) and [`asked`](super::asked) write it;
-//! everything else subscribes, and asks no guest for what stands in it.
+//! The rule: an [`Activity`] is kept once, in a watch channel. [`monitor`](super::monitor) and [`asked`](super::asked) write it.
+//! All other code subscribes to it and does not ask the guest.
 
 use dvn_lifecycle::Phase;
 use std::time::Duration;
@@ -18,45 +18,45 @@ use tokio::{
 /// How often a guest in use is asked for its builds.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A use lasts for so long after the last lease and the last build: builds come in rows, and whether the guest goes on building
-/// is known only once it has been asked and has answered.
+/// A use lasts this long after the last lease and the last build: builds often follow each other, and whether the guest still
+/// builds is known only after its next answer.
 pub(super) const LINGER: Duration = PROBE_INTERVAL.saturating_mul(3);
 
-/// Where subscribers read it.
+/// The subscription to an activity.
 pub(super) type Activities = watch::Receiver<Activity>;
 
-/// One machine's guest, as far as it is known.
+/// The activity of one machine's guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Activity {
-    /// The number of the boot that this is about.
+    /// The number of the boot.
     pub(super) boot: u64,
     /// Whether there is a guest.
     pub(super) presence: Presence,
     /// Leases that are held.
     pub(super) leases: u32,
-    /// Leases that were granted so far, or woke: of this machine, not of this boot.
+    /// Leases that were granted or activated again so far, in all boots of the machine.
     pub(super) uses: u64,
-    /// Builds in the guest at its last answer; 0 where there is no guest.
+    /// Builds in the guest at its last answer; 0 if there is no guest.
     pub(super) builds: u32,
-    /// Nothing relies on the guest: it has answered since its last use that it builds nothing, or it is on its way out.
+    /// Nothing relies on the guest: it has answered since its last use that it has no builds, or it is stopping or stopped.
     pub(super) settled: bool,
-    /// The monitor's first question since the last answer; `None` while the guest answers, or is asked nothing.
+    /// When the monitor asked the first question since the last answer; `None` while no question is open.
     pub(super) silent_since: Option<Instant>,
-    /// When the guest was last asked for its builds, by anything.
+    /// When the guest was last asked for its builds, by any code.
     pub(super) asked: Option<Instant>,
-    /// Guests that got ready so far. An answer of an earlier one says nothing of this one.
+    /// The number of guests that became ready so far. Answers of earlier ones do not count.
     pub(super) guests: u64,
 }
 
 /// Whether there is a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// None, and none on its way.
+    /// No guest, and no boot.
     #[default]
     Off,
-    /// One that comes, stands still or goes.
+    /// A guest that boots, is paused or is being stopped.
     Passive,
-    /// One that answers.
+    /// A guest that answers.
     Running,
 }
 
@@ -71,19 +71,19 @@ impl Presence {
 }
 
 impl Activity {
-    /// A lease is held, or a build goes on without one.
+    /// Whether a lease is held, or a build runs without one.
     pub(super) fn in_use(&self) -> bool {
         self.presence == Presence::Running && (self.leases > 0 || self.builds > 0)
     }
 
-    /// The builds that keep the guest though no lease does.
+    /// The builds that keep the guest running without a lease.
     pub(super) fn builds_alone(&self) -> u32 {
         if self.leases == 0 { self.builds } else { 0 }
     }
 }
 
-/// The uses of a guest, one after the other. Each begins with a lease or a build, and ends a while after the last of both; at
-/// once where the guest is off.
+/// The uses of a guest, one after the other. Each begins with a lease or a build and ends [`LINGER`] after the last of both, or
+/// at once if the guest is off.
 #[derive(Clone)]
 pub(super) struct Uses(Activities);
 
@@ -92,12 +92,12 @@ impl Uses {
         Uses(activities)
     }
 
-    /// Waits for the next. False: the machine is gone.
+    /// Waits for the next use. `false`: the machine was removed.
     pub(super) async fn begins(&mut self) -> bool {
         self.0.wait_for(Activity::in_use).await.is_ok()
     }
 
-    /// Waits for the end of one, also that of the machine.
+    /// Waits for the end of the use, or of the machine.
     pub(super) async fn ends(&mut self) {
         while self.0.wait_for(|now| !now.in_use()).await.is_ok() {
             let resumed = self.0.wait_for(|now| now.in_use() || now.presence == Presence::Off);

@@ -1,18 +1,18 @@
-//! Notes each question for a guest's builds and its answer, whoever asks: the monitor, the lifecycle at the end of the idle
-//! time, and what is about to replace a guest.
+//! Notes every question for a guest's builds and its answer, from all callers: the monitor, the lifecycle at the end of the
+//! idle time, and the code that decides whether to replace a guest.
 //!
-//! It stands between the lifecycle and its provider, and so is the only way to a guest's agent.
+//! It wraps the lifecycle's provider, so every access to a guest's agent passes through it.
 
 use super::activity::Activity;
 use dvn_hypervisor::{Guest, GuestAgent, spec::MachineSpec};
-use dvn_lifecycle::{Became, GuestProvider, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Ready};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{Report, Sizes};
 use futures_util::future::BoxFuture;
 use std::{fmt, sync::Arc};
 use tokio::{sync::watch, time::Instant};
 
-/// A provider whose guests have an agent that is overheard.
+/// A provider whose guests have an observed agent.
 pub(super) struct Overheard {
     provider: Arc<dyn GuestProvider>,
     activity: Arc<watch::Sender<Activity>>,
@@ -23,7 +23,7 @@ impl Overheard {
         Overheard { provider, activity }
     }
 
-    /// Nothing that was known of the guest before holds of this one.
+    /// Wraps the agent of a new guest. Clears what was known of the earlier guest.
     fn overhear(&self, agent: Arc<dyn GuestAgent>) -> Arc<dyn GuestAgent> {
         let mut guest = 0;
         self.activity.send_modify(|activity| {
@@ -56,8 +56,8 @@ impl GuestProvider for Overheard {
         self.provider.explain(cause)
     }
 
-    fn hear(&self, became: Became) {
-        self.provider.hear(became);
+    fn on_boot_event(&self, event: BootEvent) {
+        self.provider.on_boot_event(event);
     }
 }
 
@@ -79,7 +79,7 @@ impl GuestAgent for Agent {
 
 impl Agent {
     async fn builds(&self) -> Result<Answer, Report> {
-        // A question alone is no news for subscribers.
+        // Subscribers are not notified of a question, only of an answer.
         self.note(|activity| {
             activity.asked = Some(Instant::now());
             false
@@ -127,11 +127,11 @@ mod tests {
         assert_eq!(first.builds().await, Ok(2), "the question is passed on");
         assert!(!seen.has_changed().unwrap(), "its guest is gone");
         second.set_clock().await.unwrap();
-        assert_eq!(seen.borrow().asked, None, "that was about something else");
+        assert_eq!(seen.borrow().asked, None, "another question does not count");
         assert_eq!(second.builds().await, Ok(3));
         let known = seen.borrow_and_update().clone();
         assert_eq!((known.builds, known.asked), (3, Some(Instant::now())));
         assert_eq!(second.builds().await, Ok(3));
-        assert!(!seen.has_changed().unwrap(), "subscribers wake for news only");
+        assert!(!seen.has_changed().unwrap(), "subscribers are notified of changes only");
     }
 }

@@ -1,9 +1,9 @@
-//! A guest's clock, which is to follow the host's: while the host sleeps, the guest's stands still, and root in the guest may
-//! set it to anything.
+//! Keeps a guest's clock in sync with the host's. While the host sleeps, the guest's clock stops, and root in the guest may set
+//! it to anything.
 //!
-//! The rule: each connection has the guest compare its clock with the host's before it gets in ([`GuestClock::put_right`]). The
-//! guest sets its clock only where that is wrong, so no build sees time go back by what a message takes. While a guest is in use,
-//! the same is done when the host's clocks have jumped ([`GuestClock::follow`]). Between uses the guest is not asked.
+//! The rule: before a connection is established, the guest compares its clock with the host's ([`GuestClock::put_right`]). It
+//! sets its clock only if that is wrong, so that no build sees time go back by the latency of a message. While a guest is in
+//! use, the same happens when the host's clocks have jumped ([`GuestClock::follow`]). Between uses the guest is not asked.
 
 use super::activity::Uses;
 use dvn_hypervisor::GuestAgent;
@@ -19,23 +19,23 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How often the host's clocks are compared while a guest is in use: after the host slept, a guest's clock is wrong for no
-/// longer.
+/// How often the host's clocks are compared while a guest is in use: so long at most is a guest's clock wrong after the host
+/// has slept.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A difference between the two clocks of the host that is no sleep and no adjustment worth a correction.
+/// The largest difference between the host's two clocks that is neither a sleep nor an adjustment worth a correction.
 const JITTER: Duration = Duration::from_millis(200);
 
-/// A guest in use is asked again after so long: the host's clock is held right by others, the guest's drifts.
+/// A guest in use is asked again after this time, because its clock drifts while NTP adjusts the host's.
 const DRIFTS: Duration = Duration::from_secs(3600);
 
-/// How long a connection waits for a guest to look at its clock. The guest may be busy.
-const WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection waits for the guest to check its clock. The guest may be busy.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same where the clock was right at the last look and the host's have not jumped since.
-const WITHIN_IF_KNOWN: Duration = Duration::from_secs(1);
+/// The same if the clock was right at the last check and the host's clocks have not jumped since.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Keeps the clock right during each use of the guest, for as long as the machine is there.
+/// Keeps the clock in sync during each use of the guest, until the machine is removed.
 pub(super) async fn during(clock: Arc<GuestClock>, handle: Handle, mut uses: Uses) {
     while uses.begins().await {
         let mut over = pin!(uses.ends());
@@ -50,7 +50,7 @@ pub(super) async fn during(clock: Arc<GuestClock>, handle: Handle, mut uses: Use
     }
 }
 
-/// What is known of the clock of one machine's guest.
+/// The last check of the clock of one machine's guest.
 pub(super) struct GuestClock {
     name: MachineName,
     known: Mutex<Option<Known>>,
@@ -60,11 +60,11 @@ pub(super) struct GuestClock {
 struct Known {
     /// The number of its boot.
     boot: u64,
-    /// When it was right.
+    /// When its clock was right.
     right: Instant,
-    /// When the guest was asked last, whether or not it answered.
+    /// When the guest was last asked, whether or not it answered.
     asked: Instant,
-    /// The host's clocks when they were looked at last, and had not jumped.
+    /// The host's clocks at the last comparison without a jump.
     seen: Clocks,
 }
 
@@ -73,24 +73,24 @@ impl GuestClock {
         GuestClock { name, known: Mutex::default() }
     }
 
-    /// Has the guest of this boot look at its clock, for a connection that is about to get in. An answer to another connection
-    /// counts if the question came after this call.
+    /// Has the guest of this boot check its clock before a connection is established. An answer for another connection counts
+    /// if its question was asked after this call.
     pub(super) async fn put_right(&self, boot: u64, agent: &dyn GuestAgent) {
         let came = Instant::now();
         self.ask_unless(boot, agent, |known| known.asked >= came).await;
     }
 
-    /// Does the same if the host's clocks have jumped, or if it is long ago.
+    /// Does the same if the host's clocks have jumped, or if the last check is long ago.
     pub(super) async fn follow(&self, boot: u64, agent: &dyn GuestAgent) {
         self.ask_unless(boot, agent, |known| known.right.elapsed() < DRIFTS).await;
     }
 
-    /// Many may come at once: each waits for the one before it, and none for longer than it would have by itself.
+    /// Concurrent calls wait for each other, but no call takes longer than [`TIMEOUT`].
     async fn ask_unless(&self, boot: u64, agent: &dyn GuestAgent, suffices: impl Fn(&Known) -> bool) {
         let ask = async {
             let mut known = self.known.lock().await;
             let now = Clocks::now();
-            let mut patience = WITHIN;
+            let mut limit = TIMEOUT;
             match known.as_mut().filter(|known| known.boot == boot) {
                 Some(known) if now.jumped_since(&known.seen) => {
                     tracing::info!(machine = %self.name, "the host's clock has jumped: it slept, or was set");
@@ -101,26 +101,26 @@ impl GuestClock {
                         return Ok(());
                     }
                     known.asked = now.awake;
-                    patience = WITHIN_IF_KNOWN;
+                    limit = SHORT_TIMEOUT;
                 }
                 None => {}
             }
-            match timeout(patience, agent.set_clock()).await {
+            match timeout(limit, agent.set_clock()).await {
                 Ok(Ok(())) => *known = Some(Known { boot, right: now.awake, asked: now.awake, seen: now }),
                 Ok(Err(report)) => {
-                    tracing::debug!(machine = %self.name, "the guest did not look at its clock: {report}")
+                    tracing::debug!(machine = %self.name, "the guest did not check its clock: {report}")
                 }
                 Err(late) => return Err(late),
             }
             Ok(())
         };
-        if !matches!(timeout(WITHIN, ask).await, Ok(Ok(()))) {
-            tracing::debug!(machine = %self.name, "the guest did not look at its clock: it gave no answer in time");
+        if !matches!(timeout(TIMEOUT, ask).await, Ok(Ok(()))) {
+            tracing::debug!(machine = %self.name, "the guest did not check its clock: it gave no answer in time");
         }
     }
 }
 
-/// The host's two clocks: one stands still while it sleeps, one doesn't.
+/// The host's two clocks: the monotonic one stops while the host sleeps, the wall clock does not.
 #[derive(Clone, Copy)]
 struct Clocks {
     awake: Instant,

@@ -1,6 +1,6 @@
-//! How a client gets into the guest: a lease, a clock that is right, the host's store held for it, a stream to the service.
+//! Connects a client to the guest: a lease, a clock in sync, the host's store held for it, a stream to the service.
 //!
-//! The rule: a client that met a guest on its way out gets the next one, once.
+//! The rule: a client whose guest is just ending gets the next one, once.
 
 use super::{Machine, reach};
 use crate::connection::Connection;
@@ -15,10 +15,10 @@ use futures_util::future::OptionFuture;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// How long the end of a guest may take to show that no longer lets anybody in.
-const ENDING: Duration = Duration::from_secs(3);
+/// How long to wait for the exit of a guest that refuses connections.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a client did not get in.
+/// Why a connection failed.
 enum Entry {
     /// The guest ended meanwhile.
     GuestGone,
@@ -27,9 +27,9 @@ enum Entry {
 }
 
 impl Entry {
-    /// The guest did not do what a connection needs: perhaps it is on its way out.
+    /// The guest failed a connection, perhaps because it is ending: waits for its exit.
     async fn after(lease: &Lease, report: Report) -> Entry {
-        match timeout(ENDING, lease.guest().exited()).await {
+        match timeout(EXIT_TIMEOUT, lease.guest().exited()).await {
             Ok(_) => Entry::GuestGone,
             Err(_) => Entry::Refused(report),
         }
@@ -37,10 +37,10 @@ impl Entry {
 }
 
 impl Machine {
-    /// Starts the guest where needed and connects to one of its services.
+    /// Starts the guest if necessary and connects to one of its services.
     pub async fn open(&self, service: Service) -> Result<Connection, Report> {
         match self.enter(service).await {
-            // It was on its way out, and whoever needs one gets the next.
+            // The guest was ending: the client gets the next one.
             Err(Entry::GuestGone) => self.enter(service).await,
             entered => entered,
         }
@@ -56,7 +56,7 @@ impl Machine {
             let _files = self.files.read().await;
             self.handle.acquire().await.map_err(Entry::Refused)?
         };
-        // The host may have slept since, or the guest changed its clock, and what looks at dates comes first through this door.
+        // The host may have slept meanwhile, or the guest changed its clock. The client may depend on right dates.
         if let Some(agent) = lease.agent() {
             self.clock.put_right(self.handle.snapshot().boots, agent).await;
         }
@@ -81,8 +81,8 @@ impl Machine {
             Some(stream) => stream,
             None => self.connect(&lease, port).await?,
         };
-        let visit = self.chronicle.visit(&self.name, service);
-        Ok(Connection { lease, guest, visit, silence: self.settings.idle_timeout, _hold: hold })
+        let record = self.events.connection_opened(&self.name, service);
+        Ok(Connection { lease, guest, record, silence: self.settings.idle_timeout, _hold: hold })
     }
 
     async fn connect(&self, lease: &Lease, port: u32) -> Result<GuestStream, Entry> {
@@ -96,11 +96,11 @@ impl Machine {
         }
     }
 
-    /// Decides about a guest that let a client down which tried from `began` on: see [`reach`].
+    /// Decides about a guest after a failed connection attempt that began at `began`: see [`reach`].
     async fn not_reached(&self, lease: &Lease, began: Instant, report: Report) -> Entry {
         let (ended, answer) = {
             let ask = OptionFuture::from(lease.agent().map(|agent| agent.ask(Ask::Builds)));
-            tokio::join!(timeout(ENDING, lease.guest().exited()), ask)
+            tokio::join!(timeout(EXIT_TIMEOUT, lease.guest().exited()), ask)
         };
         let is_this_one = self.handle.snapshot().boots == lease.epoch();
         if ended.is_ok() || !is_this_one || !matches!(self.handle.snapshot().phase, Phase::Running { .. }) {
@@ -136,7 +136,7 @@ impl Machine {
         }
     }
 
-    /// Ends a guest that lets no client in, so that the next one takes its place.
+    /// Ends a guest that accepts no connections, so that another one can boot.
     async fn replace(&self, lease: &Lease, force: bool, why: Report) -> Entry {
         tracing::warn!(machine = %self.name, boot = lease.epoch(), "the guest is replaced: {why}");
         match self.handle.end(lease.epoch(), force).await {

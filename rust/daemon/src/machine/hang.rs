@@ -1,4 +1,4 @@
-//! Kills a guest that should answer, and has not for too long.
+//! Kills a guest that should answer but has not for too long.
 
 use super::activity::Activities;
 use dvn_lifecycle::Handle;
@@ -6,8 +6,8 @@ use dvn_types::MachineName;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// Watches for it as long as the machine is there. A guest that is still booting, or stands still, does not hang; without a limit
-/// none does.
+/// Watches the guest until the machine is removed. A guest that is still booting, or is paused, is not considered hung. Without
+/// a limit no guest is.
 pub(super) async fn watch(name: MachineName, handle: Handle, mut activities: Activities, limit: Option<Duration>) {
     let Some(limit) = limit else { return };
     loop {
@@ -27,7 +27,7 @@ pub(super) async fn watch(name: MachineName, handle: Handle, mut activities: Act
         if let Err(report) = handle.end(boot, true).await {
             tracing::warn!(machine = %name, "{report}");
         }
-        // Of this silence enough was heard.
+        // Waits for the end of this silence: it has been handled.
         if activities.wait_for(|now| (now.boot, now.silent_since) != (boot, since)).await.is_err() {
             return;
         }

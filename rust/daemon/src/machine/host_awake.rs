@@ -6,7 +6,8 @@ use dvn_types::MachineName;
 use std::{ffi::OsStr, path::PathBuf, process::Stdio};
 use tokio::process::{Child, Command};
 
-/// A program that keeps the host from sleeping while a command of its own runs: ours ends with us, at the end of its input.
+/// A program that keeps the host from sleeping while its child runs. The child is `cat`, which ends with the daemon, at the end
+/// of its input.
 #[derive(Clone, Debug)]
 pub struct PowerAssertion {
     program: PathBuf,
@@ -14,7 +15,7 @@ pub struct PowerAssertion {
 }
 
 impl PowerAssertion {
-    /// What this host offers, if anything: systemd's `systemd-inhibit`, or macOS' `caffeinate`.
+    /// The program that this host has, if any: systemd's `systemd-inhibit`, or `caffeinate` of macOS.
     pub fn find(path: &OsStr) -> Option<PowerAssertion> {
         const SYSTEMD: &[&str] =
             &["--what=sleep:idle", "--who=darwin-vz-nix", "--why=a build runs in the VM", "--mode=block", "cat"];
@@ -34,7 +35,7 @@ impl PowerAssertion {
     }
 }
 
-/// Holds the assertion during each use of the guest, for as long as the machine is there.
+/// Holds the assertion during each use of the guest, until the machine is removed.
 pub(super) async fn during(name: MachineName, mut uses: Uses, assertion: Option<PowerAssertion>) {
     let Some(assertion) = assertion else { return };
     while uses.begins().await {
@@ -57,7 +58,7 @@ mod tests {
     async fn the_host_is_held_while_the_guard_lives_and_no_longer() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("systemd-inhibit");
-        // As the real one: runs its last argument, and holds for as long.
+        // Like the real one: runs its last argument, and holds until that ends.
         let script = "#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\necho held >\"$0.state\"\n\"$1\"\necho let go >\"$0.state\"\n";
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -65,18 +66,18 @@ mod tests {
         let Some(assertion) = PowerAssertion::find(OsStr::new(&path)) else { panic!("it is on the path") };
         let state = || fs::read_to_string(dir.path().join("systemd-inhibit.state")).unwrap_or_default();
         let until = async |wanted: &str| {
-            let patience = Duration::from_secs(20);
+            let limit = Duration::from_secs(20);
             let waiting = async {
                 while state().trim() != wanted {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(patience, waiting).await.unwrap_or_else(|_| panic!("{wanted:?} is not so: {:?}", state()));
+            timeout(limit, waiting).await.unwrap_or_else(|_| panic!("{wanted:?} is not so: {:?}", state()));
         };
         let mut held = assertion.hold(&name()).unwrap();
         until("held").await;
         assert!(held.try_wait().unwrap().is_none());
-        // As at the daemon's own end, however it ends.
+        // This also happens when the daemon ends, in any way.
         drop(held.stdin.take());
         until("let go").await;
         assert!(PowerAssertion::find(OsStr::new("/nowhere")).is_none());

@@ -26,42 +26,42 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// A guest in use is asked at least so many times before it is given up.
+/// A guest in use is asked at least so many times before it counts as hung.
 const PROBES: u32 = 4;
 
 /// The monitor of one machine.
 pub(super) struct Monitor {
-    /// Whose.
+    /// The machine's name.
     pub(super) name: MachineName,
     /// The machine.
     pub(super) handle: Handle,
-    /// Where subscribers hear of it.
+    /// Publishes the activity.
     pub(super) activity: Arc<watch::Sender<Activity>>,
-    /// How long a guest may give no answer: what watches for that needs several probes in this time.
+    /// How long a guest may give no answer: [`hang`](super::hang) needs several probes in this time.
     pub(super) hang_timeout: Option<Duration>,
 }
 
 /// A question that is under way.
 struct Probe {
-    /// Of which boot.
+    /// The number of the guest's boot.
     boot: u64,
-    /// After so many uses, if nothing used the guest then.
+    /// The number of uses before the question; `None` if the guest was in use then.
     uses: Option<u64>,
     /// Whether the guest answered.
     answer: BoxFuture<'static, bool>,
 }
 
 impl Monitor {
-    /// Watches for as long as the machine's supervisor lives.
+    /// Runs until the machine's supervisor ends.
     pub(super) async fn run(self) {
         let mut snapshots = self.handle.watch();
         let mut probe: Option<Probe> = None;
-        // Boot and uses of the last question that was answered, and put while nothing used the guest.
+        // Boot and uses of the last question that was answered and was asked while the guest was unused.
         let mut heard: Option<(u64, u64)> = None;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let unused = matches!(snapshot.phase, Phase::Running { leases: 0, .. });
-            let heard_since = unused && heard == Some((snapshot.boots, snapshot.tally.uses));
+            let heard_since = unused && heard == Some((snapshot.boots, snapshot.counters.uses));
             self.publish(&snapshot, heard_since);
             probe = probe.filter(|probe| probe.boot == snapshot.boots && snapshot.phase.is_running());
             let next = if probe.is_none() { self.next(&snapshot, heard_since) } else { None };
@@ -78,13 +78,13 @@ impl Monitor {
         }
     }
 
-    /// Publishes what the lifecycle shows. `heard` tells that the guest answered since its last use.
+    /// Publishes the state of the lifecycle. `heard`: the guest has answered since its last use.
     fn publish(&self, snapshot: &Snapshot, heard: bool) {
         self.activity.send_if_modified(|activity| {
             let before = activity.clone();
             activity.boot = snapshot.boots;
             activity.presence = Presence::of(&snapshot.phase);
-            activity.uses = snapshot.tally.uses;
+            activity.uses = snapshot.counters.uses;
             activity.leases = match snapshot.phase {
                 Phase::Running { leases, .. } | Phase::Paused { leases, .. } => leases,
                 _ => 0,
@@ -94,7 +94,7 @@ impl Monitor {
             if !matches!(snapshot.phase, Phase::Running { .. } | Phase::Paused { .. }) {
                 activity.builds = 0;
             }
-            // One that stands still gives no answers, and what was known of one guest says nothing of the next.
+            // A paused guest gives no answers, and the silence of one guest does not count against the next.
             if activity.presence != Presence::Running || activity.boot != before.boot {
                 activity.silent_since = None;
             }
@@ -103,7 +103,7 @@ impl Monitor {
         });
     }
 
-    /// When the guest is to be asked next, if ever.
+    /// When to ask the guest next, if ever.
     fn next(&self, snapshot: &Snapshot, heard: bool) -> Option<Instant> {
         let Phase::Running { leases, idle_at, asked: lifecycle_asks } = snapshot.phase else { return None };
         let (asked, builds) = {
@@ -126,7 +126,7 @@ impl Monitor {
     /// Asks the guest for its builds. [`asked`](super::asked) notes the answer.
     fn ask(&self, snapshot: &Snapshot) -> Probe {
         let unused = matches!(snapshot.phase, Phase::Running { leases: 0, .. });
-        let (boot, uses) = (snapshot.boots, unused.then_some(snapshot.tally.uses));
+        let (boot, uses) = (snapshot.boots, unused.then_some(snapshot.counters.uses));
         let agent = self.handle.agent();
         self.activity.send_if_modified(|activity| {
             let now = Instant::now();
@@ -141,7 +141,7 @@ impl Monitor {
         let answer = Box::pin(async move {
             let answer = agent.ask(Ask::Builds).await;
             if let Err(report) = &answer {
-                tracing::debug!(machine = %name, "the guest did not say what it builds: {report}");
+                tracing::debug!(machine = %name, "the guest did not report its builds: {report}");
             }
             answer.is_ok()
         });

@@ -1,4 +1,4 @@
-//! Whether clients reach the guest, as far as their attempts tell.
+//! Whether clients reach the guest, judged by their attempts.
 //!
 //! ```text
 //!   an attempt fails ─┬─ the guest ends meanwhile ─────────────────────────────▶ the client gets the next guest
@@ -7,14 +7,14 @@
 //!                     └─ otherwise ────────────────────────────────────────────▶ an error that says what is known
 //! ```
 //!
-//! A guest whose agent answers may still let no connection in: its vsock device fails, or nothing accepts on the port. Builds
-//! that run keep such a guest, as they may end well; what asks for it meanwhile gets an error.
+//! A guest whose agent answers may still accept no connection: its vsock device fails, or no process accepts on the port.
+//! Running builds keep such a guest, because they may succeed; clients get an error meanwhile.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// Failed attempts in a row after which a guest that does not build is replaced. Each of them takes seconds: they do not come from one
-/// crowd that was too large for a moment.
+/// Failed attempts in a row after which a guest that does not build is replaced. Each of them takes seconds, so they are not
+/// caused by one burst of connections.
 pub(super) const ENOUGH: u32 = 3;
 
 /// Failed attempts to reach one guest.
@@ -26,17 +26,17 @@ struct Failures {
     /// The guest's boot.
     epoch: u64,
     in_a_row: u32,
-    /// When the last of them that counts had failed.
+    /// When the last counted attempt failed.
     last: Option<Instant>,
 }
 
 impl Reach {
-    /// An attempt succeeded.
+    /// Notes a successful attempt.
     pub(super) fn succeeded(&self, epoch: u64) {
         *self.of(epoch) = Failures { epoch, ..Failures::default() };
     }
 
-    /// An attempt failed that began then. Returns how many have failed in a row; those that ran side by side count as one.
+    /// Notes a failed attempt that began at `began`. Returns how many have failed in a row; concurrent ones count as one.
     pub(super) fn failed(&self, epoch: u64, began: Instant) -> u32 {
         let mut failures = self.of(epoch);
         if failures.last.is_none_or(|last| last <= began) {
@@ -62,7 +62,7 @@ mod tests {
     use tokio::time::advance;
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_in_turn_count_and_those_of_one_crowd_do_not() {
+    async fn attempts_in_turn_count_and_concurrent_ones_do_not() {
         let reach = Reach::default();
         let began = Instant::now();
         advance(Duration::from_secs(3)).await;
@@ -73,7 +73,7 @@ mod tests {
         advance(Duration::from_secs(3)).await;
         assert_eq!(reach.failed(1, began), 2);
         reach.succeeded(1);
-        assert_eq!(reach.failed(1, Instant::now()), 1, "one that gets in ends the row");
+        assert_eq!(reach.failed(1, Instant::now()), 1, "a success ends the row");
         assert_eq!(reach.failed(2, Instant::now()), 1, "another guest, another row");
     }
 }

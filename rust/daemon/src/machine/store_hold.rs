@@ -1,17 +1,17 @@
-//! Lets go what is held of the host's store for a guest, once nothing in the guest relies on it.
+//! Releases the paths of the host's store that are held for a guest, once nothing in the guest relies on them.
 
 use super::activity::Activities;
 use dvn_lifecycle::Handle;
 
-/// Does so for as long as the machine is there. `rest` lets go if, at that very moment, what it is given is true.
+/// Runs until the machine is removed. `rest` releases the paths if its argument returns true at that moment.
 pub(super) async fn let_go(handle: Handle, mut activities: Activities, rest: impl Fn(&dyn Fn() -> bool)) {
     loop {
         let uses = match activities.wait_for(|now| now.settled).await {
             Ok(now) => now.uses,
             Err(_) => return,
         };
-        // A connection has its lease before anything is held for it, so nothing is let go beneath one that has just come.
-        rest(&|| handle.snapshot().tally.uses == uses);
+        // A connection gets its lease before paths are held for it. So no path of a new connection is released.
+        rest(&|| handle.snapshot().counters.uses == uses);
         if activities.changed().await.is_err() {
             return;
         }

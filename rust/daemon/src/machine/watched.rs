@@ -1,4 +1,4 @@
-//! A machine in memory with its monitor, for tests of what subscribes to it.
+//! A machine in memory with its monitor, for tests of the monitor's subscribers.
 
 use super::{
     activity::{Activities, Activity, Uses},
@@ -37,7 +37,7 @@ impl Watched {
         Watched { handle, activities, tasks }
     }
 
-    /// Nothing happens because of a time, and no guest hangs.
+    /// Without timeouts, and without a limit for hung guests.
     pub(super) fn timeless(agent: Arc<dyn GuestAgent>) -> Watched {
         Watched::new(Script::default(), agent, Policy::TIMELESS, None)
     }
@@ -46,7 +46,7 @@ impl Watched {
         Uses::of(self.activities.clone())
     }
 
-    /// What is known now.
+    /// The current activity.
     pub(super) fn activity(&self) -> Activity {
         self.activities.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! One machine's place in the list: the machine, or the reason why there is none, and its SSH port.
+//! One machine's slot in the list: the machine, or the reason why it is broken, and its SSH port.
 //!
 //! ```text
 //!            bind its port, open it                    DELETE, where no configuration declares it
@@ -8,14 +8,15 @@
 //!     └─────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The rule: a place holds everything that belongs to its machine, so that nothing of it is left when the place goes. Its port is
-//! bound before the machine is opened and stays bound while the machine is broken: a client that connects gets the reason.
+//! The rule: a slot owns everything that belongs to its machine, so nothing of the machine is left when the slot is dropped. The
+//! port is bound before the machine is opened and stays bound while the machine is broken: a client that connects gets the
+//! reason.
 
 use crate::{
-    chronicle::Chronicle,
+    events::Events,
     connection::Connection,
     machine::Machine,
-    ssh_listener::{self, Behind},
+    ssh_listener::{self, Target},
 };
 use dvn_config::MachineSettings;
 use dvn_host::{activation::Inherited, blocking, machine_dir::StateDir};
@@ -39,39 +40,39 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often a broken machine is tried again by itself.
+/// How often the daemon tries to open a broken machine.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// After a failed attempt connections get its reason for so long, without another attempt.
+/// For this long after a failed attempt, connections get its reason without another attempt.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Makes a machine of its name and settings. Blocks.
+/// Opens a machine with this name and these settings. Blocks.
 pub type Opener = dyn Fn(&MachineName, &MachineSettings) -> Result<Machine, Report> + Send + Sync;
 
-/// What all places share.
-pub struct Workshop {
-    /// Where machines have their files.
+/// Opens the machines; shared by all slots.
+pub struct MachineFactory {
+    /// Has the files of the machines.
     pub state: StateDir,
-    /// Where is told what becomes of them.
-    pub chronicle: Arc<Chronicle>,
-    /// Opens them.
+    /// Publishes their changes.
+    pub events: Arc<Events>,
+    /// Opens a machine.
     pub open: Box<Opener>,
     /// Sockets that a service manager handed over, until their machines take them.
     pub inherited: Mutex<Inherited>,
-    /// The API has its socket: clients are let in, and generations are kept.
+    /// The API has its socket: clients are admitted, and generations are reconciled.
     pub serving: AtomicBool,
 }
 
-/// A machine's place.
+/// A machine's slot.
 pub struct Slot {
     me: Weak<Slot>,
     name: MachineName,
     settings: MachineSettings,
-    /// By a configuration, so that it is made anew when it is deleted.
+    /// A configuration declares the machine, so it is created again when it is deleted.
     declared: bool,
-    shop: Arc<Workshop>,
+    factory: Arc<MachineFactory>,
     entry: Mutex<Entry>,
-    /// Held while the machine is opened, deleted or removed.
+    /// Locked while the machine is opened, deleted or removed.
     alone: tokio::sync::Mutex<()>,
 }
 
@@ -89,7 +90,7 @@ enum Standing {
     Broken {
         report: Report,
         since_unix_ms: u64,
-        /// When the last attempt began, and when it was over.
+        /// When the last attempt began, and when it ended.
         tried: (Instant, Instant),
     },
     Gone,
@@ -102,14 +103,19 @@ enum Port {
 }
 
 impl Slot {
-    /// A place for this machine, which is not opened yet.
-    pub fn new(name: MachineName, settings: MachineSettings, declared: bool, shop: Arc<Workshop>) -> Arc<Slot> {
+    /// A slot for this machine, which is not opened yet.
+    pub fn new(
+        name: MachineName,
+        settings: MachineSettings,
+        declared: bool,
+        factory: Arc<MachineFactory>,
+    ) -> Arc<Slot> {
         Arc::new_cyclic(|me| Slot {
             me: me.clone(),
             name,
             settings,
             declared,
-            shop,
+            factory,
             entry: Mutex::new(Entry { standing: Standing::New, port: Port::Unbound, retry: None }),
             alone: tokio::sync::Mutex::default(),
         })
@@ -120,7 +126,7 @@ impl Slot {
         self.declared
     }
 
-    /// The machine, or why there is none.
+    /// The machine, or why it is broken.
     pub fn machine(&self) -> Result<Arc<Machine>, Report> {
         match self.standing() {
             Standing::Works(machine) => Ok(machine),
@@ -129,7 +135,7 @@ impl Slot {
         }
     }
 
-    /// What the outside sees of it.
+    /// The machine's status, for the API.
     pub fn status(&self) -> Option<MachineStatus> {
         match self.standing() {
             Standing::Works(machine) => Some(machine.status()),
@@ -159,13 +165,14 @@ impl Slot {
         }
     }
 
-    /// The machine, opened first if it is broken. Unless the caller insists, a failure of just now is believed.
+    /// The machine, opened first if it is broken. Unless the caller insists, an attempt that failed within the last second is not
+    /// repeated.
     pub async fn ready(&self, insist: bool) -> Result<Arc<Machine>, Report> {
         if let Standing::Works(machine) = self.standing() {
             return Ok(machine);
         }
         let (asked, me) = (Instant::now(), self.me.upgrade().ok_or_else(|| self.is_gone())?);
-        // A client that leaves meanwhile does not leave an attempt half made.
+        // In a separate task: a client that disconnects does not interrupt the attempt.
         let attempt = tokio::spawn(async move {
             let _alone = me.alone.lock().await;
             match me.standing() {
@@ -182,13 +189,13 @@ impl Slot {
         attempt.await.unwrap_or_else(|error| Err(self.lost(&error)))
     }
 
-    /// Binds the port where it is not, and opens the machine. `alone` is held.
+    /// Binds the port if it is not bound, and opens the machine. The caller holds `alone`.
     async fn open(&self) -> Result<Arc<Machine>, Report> {
         let began = Instant::now();
         let opened = match self.bind() {
             Ok(()) => {
-                let (shop, name, settings) = (Arc::clone(&self.shop), self.name.clone(), self.settings.clone());
-                let opening = spawn_blocking(move || (shop.open)(&name, &settings)).await;
+                let (factory, name, settings) = (Arc::clone(&self.factory), self.name.clone(), self.settings.clone());
+                let opening = spawn_blocking(move || (factory.open)(&name, &settings)).await;
                 opening.unwrap_or_else(|error| Err(self.lost(&error))).map(Arc::new)
             }
             Err(report) => Err(report),
@@ -209,21 +216,21 @@ impl Slot {
             return Ok(());
         }
         let address = self.settings.listen;
-        let listener = self.shop.inherited.lock().unwrap_or_else(PoisonError::into_inner).listen(address)?;
+        let listener = self.factory.inherited.lock().unwrap_or_else(PoisonError::into_inner).listen(address)?;
         self.entry().port = Port::Bound(pollable(listener)?);
         Ok(())
     }
 
     fn works(&self, machine: &Arc<Machine>) {
         let before = std::mem::replace(&mut self.entry().standing, Standing::Works(Arc::clone(machine)));
-        if self.shop.serving.load(SeqCst) {
+        if self.factory.serving.load(SeqCst) {
             machine.keep_generations();
         }
         if matches!(before, Standing::Broken { .. }) {
             tracing::info!(machine = %self.name, "the machine works again");
-            self.shop.chronicle.moved(&self.name, machine.status().state);
+            self.factory.events.moved(&self.name, machine.status().state);
         }
-        self.shop.chronicle.changed();
+        self.factory.events.changed();
     }
 
     fn is_broken(&self, report: Report, began: Instant) {
@@ -241,52 +248,53 @@ impl Slot {
         }
         drop(entry);
         tracing::error!(machine = %self.name, "the machine is broken: {report}");
-        self.shop.chronicle.moved(&self.name, State::Broken { cause: report });
-        self.shop.chronicle.changed();
+        self.factory.events.moved(&self.name, State::Broken { cause: report });
+        self.factory.events.changed();
     }
 
-    /// Lets clients in, if it is time to.
+    /// Starts to admit clients once the daemon serves.
     pub fn serve(&self) {
-        if !self.shop.serving.load(SeqCst) {
+        if !self.factory.serving.load(SeqCst) {
             return;
         }
         let mut entry = self.entry();
         match std::mem::replace(&mut entry.port, Port::Unbound) {
             Port::Bound(listener) => {
                 tracing::info!(machine = %self.name, address = %self.settings.listen, "waiting for connections");
-                let behind = Way { name: self.name.clone(), slot: self.me.clone() };
-                let served = ssh_listener::serve_ssh(listener, Arc::new(behind));
+                let target = SlotTarget { name: self.name.clone(), slot: self.me.clone() };
+                let served = ssh_listener::serve_ssh(listener, Arc::new(target));
                 entry.port = Port::Served(AbortOnDropHandle::new(tokio::spawn(served)));
             }
             other => entry.port = other,
         }
     }
 
-    /// Stops the machine and deletes its files; what the next boot needs is made anew. Not to be dropped before its end.
+    /// Stops the machine, deletes its files, and creates again what the next boot needs. The future must not be dropped before
+    /// its end.
     pub async fn make_anew(&self, keep: Keep) -> Result<(), Report> {
         if let Standing::Works(machine) = self.standing() {
-            return machine.destroy(&self.shop.state, keep).await;
+            return machine.destroy(&self.factory.state, keep).await;
         }
         let _alone = self.alone.lock().await;
         match self.standing() {
-            Standing::Works(machine) => machine.destroy(&self.shop.state, keep).await,
+            Standing::Works(machine) => machine.destroy(&self.factory.state, keep).await,
             Standing::New | Standing::Gone => Err(self.is_gone()),
             Standing::Broken { .. } => {
-                blocking(|| self.shop.state.machine(&self.name).destroy(keep))?;
-                // The files are deleted, as was asked; whether that has mended the machine its status shows.
+                blocking(|| self.factory.state.machine(&self.name).destroy(keep))?;
+                // The request was to delete the files. Whether the machine works now is in its status.
                 let _ = self.open().await;
                 Ok(())
             }
         }
     }
 
-    /// Stops the machine, ends all that belongs to it, and deletes its files. Not to be dropped before its end.
+    /// Stops the machine, ends its tasks, and deletes its files. The future must not be dropped before its end.
     pub async fn remove(&self) -> Result<(), Report> {
         let _alone = self.alone.lock().await;
         match self.standing() {
             Standing::New | Standing::Gone => return Err(self.is_gone()),
             Standing::Broken { .. } => {}
-            // First, and only that may fail: one whose guest does not go stays as it is.
+            // The only step that may fail comes first: a machine whose guest does not end stays unchanged.
             Standing::Works(machine) => machine.stop(true).await?,
         }
         let (standing, port, retry) = {
@@ -297,19 +305,19 @@ impl Slot {
         drop(retry);
         if let Port::Served(served) = port {
             served.abort();
-            // Its connections end with it. An error says that it was aborted, as it was.
+            // Its connections end with it. The error only says that it was aborted.
             let _ = served.await;
         }
         if let Standing::Works(machine) = standing {
             machine.end().await;
         }
-        let deleted = blocking(|| self.shop.state.machine(&self.name).destroy(Keep::default()));
-        self.shop.chronicle.forget(&self.name);
+        let deleted = blocking(|| self.factory.state.machine(&self.name).destroy(Keep::default()));
+        self.factory.events.forget(&self.name);
         if let Err(report) = deleted {
             self.is_broken(report.clone(), Instant::now());
             return Err(report);
         }
-        self.shop.chronicle.changed();
+        self.factory.events.changed();
         Ok(())
     }
 
@@ -331,7 +339,7 @@ impl Slot {
     }
 }
 
-/// Makes a listening socket one of the runtime's.
+/// Registers a listening socket with the runtime.
 pub fn pollable(listener: std::net::TcpListener) -> Result<TcpListener, Report> {
     TcpListener::from_std(listener).map_err(|e| Report::new(Kind::Internal, format!("cannot poll a socket: {e}")))
 }
@@ -348,13 +356,13 @@ async fn try_again(slot: Weak<Slot>) {
     }
 }
 
-/// The way from an SSH port to its machine.
-struct Way {
+/// The machine behind an SSH port.
+struct SlotTarget {
     name: MachineName,
     slot: Weak<Slot>,
 }
 
-impl Behind for Way {
+impl Target for SlotTarget {
     fn name(&self) -> &MachineName {
         &self.name
     }

@@ -1,8 +1,8 @@
-//! Machines in memory that come, break, are mended and go.
+//! Machines in memory that are inserted, break, are repaired and are removed.
 
-use super::{Machines, Workshop};
+use super::{MachineFactory, Machines};
 use crate::{
-    chronicle::Chronicle,
+    events::Events,
     machine::{Machine, Parts},
 };
 use dvn_config::MachineSettings;
@@ -32,13 +32,13 @@ use tokio::{
 };
 
 /// Longest wait for anything here.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Lab {
     _tmp: tempfile::TempDir,
     state: StateDir,
     machines: Arc<Machines>,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     sim: Sim,
     /// Why a machine of this name cannot be opened.
     faults: Arc<Mutex<BTreeMap<MachineName, Report>>>,
@@ -48,26 +48,26 @@ impl Lab {
     fn new(script: Script) -> Lab {
         let tmp = tempfile::tempdir().unwrap();
         let state = StateDir::open(&tmp.path().join("s")).unwrap();
-        let chronicle = Arc::new(Chronicle::default());
+        let events = Arc::new(Events::default());
         let (sim, faults) = (Sim::new(script), Arc::<Mutex<BTreeMap<MachineName, Report>>>::default());
-        let (its_state, its_chronicle) = (state.clone(), Arc::clone(&chronicle));
+        let (its_state, its_events) = (state.clone(), Arc::clone(&events));
         let (its_sim, its_faults) = (sim.clone(), Arc::clone(&faults));
-        let machines = Machines::new(Workshop {
+        let machines = Machines::new(MachineFactory {
             state: state.clone(),
-            chronicle: Arc::clone(&chronicle),
+            events: Arc::clone(&events),
             open: Box::new(move |name, settings| {
                 if let Some(fault) = its_faults.lock().unwrap().get(name) {
                     return Err(fault.clone());
                 }
                 let dir = its_state.make_machine(name)?;
                 let parts = Parts::in_memory(its_sim.clone(), sim_agent::detached(), &dir, settings)?;
-                Ok(Machine::assemble(name.clone(), settings.clone(), dir, parts, Arc::clone(&its_chronicle)))
+                Ok(Machine::assemble(name.clone(), settings.clone(), dir, parts, Arc::clone(&its_events)))
             }),
             inherited: Mutex::new(Inherited::default()),
             serving: AtomicBool::new(false),
         });
         machines.serve();
-        Lab { _tmp: tmp, state, machines: Arc::new(machines), chronicle, sim, faults }
+        Lab { _tmp: tmp, state, machines: Arc::new(machines), events, sim, faults }
     }
 
     fn breaks(&self, name: &MachineName) {
@@ -105,7 +105,7 @@ fn taken() -> (SocketAddr, std::net::TcpListener) {
 async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(begun.elapsed() < TIMEOUT, "{what}");
         sleep(Duration::from_millis(2)).await;
     }
 }
@@ -116,7 +116,7 @@ async fn a_broken_machine_is_listed_with_its_reason_and_stops_no_other() {
     let [good, damaged, shut] = ["a", "b", "c"].map(name);
     let (address, other_program) = taken();
     lab.breaks(&damaged);
-    let mut events = lab.chronicle.events();
+    let mut seen = lab.events.subscribe();
     lab.machines.declare(good.clone(), settings(anywhere())).await.unwrap();
     lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
     let report = lab.machines.declare(shut.clone(), settings(address)).await.map(drop).unwrap_err();
@@ -125,20 +125,20 @@ async fn a_broken_machine_is_listed_with_its_reason_and_stops_no_other() {
 
     lab.machines.get(&good).unwrap().start(Sizes::default()).await.unwrap();
     assert!(matches!(lab.state_of(&good), Some(State::Running { .. })));
-    let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let seen: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).collect();
     for (broken, kind) in [(&damaged, Kind::State), (&shut, Kind::Busy)] {
         let report = lab.machines.get(broken).map(drop).unwrap_err();
         assert!(report.kind == kind && report.hints.iter().any(|hint| hint.contains("`darwin-vz-nix start`")));
         assert_eq!(lab.state_of(broken), Some(State::Broken { cause: report.clone() }));
         assert_eq!(lab.machines.ready(broken, true).await.map(drop).unwrap_err(), report, "tried, and still so");
         let what = What::State { state: State::Broken { cause: report } };
-        assert_eq!(told.iter().filter(|event| event.machine == *broken && event.what == what).count(), 1);
+        assert_eq!(seen.iter().filter(|event| event.machine == *broken && event.what == what).count(), 1);
     }
     let listens = |name: &MachineName| {
         let status = lab.machines.status().into_iter().find(|status| status.name == *name).unwrap();
         status.listen.len()
     };
-    assert_eq!((listens(&damaged), listens(&shut)), (1, 0), "a port that another program has is not the machine's");
+    assert_eq!((listens(&damaged), listens(&shut)), (1, 0), "another program has the port");
     assert_eq!(lab.machines.broken(), [damaged.clone(), shut.clone()]);
 
     drop(other_program);
@@ -150,7 +150,7 @@ async fn a_broken_machine_is_listed_with_its_reason_and_stops_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_machine_is_tried_again_by_itself_and_connections_do_not_try_in_a_row() {
+async fn a_broken_machine_is_tried_again_each_minute_and_by_connections_not_in_a_row() {
     let lab = Lab::new(Script::default());
     let broken = name("a");
     lab.breaks(&broken);
@@ -167,7 +167,7 @@ async fn a_broken_machine_is_tried_again_by_itself_and_connections_do_not_try_in
 }
 
 #[tokio::test]
-async fn who_connects_to_a_broken_machine_gets_the_reason_and_once_it_is_mended_the_guest() {
+async fn a_client_of_a_broken_machine_gets_the_reason_and_once_it_is_repaired_the_guest() {
     let lab = Lab::new(Script::default());
     let broken = name("a");
     lab.breaks(&broken);
@@ -176,21 +176,21 @@ async fn who_connects_to_a_broken_machine_gets_the_reason_and_once_it_is_mended_
     lab.machines.declare(broken.clone(), settings(address)).await.map(drop).unwrap_err();
     let mut client = TcpStream::connect(address).await.unwrap();
     let mut said = String::new();
-    timeout(PATIENCE, client.read_to_string(&mut said)).await.unwrap().unwrap();
+    timeout(TIMEOUT, client.read_to_string(&mut said)).await.unwrap().unwrap();
     assert_eq!(said, "darwin-vz-nix: its keys are damaged\r\n");
     lab.is_mended();
     sleep(Duration::from_secs(1)).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"x").await.unwrap();
-    timeout(PATIENCE, client.read_exact(&mut [0])).await.unwrap().unwrap();
+    timeout(TIMEOUT, client.read_exact(&mut [0])).await.unwrap().unwrap();
     assert!(lab.machines.broken().is_empty());
 }
 
 #[tokio::test]
-async fn of_a_hundred_machines_that_were_removed_nothing_is_left() {
+async fn nothing_is_left_of_a_hundred_removed_machines() {
     let lab = Lab::new(Script::default());
     let tasks = || Handle::current().metrics().num_alive_tasks();
-    let (before, strong) = (tasks(), Arc::strong_count(&lab.chronicle));
+    let (before, strong) = (tasks(), Arc::strong_count(&lab.events));
     let names: Vec<_> = (0..100).map(|n| name(&format!("m{n}"))).collect();
     for (n, name) in names.iter().enumerate() {
         if n % 10 == 9 {
@@ -217,7 +217,7 @@ async fn of_a_hundred_machines_that_were_removed_nothing_is_left() {
     assert_eq!(lab.machines.remove(&names[0]).await.unwrap_err().kind, Kind::NotFound);
     until("their tasks end", || tasks() == before).await;
     // Each watcher and connection holds one.
-    assert_eq!(Arc::strong_count(&lab.chronicle), strong);
+    assert_eq!(Arc::strong_count(&lab.events), strong);
 }
 
 #[tokio::test]
@@ -229,18 +229,18 @@ async fn a_removal_ends_connections_and_frees_the_port() {
     let machine = lab.machines.insert(removed.clone(), settings(address)).await.unwrap();
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"x").await.unwrap();
-    timeout(PATIENCE, client.read_exact(&mut [0])).await.unwrap().unwrap();
+    timeout(TIMEOUT, client.read_exact(&mut [0])).await.unwrap().unwrap();
     let direct = machine.open(Service::Nix).await.unwrap();
     let (mut ours, theirs) = tokio::io::duplex(64);
     let carried = tokio::spawn(direct.carry(theirs));
     ours.write_all(b"x").await.unwrap();
-    assert_eq!(lab.chronicle.connections().len(), 2);
+    assert_eq!(lab.events.connections().len(), 2);
 
     lab.machines.remove(&removed).await.unwrap();
     // With unread bytes a close may come as an error.
-    let _ = timeout(PATIENCE, client.read(&mut [0; 9])).await.expect("the connection ends");
-    let _ = timeout(PATIENCE, carried).await.expect("the direct one, too").unwrap();
-    assert!(lab.chronicle.connections().is_empty() && lab.chronicle.traffic(&removed).is_empty());
+    let _ = timeout(TIMEOUT, client.read(&mut [0; 9])).await.expect("the connection ends");
+    let _ = timeout(TIMEOUT, carried).await.expect("the direct one, too").unwrap();
+    assert!(lab.events.connections().is_empty() && lab.events.traffic(&removed).is_empty());
     assert_eq!(machine.start(Sizes::default()).await.unwrap_err().kind, Kind::Busy, "a late request boots nothing");
     assert_eq!(lab.sim.counters().alive.load(SeqCst), 0);
     let weak = Arc::downgrade(&machine);
@@ -250,7 +250,7 @@ async fn a_removal_ends_connections_and_frees_the_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_can_be_removed_while_it_boots_and_who_waits_is_refused() {
+async fn a_machine_can_be_removed_while_it_boots_and_waiters_are_refused() {
     let lab = Lab::new(Script { boot: Duration::from_secs(30), ..Script::default() });
     let removed = name("a");
     let machine = lab.machines.insert(removed.clone(), settings(anywhere())).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_machine_can_be_removed_while_it_boots_and_who_waits_is_refused() {
 }
 
 #[tokio::test]
-async fn a_deletion_makes_a_declared_machine_anew_and_removes_any_other() {
+async fn a_deletion_creates_a_declared_machine_again_and_removes_any_other() {
     let lab = Lab::new(Script::default());
     let [declared, other, damaged] = ["a", "b", "c"].map(name);
     lab.machines.declare(declared.clone(), settings(anywhere())).await.unwrap();
@@ -283,7 +283,7 @@ async fn a_deletion_makes_a_declared_machine_anew_and_removes_any_other() {
     assert!(!lab.state.machine(&other).root().exists());
     assert_eq!(lab.machines.get(&other).map(drop).unwrap_err().kind, Kind::NotFound);
 
-    // What breaks a machine goes with its files.
+    // The deletion of its files repairs a machine.
     lab.breaks(&damaged);
     lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
     lab.is_mended();

@@ -1,7 +1,7 @@
-//! What the door can see of a client without knowing its protocol: who spoke, and how often the other side answered.
+//! Observes a client without knowing its protocol: which side sent something, and how often the guest answered.
 //!
-//! A handshake is a dialogue. One that cannot go through it gets a few answers at most, whatever it sends; one that can, and
-//! logs in, gets more. How many bytes that takes depends on keys and algorithms, so they are not counted.
+//! A handshake is a dialogue. A client that cannot complete it gets a few answers at most, whatever it sends. A client that
+//! logs in gets more. The number of bytes depends on keys and algorithms, so bytes are not counted.
 
 use super::turns::Turn;
 use dvn_host::connection_slots::Slot;
@@ -14,34 +14,36 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-/// Answers of the guest after which a client is no stranger. An sshd gives two to a client that sends nothing sensible (its
-/// banner, its algorithms), two more to one that has agreed on keys, and each step of a login and of a session is one.
+/// The number of the guest's answers after which a client counts as authenticated. An sshd gives two to a client that sends
+/// nothing sensible (its banner, its algorithms), two more to one that has agreed on keys, and one for each step of a login and
+/// of a session.
 pub(super) const ANSWERS: u32 = 4;
 
-/// A client's stream, watched.
+/// A client's stream that counts the guest's answers.
 ///
-/// A client that goes before the guest's first word leaves its turn here until that word: the guest starts a server for it all the same.
+/// If the client disconnects before the guest's first bytes, this keeps the client's turn until they arrive: the guest starts a
+/// server for it all the same.
 pub(super) struct Dialogue<S> {
-    /// `None` once it is gone.
+    /// `None` once the client is gone.
     client: Option<S>,
     lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     abandoned: CancellationToken,
     answered: CancellationToken,
     slot: Arc<Slot>,
-    /// The client has said something since the guest's last answer.
+    /// The client has sent something since the guest's last answer.
     heard: bool,
     answers: u32,
-    /// To get to the guest: until it has said something.
+    /// The turn to connect to the guest, until the guest's first bytes.
     turn: Option<Turn>,
 }
 
 impl<S> Dialogue<S> {
-    /// Of the client that has this slot. Its turn ends at the guest's first word.
+    /// For the client that has this slot. Its turn ends at the guest's first bytes.
     pub(super) fn new(client: S, slot: Arc<Slot>, turn: Turn) -> Self {
         Dialogue { client: Some(client), ..Dialogue::without_client(slot, turn) }
     }
 
-    /// Of a client that is gone: it ends at the guest's first word.
+    /// For a client that is gone: ends at the guest's first bytes.
     pub(super) fn without_client(slot: Arc<Slot>, turn: Turn) -> Self {
         let lost = {
             let slot = Arc::clone(&slot);
@@ -51,17 +53,17 @@ impl<S> Dialogue<S> {
         Dialogue { client: None, lost, abandoned, answered, slot, heard: false, answers: 0, turn: Some(turn) }
     }
 
-    /// Cancelled when the client goes before the guest's first word.
+    /// Cancelled when the client disconnects before the guest's first bytes.
     pub(super) fn abandoned(&self) -> CancellationToken {
         self.abandoned.clone()
     }
 
-    /// Cancelled at the guest's first word.
+    /// Cancelled at the guest's first bytes.
     pub(super) fn answered(&self) -> CancellationToken {
         self.answered.clone()
     }
 
-    /// Closes the client's side. True if the guest's first word is still to come.
+    /// Closes the client's side. Returns whether the guest has not sent anything yet.
     fn leave(&mut self) -> bool {
         self.client = None;
         self.abandoned.cancel();
@@ -97,7 +99,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dialogue<S> {
         let before = buf.filled().len();
         match &mut this.client {
             Some(client) => ready!(Pin::new(client).poll_read(cx, buf))?,
-            // The guest's first word ends it.
+            // The guest's first bytes end it.
             None => return Poll::Pending,
         }
         if buf.filled().len() > before {
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_make_a_client_known_and_bytes_do_not() {
+    async fn answers_make_a_client_authenticated_and_bytes_do_not() {
         let (mut client, mut door, slot, _turns) = watched().await;
         door.write_all(&[0; 100_000]).await.unwrap();
         for _ in 0..100 {
@@ -171,7 +173,7 @@ mod tests {
         }
         door.write_all(&[0; 1000]).await.unwrap();
         door.write_all(&[0; 1000]).await.unwrap();
-        assert!(slot.is_unauthenticated(), "one answer, however much was said");
+        assert!(slot.is_unauthenticated(), "one answer, however many bytes");
         for _ in 1..ANSWERS {
             assert!(slot.is_unauthenticated());
             client.write_all(b"question").await.unwrap();
@@ -182,8 +184,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guests_first_word_ends_the_turn() {
-        let (mut client, mut door, _place, turns) = watched().await;
+    async fn the_guests_first_bytes_end_the_turn() {
+        let (mut client, mut door, _slot, turns) = watched().await;
         client.write_all(b"banner").await.unwrap();
         door.read_exact(&mut [0; 6]).await.unwrap();
         assert!(turns.wait(Client::Speaking).now_or_never().is_none());
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_goes_before_the_guests_first_word_leaves_its_turn_until_then() {
+    async fn the_turn_of_a_client_that_disconnects_early_lasts_until_the_guests_first_bytes() {
         for evicted in [true, false] {
             let slots = ConnectionSlots::new("a door", SlotLimits { unauthenticated: 1, all: 9, stay: Duration::ZERO });
             let slot = Arc::new(slots.acquire().await);

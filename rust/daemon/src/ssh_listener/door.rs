@@ -1,8 +1,9 @@
 //! The SSH door: a loopback port to which every user of this computer can connect.
 //!
-//! Who a client is, only the guest's sshd finds out; the door sees bytes. So a client is a stranger in the [`ConnectionSlots`] until the
-//! guest has answered it a few times ([`Dialogue`]): it gives way to newer ones, and has limited time. One that has sent nothing
-//! comes last: it waits a moment for its first words before it asks for a turn to get to the guest ([`Turns`]).
+//! Only the guest's sshd can authenticate a client; the door sees bytes. So a client counts as unauthenticated in the
+//! [`ConnectionSlots`] until the guest has answered it a few times ([`Dialogue`]): newer clients can evict it, and its time is
+//! limited. A client that has sent nothing comes last: the door waits a moment for its first bytes before it requests a turn for
+//! it ([`Turns`]).
 
 use super::{
     dialogue::Dialogue,
@@ -28,56 +29,56 @@ use tokio::{
 /// How long to wait when the process has no descriptors left for a further connection.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// How long a client is waited for that says nothing at once. Clients of SSH do.
-const FIRST_WORDS: Duration = Duration::from_millis(250);
+/// How long the door waits for the first bytes of a client. SSH clients send some at once.
+const FIRST_BYTES: Duration = Duration::from_millis(250);
 
 /// How long the door waits for the guest's answer to a client that is gone: see [`finish`].
 const ABANDONED: Duration = Duration::from_secs(30);
 
-/// Clients at once for which the guest starts a server.
+/// For how many clients the guest may start a server at once.
 const TURNS: Limits = Limits { all: 8, silent: 6, silent_beside: 2 };
 
-/// What a door takes upon itself.
+/// The limits of a door.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Connections at once. Further ones wait in the socket's queue.
     pub(super) room: SlotLimits,
-    /// How long a client may be a stranger once it is connected to the guest: as long as OpenSSH gives a login.
+    /// How long a client may stay unauthenticated once it is connected to the guest: OpenSSH's own limit for a login.
     pub(super) login: Duration,
 }
 
 impl Default for Bounds {
-    /// An sshd takes 3 MB until somebody has logged in, so that 200 fit into a guest of 1 GiB, and leave it some room; and so many
-    /// builds that start at once are strangers for a moment.
+    /// An sshd takes 3 MB until its client has logged in, so 200 fit into a guest of 1 GiB and leave some memory. As many builds
+    /// can start at once: each of their connections is unauthenticated for a moment.
     fn default() -> Self {
         let room = SlotLimits { unauthenticated: 200, all: 512, stay: Duration::from_secs(10) };
         Bounds { room, login: Duration::from_secs(120) }
     }
 }
 
-/// What is behind the port.
-pub trait Behind: Send + Sync + 'static {
-    /// Whose port it is.
+/// The machine behind the port.
+pub trait Target: Send + Sync + 'static {
+    /// The machine's name.
     fn name(&self) -> &MachineName;
     /// Whether its guest runs now.
     fn is_running(&self) -> bool;
-    /// The way to the guest's sshd. Dropping the future gives up.
+    /// Connects to the guest's sshd. Dropping the future cancels that.
     fn open(&self) -> BoxFuture<'_, Result<Connection, Report>>;
 }
 
-/// Lets ssh clients in. When this is dropped, all their connections end.
-pub async fn serve_ssh(listener: TcpListener, machine: Arc<dyn Behind>) {
+/// Serves SSH clients. When this future is dropped, all their connections end.
+pub async fn serve_ssh(listener: TcpListener, machine: Arc<dyn Target>) {
     serve_within(Bounds::default(), listener, machine).await;
 }
 
-pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<dyn Behind>) {
+pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine: Arc<dyn Target>) {
     let mut clients = JoinSet::new();
     let slots = ConnectionSlots::new(format!("the ssh door of {}", machine.name()), bounds.room);
     let turns = Turns::new(TURNS, slots.clone());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // Takes no note of it, but frees it.
+            // Frees the task of a connection that has ended.
             Some(_) = clients.join_next() => continue,
         };
         match accepted {
@@ -92,7 +93,7 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
                         () = look.is_done() => {}
                     }
                 });
-                // So that the door looks at each connection once before later ones can evict it.
+                // So that the door polls each connection once before later ones can evict it.
                 looked.await;
             }
             Err(e) => {
@@ -103,21 +104,21 @@ pub(super) async fn serve_within(bounds: Bounds, listener: TcpListener, machine:
     }
 }
 
-async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, turns: &Turns, login: Duration) {
-    // Interactive sessions and Nix's small questions suffer from Nagle's algorithm; it fails only on a dead socket.
+async fn let_in(mut client: TcpStream, machine: &dyn Target, slot: &Arc<Slot>, turns: &Turns, login: Duration) {
+    // Nagle's algorithm delays interactive sessions and Nix's small requests. Disabling it fails only on a dead socket.
     let _ = client.set_nodelay(true);
     let turn = tokio::select! {
         biased;
-        // First: what the client has said already counts.
-        turn = its_turn(&client, slot, turns) => turn,
-        () = slot.evicted() => return gave_way(machine),
+        // First: bytes that the client has already sent count.
+        turn = wait_for_turn(&client, slot, turns) => turn,
+        () = slot.evicted() => return log_eviction(machine),
     };
     let Some(turn) = turn else { return };
     let mut opening = pin!(machine.open());
     let opened = {
-        // Words that come while the guest boots count, too.
+        // Bytes that arrive while the guest boots count, too.
         let left = async {
-            first_words(&client, slot).await;
+            first_bytes(&client, slot).await;
             if !slot.is_silent() {
                 pending().await
             }
@@ -127,7 +128,7 @@ async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, t
             opened = opening.as_mut() => Some(opened),
             () = left => None,
             () = slot.evicted() => {
-                gave_way(machine);
+                log_eviction(machine);
                 None
             }
         }
@@ -136,9 +137,9 @@ async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, t
         Some(Ok(connection)) => {
             let client = Dialogue::new(client, Arc::clone(slot), turn);
             let (abandoned, answered) = (client.abandoned(), client.answered());
-            let gives_way = async {
+            let evicted = async {
                 slot.evicted().await;
-                gave_way(machine);
+                log_eviction(machine);
                 // See `finish`.
                 let _ = timeout(ABANDONED, answered.cancelled()).await;
             };
@@ -146,10 +147,10 @@ async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, t
                 carried = connection.carry(client) => if let Err(e) = carried {
                     tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
                 },
-                () = stays_a_stranger(slot, login) => {
+                () = stays_unauthenticated(slot, login) => {
                     tracing::debug!(machine = %machine.name(), "a connection did not log in within {login:?}");
                 }
-                () = gives_way => {}
+                () = evicted => {}
                 () = async { abandoned.cancelled().await; sleep(ABANDONED).await } => {}
             }
         }
@@ -160,7 +161,7 @@ async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, t
         }
         None => {
             drop(client);
-            // A boot that only this client wanted need not go on.
+            // The client is gone: a boot only for it is cancelled.
             if machine.is_running() {
                 finish(opening, slot, turn).await;
             }
@@ -168,14 +169,14 @@ async fn let_in(mut client: TcpStream, machine: &dyn Behind, slot: &Arc<Slot>, t
     }
 }
 
-fn gave_way(machine: &dyn Behind) {
-    tracing::debug!(machine = %machine.name(), "a connection gave way to a newer one");
+fn log_eviction(machine: &dyn Target) {
+    tracing::debug!(machine = %machine.name(), "a newer connection evicted an unauthenticated one");
 }
 
 /// Opens the connection of a client that is gone, and keeps its turn until the guest has answered.
 ///
-/// The guest starts a server for a client even if that leaves at once. If the turn ended with the client, a crowd whose
-/// connections give way all the time would have the guest start servers faster than it can.
+/// The guest starts a server for a client even if the client disconnects at once. If the turn ended with the client, a crowd
+/// whose connections are evicted all the time would make the guest start servers faster than it can.
 async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report>>>, slot: &Arc<Slot>, turn: Turn) {
     let answered = async {
         if let Ok(connection) = opening.await {
@@ -185,28 +186,28 @@ async fn finish(opening: Pin<&mut impl Future<Output = Result<Connection, Report
     let _ = timeout(ABANDONED, answered).await;
 }
 
-/// Waits for the client's turn to get to the guest. It speaks first, as clients of SSH do; or it does not. `None`: it has
-/// left without a word.
-async fn its_turn(client: &TcpStream, slot: &Slot, turns: &Turns) -> Option<Turn> {
-    let mut words = pin!(first_words(client, slot));
-    if timeout(FIRST_WORDS, words.as_mut()).await.is_err() {
+/// Waits for the client's turn to connect to the guest: as a speaking client if it sends something, as SSH clients do, otherwise
+/// as a silent one. `None`: it has disconnected without sending anything.
+async fn wait_for_turn(client: &TcpStream, slot: &Slot, turns: &Turns) -> Option<Turn> {
+    let mut bytes = pin!(first_bytes(client, slot));
+    if timeout(FIRST_BYTES, bytes.as_mut()).await.is_err() {
         tokio::select! {
-            () = words => {}
+            () = bytes => {}
             turn = turns.wait(Client::Silent) => return Some(turn),
         }
     }
     if slot.is_silent() { None } else { Some(turns.wait(Client::Speaking).await) }
 }
 
-/// Waits until the client has sent something, which stays where it is, or has ended.
-async fn first_words(client: &TcpStream, slot: &Slot) {
+/// Waits until the client has sent something, which remains in the socket, or has ended.
+async fn first_bytes(client: &TcpStream, slot: &Slot) {
     if let Ok(1..) = client.peek(&mut [0]).await {
         slot.set_speaking();
     }
 }
 
-/// Resolves when the client is still a stranger after that time.
-async fn stays_a_stranger(slot: &Slot, login: Duration) {
+/// Resolves if the client is still unauthenticated after that time.
+async fn stays_unauthenticated(slot: &Slot, login: Duration) {
     sleep(login).await;
     if !slot.is_unauthenticated() {
         pending().await

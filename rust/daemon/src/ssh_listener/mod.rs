@@ -1,11 +1,11 @@
 //! The SSH listener: a loopback port to which every user of this computer can connect.
 
-#[cfg(test)]
-mod crowd;
 mod dialogue;
 mod door;
 #[cfg(test)]
-mod strangers;
+mod listener_tests;
 mod turns;
+#[cfg(test)]
+mod unauthenticated;
 
-pub use door::{Behind, serve_ssh};
+pub use door::{Target, serve_ssh};

@@ -1,8 +1,9 @@
-//! Turns: how many clients are on their way to the guest at once, from the demand to the guest's first word.
+//! Turns: limits how many clients connect to the guest at once, from the demand to the guest's first bytes.
 //!
-//! Each costs the guest a server that starts. If a crowd's servers all started at once, none would be ready in time, and that of
-//! a client which logs in least of all. So clients that have sent something go before those that have not, and of these the newest
-//! before the oldest: what has waited for long among strangers is not in a hurry. The silent go in the order in which they came.
+//! For each of them the guest starts a server. If the servers of a crowd all started at once, none would be ready in time, least
+//! of all that of a client which logs in. So clients that have sent something go before silent ones. Of those that have sent
+//! something the newest goes first: one that has waited for long is probably not about to log in. Silent clients go in the order
+//! of their arrival.
 
 use dvn_host::connection_slots::ConnectionSlots;
 use std::{
@@ -11,18 +12,18 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How many turns there are.
+/// The numbers of turns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// For all clients together.
     pub(super) all: usize,
     /// Of these, for clients that have sent nothing.
     pub(super) silent: usize,
-    /// The same while some client is about to log in, with a turn or after it.
+    /// The same while another client is about to log in, during its turn or after it.
     pub(super) silent_beside: usize,
 }
 
-/// Whether a client has sent something. The greater goes first.
+/// Whether a client has sent something. The greater value goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Client {
     Silent,
@@ -41,7 +42,7 @@ struct Queue {
     limits: Limits,
     last: i64,
     taken: BTreeMap<Client, usize>,
-    /// Those who wait, the next one last.
+    /// Waiting clients, the next one last.
     waiting: BTreeMap<(Client, i64), oneshot::Sender<Turn>>,
 }
 
@@ -55,13 +56,13 @@ impl Queue {
 }
 
 impl Turns {
-    /// For the connections in these slots.
+    /// Turns for the connections in these slots.
     pub(super) fn new(limits: Limits, slots: ConnectionSlots) -> Turns {
         let queue = Queue { limits, last: 0, taken: BTreeMap::new(), waiting: BTreeMap::new() };
         Turns { slots, queue: Arc::new(Mutex::new(queue)) }
     }
 
-    /// This client's turn, once it comes. May be dropped.
+    /// Waits for this client's turn. May be dropped.
     pub(super) async fn wait(&self, client: Client) -> Turn {
         loop {
             let (call, come) = oneshot::channel();
@@ -76,14 +77,14 @@ impl Turns {
             self.call();
             let come = come.await;
             drop(waiting);
-            // The other end is kept until it is called, so this does not come round.
+            // The sender is kept until it is used, so this does not loop.
             if let Ok(turn) = come {
                 return turn;
             }
         }
     }
 
-    /// Calls those whose turn it is. One that has just stopped to wait gives its turn back, which calls the next.
+    /// Gives turns to the next clients. If a client has just stopped waiting, its turn is dropped, which calls the next.
     fn call(&self) {
         loop {
             let (client, call) = {
@@ -94,7 +95,7 @@ impl Turns {
                 *queue.taken.entry(key.0).or_default() += 1;
                 (key.0, call)
             };
-            // Outside of the lock: a turn that nobody takes is dropped here.
+            // Outside of the lock: if the client is gone, the turn is dropped here, which takes the lock.
             let _ = call.send(Turn { turns: self.clone(), client });
         }
     }
@@ -104,7 +105,7 @@ impl Turns {
     }
 }
 
-/// One that waits: when it does so no more, nothing is left of it.
+/// A waiting client's entry, removed when this is dropped.
 struct Waiting<'a> {
     turns: &'a Turns,
     key: (Client, i64),
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_speaks_goes_first_the_newest_of_these_and_the_oldest_of_the_silent() {
+    async fn speaking_clients_go_first_the_newest_of_them_and_the_oldest_of_the_silent() {
         let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, some_slots());
         let first = turns.wait(Client::Silent).await;
         let mut silent = pin!(turns.wait(Client::Silent));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_silent_leave_turns_to_those_who_speak_and_more_while_some_log_in() {
+    async fn silent_clients_leave_turns_to_speaking_ones_and_more_while_some_log_in() {
         let slots = some_slots();
         let turns = Turns::new(Limits { all: 4, silent: 3, silent_beside: 1 }, slots.clone());
         let speaker = slots.acquire().await;
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_waits_no_more_costs_nobody_a_turn() {
+    async fn a_client_that_stops_waiting_takes_no_turn() {
         let turns = Turns::new(Limits { all: 1, silent: 1, silent_beside: 1 }, some_slots());
         let first = turns.wait(Client::Speaking).await;
         for _ in 0..10 {

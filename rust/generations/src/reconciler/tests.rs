@@ -3,7 +3,7 @@
 
 use super::*;
 use dvn_config::MachineSettings;
-use dvn_guest::launch::BootSource;
+use dvn_guest::builder::BootSource;
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
     Guest,
@@ -11,7 +11,7 @@ use dvn_hypervisor::{
     sim_agent,
     spec::MachineSpec,
 };
-use dvn_lifecycle::{Became, GuestProvider, Lease, Policy, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Lease, Policy, Ready};
 use dvn_protocol::messages::Answer;
 use dvn_types::{
     Arch,
@@ -80,7 +80,7 @@ impl GuestProvider for Boots {
         Box::pin(std::future::ready(cause))
     }
 
-    fn hear(&self, _: Became) {}
+    fn on_boot_event(&self, _: BootEvent) {}
 }
 
 struct FakeBuilder(Arc<Outcomes>);

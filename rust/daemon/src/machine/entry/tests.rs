@@ -1,5 +1,5 @@
 use super::*;
-use crate::{chronicle::Chronicle, machine::Parts};
+use crate::{events::Events, machine::Parts};
 use dvn_config::MachineSettings;
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
@@ -33,12 +33,13 @@ impl Rig {
         set(&mut settings);
         let sim = Sim::new(Script::default());
         let parts = Parts::in_memory(sim.clone(), agent, &dir, &settings).unwrap();
-        let chronicle = Arc::<Chronicle>::default();
-        let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, chronicle);
+        let events = Arc::<Events>::default();
+        let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, events);
         Rig { machine, sim, _dir: tmp }
     }
 
-    /// One whose guest runs, and lets nobody in after this time; its agent says this of its builds, or nothing.
+    /// A machine whose running guest refuses connections after this time; its agent reports this number of builds, or does not
+    /// answer.
     async fn unreachable(after: Duration, builds: Option<u32>, set: impl FnOnce(&mut MachineSettings)) -> Rig {
         let agent = sim_agent::that_may_say(move |ask| match ask {
             Ask::Builds => builds.map(|running| Answer::Builds { running }),
@@ -66,8 +67,8 @@ async fn a_guest_that_refuses_connection_after_connection_is_stopped_and_the_nex
         let report = rig.refusal().await;
         assert!(report.message.contains(&format!("{row} in a row")), "{report}");
     }
-    let passage = rig.machine.open(Service::Nix).await.expect("the next guest lets it in");
-    assert_eq!((passage.lease.epoch(), rig.boots()), (2, 2));
+    let connection = rig.machine.open(Service::Nix).await.expect("the next guest accepts it");
+    assert_eq!((connection.lease.epoch(), rig.boots()), (2, 2));
     assert_eq!(rig.sim.counters().kills.load(SeqCst), 0, "it is asked to power off");
 }
 
@@ -84,14 +85,14 @@ async fn a_guest_that_takes_no_connection_and_does_not_answer_is_killed_at_once(
     let rig = Rig::unreachable(Duration::from_secs(10), None, |_| {}).await;
     let began = Instant::now();
     let crowd = futures_util::future::join_all((0..20).map(|_| rig.machine.open(Service::Nix))).await;
-    assert!(crowd.iter().all(|entered| entered.as_ref().is_ok_and(|passage| passage.lease.epoch() == 2)));
-    assert_eq!(rig.boots(), 2, "one takes its place, however many noticed");
+    assert!(crowd.iter().all(|entered| entered.as_ref().is_ok_and(|connection| connection.lease.epoch() == 2)));
+    assert_eq!(rig.boots(), 2, "one guest takes its place, however many clients noticed");
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert_eq!(rig.sim.counters().kills.load(SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn builds_keep_a_guest_that_lets_nobody_in_and_the_error_says_so() {
+async fn builds_keep_a_guest_that_accepts_no_connections_and_the_error_says_so() {
     let rig = Rig::unreachable(Duration::ZERO, Some(2), |_| {}).await;
     for _ in 0..3 * reach::ENOUGH {
         let report = rig.refusal().await;
@@ -109,7 +110,7 @@ async fn without_a_hang_timeout_a_silent_guest_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_that_is_on_its_way_out_is_not_killed_for_it() {
+async fn a_guest_that_is_stopping_is_not_killed_for_refusing() {
     let rig = Rig::unreachable(Duration::from_secs(10), None, |_| {}).await;
     rig.sim.guest().unwrap().refuse_after(Duration::from_secs(1));
     let machine = &rig.machine;
@@ -118,15 +119,15 @@ async fn a_guest_that_is_on_its_way_out_is_not_killed_for_it() {
         machine.stop(false).await
     });
     stopped.unwrap();
-    assert_eq!(entered.expect("the next guest lets it in").lease.epoch(), 2);
+    assert_eq!(entered.expect("the next guest accepts it").lease.epoch(), 2);
     assert_eq!(rig.sim.counters().kills.load(SeqCst), 0);
 }
 
 /// Under the paused clock the wall clock moves on by itself, so that `advance` is a jump, as a sleep of the host is.
 #[tokio::test(start_paused = true)]
-async fn a_connection_after_a_sleep_gets_in_once_the_clock_is_right_and_not_before() {
-    let (told, busy) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-    let theirs = (Arc::clone(&told), Arc::clone(&busy));
+async fn a_connection_after_a_sleep_opens_once_the_clock_is_right_and_not_before() {
+    let (asked, busy) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
+    let theirs = (Arc::clone(&asked), Arc::clone(&busy));
     let agent = sim_agent::that_may_say(move |ask| match ask {
         Ask::SetClock { .. } if theirs.1.load(Relaxed) => None,
         Ask::SetClock { .. } => {
@@ -137,16 +138,16 @@ async fn a_connection_after_a_sleep_gets_in_once_the_clock_is_right_and_not_befo
     });
     let Rig { machine, .. } = Rig::new(agent, |_| {});
     drop(machine.open(Service::Nix).await.unwrap());
-    assert_eq!(told.load(Relaxed), 1);
+    assert_eq!(asked.load(Relaxed), 1);
     advance(Duration::from_millis(1)).await;
     drop(machine.open(Service::Nix).await.unwrap());
-    assert_eq!(told.load(Relaxed), 2, "the guest may have changed it");
-    // Until nobody sees to the guest any more.
+    assert_eq!(asked.load(Relaxed), 2, "the guest may have changed it");
+    // Until the use of the guest has ended.
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let before = told.load(Relaxed);
+    let before = asked.load(Relaxed);
     advance(Duration::from_secs(3600)).await;
     drop(machine.open(Service::Nix).await.unwrap());
-    assert_eq!(told.load(Relaxed), before + 1);
+    assert_eq!(asked.load(Relaxed), before + 1);
 
     tokio::time::sleep(Duration::from_secs(60)).await;
     busy.store(true, Relaxed);
@@ -168,16 +169,16 @@ async fn a_build_without_a_connection_is_in_the_status_before_the_idle_time_is_o
         State::Running { leases, builds, .. } => (leases, builds),
         other => panic!("{other:?}"),
     };
-    let passage = machine.open(Service::Nix).await.unwrap();
+    let connection = machine.open(Service::Nix).await.unwrap();
     builds.store(2, Relaxed);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(shown(), (1, 0), "the connection keeps it");
-    let mut revision = machine.chronicle.generation();
-    drop(passage);
+    let mut revision = machine.events.generation();
+    drop(connection);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(shown(), (0, 2));
     builds.store(1, Relaxed);
     revision.mark_unchanged();
     revision.changed().await.unwrap();
-    assert_eq!(shown(), (0, 1), "and who waits for a change of the status hears of it");
+    assert_eq!(shown(), (0, 1), "and those who wait for a change of the status are notified");
 }

@@ -1,14 +1,14 @@
-//! The monitor of a guest in memory, under a paused clock: when the guest is asked, what is known of it, when it is killed.
+//! The monitor of a guest in memory, under a paused clock: when the guest is asked, what is published, when it is killed.
 
 use super::{
     super::{
-        activity::PROBE_INTERVAL as BEAT,
-        record,
+        activity::PROBE_INTERVAL as INTERVAL,
+        observe,
         watched::{Watched, name},
     },
     *,
 };
-use crate::chronicle::Chronicle;
+use crate::events::Events;
 use dvn_hypervisor::{GuestAgent, sim::Script, sim_agent};
 use dvn_lifecycle::Policy;
 use dvn_protocol::messages::Answer;
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 struct Bench {
     handle: Handle,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     watched: Watched,
     let_go: Arc<AtomicU32>,
 }
@@ -35,8 +35,8 @@ impl Bench {
 
     fn of(script: Script, agent: Arc<dyn GuestAgent>, policy: Policy, hang_timeout: Option<Duration>) -> Bench {
         let mut watched = Watched::new(script, agent, policy, hang_timeout);
-        let chronicle = Arc::new(Chronicle::default());
-        watched.tasks.spawn(record::builds(name(), watched.activities.clone(), Arc::clone(&chronicle)));
+        let events = Arc::new(Events::default());
+        watched.tasks.spawn(observe::builds(name(), watched.activities.clone(), Arc::clone(&events)));
         let let_go = Arc::<AtomicU32>::default();
         let (mut activities, theirs) = (watched.activities.clone(), Arc::clone(&let_go));
         watched.tasks.spawn(async move {
@@ -47,7 +47,7 @@ impl Bench {
                 }
             }
         });
-        Bench { handle: watched.handle.clone(), chronicle, watched, let_go }
+        Bench { handle: watched.handle.clone(), events, watched, let_go }
     }
 
     fn building(&self) -> bool {
@@ -55,11 +55,11 @@ impl Bench {
     }
 
     fn running(&self) -> u32 {
-        self.chronicle.builds_of(&name()).running
+        self.events.builds_of(&name()).running
     }
 }
 
-/// An agent with so many builds, and how often it was asked for them.
+/// An agent, the number of builds that it reports, and how often it was asked for them.
 fn agent() -> (Arc<dyn GuestAgent>, Arc<AtomicU32>, Arc<AtomicU32>) {
     let (builds, asked) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
     let theirs = (Arc::clone(&builds), Arc::clone(&asked));
@@ -74,37 +74,37 @@ fn agent() -> (Arc<dyn GuestAgent>, Arc<AtomicU32>, Arc<AtomicU32>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_in_use_is_asked_once_in_a_beat_and_an_unused_one_never() {
+async fn a_guest_in_use_is_asked_once_per_interval_and_an_unused_one_never() {
     let (agent, builds, asked) = agent();
     let bench = Bench::new(agent, Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
-    sleep(BEAT * 100).await;
+    sleep(INTERVAL * 100).await;
     asked.store(0, Relaxed);
     let lease = bench.handle.acquire().await.unwrap();
     builds.store(2, Relaxed);
-    sleep(BEAT * 10 + BEAT / 2).await;
-    assert_eq!((bench.running(), asked.load(Relaxed)), (2, 11), "at once, and then with every beat");
-    // Connections that come and go add nothing to it.
+    sleep(INTERVAL * 10 + INTERVAL / 2).await;
+    assert_eq!((bench.running(), asked.load(Relaxed)), (2, 11), "at once, and then once per interval");
+    // Short connections cause no further questions.
     for _ in 0..100 {
         drop(bench.handle.acquire().await.unwrap());
-        sleep(BEAT / 10).await;
+        sleep(INTERVAL / 10).await;
     }
     assert_eq!(asked.load(Relaxed), 21);
     builds.store(0, Relaxed);
     drop(lease);
-    sleep(BEAT * 1000).await;
-    assert_eq!((bench.running(), asked.load(Relaxed)), (0, 22), "once more, to hear that they are over");
+    sleep(INTERVAL * 1000).await;
+    assert_eq!((bench.running(), asked.load(Relaxed)), (0, 22), "once more, to learn that they are over");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_again_and_again_alone_does_not_have_it_asked_each_time() {
+async fn repeated_short_connections_do_not_cause_a_question_each() {
     let (agent, _, asked) = agent();
     let bench = Bench::new(agent, Policy::TIMELESS);
     for _ in 0..100 {
         let lease = bench.handle.acquire().await.unwrap();
-        sleep(BEAT / 20).await;
+        sleep(INTERVAL / 20).await;
         drop(lease);
-        sleep(BEAT / 20).await;
+        sleep(INTERVAL / 20).await;
     }
     let asked = asked.load(Relaxed);
     assert!((9..=11).contains(&asked), "{asked}");
@@ -116,11 +116,11 @@ async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_o
         let (agent, builds, asked) = agent();
         let bench = Bench::new(agent, Policy { idle, ..Policy::TIMELESS });
         let lease = bench.handle.acquire().await.unwrap();
-        sleep(BEAT * 2 + BEAT / 2).await;
-        // Begun between the last look and the end of the last connection.
+        sleep(INTERVAL * 2 + INTERVAL / 2).await;
+        // Begun between the last question and the end of the last connection.
         builds.store(2, Relaxed);
         drop(lease);
-        sleep(BEAT).await;
+        sleep(INTERVAL).await;
         assert_eq!((bench.running(), bench.building()), (2, true));
         asked.store(0, Relaxed);
         bench.let_go.store(0, Relaxed);
@@ -128,11 +128,11 @@ async fn a_guest_that_only_builds_is_asked_each_minute_before_its_idle_time_is_o
         assert_eq!((bench.running(), asked.load(Relaxed)), (2, 60), "{idle:?}");
         builds.store(1, Relaxed);
         sleep(LOOK_AGAIN * 60).await;
-        // The lifecycle begins a minute of its own.
+        // The lifecycle's minute begins at another time.
         let times = asked.swap(0, Relaxed);
         assert!(bench.running() == 1 && (120..=121).contains(&times), "{idle:?}: {times}");
         assert!(bench.building() && bench.handle.snapshot().phase.is_running());
-        assert_eq!(bench.let_go.load(Relaxed), 0, "what it builds with is held");
+        assert_eq!(bench.let_go.load(Relaxed), 0, "the store paths that it builds with are held");
         builds.store(0, Relaxed);
         sleep(LOOK_AGAIN * 1000).await;
         assert_eq!((bench.running(), bench.building(), asked.load(Relaxed)), (0, false, 1), "{idle:?}");
@@ -156,18 +156,18 @@ async fn builds_do_not_move_the_end_of_the_idle_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_came_and_went_unseen_has_the_guest_asked() {
+async fn a_lease_between_two_looks_causes_a_question() {
     let (agent, builds, asked) = agent();
     let bench = Bench::new(agent, Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
-    sleep(BEAT * 10).await;
+    sleep(INTERVAL * 10).await;
     asked.store(0, Relaxed);
-    let uses = bench.handle.snapshot().tally.uses;
-    // Nothing else runs between the two on this thread but the supervisor.
+    let uses = bench.handle.snapshot().counters.uses;
+    // Between the two only the supervisor runs on this thread.
     bench.handle.start(dvn_types::Sizes::default()).await.unwrap();
-    assert_eq!(bench.handle.snapshot().tally.uses, uses + 1);
+    assert_eq!(bench.handle.snapshot().counters.uses, uses + 1);
     builds.store(1, Relaxed);
-    sleep(BEAT * 2).await;
+    sleep(INTERVAL * 2).await;
     assert!(bench.building() && asked.load(Relaxed) >= 1);
 }
 
@@ -180,18 +180,18 @@ async fn a_guest_that_builds_without_a_connection_and_hangs_is_killed_as_well() 
     });
     let bench = Bench::new(agent.clone(), Policy::TIMELESS);
     drop(bench.handle.acquire().await.unwrap());
-    sleep(BEAT * 2).await;
-    // An answer that is missing now and then is none that never comes.
+    sleep(INTERVAL * 2).await;
+    // A late answer is not a hang.
     for _ in 0..20 {
         hangs.store(1, Relaxed);
         sleep(LIMIT / 2).await;
         hangs.store(0, Relaxed);
         sleep(LIMIT * 2).await;
-        assert!(bench.building(), "what was known of it holds");
+        assert!(bench.building(), "the last answer still counts");
     }
     hangs.store(1, Relaxed);
     sleep(LOOK_AGAIN + LIMIT - Duration::from_secs(1)).await;
-    sleep(BEAT).await;
+    sleep(INTERVAL).await;
     assert!(bench.handle.snapshot().phase.is_at_rest(), "{:?}", bench.handle.snapshot().phase);
     assert!(!bench.building());
 }
@@ -204,7 +204,7 @@ async fn a_guest_does_not_pay_for_the_silence_of_the_one_before() {
     let script = Script { deaf_to_kill: LIMIT + Duration::from_secs(1), ..Script::default() };
     let bench = Bench::of(script, agent, Policy::TIMELESS, Some(LIMIT));
     let lease = bench.handle.acquire().await.unwrap();
-    // Who comes while it is stopped has the next one boot at once: nobody sees a guest that is off.
+    // A demand during the stop boots the next guest at once: no snapshot shows the guest off.
     let stopping = |snapshot: &dvn_lifecycle::Snapshot| matches!(snapshot.phase, Phase::Stopping { .. });
     timeout(LIMIT * 2, bench.handle.watch().wait_for(stopping)).await.unwrap().unwrap();
     hangs.store(0, Relaxed);
@@ -238,7 +238,7 @@ async fn a_guest_in_use_that_does_not_answer_is_killed_and_one_that_answers_neve
     let lease = bench.handle.acquire().await.unwrap();
     sleep(LIMIT - Duration::from_secs(1)).await;
     assert!(bench.handle.snapshot().phase.is_running());
-    sleep(BEAT * 2).await;
+    sleep(INTERVAL * 2).await;
     assert!(bench.handle.snapshot().phase.is_at_rest(), "{:?}", bench.handle.snapshot().phase);
     drop(lease);
     bench.handle.acquire().await.expect("and the next demand boots");

@@ -1,5 +1,5 @@
-//! What happens, for those who watch: one growing number for "something changed", a stream of events, and what goes through
-//! the doors now and has gone through so far.
+//! The daemon's events and connections: a number that grows with each change, a stream of events, and the connections through
+//! the doors, open and past.
 
 use dvn_relay::ByteCounts;
 use dvn_types::{
@@ -19,13 +19,13 @@ use std::{
 };
 use tokio::sync::{broadcast, watch};
 
-/// Events that a slow watcher may lag behind before it misses some.
+/// How many events a slow subscriber may lag behind before it misses some.
 const BACKLOG: usize = 256;
 
-/// The daemon's record of changes. Nothing is kept: who does not watch misses it.
-pub struct Chronicle {
+/// Publishes the daemon's changes. Events are not kept: without a subscription they are lost.
+pub struct Events {
     generation: watch::Sender<u64>,
-    events: broadcast::Sender<Event>,
+    sender: broadcast::Sender<Event>,
     last_event: AtomicU64,
     last_connection: AtomicU64,
     accounts: Mutex<BTreeMap<MachineName, Account>>,
@@ -33,12 +33,12 @@ pub struct Chronicle {
     pub boot_seconds: Family<Of, Histogram, fn() -> Histogram>,
 }
 
-/// What is counted of one machine: what goes through its doors, what has gone, and its builds.
+/// The numbers of one machine: its open and past connections, and its builds.
 #[derive(Default)]
 struct Account {
-    /// By the connection's number.
+    /// Open connections, by number.
     open: BTreeMap<u64, Open>,
-    /// Of connections that have ended.
+    /// The totals of connections that have ended, by door.
     past: BTreeMap<&'static str, Traffic>,
     builds: Builds,
 }
@@ -52,9 +52,9 @@ struct Open {
 /// Connections through a door to a machine, and bytes over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Connections that were let in.
+    /// Admitted connections.
     pub connections: u64,
-    /// Those of them that are open.
+    /// Those that are open.
     pub open: u64,
     /// Bytes to the guest.
     pub sent: u64,
@@ -62,32 +62,32 @@ pub struct Traffic {
     pub received: u64,
 }
 
-/// Builds in a guest, as far as somebody looked.
+/// Builds in a guest, as its answers showed them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Builds {
-    /// At the last look.
+    /// In the last answer.
     pub running: u32,
-    /// How many were seen to begin.
+    /// How many were seen to begin, in total.
     pub seen: u64,
 }
 
-/// A label that names a machine.
+/// The label with a machine's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Of {
     /// Its name.
     pub machine: String,
 }
 
-/// Bounds between boots of a second and those of minutes, under emulation.
+/// Buckets from a second to the minutes of an emulated guest.
 fn boot_histogram() -> Histogram {
     Histogram::new([1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0, 89.0, 180.0])
 }
 
-impl Default for Chronicle {
+impl Default for Events {
     fn default() -> Self {
-        Chronicle {
+        Events {
             generation: watch::channel(1).0,
-            events: broadcast::channel(BACKLOG).0,
+            sender: broadcast::channel(BACKLOG).0,
             last_event: AtomicU64::new(0),
             last_connection: AtomicU64::new(0),
             accounts: Mutex::default(),
@@ -96,39 +96,39 @@ impl Default for Chronicle {
     }
 }
 
-impl Chronicle {
-    /// Something that the status shows has changed.
+impl Events {
+    /// Publishes that the status has changed.
     pub fn changed(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Changes with every change of the status.
+    /// A number that grows with every change of the status.
     pub fn generation(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+    /// The events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
     }
 
-    /// A lifecycle moved.
+    /// Publishes a machine's new state.
     pub fn moved(&self, machine: &MachineName, state: State) {
-        self.tell(machine, What::State { state });
+        self.send(machine, What::State { state });
     }
 
-    /// Something became of a generation.
+    /// Publishes a change of a machine's generations.
     pub fn generations(&self, machine: &MachineName, status: GenerationsStatus) {
-        self.tell(machine, What::Generations { status });
+        self.send(machine, What::Generations { status });
     }
 
-    /// A boot waits for this, or no longer.
+    /// Publishes what a boot waits for; `None`: it no longer waits.
     pub fn waits(&self, machine: &MachineName, reason: Option<String>) {
         self.changed();
-        self.tell(machine, What::Waits { reason });
+        self.send(machine, What::Waits { reason });
     }
 
-    /// A boot reached a guest that answers.
+    /// Counts a boot after which the guest answered.
     pub fn booted(&self, machine: &MachineName, boot: &BootTimeline) {
         if let Some(last) = boot.phases.last() {
             let of = Of { machine: machine.to_string() };
@@ -136,7 +136,7 @@ impl Chronicle {
         }
     }
 
-    /// A guest was asked for its builds, or is gone with them.
+    /// Notes the number of builds in a guest. Publishes it if it has changed.
     pub fn builds(&self, machine: &MachineName, running: u32) {
         let before = {
             let mut accounts = self.accounts();
@@ -145,7 +145,7 @@ impl Chronicle {
             std::mem::replace(&mut builds.running, running)
         };
         if before != running {
-            self.tell(machine, What::Builds { running });
+            self.send(machine, What::Builds { running });
         }
     }
 
@@ -154,7 +154,7 @@ impl Chronicle {
         self.accounts().get(machine).map(|account| account.builds).unwrap_or_default()
     }
 
-    /// What goes through the doors now, the oldest first.
+    /// The open connections, the oldest first.
     pub fn connections(&self) -> Vec<Connection> {
         let accounts = self.accounts();
         let open = accounts.iter().flat_map(|(machine, account)| account.open.iter().map(move |open| (machine, open)));
@@ -172,23 +172,23 @@ impl Chronicle {
         connections
     }
 
-    /// What has gone through each door of a machine so far.
+    /// The traffic through each door of a machine so far.
     pub fn traffic(&self, machine: &MachineName) -> BTreeMap<&'static str, Traffic> {
         self.accounts().get(machine).map(Account::traffic).unwrap_or_default()
     }
 
-    /// A client got through a door. Its end is told when the visit is dropped.
-    pub fn visit(self: &Arc<Self>, machine: &MachineName, service: Service) -> Visit {
+    /// Publishes a new connection, and its end when the record is dropped.
+    pub fn connection_opened(self: &Arc<Self>, machine: &MachineName, service: Service) -> ConnectionRecord {
         let door = service.as_str();
         let connection = self.last_connection.fetch_add(1, Relaxed) + 1;
         let carried = Arc::<ByteCounts>::default();
         let open = Open { door, since_unix_ms: unix_ms(), carried: Arc::clone(&carried) };
         self.accounts().entry(machine.clone()).or_default().open.insert(connection, open);
-        self.tell(machine, What::Opened { door: door.to_owned(), connection });
-        Visit { chronicle: Arc::clone(self), machine: machine.clone(), door, connection, carried }
+        self.send(machine, What::Opened { door: door.to_owned(), connection });
+        ConnectionRecord { events: Arc::clone(self), machine: machine.clone(), door, connection, carried }
     }
 
-    /// The machine is removed: nothing is counted of it any more. One that gets its name later begins at 0.
+    /// Removes a machine's numbers. A later machine of that name begins at 0.
     pub fn forget(&self, machine: &MachineName) {
         self.accounts().remove(machine);
         self.boot_seconds.remove(&Of { machine: machine.to_string() });
@@ -198,10 +198,10 @@ impl Chronicle {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, machine: &MachineName, what: What) {
+    fn send(&self, machine: &MachineName, what: What) {
         let id = self.last_event.fetch_add(1, Relaxed) + 1;
-        // Fails when nobody watches.
-        let _ = self.events.send(Event { id, unix_ms: unix_ms(), machine: machine.clone(), what });
+        // Fails if there is no subscriber.
+        let _ = self.sender.send(Event { id, unix_ms: unix_ms(), machine: machine.clone(), what });
     }
 }
 
@@ -219,21 +219,21 @@ impl Account {
     }
 }
 
-/// One connection through a door, from its beginning to its end.
-pub struct Visit {
-    chronicle: Arc<Chronicle>,
+/// One connection through a door, from its start to its end.
+pub struct ConnectionRecord {
+    events: Arc<Events>,
     machine: MachineName,
     door: &'static str,
     connection: u64,
-    /// What it carried so far.
+    /// The bytes transferred so far.
     pub carried: Arc<ByteCounts>,
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         let (sent, received) = (self.carried.sent(), self.carried.received());
-        // A connection of a machine that was removed meanwhile is nowhere counted.
-        if let Some(account) = self.chronicle.accounts().get_mut(&self.machine)
+        // A connection of a machine that was removed meanwhile is not counted.
+        if let Some(account) = self.events.accounts().get_mut(&self.machine)
             && account.open.remove(&self.connection).is_some()
         {
             let past = account.past.entry(self.door).or_default();
@@ -242,7 +242,7 @@ impl Drop for Visit {
             past.received += received;
         }
         let what = What::Closed { door: self.door.to_owned(), connection: self.connection, sent, received };
-        self.chronicle.tell(&self.machine, what);
+        self.events.send(&self.machine, what);
     }
 }
 
@@ -251,53 +251,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_visit_is_told_twice_with_one_number() {
-        let chronicle = Arc::new(Chronicle::default());
+    fn a_connection_has_two_events_with_one_number() {
+        let events = Arc::new(Events::default());
         let name: MachineName = "builder".parse().unwrap();
-        let mut events = chronicle.events();
-        drop(chronicle.visit(&name, Service::Nix));
-        let visit = chronicle.visit(&name, Service::Ssh);
-        assert_eq!(chronicle.connections().iter().map(|open| open.connection).collect::<Vec<_>>(), [2]);
-        let traffic = |door| chronicle.traffic(&name)[door];
+        let mut seen = events.subscribe();
+        drop(events.connection_opened(&name, Service::Nix));
+        let record = events.connection_opened(&name, Service::Ssh);
+        assert_eq!(events.connections().iter().map(|open| open.connection).collect::<Vec<_>>(), [2]);
+        let traffic = |door| events.traffic(&name)[door];
         assert_eq!((traffic("ssh").connections, traffic("ssh").open, traffic("nix").open), (1, 1, 0));
-        drop(visit);
-        assert!(chronicle.connections().is_empty());
+        drop(record);
+        assert!(events.connections().is_empty());
         assert_eq!((traffic("ssh").connections, traffic("ssh").open, traffic("nix").connections), (1, 0, 1));
-        let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
-        assert_eq!(told.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        assert_eq!(told[0].what, What::Opened { door: "nix".into(), connection: 1 });
-        assert_eq!(told[3].what, What::Closed { door: "ssh".into(), connection: 2, sent: 0, received: 0 });
+        let seen: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).collect();
+        assert_eq!(seen.iter().map(|event| event.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(seen[0].what, What::Opened { door: "nix".into(), connection: 1 });
+        assert_eq!(seen[3].what, What::Closed { door: "ssh".into(), connection: 2, sent: 0, received: 0 });
     }
 
     #[test]
-    fn a_machine_that_is_removed_leaves_no_numbers_and_its_namesake_begins_at_none() {
-        let chronicle = Arc::new(Chronicle::default());
+    fn a_removed_machine_leaves_no_numbers_and_its_namesake_begins_at_none() {
+        let events = Arc::new(Events::default());
         let [name, other]: [MachineName; 2] = ["a", "b"].map(|name| name.parse().unwrap());
-        drop(chronicle.visit(&name, Service::Ssh));
-        let (late, kept) = (chronicle.visit(&name, Service::Ssh), chronicle.visit(&other, Service::Nix));
-        chronicle.builds(&name, 2);
-        chronicle.forget(&name);
-        assert_eq!((chronicle.traffic(&name), chronicle.builds_of(&name)), (BTreeMap::new(), Builds::default()));
-        let new = chronicle.visit(&name, Service::Ssh);
+        drop(events.connection_opened(&name, Service::Ssh));
+        let late = events.connection_opened(&name, Service::Ssh);
+        let kept = events.connection_opened(&other, Service::Nix);
+        events.builds(&name, 2);
+        events.forget(&name);
+        assert_eq!((events.traffic(&name), events.builds_of(&name)), (BTreeMap::new(), Builds::default()));
+        let new = events.connection_opened(&name, Service::Ssh);
         drop(late);
         let one = Traffic { connections: 1, open: 1, ..Traffic::default() };
-        assert_eq!(chronicle.traffic(&name), BTreeMap::from([("ssh", one)]));
-        assert_eq!(chronicle.traffic(&other), BTreeMap::from([("nix", one)]));
-        let numbers = chronicle.connections().iter().map(|open| open.connection).collect::<Vec<_>>();
+        assert_eq!(events.traffic(&name), BTreeMap::from([("ssh", one)]));
+        assert_eq!(events.traffic(&other), BTreeMap::from([("nix", one)]));
+        let numbers = events.connections().iter().map(|open| open.connection).collect::<Vec<_>>();
         assert_eq!(numbers, [3, 4], "the oldest first, whichever machine's");
         drop((new, kept));
     }
 
     #[test]
-    fn builds_are_told_when_their_number_changes() {
-        let chronicle = Chronicle::default();
+    fn builds_are_published_when_their_number_changes() {
+        let events = Events::default();
         let name: MachineName = "builder".parse().unwrap();
-        let mut events = chronicle.events();
+        let mut seen = events.subscribe();
         for running in [0, 2, 2, 1, 3, 0] {
-            chronicle.builds(&name, running);
+            events.builds(&name, running);
         }
-        let told: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.what).collect();
-        assert_eq!(told, [2, 1, 3, 0].map(|running| What::Builds { running }));
-        assert_eq!(chronicle.builds_of(&name), Builds { running: 0, seen: 4 });
+        let seen: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).map(|event| event.what).collect();
+        assert_eq!(seen, [2, 1, 3, 0].map(|running| What::Builds { running }));
+        assert_eq!(events.builds_of(&name), Builds { running: 0, seen: 4 });
     }
 }

@@ -1,86 +1,86 @@
-//! Whether the state directory is still the one in which the daemon began. Without it the daemon can neither be asked nor ended, and
-//! a second one would not meet its lock.
+//! Notices when the state directory is deleted or replaced. Without it, clients can neither query nor stop the daemon, and a
+//! second daemon would not find its lock.
 //!
 //! ```text
-//!   each change of a machine, and once a minute: look ─▶ as it was
-//!                                                  ├──▶ the API's socket is gone: it is made anew
-//!                                                  └──▶ the directory or its lock is gone, or another: the daemon ends
+//!   each change of a machine, and once a minute: look ─▶ unchanged
+//!                                                  ├──▶ the API's socket is gone: it is created again
+//!                                                  └──▶ the directory or its lock is gone or replaced: the daemon ends
 //! ```
 //!
-//! Nothing is watched by means of the system, which each has its own: what matters is that whoever connects meets a daemon that
-//! has noticed, and that one which nobody needs does not stay for ever.
+//! It does not use the system's file notifications, which differ on each system. It only has to ensure that the daemon notices
+//! the loss when a client connects, and that an unused daemon does not stay for ever.
 
-use crate::chronicle::Chronicle;
+use crate::events::Events;
 use dvn_host::machine_dir::StateDir;
 use dvn_types::{Kind, Report};
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
-/// How often an idle daemon looks.
+/// How often an idle daemon checks.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// A file or directory, whatever its name is.
+/// Device and inode: identifies a file or directory independently of its name.
 type Identity = (u64, u64);
 
-/// The state directory as it was.
-pub struct Home {
+/// The state directory as it was at the start.
+pub struct StateDirWatch {
     state: StateDir,
-    chronicle: Arc<Chronicle>,
+    events: Arc<Events>,
     root: Identity,
     lock: Identity,
     socket: Identity,
 }
 
-/// What has gone.
+/// What is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// The socket of the API: nobody can ask the daemon any more.
+    /// The API's socket: clients cannot reach the daemon any more.
     Socket,
-    /// All of it: why the daemon cannot go on.
+    /// The directory or its lock, with the error that ends the daemon.
     Directory(Report),
 }
 
-impl Home {
-    /// As it is now: locked, and with the API's socket.
-    pub fn of(state: &StateDir, chronicle: &Arc<Chronicle>) -> Result<Home, Report> {
+impl StateDirWatch {
+    /// Watches the directory as it is now: locked, and with the API's socket.
+    pub fn of(state: &StateDir, events: &Arc<Events>) -> Result<StateDirWatch, Report> {
         let known = |path: &Path| {
             identity(path).map_err(|e| Report::new(Kind::State, format!("{} cannot be looked at: {e}", path.display())))
         };
-        Ok(Home {
+        Ok(StateDirWatch {
             root: known(state.root())?,
             lock: known(&state.lock_file())?,
             socket: known(&state.api_socket())?,
             state: state.clone(),
-            chronicle: Arc::clone(chronicle),
+            events: Arc::clone(events),
         })
     }
 
-    /// Waits until something of it has gone.
+    /// Waits until a part of it is gone.
     pub async fn lost(&self) -> Loss {
-        // Also a connection that is refused changes something: it had a lease, or made a machine try to boot.
-        let mut changes = self.chronicle.generation();
+        // Every connection causes a change, even a refused one: it had a lease, or made a machine try to boot.
+        let mut changes = self.events.generation();
         loop {
             if let Some(loss) = self.look() {
                 return loss;
             }
             tokio::select! {
                 () = tokio::time::sleep(PERIOD) => {}
-                // The chronicle, which is held here, does not end.
+                // This object holds the events, so their channel stays open.
                 Ok(()) = changes.changed() => {}
             }
         }
     }
 
-    /// The API has another socket from now on.
+    /// Notes that the API has a new socket.
     pub fn has_new_socket(&mut self) -> io::Result<()> {
         self.socket = identity(&self.state.api_socket())?;
         Ok(())
     }
 
-    /// Removes the API's socket, if it is this daemon's still.
+    /// Removes the API's socket, if it is still this daemon's.
     pub fn remove_socket(&self) {
         let path = self.state.api_socket();
         if is(&path, self.socket) {
-            // One that stays is replaced at the next start.
+            // If that fails, the next start replaces the socket.
             let _ = fs::remove_file(path);
         }
     }
@@ -97,7 +97,7 @@ impl Home {
             let report = Report::new(
                 Kind::State,
                 format!(
-                    "{what} while the daemon ran, so that nobody can reach it any more: it stops its guests and ends"
+                    "{what} while the daemon ran, so clients can no longer reach it: it stops its guests and ends"
                 ),
             );
             return Some(Loss::Directory(report.hint("start another: `darwin-vz-nix start`")));
@@ -110,7 +110,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// What cannot be looked at for another reason than that it is gone, such as a want of descriptors, counts as it was.
+/// Whether the path still has this identity. An error other than a missing file, such as a lack of descriptors, counts as yes.
 fn is(path: &Path, expected: Identity) -> bool {
     match identity(path) {
         Ok(found) => found == expected,
@@ -128,27 +128,27 @@ mod tests {
     struct Rig {
         tmp: tempfile::TempDir,
         state: StateDir,
-        chronicle: Arc<Chronicle>,
+        events: Arc<Events>,
     }
 
     impl Rig {
         fn new() -> Rig {
             let tmp = tempfile::tempdir().unwrap();
             let state = StateDir::open(&tmp.path().join("s")).unwrap();
-            Rig { tmp, state, chronicle: Arc::default() }
+            Rig { tmp, state, events: Arc::default() }
         }
 
-        fn home(&self) -> Home {
+        fn state_dir(&self) -> StateDirWatch {
             drop(self.state.lock().unwrap());
-            // Its file stays when the listener goes.
+            // The file remains when the listener is dropped.
             drop(server::bind(&self.state.api_socket()).unwrap());
-            Home::of(&self.state, &self.chronicle).unwrap()
+            StateDirWatch::of(&self.state, &self.events).unwrap()
         }
     }
 
-    /// The state directory, the lock and the socket, each deleted, and each replaced by its like.
+    /// The state directory, the lock and the socket, each deleted, and each replaced by a new one.
     #[tokio::test]
-    async fn whatever_goes_of_the_state_directory_is_noticed() {
+    async fn the_loss_of_each_part_of_the_state_directory_is_noticed() {
         type Harm = fn(&StateDir);
         let cases: [(&str, Harm, bool); 6] = [
             ("deleted", |state| fs::remove_dir_all(state.root()).unwrap(), true),
@@ -181,15 +181,15 @@ mod tests {
         ];
         for (expected, harm, all) in cases {
             let rig = Rig::new();
-            let mut home = rig.home();
-            assert_eq!(home.look(), None);
+            let mut state_dir = rig.state_dir();
+            assert_eq!(state_dir.look(), None);
             harm(&rig.state);
-            match home.look() {
+            match state_dir.look() {
                 Some(Loss::Directory(report)) if all => assert!(report.message.contains(expected), "{report}"),
                 Some(Loss::Socket) if !all => {
                     let _ = server::bind(&rig.state.api_socket()).unwrap();
-                    home.has_new_socket().unwrap();
-                    assert_eq!(home.look(), None);
+                    state_dir.has_new_socket().unwrap();
+                    assert_eq!(state_dir.look(), None);
                 }
                 other => panic!("{expected}: {other:?}"),
             }
@@ -197,17 +197,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_an_occasion_to_look_and_an_idle_daemon_looks_once_a_minute() {
+    async fn the_daemon_checks_at_each_change_and_once_a_minute_when_idle() {
         for change in [true, false] {
             let rig = Rig::new();
-            let home = rig.home();
-            assert!(timeout(PERIOD * 10, home.lost()).await.is_err(), "nothing has gone");
-            let mut lost = pin!(home.lost());
+            let state_dir = rig.state_dir();
+            assert!(timeout(PERIOD * 10, state_dir.lost()).await.is_err(), "nothing is gone");
+            let mut lost = pin!(state_dir.lost());
             assert!(futures_util::poll!(&mut lost).is_pending());
             fs::remove_dir_all(rig.state.root()).unwrap();
             let begun = Instant::now();
             if change {
-                rig.chronicle.changed();
+                rig.events.changed();
             }
             assert!(matches!(lost.await, Loss::Directory(_)));
             assert!(if change { begun.elapsed() < PERIOD / 2 } else { begun.elapsed() <= PERIOD * 2 });
@@ -215,16 +215,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_of_another_daemon_is_left_to_it() {
+    async fn the_socket_of_another_daemon_is_not_removed() {
         let rig = Rig::new();
-        let home = rig.home();
+        let state_dir = rig.state_dir();
         let socket = rig.state.api_socket();
         fs::rename(&socket, rig.tmp.path().join("old")).unwrap();
         drop(server::bind(&socket).unwrap());
-        home.remove_socket();
+        state_dir.remove_socket();
         assert!(socket.exists());
         fs::rename(rig.tmp.path().join("old"), &socket).unwrap();
-        home.remove_socket();
+        state_dir.remove_socket();
         assert!(!socket.exists());
     }
 }

@@ -1,4 +1,4 @@
-//! What has happened to a machine since the daemon started, in numbers that only grow: for the metrics.
+//! A machine's totals since the daemon started, for the metrics. They only grow.
 
 use super::{
     events::{Effect, Event, News},
@@ -8,32 +8,32 @@ use dvn_hypervisor::Exit;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The numbers. Boots begun are the machine's own.
+/// The totals. `Machine` itself counts the boots that have begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct Counters {
     /// Boots after which the guest answered.
     pub ready: u64,
-    /// Boots that failed. Those that are in neither number were given up because somebody stopped the machine.
+    /// Boots that failed. A boot that is in neither number was cancelled by a stop.
     pub failed: u64,
-    /// Boots that followed at once on the end of a guest, because somebody waited.
+    /// Boots that began at the end of a guest, because a demand waited.
     pub restarts: u64,
-    /// Pauses that took place.
+    /// Completed pauses.
     pub pauses: u64,
-    /// Guests that powered off or were suspended, were killed, and ended otherwise.
+    /// Guests that powered off or were suspended, that were killed, and that ended otherwise.
     pub exits: [u64; 3],
-    /// Leases that were granted, or woke. They tell of a use that was over before anybody looked.
+    /// Leases that were granted, or activated again. They also show a use that began and ended between two reads.
     pub uses: u64,
     idle: Duration,
     idle_since: Option<Instant>,
 }
 
-impl Tally {
-    /// How long its guests have run without anybody holding a lease.
+impl Counters {
+    /// How long the machine's guests have run without a lease.
     pub fn idle(&self, now: Instant) -> Duration {
         self.idle + self.idle_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Enters one step.
+    /// Counts one step.
     pub(super) fn note(
         &mut self,
         failures_before: u32,
@@ -57,7 +57,7 @@ impl Tally {
                 self.uses += u64::from(*leases);
             }
         }
-        self.uses += u64::from(matches!((event, &after.state), (Event::Retake { .. }, State::Running { .. })));
+        self.uses += u64::from(matches!((event, &after.state), (Event::Reacquire { .. }, State::Running { .. })));
         self.failed += u64::from(after.failures > failures_before);
         self.restarts += u64::from(effects.contains(&Effect::Boot) && !matches!(event, Event::Demand { .. }));
         match after.state {

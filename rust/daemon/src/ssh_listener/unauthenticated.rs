@@ -1,9 +1,9 @@
-//! The door among clients that never log in: none of them keeps out one that does.
+//! The door with many clients that never log in: they do not keep out one that does.
 
 use super::{
-    crowd::{Door, PATIENCE, bounded_door},
     dialogue::ANSWERS,
     door::Bounds,
+    listener_tests::{Door, TIMEOUT, bounded_door},
 };
 use dvn_host::connection_slots::SlotLimits;
 use dvn_hypervisor::sim::Script;
@@ -15,10 +15,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// A small door, for its crowds share the descriptors of this process with other tests.
+/// The limits of a small door: its clients share the descriptors of this process with other tests.
 const ROOM: SlotLimits = SlotLimits { unauthenticated: 16, all: 32, stay: Duration::from_secs(10) };
 
-/// More than that door has places.
+/// More clients than that door has slots.
 const CROWD: usize = 40;
 
 async fn small_door(script: Script) -> Door {
@@ -28,7 +28,7 @@ async fn small_door(script: Script) -> Door {
 async fn said(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).await.unwrap();
     let mut back = vec![0; text.len()];
-    timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an answer").expect("it is open");
+    timeout(TIMEOUT, stream.read_exact(&mut back)).await.expect("an answer").expect("it is open");
     assert_eq!(back, text);
 }
 
@@ -41,7 +41,7 @@ async fn session(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Clients that send this and then nothing more.
+/// Clients that send this text and then nothing more.
 async fn crowd(door: &Door, first_words: &[u8]) -> Vec<TcpStream> {
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
@@ -57,7 +57,7 @@ async fn lives(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn a_silent_crowd_keeps_nobody_out_and_throws_no_session_out() {
+async fn a_silent_crowd_keeps_no_login_out_and_evicts_no_session() {
     let door = small_door(Script::default()).await;
     let mut before = session(door.address).await;
     let crowd = crowd(&door, b"").await;
@@ -70,7 +70,7 @@ async fn a_silent_crowd_keeps_nobody_out_and_throws_no_session_out() {
 }
 
 #[tokio::test]
-async fn a_silent_crowd_before_the_boot_keeps_nobody_out_either() {
+async fn a_silent_crowd_before_the_boot_keeps_no_login_out_either() {
     let door = small_door(Script { boot: Duration::from_secs(2), ..Script::default() }).await;
     let crowd = crowd(&door, b"").await;
     lives(&mut session(door.address).await).await;
@@ -79,7 +79,7 @@ async fn a_silent_crowd_before_the_boot_keeps_nobody_out_either() {
 }
 
 #[tokio::test]
-async fn a_silent_crowd_that_dials_all_the_time_keeps_nobody_out() {
+async fn a_silent_crowd_that_reconnects_all_the_time_keeps_no_login_out() {
     let door = small_door(Script::default()).await;
     let mut before = session(door.address).await;
     let mut crowd = JoinSet::new();
@@ -87,7 +87,7 @@ async fn a_silent_crowd_that_dials_all_the_time_keeps_nobody_out() {
         let address = door.address;
         crowd.spawn(async move {
             loop {
-                // Whoever is sent away comes back at once.
+                // An evicted client connects again at once.
                 if let Ok(mut stream) = TcpStream::connect(address).await {
                     let _ = stream.read(&mut [0]).await;
                 }
@@ -102,7 +102,7 @@ async fn a_silent_crowd_that_dials_all_the_time_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_crowd_that_says_something_and_never_logs_in_gives_way_after_its_stay() {
+async fn a_crowd_that_sends_something_and_never_logs_in_is_evicted_after_its_stay() {
     let room = SlotLimits { stay: Duration::from_secs(1), ..ROOM };
     let door = bounded_door(Script::default(), None, Bounds { room, ..Bounds::default() }).await;
     let mut before = session(door.address).await;
@@ -113,7 +113,7 @@ async fn a_crowd_that_says_something_and_never_logs_in_gives_way_after_its_stay(
 }
 
 #[tokio::test]
-async fn who_never_logs_in_loses_its_connection_in_time_and_no_session_does() {
+async fn a_client_that_never_logs_in_is_closed_in_time_and_no_session_is() {
     let login = Duration::from_secs(1);
     let door = bounded_door(Script::default(), None, Bounds { login, ..Bounds::default() }).await;
     let mut session = session(door.address).await;
@@ -122,7 +122,7 @@ async fn who_never_logs_in_loses_its_connection_in_time_and_no_session_does() {
         stranger.write_all(first_words).await.unwrap();
         let mut rest = Vec::new();
         // A close with unread bytes comes as an error.
-        let _ = timeout(PATIENCE, stranger.read_to_end(&mut rest)).await.expect("it is closed");
+        let _ = timeout(TIMEOUT, stranger.read_to_end(&mut rest)).await.expect("it is closed");
         assert_eq!(rest, first_words, "the echo, and then the end");
     }
     lives(&mut session).await;

@@ -1,7 +1,8 @@
-//! A machine's seat at the table of the [`Budget`]: its demands pass through it, and its guest holds what it takes until it is gone.
+//! Reserves a machine's share of the [`Budget`]: its demands wait here for room, and its guest holds the room until it is gone.
 //!
-//! The rule: a demand waits before the lifecycle hears of it. So the boot timeout does not run meanwhile, and a client that leaves
-//! takes its wish along. A boot that no demand of now has paid for waits at [`Hypervisor::boot`], within the boot timeout.
+//! The rule: a demand waits before the lifecycle receives it. So the boot timeout does not run meanwhile, and a client that
+//! disconnects withdraws its demand. A boot without a demand that holds room waits in [`Hypervisor::boot`], within the boot
+//! timeout.
 
 use crate::budget::{Budget, Need, Room};
 use dvn_hypervisor::{Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor, spec::MachineSpec};
@@ -15,22 +16,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A machine at the table.
-pub struct Seat {
+/// One machine's reservation.
+pub struct Reservation {
     budget: Arc<Budget>,
     machine: MachineName,
-    /// As configured.
+    /// The configured need.
     need: Need,
-    /// Why its demands are refused from now on.
+    /// Why demands are refused, once the machine is shutting down.
     closed: Mutex<Option<Report>>,
 }
 
-impl Seat {
-    /// For a machine whose guest takes so much unless a start asks for other sizes.
-    pub fn new(budget: Arc<Budget>, machine: MachineName, memory: u64) -> Seat {
-        // The one kind that there is today.
+impl Reservation {
+    /// For a machine whose guest takes this many bytes of memory unless a start requests another size.
+    pub fn new(budget: Arc<Budget>, machine: MachineName, memory: u64) -> Reservation {
+        // The only kind so far.
         let need = Need { memory, kind: GuestKind::Linux };
-        Seat { budget, machine, need, closed: Mutex::default() }
+        Reservation { budget, machine, need, closed: Mutex::default() }
     }
 
     /// What the machine's boot waits for, if one does.
@@ -47,8 +48,8 @@ impl Seat {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// While another machine waits for room, an unused guest is not kept for its whole idle time. One that builds is, and is
-    /// asked once a minute as always: asked more often, it would lose its builds the first time that it is slow to answer.
+    /// Shortens the idle time of an unused guest while another machine waits for room. A guest that builds is still asked for
+    /// its builds once a minute only: asked more often, it would sooner be slow to answer once, and lose them.
     pub async fn give_way(self: Arc<Self>, handle: Handle, builds: impl Fn() -> u32) {
         let (mut wanted, mut snapshots) = (self.budget.wanted(), handle.watch());
         while wanted.wait_for(|wanted| *wanted).await.is_ok() {
@@ -64,13 +65,13 @@ impl Seat {
     }
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("machine", &self.machine).field("need", &self.need).finish_non_exhaustive()
+        f.debug_struct("Reservation").field("machine", &self.machine).field("need", &self.need).finish_non_exhaustive()
     }
 }
 
-impl Gate for Seat {
+impl Gate for Reservation {
     fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>> {
         Box::pin(async move {
             match self.closed() {
@@ -90,12 +91,12 @@ impl Gate for Seat {
     }
 }
 
-/// A hypervisor whose guests hold room.
+/// A hypervisor whose guests hold room in the budget.
 pub struct Budgeted {
-    /// Runs them.
+    /// Runs the guests.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Where they sit.
-    pub seat: Arc<Seat>,
+    /// Reserves their room.
+    pub reservation: Arc<Reservation>,
 }
 
 impl Hypervisor for Budgeted {
@@ -105,33 +106,33 @@ impl Hypervisor for Budgeted {
 
     fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
-            // At once where the demand has it still.
-            let room = self.seat.admit(Some(spec.memory)).await?;
-            Ok(Seated::seat(self.hypervisor.boot(spec).await?, room))
+            // Resolves at once if the demand still holds the room.
+            let room = self.reservation.admit(Some(spec.memory)).await?;
+            Ok(ReservingGuest::wrap(self.hypervisor.boot(spec).await?, room))
         })
     }
 
     fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
-            let room = self.seat.admit(Some(spec.memory)).await?;
-            Ok(Seated::seat(self.hypervisor.restore(spec, state).await?, room))
+            let room = self.reservation.admit(Some(spec.memory)).await?;
+            Ok(ReservingGuest::wrap(self.hypervisor.restore(spec, state).await?, room))
         })
     }
 }
 
 /// A guest that holds room until it is gone.
-struct Seated {
+struct ReservingGuest {
     guest: Arc<dyn Guest>,
     room: Mutex<Option<Room>>,
 }
 
-impl Seated {
-    fn seat(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
-        Arc::new(Seated { guest, room: Mutex::new(Some(room)) })
+impl ReservingGuest {
+    fn wrap(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
+        Arc::new(ReservingGuest { guest, room: Mutex::new(Some(room)) })
     }
 }
 
-impl Guest for Seated {
+impl Guest for ReservingGuest {
     fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
         self.guest.request_stop()
     }
@@ -153,7 +154,7 @@ impl Guest for Seated {
     fn exited(&self) -> BoxFuture<'_, Exit> {
         Box::pin(async move {
             let exit = self.guest.exited().await;
-            // Whatever still refers to it, such as a lease.
+            // Even if a lease still refers to the guest.
             let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(room);
             exit

@@ -1,8 +1,8 @@
-//! The front door under crowds: real TCP, the real supervisor, and a guest in memory that echoes.
+//! The SSH listener under many clients: real TCP, the real supervisor, and a guest in memory that echoes.
 
-use super::door::{Behind, Bounds, serve_within};
+use super::door::{Bounds, Target, serve_within};
 use crate::{
-    chronicle::Chronicle,
+    events::Events,
     connection::Connection,
     machine::{Machine, Parts},
 };
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// Longest wait for anything here.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Door {
     _tmp: tempfile::TempDir,
@@ -45,12 +45,12 @@ pub(super) async fn bounded_door(script: Script, idle_timeout: Option<Duration>,
     let settings = MachineSettings { idle_timeout, listen: address, ..MachineSettings::sample() };
     let sim = Sim::new(script);
     let parts = Parts::in_memory(sim.clone(), sim_agent::detached(), &dir, &settings).unwrap();
-    let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Chronicle::default())));
+    let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Events::default())));
     tokio::spawn(serve_within(bounds, listener, Arc::clone(&machine) as _));
     Door { _tmp: tmp, machine, address, sim }
 }
 
-impl Behind for Machine {
+impl Target for Machine {
     fn name(&self) -> &MachineName {
         Machine::name(self)
     }
@@ -78,7 +78,7 @@ impl Door {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, unused).await.expect("every lease ends");
+        timeout(TIMEOUT, unused).await.expect("every lease ends");
     }
 }
 
@@ -86,14 +86,14 @@ async fn echo(address: SocketAddr, text: &[u8]) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text).await.unwrap();
     let mut back = vec![0; text.len()];
-    timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
+    timeout(TIMEOUT, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
     assert_eq!(back, text);
-    // Gone without a FIN that somebody would have to wait out.
+    // Closes with a reset, so that no socket stays in TIME_WAIT.
     stream.set_zero_linger().unwrap();
 }
 
 #[tokio::test]
-async fn status_tells_the_sizes_of_the_guest_that_is_there() {
+async fn status_shows_the_sizes_of_the_running_guest() {
     let door = door(Script::default(), None).await;
     let shown = || {
         let status = door.machine.status();
@@ -104,13 +104,13 @@ async fn status_tells_the_sizes_of_the_guest_that_is_there() {
     let asked = (configured.0 + 1, configured.1 * 2, configured.2);
     door.machine.start(larger).await.unwrap();
     assert_eq!(shown(), asked);
-    // A start that is refused changes nothing, nor does one that joins.
+    // A refused start changes nothing, nor does one for the running guest.
     door.machine.start(Sizes { cores: Some(1), ..larger }).await.unwrap_err();
     door.machine.start(Sizes::default()).await.unwrap();
     assert_eq!(shown(), asked);
     door.machine.stop(false).await.unwrap();
     assert_eq!(shown(), configured);
-    // The next guest is a connection's, which asks for nothing.
+    // The next guest boots for a connection, which requests no sizes.
     echo(door.address, b"hello").await;
     assert_eq!(shown(), configured);
 }
@@ -136,28 +136,28 @@ async fn two_hundred_at_a_cold_start_share_one_boot_and_three_thousand_in_turn_l
         echo(door.address, &n.to_be_bytes()).await;
     }
     door.until_unused().await;
-    // Other tests of this process have some, too; a leak would be thousands.
+    // Other tests of this process have some descriptors, too; a leak would be thousands.
     assert!(descriptors() < before + 300, "{} descriptors, {before} before", descriptors());
 }
 
 #[tokio::test]
-async fn a_boot_that_fails_tells_the_client_why_and_closes() {
+async fn after_a_failed_boot_the_client_gets_the_reason_and_is_closed() {
     let door = door(Script { boot_error: Some("no such kernel".into()), ..Script::default() }, None).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     let mut said = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut said)).await.unwrap().unwrap();
+    timeout(TIMEOUT, stream.read_to_string(&mut said)).await.unwrap().unwrap();
     assert!(said.starts_with("darwin-vz-nix: ") && said.contains("no such kernel"), "{said}");
 }
 
 #[tokio::test]
-async fn a_silent_connection_gives_its_guest_up_and_takes_it_back_when_it_speaks() {
+async fn the_lease_of_a_silent_connection_is_inactive_until_the_next_byte() {
     let silence = Duration::from_secs(2);
     let door = door(Script::default(), Some(silence)).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     let mut say = async |text: &[u8]| {
         stream.write_all(text).await.unwrap();
         let mut back = vec![0; text.len()];
-        timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
+        timeout(TIMEOUT, stream.read_exact(&mut back)).await.expect("an answer").unwrap();
         assert_eq!(back, text, "it still is a connection");
     };
     say(b"hello").await;
@@ -176,19 +176,19 @@ async fn a_silent_connection_gives_its_guest_up_and_takes_it_back_when_it_speaks
 }
 
 #[tokio::test]
-async fn a_guest_that_nobody_speaks_to_stops_though_a_connection_is_open() {
+async fn a_guest_with_only_a_silent_connection_stops() {
     let door = door(Script::default(), Some(Duration::from_millis(300))).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     let mut rest = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut rest))
+    timeout(TIMEOUT, stream.read_to_end(&mut rest))
         .await
-        .expect("the guest goes, and the connection with it")
+        .expect("the guest ends, and the connection with it")
         .unwrap();
     assert!(matches!(door.machine.status().state, State::Stopping { .. } | State::Stopped { .. }));
 }
 
 #[tokio::test]
-async fn beyond_its_places_a_client_waits_until_one_is_free() {
+async fn without_a_free_slot_a_client_waits_until_there_is_one() {
     let bounds = Bounds::default();
     let room = SlotLimits { unauthenticated: 2, all: 2, ..bounds.room };
     let door = bounded_door(Script::default(), None, Bounds { room, ..bounds }).await;
@@ -200,9 +200,9 @@ async fn beyond_its_places_a_client_waits_until_one_is_free() {
     }
     let mut last = crowd.pop().unwrap();
     for stream in &mut crowd {
-        timeout(PATIENCE, stream.read_exact(&mut [0])).await.expect("these have places").unwrap();
+        timeout(TIMEOUT, stream.read_exact(&mut [0])).await.expect("these have slots").unwrap();
     }
-    assert!(timeout(Duration::from_millis(200), last.readable()).await.is_err(), "there are two places");
+    assert!(timeout(Duration::from_millis(200), last.readable()).await.is_err(), "there are two slots");
     crowd.pop().unwrap().set_zero_linger().unwrap();
-    timeout(PATIENCE, last.read_exact(&mut [0])).await.expect("now there is one").unwrap();
+    timeout(TIMEOUT, last.read_exact(&mut [0])).await.expect("now there is one").unwrap();
 }

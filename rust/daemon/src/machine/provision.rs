@@ -1,4 +1,4 @@
-//! What a machine's directory has before anything boots: keys, and the program that Nix runs for the direct door.
+//! Provisions a machine's directory before the first boot: keys, and the program that Nix runs for the direct door.
 
 use crate::options::RunOptions;
 use dvn_guest::ssh::keys::Keys;
@@ -9,11 +9,11 @@ use std::{ffi::OsString, fs::Metadata, os::unix::fs::PermissionsExt};
 /// Permissions of the program of the direct door.
 const PROGRAM: u32 = 0o700;
 
-/// Makes keys, `known_hosts` and the program of the direct door, where they are missing or old.
-pub(super) fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &[u8]) -> Result<(), Report> {
+/// Creates the keys, `known_hosts` and the program of the direct door if they are missing, and updates the program.
+pub(super) fn provision(dir: &MachineDir, name: &MachineName, connect_program: &[u8]) -> Result<(), Report> {
     Keys::ensure(dir, name)?;
     let path = dir.connect_program();
-    // What is as it should be is left alone: on a full disk the daemon starts all the same, and tells what frees it.
+    // An up-to-date program is not written again: on a full disk the daemon still starts, and can report how to free space.
     let mode = |meta: Metadata| meta.permissions().mode() & 0o777;
     if regular_file::look(&path).is_ok_and(|meta| mode(meta) == PROGRAM)
         && regular_file::read(&path).is_ok_and(|there| there == connect_program)
@@ -23,7 +23,7 @@ pub(super) fn furnish(dir: &MachineDir, name: &MachineName, connect_program: &[u
     write_atomic(&path, connect_program, PROGRAM)
 }
 
-/// The program that Nix runs for the direct door: an address can name a program, but not its flags.
+/// The program that Nix runs for the direct door: a store address can name a program, but not its flags.
 pub(super) fn connect_program(options: &RunOptions, name: &MachineName) -> Result<Vec<u8>, Report> {
     let mut script =
         format!("#!/bin/sh\n# Joins Nix, on stdin and stdout, to the nix-daemon of the machine {name}.\nexec ")
@@ -65,7 +65,7 @@ mod tests {
         );
     }
 
-    /// The program's own path and its flags may have any byte: a shell gives them back as they were.
+    /// The program's path and its flags may contain any byte: the shell passes them on unchanged.
     #[test]
     fn every_byte_of_program_and_flags_comes_through_the_shell() {
         let tmp = tempfile::tempdir().unwrap();

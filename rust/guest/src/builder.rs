@@ -1,12 +1,12 @@
-//! Makes one machine's guest ready: on the host before the boot, and by listening to the guest after it.
+//! Makes a builder's guest ready: on the host before the boot, and by waiting for the guest after it.
 //!
 //! ```text
 //!  prepare:      generation ▸ bundle ▸ keys ▸ data disk ▸ initrd + payload ▸ MachineSpec
 //!  await_ready:  agent's READY with this boot's token ▸ sshd's banner ▸ Ready
 //! ```
 //!
-//! The connection that showed the banner is kept for a moment: the client whose connection caused the boot takes it over,
-//! so readiness is confirmed by SSH itself and costs no client anything.
+//! The connection with the banner is kept for a moment for the client whose connection caused the boot. So SSH itself confirms
+//! that the guest is ready, at no cost to the client.
 
 use super::{
     agent::Agent,
@@ -25,7 +25,7 @@ use dvn_hypervisor::{
     disks::{CacheDisk, SystemDisk},
     spec::{Boot, Devices, MachineSpec, Nic, Share},
 };
-use dvn_lifecycle::{Became, GuestProvider, Ready};
+use dvn_lifecycle::{BootEvent, GuestProvider, Ready};
 use dvn_protocol::{CACHE_DISK, GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
 use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase, ms};
 use futures_util::future::BoxFuture;
@@ -47,8 +47,8 @@ use tokio::{
 /// Where the guest mounts the host's store.
 const STORE_MOUNT: &str = "/mnt/nix-store";
 
-/// How long sshd may take to greet, once the agent has said that it does.
-const BANNER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long sshd may take to send its banner after the agent has reported it ready.
+const BANNER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the confirmed connection is kept for a client.
 const WARM_FOR: Duration = Duration::from_secs(10);
@@ -56,28 +56,28 @@ const WARM_FOR: Duration = Duration::from_secs(10);
 /// Longest first line of an SSH server, in bytes (RFC 4253, section 4.2).
 const LONGEST_BANNER: u64 = 255;
 
-/// How long a boot waits for the preparation of one that was cancelled before.
+/// How long a boot waits for the preparation of an earlier, cancelled boot.
 const AFTER_ANOTHER: Duration = Duration::from_secs(10);
 
-/// How one machine's guest is made ready.
-pub struct Launch {
+/// Provides the guest of a builder machine.
+pub struct BuilderGuest {
     name: MachineName,
     settings: MachineSettings,
     dir: MachineDir,
     capabilities: Capabilities,
     source: Arc<dyn BootSource>,
     sharing: Option<Arc<Sharing>>,
-    /// The token of the boot under way.
+    /// The token of the present boot.
     token: Mutex<String>,
-    /// Its data disk was made anew on the host, so that what the guest finds is only an empty one.
+    /// The host has created its data disk again, so the guest finds an empty one.
     rebuilt: AtomicBool,
     warm: WarmConnection,
     boots: Boots,
-    /// Held while files are prepared, also by a preparation that nobody waits for any more.
+    /// Locked while files are prepared, also by the preparation of a cancelled boot.
     preparing: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// An SSH connection that has shown its banner and waits for a client. Cheap to clone.
+/// An SSH connection whose banner has arrived and that waits for a client. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct WarmConnection(Arc<Mutex<Option<GuestStream>>>);
 
@@ -99,14 +99,14 @@ impl WarmConnection {
     }
 }
 
-/// Says which bundle boots.
+/// Chooses the bundle that boots.
 pub trait BootSource: Send + Sync + 'static {
-    /// The bundle of the boot that begins now; `None` where none is configured.
+    /// The bundle of the boot that begins now; `None` if none is configured.
     fn bundle(&self) -> Option<PathBuf>;
 }
 
-impl Launch {
-    /// For the machine of this name and directory, on a hypervisor that can do this; with the host's store, or without.
+impl BuilderGuest {
+    /// For the machine of this name and directory, on a hypervisor with these capabilities; with the host's store, or without.
     pub fn new(
         name: MachineName,
         settings: MachineSettings,
@@ -114,10 +114,10 @@ impl Launch {
         capabilities: Capabilities,
         source: Arc<dyn BootSource>,
         sharing: Option<Arc<Sharing>>,
-    ) -> Launch {
+    ) -> BuilderGuest {
         let (token, rebuilt, warm, preparing) = Default::default();
         let boots = Boots::of(&dir);
-        Launch { name, settings, dir, capabilities, source, sharing, token, rebuilt, warm, boots, preparing }
+        BuilderGuest { name, settings, dir, capabilities, source, sharing, token, rebuilt, warm, boots, preparing }
     }
 
     /// The connection that confirmed the last boot.
@@ -125,7 +125,7 @@ impl Launch {
         self.warm.clone()
     }
 
-    /// What is kept of the boots.
+    /// The records of its boots.
     pub fn boots(&self) -> Boots {
         self.boots.clone()
     }
@@ -140,7 +140,7 @@ impl Launch {
         settings.memory = sizes.memory.unwrap_or(settings.memory);
         let boots = self.boots.clone();
         let tried = Tried { bundle: settings.bundle.clone(), cores: settings.cores, memory: settings.memory };
-        // Apart from the rest, which may hang at a file of the bundle: that is on record then.
+        // Before the rest, which may hang at a file of the bundle: then the boot is on record.
         spawn_blocking(move || boots.begin(tried)).await.map_err(lost)?;
         let alone = timeout(AFTER_ANOTHER, Arc::clone(&self.preparing).lock_owned());
         let alone = alone.await.map_err(|_| hangs(settings.bundle.as_deref()))?;
@@ -157,23 +157,24 @@ impl Launch {
 
     async fn await_ready(&self, guest: Arc<dyn Guest>) -> Result<Ready, Report> {
         let origin = Instant::now();
-        // An older guest dials the ports that it knows.
+        // An older guest connects to the first port numbers.
         let listener = guest.listen(HostPorts::HIGH.agent)?.and(guest.listen(HostPorts::FIRST.agent)?);
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (agent, readiness) = Agent::await_ready(listener, token.clone()).await?;
-        let heard = ms(origin.elapsed());
+        let received = ms(origin.elapsed());
         if let Some(sharing) = &self.sharing {
             sharing.begin(&guest, token, &readiness)?;
         }
-        // The guest's clock began at a moment that we can't see; that READY was said when it was heard ties it to ours.
-        let said = readiness.phases.last().map_or(0, |phase| phase.at_ms);
-        let on_our_clock = |at_ms: u64| (at_ms + heard).saturating_sub(said);
+        // The host does not know when the guest's clock began. It equates the sending of READY, on the guest's clock, with its
+        // arrival on the host's.
+        let sent = readiness.phases.last().map_or(0, |phase| phase.at_ms);
+        let on_our_clock = |at_ms: u64| (at_ms + received).saturating_sub(sent);
         let mut phases: Vec<_> = readiness
             .phases
             .iter()
             .map(|phase| TimelinePhase { name: format!("guest: {}", phase.name), at_ms: on_our_clock(phase.at_ms) })
             .collect();
-        phases.push(TimelinePhase { name: "ready".into(), at_ms: heard });
+        phases.push(TimelinePhase { name: "ready".into(), at_ms: received });
 
         let stream = guest.connect(SSH_PORT).await?;
         self.warm.put(greeted(stream).await?);
@@ -192,8 +193,8 @@ impl Launch {
 
     async fn explain(&self, mut cause: Report) -> Report {
         let (console, boot) = (self.dir.console_log(), self.boots.current());
-        if let Ok(told) = spawn_blocking(move || symptoms::summary(&console)).await {
-            cause.message = format!("{}; {told}", cause.message);
+        if let Ok(summary) = spawn_blocking(move || symptoms::summary(&console)).await {
+            cause.message = format!("{}; {summary}", cause.message);
         }
         let cause = cause.hint("see the whole console: darwin-vz-nix logs --console");
         self.boots.explained(boot, &cause);
@@ -205,7 +206,7 @@ fn lost(error: tokio::task::JoinError) -> Report {
     Report::new(Kind::Internal, format!("the preparation of a boot was lost: {error}"))
 }
 
-/// Why no boot can be prepared.
+/// The error of a boot that cannot be prepared, because an earlier preparation hangs.
 fn hangs(bundle: Option<&Path>) -> Report {
     let bundle = bundle.map_or_else(|| "its files".to_owned(), |dir| dir.display().to_string());
     Report::new(
@@ -215,27 +216,27 @@ fn hangs(bundle: Option<&Path>) -> Report {
     .hint("see that the volume answers, or use a bundle on another one; then start the daemon anew: `darwin-vz-nix stop --daemon`")
 }
 
-impl GuestProvider for Launch {
+impl GuestProvider for BuilderGuest {
     fn prepare(&self, sizes: Sizes) -> BoxFuture<'_, Result<MachineSpec, Report>> {
-        Box::pin(Launch::prepare(self, sizes))
+        Box::pin(BuilderGuest::prepare(self, sizes))
     }
     fn await_ready(&self, guest: Arc<dyn Guest>) -> BoxFuture<'_, Result<Ready, Report>> {
-        Box::pin(Launch::await_ready(self, guest))
+        Box::pin(BuilderGuest::await_ready(self, guest))
     }
     fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
-        Box::pin(Launch::explain(self, cause))
+        Box::pin(BuilderGuest::explain(self, cause))
     }
-    fn hear(&self, became: Became) {
-        match became {
-            Became::Ready => self.boots.ready(),
-            Became::Failed(why) => self.boots.failed(&why),
-            Became::Ended(exit) => self.boots.ended(exit.to_string()),
+    fn on_boot_event(&self, event: BootEvent) {
+        match event {
+            BootEvent::Ready => self.boots.ready(),
+            BootEvent::Failed(why) => self.boots.failed(&why),
+            BootEvent::Ended(exit) => self.boots.ended(exit.to_string()),
         }
     }
 }
 
-/// All that happens on the host, and whether the data disk was made anew; it gets the size that this start asks for, if it does.
-/// Blocks.
+/// Does the host's part. Returns the spec, and whether the data disk was created again. `disk_size` is the size that this start
+/// requests, in bytes. Blocks.
 fn prepare(
     name: MachineName,
     settings: &MachineSettings,
@@ -266,7 +267,7 @@ fn prepare(
         let (has, configured) = (ByteSize(size).display().iec(), ByteSize(settings.disk_size).display().iec());
         tracing::info!(machine = %name, "the data disk is {has} already, more than the configured {configured}, and stays so");
     }
-    let sharing = sharing.filter(|sharing| match hindrance(&bundle, settings) {
+    let sharing = sharing.filter(|sharing| match unavailable_reason(&bundle, settings) {
         Some(why) => {
             sharing.impossible(&why);
             false
@@ -311,8 +312,8 @@ fn prepare(
     Ok((spec, rebuilt.is_some()))
 }
 
-/// Why the guest cannot build on the host's store, as far as that is known before it boots.
-fn hindrance(bundle: &Bundle, settings: &MachineSettings) -> Option<String> {
+/// Why the guest cannot build on the host's store, as far as that is known before the boot; `None` if it can.
+fn unavailable_reason(bundle: &Bundle, settings: &MachineSettings) -> Option<String> {
     if !bundle.host_store {
         return Some("the guest bundle does not have the feature host-store".to_owned());
     }
@@ -327,12 +328,12 @@ fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
     (vec![share], vec![mount])
 }
 
-/// Reads sshd's banner, and returns a stream which begins with it again.
+/// Reads sshd's banner, and returns a stream that begins with it again.
 async fn greeted(stream: GuestStream) -> Result<GuestStream, Report> {
     let (reader, writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
     let mut banner = Vec::new();
-    let read = timeout(BANNER_PATIENCE, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
+    let read = timeout(BANNER_TIMEOUT, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
     if !matches!(read, Ok(Ok(_))) || !banner.starts_with(b"SSH-2.0-") {
         let message = "the guest said that it is ready, but no SSH server greets on its vsock port";
         return Err(Report::new(Kind::Boot, message));
@@ -352,16 +353,16 @@ mod tests {
         let mut stream = greeted(Box::new(ours)).await.unwrap();
         stream.write_all(b"SSH-2.0-client").await.unwrap();
         stream.shutdown().await.unwrap();
-        let mut heard = String::new();
-        sshd.read_to_string(&mut heard).await.unwrap();
+        let mut received = String::new();
+        sshd.read_to_string(&mut received).await.unwrap();
         drop(sshd);
         let mut seen = String::new();
         stream.read_to_string(&mut seen).await.unwrap();
-        assert_eq!((seen.as_str(), heard.as_str()), ("SSH-2.0-x\r\nkex", "SSH-2.0-client"));
+        assert_eq!((seen.as_str(), received.as_str()), ("SSH-2.0-x\r\nkex", "SSH-2.0-client"));
     }
 
     #[tokio::test]
-    async fn whatever_else_greets_is_no_readiness() {
+    async fn any_other_greeting_is_an_error() {
         for greeting in [&b"HTTP/1.1 200\r\n"[..], b"", &[b'S'; 400]] {
             let (mut peer, ours) = tokio::io::duplex(1024);
             peer.write_all(greeting).await.unwrap();
