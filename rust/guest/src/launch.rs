@@ -21,7 +21,7 @@ use bytesize::ByteSize;
 use dvn_config::MachineSettings;
 use dvn_host::machine_dir::MachineDir;
 use dvn_hypervisor::{
-    Capabilities, Guest, GuestStream, Wish,
+    Capabilities, Guest, GuestStream, Requirements,
     disks::{CacheDisk, SystemDisk},
     spec::{Boot, Devices, MachineSpec, Nic, Share},
 };
@@ -48,7 +48,7 @@ use tokio::{
 const STORE_MOUNT: &str = "/mnt/nix-store";
 
 /// How long sshd may take to greet, once the agent has said that it does.
-const BANNER_PATIENCE: Duration = Duration::from_secs(15);
+const BANNER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the confirmed connection is kept for a client.
 const WARM_FOR: Duration = Duration::from_secs(10);
@@ -250,9 +250,9 @@ fn prepare(
             .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
     }
     let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
-    let wish = Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested };
-    capabilities.admit_sizes(&wish)?;
-    capabilities.admit_nesting(&wish, bundle.arch)?;
+    let requirements = Requirements { cores: settings.cores, memory: settings.memory, nested: settings.nested };
+    capabilities.admit_sizes(&requirements)?;
+    capabilities.admit_nesting(&requirements, bundle.arch)?;
     let keys = Keys::ensure(dir, &name)?;
     let cache = CacheDisk::of(dir);
     if settings.ephemeral {
@@ -332,7 +332,7 @@ async fn greeted(stream: GuestStream) -> Result<GuestStream, Report> {
     let (reader, writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
     let mut banner = Vec::new();
-    let read = timeout(BANNER_PATIENCE, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
+    let read = timeout(BANNER_TIMEOUT, (&mut reader).take(LONGEST_BANNER).read_until(b'\n', &mut banner)).await;
     if !matches!(read, Ok(Ok(_))) || !banner.starts_with(b"SSH-2.0-") {
         let message = "the guest said that it is ready, but no SSH server greets on its vsock port";
         return Err(Report::new(Kind::Boot, message));
