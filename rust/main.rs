@@ -1,4 +1,4 @@
-//! The program. All of it is in the crates below; see `rust/cli`.
+//! The program. Its code is in the crates under `rust/`; see `rust/cli`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Writes references and manual pages. All of it is in `rust/reference`.
+//! Writes references and manual pages. Its code is in `rust/reference`.
 
 use std::process::ExitCode;
 

@@ -24,20 +24,20 @@ fn the_program() {
     Commands:
       start         Start the machine, and the daemon if none runs
       stop          Stop the machine; the next connection starts it again
-      pause         Have the guest stand still; the next connection has it go on
-      resume        Have a paused guest go on
+      pause         Pause the guest; the next connection resumes it
+      resume        Resume a paused guest
       status        Show the machines
-      ssh           Open a shell in the guest, or run a command there; starts what does not run
-      connect       Join stdin and stdout to a service of the guest, for Nix and ssh to call
+      ssh           Open a shell in the guest or run a command there; starts it if needed
+      connect       Connect stdin and stdout to a service of the guest; called by Nix and ssh
       run           Run the daemon in the foreground
       logs          Show the daemon's log, the guest's console or a build's log
-      generations   Show the guest systems built from the recipe; go back, build, delete
-      doctor        Look for what is wrong, and repair it if asked to
+      generations   Show the guest systems built from the recipe; roll back, build, delete
+      doctor        Diagnose problems, and repair them with --fix
       destroy       Stop the machine and delete its disk, keys and generations
-      nix-config    Print what a host needs to build on the machine
-      config        Show the settings that count, and where each comes from
-      token         Print the token that the HTTP API asks for on TCP, or make a new one
-      capabilities  Show what this computer and this program can do, and why not
+      nix-config    Print the configuration that a host needs to build on the machine
+      config        Show the effective settings, and where each comes from
+      token         Print the token that the HTTP API requires on TCP, or create a new one
+      capabilities  Show what this computer and this program support, with reasons
       completions   Print a completion script for a shell
 
     Options:
@@ -45,23 +45,23 @@ fn the_program() {
       -V, --version  Print version
 
     Global options:
-          --state-dir <DIR>    Where all state lives; also says which daemon is meant
+          --state-dir <DIR>    State directory; also selects the daemon
           --config <FILE>      Configuration file
           --machine <NAME>     Machine [default: builder, or the only one]
-          --log-level <LEVEL>  How much is logged: error, warn, info, debug, trace
-          --color <WHEN>       When to colour [possible values: auto, always, never]
-      -v, --verbose...         Log more; twice for still more
+          --log-level <LEVEL>  Log level: error, warn, info, debug or trace
+          --color <WHEN>       When to use colours [possible values: auto, always, never]
+      -v, --verbose...         Log at level debug; -vv logs at level trace
 
     Examples:
-      darwin-vz-nix start                  boot the machine now, and show where the time goes
-      darwin-vz-nix ssh -- uname -a        run a command in it; starts what does not run
-      darwin-vz-nix nix-config             what to put into Nix's configuration to build on it
-      darwin-vz-nix doctor                 look for what is wrong
+      darwin-vz-nix start                  boot the machine now, and show how long each phase takes
+      darwin-vz-nix ssh -- uname -a        run a command in it, starting it if needed
+      darwin-vz-nix nix-config             print the Nix configuration to build on it
+      darwin-vz-nix doctor                 diagnose problems
 
-    Exit codes: 0 done; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 this computer
-    lacks something; 6 guest bundle; 7 the guest did not come up; 8 somebody else has it; 9 state
-    directory; 10 connection to the guest; 11 no such machine or generation; 70 a fault of this program.
-    The manual, darwin-vz-nix(1), tells more.
+    Exit codes: 0 success; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 the host
+    lacks a requirement; 6 guest bundle; 7 the guest did not boot; 8 in use by another process;
+    9 state directory; 10 connection to the guest; 11 no such machine or generation; 70 internal error.
+    The manual page is darwin-vz-nix(1).
     ");
 }
 
@@ -89,7 +89,7 @@ fn every_verb() {
     Usage: darwin-vz-nix stop [OPTIONS]
 
     Options:
-          --force   Pull the plug instead of pressing the power button
+          --force   Force the guest off instead of pressing the power button
           --daemon  Stop every machine and end the daemon
           --json    Print the machine's status as JSON
       -h, --help    Print help
@@ -103,14 +103,14 @@ fn every_verb() {
 
     Options:
           --json         Print everything as JSON; with --watch one line for each change
-          --watch        Show it anew whenever it changes, until interrupted
+          --watch        Show the status again on each change, until interrupted
           --connections  Show the connections to the machines instead
       -h, --help         Print help
     ");
     assert_snapshot!(help("ssh"), @r"
     exit 0
     --- stdout
-    Open a shell in the guest, or run a command there; starts what does not run
+    Open a shell in the guest or run a command there; starts it if needed
 
     Usage: darwin-vz-nix ssh [OPTIONS] [-- <COMMAND>...]
 
@@ -123,7 +123,7 @@ fn every_verb() {
     assert_snapshot!(help("connect"), @r"
     exit 0
     --- stdout
-    Join stdin and stdout to a service of the guest, for Nix and ssh to call
+    Connect stdin and stdout to a service of the guest; called by Nix and ssh
 
     Usage: darwin-vz-nix connect [OPTIONS]
 
@@ -139,29 +139,29 @@ fn every_verb() {
     Usage: darwin-vz-nix run [OPTIONS]
 
     Options:
-          --api-listen <ADDRESS>  Where the HTTP API answers on TCP, too: a loopback address and port
+          --api-listen <ADDRESS>  Loopback address and port on which the HTTP API listens, too
       -h, --help                  Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
-          --ephemeral[=<BOOL>]    Begin each boot with an empty data disk
-          --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
-          --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
+          --ephemeral[=<BOOL>]    Start each boot with an empty data disk
+          --idle-timeout <TIME>   Idle minutes until the guest is stopped; 0 means never
+          --listen <ADDRESS>      Loopback address and port for ssh clients
           --bundle <DIR>          Directory of the guest bundle
-          --recipe <DRV>          A derivation of the host's store, whose output is the guest bundle to
-                                  build and change to
+          --recipe <DRV>          Derivation in the host's store whose output is the guest bundle to
+                                  build and switch to
           --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Let the guest build on the host's store
-          --store-dir <DIR>       The host's store, as a directory
-          --store-daemon <FILE>   The socket of the host's Nix daemon
-          --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
-          --accelerator <NAME>    auto, or force kvm or tcg
+          --store-dir <DIR>       Directory of the host's store
+          --store-daemon <FILE>   Socket of the host's Nix daemon
+          --backend <NAME>        Backend that runs the guest: auto, vz (macOS) or qemu (Linux)
+          --accelerator <NAME>    QEMU's accelerator: auto, kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
-          --hang-timeout <TIME>   Seconds without an answer until a guest in use is killed; 0 is never
+          --hang-timeout <TIME>   Seconds until a guest in use that hangs is killed; 0 means never
     ");
     assert_snapshot!(help("logs"), @r"
     exit 0
@@ -171,12 +171,12 @@ fn every_verb() {
     Usage: darwin-vz-nix logs [OPTIONS]
 
     Options:
-          --console    The guest's serial console instead of the daemon's log
-          --boot <N>   The console of a boot: 0 the last, -1 the one before, or a number of --boots
-          --boots      What became of the last boots, and why
-          --build      What was said when the recipe was built last
-      -f, --follow     Go on with what is written from now on
-      -n, --lines <N>  Only the last lines [default: all; with --follow 10]
+          --console    Show the guest's serial console instead of the daemon's log
+          --boot <N>   Show a boot's console: 0 is the last, -1 the one before, or a number of --boots
+          --boots      List the last boots with their outcome and its reason
+          --build      Show the log of the recipe's last build
+      -f, --follow     Continue to print new output
+      -n, --lines <N>  Print only the last N lines [default: all; with --follow 10]
       -h, --help       Print help
     ");
     assert_snapshot!(help("destroy"), @r"
@@ -187,21 +187,21 @@ fn every_verb() {
     Usage: darwin-vz-nix destroy [OPTIONS]
 
     Options:
-      -y, --yes               Do not ask
-          --keep-keys         Keep the keys, so that hosts which know the machine need not be told anew
-          --keep-generations  Keep the guest systems that were built from the recipe
+      -y, --yes               Do not ask for confirmation
+          --keep-keys         Keep the keys, so that the configuration of hosts stays valid
+          --keep-generations  Keep the guest systems built from the recipe
       -h, --help              Print help
     ");
     assert_snapshot!(help("generations"), @r"
     exit 0
     --- stdout
-    Show the guest systems built from the recipe; go back, build, delete
+    Show the guest systems built from the recipe; roll back, build, delete
 
     Usage: darwin-vz-nix generations [OPTIONS] [COMMAND]
 
     Commands:
-      rollback  Go back to a generation that worked, until the recipe changes
-      build     Build the recipe and try it, also if that has failed before
+      rollback  Roll back to a generation that worked, until the recipe changes
+      build     Build the recipe and try it, even if that has failed before
       delete    Delete generations that are not in use
 
     Options:
@@ -211,14 +211,14 @@ fn every_verb() {
     assert_snapshot!(help("nix-config"), @r"
     exit 0
     --- stdout
-    Print what a host needs to build on the machine
+    Print the configuration that a host needs to build on the machine
 
     Usage: darwin-vz-nix nix-config [OPTIONS]
 
     Options:
-          --door <DOOR>     The way in: direct joins Nix to the guest's nix-daemon, ssh goes through its
-                            sshd [default: direct] [possible values: direct, ssh]
-          --only <SECTION>  Print one section alone, without comments, for scripts [possible values:
+          --door <DOOR>     How Nix reaches the guest: direct connects to its nix-daemon, ssh goes
+                            through its sshd [default: direct] [possible values: direct, ssh]
+          --only <SECTION>  Print only one section, without comments, for scripts [possible values:
                             builders, ssh, known-hosts]
           --json            Print every section as JSON
       -h, --help            Print help (see more with '--help')
@@ -226,53 +226,53 @@ fn every_verb() {
     assert_snapshot!(help("config"), @r"
     exit 0
     --- stdout
-    Show the settings that count, and where each comes from
+    Show the effective settings, and where each comes from
 
     Usage: darwin-vz-nix config [OPTIONS]
 
     Options:
           --json    Print it as JSON
-          --daemon  Those that the running daemon goes by, which may be older
+          --daemon  Show the running daemon's settings, which may be older
       -h, --help    Print help (see more with '--help')
 
     Settings of the machine:
           --cores <N>             Processors of the guest
           --memory <SIZE>         Memory of the guest, such as 8G
           --disk-size <SIZE>      Size of the data disk, such as 100G
-          --ephemeral[=<BOOL>]    Begin each boot with an empty data disk
-          --idle-timeout <TIME>   Minutes unused until the guest is stopped; 0 is never
-          --listen <ADDRESS>      Where ssh clients reach it: a loopback address and port
+          --ephemeral[=<BOOL>]    Start each boot with an empty data disk
+          --idle-timeout <TIME>   Idle minutes until the guest is stopped; 0 means never
+          --listen <ADDRESS>      Loopback address and port for ssh clients
           --bundle <DIR>          Directory of the guest bundle
-          --recipe <DRV>          A derivation of the host's store, whose output is the guest bundle to
-                                  build and change to
+          --recipe <DRV>          Derivation in the host's store whose output is the guest bundle to
+                                  build and switch to
           --nix <DIR>             Directory with the host's nix, for the recipe
           --rosetta[=<BOOL>]      Let an aarch64 guest run x86_64 programs through Rosetta
           --share-store[=<BOOL>]  Let the guest build on the host's store
-          --store-dir <DIR>       The host's store, as a directory
-          --store-daemon <FILE>   The socket of the host's Nix daemon
-          --backend <NAME>        auto, or what runs the guest: vz (macOS) or qemu (Linux)
-          --accelerator <NAME>    auto, or force kvm or tcg
+          --store-dir <DIR>       Directory of the host's store
+          --store-daemon <FILE>   Socket of the host's Nix daemon
+          --backend <NAME>        Backend that runs the guest: auto, vz (macOS) or qemu (Linux)
+          --accelerator <NAME>    QEMU's accelerator: auto, kvm or tcg
           --boot-timeout <TIME>   Seconds that a boot may take
           --stop-grace <TIME>     Seconds that a guest may take to power off before it is killed
-          --hang-timeout <TIME>   Seconds without an answer until a guest in use is killed; 0 is never
+          --hang-timeout <TIME>   Seconds until a guest in use that hangs is killed; 0 means never
     ");
     assert_snapshot!(help("token"), @r"
     exit 0
     --- stdout
-    Print the token that the HTTP API asks for on TCP, or make a new one
+    Print the token that the HTTP API requires on TCP, or create a new one
 
     Usage: darwin-vz-nix token [OPTIONS]
 
     Options:
-          --rotate  Make a new one; the old one is void at once, also for a daemon that runs
-          --path    Print where it is, and make nothing
-          --json    Print it as JSON, with its file and where the API answers
+          --rotate  Create a new token; the old one becomes invalid at once, also for a running daemon
+          --path    Print the path of the token's file, and create nothing
+          --json    Print it as JSON, with its file and the API's address
       -h, --help    Print help
     ");
     assert_snapshot!(help("capabilities"), @r"
     exit 0
     --- stdout
-    Show what this computer and this program can do, and why not
+    Show what this computer and this program support, with reasons
 
     Usage: darwin-vz-nix capabilities [OPTIONS]
 

@@ -74,8 +74,8 @@ fn destroy_asks_and_deletes_without_a_daemon_under_the_lock() {
     assert_snapshot!(run(dir.path(), &["destroy"]), @r"
     exit 3
     --- stderr
-    error: builder is not deleted: nobody is there to be asked
-      hint: say --yes
+    error: builder is not deleted: there is no terminal to ask for confirmation
+      hint: confirm with --yes
     ");
     assert!(machine.user_key().exists());
     let lock = StateDir::open(dir.path()).unwrap().lock().unwrap();
@@ -404,7 +404,7 @@ fn nix_config_prints_its_sections() {
     assert_snapshot!(text, @r#"
     exit 0
     --- stdout
-    # Append to /etc/nix/machines, and have in /etc/nix/nix.conf:
+    # Append to /etc/nix/machines, and add to /etc/nix/nix.conf:
     #   builders = @/etc/nix/machines
     #   builders-use-substitutes = true
     ssh-ng://nixer@darwin-vz-builder aarch64-linux [KEY] 1 1 benchmark,big-parallel - [ENCODED]
@@ -421,7 +421,7 @@ fn nix_config_prints_its_sections() {
       ConnectTimeout 390
       […]
 
-    # Append to /etc/ssh/ssh_known_hosts, if other tools are to know the machine:
+    # Append to /etc/ssh/ssh_known_hosts, so that other tools know the machine:
     darwin-vz-builder [HOST KEY]
     "#);
     std::fs::write(bundle.join("guest.json"), "{").unwrap();
@@ -459,19 +459,19 @@ fn pause_and_resume_say_what_follows() {
     assert_snapshot!(run(server.path(), &["pause"]), @r"
     exit 0
     --- stdout
-    builder is paused; the next connection has it go on
+    builder is paused; the next connection resumes it
     ");
     assert_snapshot!(run(server.path(), &["start"]), @r"
     exit 0
     --- stdout
-    builder goes on
+    builder is resumed
     --- stderr
     builder: starting
     ");
     assert_snapshot!(run(server.path(), &["resume"]), @r"
     exit 0
     --- stdout
-    builder goes on
+    builder is resumed
     ");
     let report = Report::new(Kind::Busy, "no guest runs").hint("start it: `darwin-vz-nix start`");
     *server.fake.fault.lock().unwrap() = Some(report);

@@ -22,7 +22,7 @@ fn a_build_without_a_connection_keeps_the_vm_and_its_result() {
         assert_eq!(status["state"], "running", "{status}");
         status["leases"] == 0 && status["builds"] == 1
     });
-    assert!(lab.ok(&["status"]).contains("builder: a build goes on without a connection"));
+    assert!(lab.ok(&["status"]).contains("builder: a build continues without a connection"));
     lab.await_state("stopped");
     assert_eq!((lab.boots(), lab.status()["lastExit"].as_str()), (1, Some("powered-off")));
     assert_eq!(lab.ssh(&format!("cat {}", out.trim())).trim(), "done", "it stopped after the build, not in it");

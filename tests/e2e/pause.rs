@@ -25,7 +25,7 @@ fn a_connection_resumes_a_paused_guest_with_its_clock_set() {
         std::thread::spawn(move || lines.for_each(|line| said.send((Instant::now(), line.unwrap())).unwrap()));
     let mut received = vec![heard.recv_timeout(TIMEOUT).unwrap(), heard.recv_timeout(TIMEOUT).unwrap()];
 
-    assert_eq!(lab.ok(&["pause"]), "builder is paused; the next connection has it go on\n");
+    assert_eq!(lab.ok(&["pause"]), "builder is paused; the next connection resumes it\n");
     let paused = Instant::now();
     assert_eq!((lab.status()["state"].as_str(), lab.status()["leases"].as_u64()), (Some("paused"), Some(1)));
     sleep(Duration::from_secs(8));
@@ -76,10 +76,10 @@ fn a_paused_guest_is_stopped_cleanly_and_resumed_by_its_verb() {
     assert!(lab.fails(&["resume"], 8).contains("no guest runs"));
     lab.ok(&["start"]);
     lab.ok(&["pause"]);
-    assert_eq!(lab.ok(&["resume"]), "builder goes on\n");
+    assert_eq!(lab.ok(&["resume"]), "builder is resumed\n");
     assert!(lab.is("running"));
     lab.ok(&["pause"]);
-    assert_eq!(lab.ok(&["start"]), "builder goes on\n");
+    assert_eq!(lab.ok(&["start"]), "builder is resumed\n");
     lab.ok(&["pause"]);
     lab.ok(&["stop"]);
     assert_eq!(lab.status()["lastExit"], "powered-off");

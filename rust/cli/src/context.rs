@@ -1,4 +1,4 @@
-//! Where a command runs: environment, directories, and the settings that follow from them.
+//! The context of a command: environment, directories, and the settings that they determine.
 
 use crate::global::Global;
 use dvn_client::Client;
@@ -12,18 +12,18 @@ use std::{
 
 const NAME: &str = "darwin-vz-nix";
 
-/// What a command knows before it does anything.
+/// The context of a command.
 #[derive(Debug)]
 pub struct Context {
     /// Flags of every verb.
     pub global: Global,
-    /// The settings, as far as they hold without a look at the host.
+    /// The settings, not yet checked against the host.
     pub config: Config,
-    /// Where programs are looked for: `PATH`.
+    /// The search path for programs: `PATH`.
     pub search_path: OsString,
-    /// The variables that a `nix` of this host needs.
+    /// The environment variables for the host's `nix`.
     pub nix_environment: Vec<(OsString, OsString)>,
-    /// The configuration file that was named, absolute.
+    /// The configuration file that was given, as an absolute path.
     named_config: Option<PathBuf>,
 }
 
@@ -39,7 +39,8 @@ impl Environment {
     pub fn read() -> Result<Environment, Report> {
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let cwd = std::env::current_dir().map_err(|error| {
-            Report::new(Kind::Host, format!("the working directory is gone: {error}")).hint("change to one that exists")
+            Report::new(Kind::Host, format!("the working directory is gone: {error}"))
+                .hint("change to an existing directory")
         })?;
         Ok(Environment {
             variables: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
@@ -48,19 +49,19 @@ impl Environment {
         })
     }
 
-    /// A variable that is set and not empty.
+    /// A variable, if it is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The state directory as flag or variable give it.
+    /// The state directory, if a flag or variable gives it.
     pub fn given_state_dir(&self, global: &Global) -> Option<PathBuf> {
         let given = global.state_dir.as_deref().or_else(|| self.variable("DARWIN_VZ_NIX_STATE_DIR"));
-        // `~` is left to the settings, which know what it means.
+        // The settings expand `~`.
         given.filter(|dir| !dir.starts_with('~')).map(|dir| self.cwd.join(dir))
     }
 
-    /// The machine as flag or variable give it.
+    /// The machine, if a flag or variable gives it.
     pub fn given_machine(&self, global: &Global) -> Result<Option<MachineName>, Report> {
         match (&global.machine, self.variable("DARWIN_VZ_NIX_MACHINE")) {
             (Some(name), _) => Ok(Some(name.clone())),
@@ -75,7 +76,7 @@ impl Environment {
         self.variable("HOME").map(Path::new).filter(|home| home.is_absolute())
     }
 
-    /// A directory of the XDG base directory specification, which wants relative ones ignored.
+    /// A directory of the XDG base directory specification. Relative paths are ignored, as it requires.
     fn xdg(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
         let given = self.variable(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
         given.or_else(|| Some(self.home()?.join(below_home))).map(|dir| dir.join(NAME))
@@ -92,7 +93,7 @@ impl Environment {
 }
 
 impl Context {
-    /// Reads environment and file; `flags` are the verb's own settings.
+    /// Reads environment and file. `flags` are the settings from the verb's flags.
     pub fn new(global: Global, mut flags: Vec<(Key, String)>) -> Result<Context, Report> {
         let environment = Environment::read()?;
         let named = global.config.clone().or_else(|| environment.variable("DARWIN_VZ_NIX_CONFIG").map(PathBuf::from));
@@ -110,8 +111,8 @@ impl Context {
         let default_state_dir = match (environment.default_state_dir(), environment.given_state_dir(&global)) {
             (Some(dir), _) | (None, Some(dir)) => dir,
             (None, None) => {
-                let report = Report::new(Kind::Config, "HOME is not set, so there is no place for the state");
-                return Err(report.hint("set HOME, or name a directory with --state-dir"));
+                let report = Report::new(Kind::Config, "HOME is not set, so there is no default state directory");
+                return Err(report.hint("set HOME, or give a directory with --state-dir"));
             }
         };
         let config = Config::load(Sources {
@@ -126,27 +127,27 @@ impl Context {
         Ok(Context { global, config, search_path, nix_environment, named_config })
     }
 
-    /// The machine that the command is about.
+    /// The machine that the command applies to.
     pub fn machine(&self) -> Result<MachineName, Report> {
         Ok(self.config.chosen()?.clone())
     }
 
-    /// Where all state lives.
+    /// The state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.config.state_dir()
     }
 
-    /// The daemon of that state directory.
+    /// A client of the state directory's daemon.
     pub fn client(&self) -> Client {
         Client::new(&self.state_dir())
     }
 
-    /// The settings, checked against this computer.
+    /// The settings, checked against this host.
     pub fn settings(&self) -> Result<Settings, Report> {
         Ok(self.config.settings(&HostFacts::gather())?)
     }
 
-    /// The flags which make another process of this program mean the same daemon and machine. Variables are inherited.
+    /// The flags with which another process of this program selects the same daemon and machine. It inherits variables.
     pub fn flags(&self) -> Vec<OsString> {
         let mut flags = self.daemon_flags();
         flags.extend(flag("--machine", self.global.machine.as_ref().map(|name| name.as_str().into())));
@@ -154,7 +155,7 @@ impl Context {
         flags
     }
 
-    /// The flags which make another process of this program mean the same daemon, wherever it runs.
+    /// The flags with which another process of this program selects the same daemon from any working directory.
     pub fn daemon_flags(&self) -> Vec<OsString> {
         let mut flags: Vec<OsString> = vec!["--state-dir".into(), self.state_dir().into()];
         flags.extend(flag("--config", self.named_config.clone().map(Into::into)));
@@ -166,8 +167,8 @@ fn flag(name: &str, value: Option<OsString>) -> impl Iterator<Item = OsString> {
     value.map(|value| [name.into(), value]).into_iter().flatten()
 }
 
-/// This program.
+/// The path of this program.
 pub fn this_program() -> Result<PathBuf, Report> {
     std::env::current_exe()
-        .map_err(|error| Report::new(Kind::Host, format!("this program does not find itself: {error}")))
+        .map_err(|error| Report::new(Kind::Host, format!("cannot find the path of this program: {error}")))
 }

@@ -1,4 +1,4 @@
-//! The flags that every verb has.
+//! The flags of every verb.
 
 use clap::{Args, ColorChoice};
 use dvn_config::Key;
@@ -19,10 +19,10 @@ pub struct Global {
     pub machine: Option<MachineName>,
     #[arg(long, global = true, value_name = Key::LogLevel.placeholder(), help = Key::LogLevel.help())]
     pub log_level: Option<String>,
-    /// When to colour
+    /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", value_enum)]
     pub color: Option<ColorChoice>,
-    /// Log more; twice for still more
+    /// Log at level debug; -vv logs at level trace
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

@@ -1,4 +1,4 @@
-//! The grammar of the command line.
+//! The command line: its verbs and global flags.
 
 use crate::{
     commands::{
@@ -10,18 +10,18 @@ use crate::{
 use clap::{Parser, Subcommand};
 use dvn_config::Key;
 
-/// Ends the help, which is to fit a screen.
+/// The end of the help. The whole help must fit a screen.
 const AFTER_HELP: &str = "\
 Examples:
-  darwin-vz-nix start                  boot the machine now, and show where the time goes
-  darwin-vz-nix ssh -- uname -a        run a command in it; starts what does not run
-  darwin-vz-nix nix-config             what to put into Nix's configuration to build on it
-  darwin-vz-nix doctor                 look for what is wrong
+  darwin-vz-nix start                  boot the machine now, and show how long each phase takes
+  darwin-vz-nix ssh -- uname -a        run a command in it, starting it if needed
+  darwin-vz-nix nix-config             print the Nix configuration to build on it
+  darwin-vz-nix doctor                 diagnose problems
 
-Exit codes: 0 done; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 this computer
-lacks something; 6 guest bundle; 7 the guest did not come up; 8 somebody else has it; 9 state
-directory; 10 connection to the guest; 11 no such machine or generation; 70 a fault of this program.
-The manual, darwin-vz-nix(1), tells more.";
+Exit codes: 0 success; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 the host
+lacks a requirement; 6 guest bundle; 7 the guest did not boot; 8 in use by another process;
+9 state directory; 10 connection to the guest; 11 no such machine or generation; 70 internal error.
+The manual page is darwin-vz-nix(1).";
 
 /// A Linux builder for Nix that starts when a build needs it and stops when idle
 #[derive(Debug, Parser)]
@@ -33,40 +33,40 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-/// What to do.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Start the machine, and the daemon if none runs
     Start(start::Start),
     /// Stop the machine; the next connection starts it again
     Stop(stop::Stop),
-    /// Have the guest stand still; the next connection has it go on
+    /// Pause the guest; the next connection resumes it
     Pause(pause::Pause),
-    /// Have a paused guest go on
+    /// Resume a paused guest
     Resume(pause::Resume),
     /// Show the machines
     Status(status::Status),
-    /// Open a shell in the guest, or run a command there; starts what does not run
+    /// Open a shell in the guest or run a command there; starts it if needed
     Ssh(ssh::Ssh),
-    /// Join stdin and stdout to a service of the guest, for Nix and ssh to call
+    /// Connect stdin and stdout to a service of the guest; called by Nix and ssh
     Connect(connect::Connect),
     /// Run the daemon in the foreground
     Run(run::Run),
     /// Show the daemon's log, the guest's console or a build's log
     Logs(logs::Logs),
-    /// Show the guest systems built from the recipe; go back, build, delete
+    /// Show the guest systems built from the recipe; roll back, build, delete
     Generations(generations::Generations),
-    /// Look for what is wrong, and repair it if asked to
+    /// Diagnose problems, and repair them with --fix
     Doctor(doctor::Doctor),
     /// Stop the machine and delete its disk, keys and generations
     Destroy(destroy::Destroy),
-    /// Print what a host needs to build on the machine
+    /// Print the configuration that a host needs to build on the machine
     NixConfig(nix_config::NixConfig),
-    /// Show the settings that count, and where each comes from
+    /// Show the effective settings, and where each comes from
     Config(config::Config),
-    /// Print the token that the HTTP API asks for on TCP, or make a new one
+    /// Print the token that the HTTP API requires on TCP, or create a new one
     Token(token::Token),
-    /// Show what this computer and this program can do, and why not
+    /// Show what this computer and this program support, with reasons
     Capabilities(capabilities::Capabilities),
     /// Print a completion script for a shell
     Completions(completions::Completions),
@@ -76,7 +76,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Settings among the verb's own flags.
+    /// The settings that the verb's flags give.
     pub fn flags(&self) -> Vec<(Key, String)> {
         match self {
             Verb::Run(verb) => {
@@ -88,7 +88,7 @@ impl Verb {
         }
     }
 
-    /// An error is to be JSON on stdout, too.
+    /// Whether errors are also printed as JSON on stdout.
     pub fn wants_json(&self) -> bool {
         match self {
             Verb::Status(verb) => verb.json,

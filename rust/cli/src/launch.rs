@@ -1,4 +1,4 @@
-//! Starts a daemon for a command that needs one, and waits until it serves.
+//! Starts a daemon for a command that needs one, and waits until it answers.
 
 use crate::{
     context::{Context, this_program},
@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a daemon may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks, and only while one is awaited.
-const PERIOD: Duration = Duration::from_millis(10);
+/// Time limit until a new daemon answers.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Interval between two attempts.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The daemon that runs, or one that does from now on.
+/// A client of the running daemon. Starts one if none runs.
 pub async fn ensure(context: &Context) -> Result<Client, Report> {
     let client = context.client();
     match client.health().await {
@@ -26,7 +26,7 @@ pub async fn ensure(context: &Context) -> Result<Client, Report> {
         known => return known.map(|()| client),
     }
     let child = spawn(context)?;
-    progress::patiently("starting the daemon", until_it_serves(client, child)).await
+    progress::with_notice("starting the daemon", until_it_serves(client, child)).await
 }
 
 async fn until_it_serves(client: Client, mut child: Child) -> Result<Client, Report> {
@@ -37,27 +37,27 @@ async fn until_it_serves(client: Client, mut child: Child) -> Result<Client, Rep
             return Ok(client);
         }
         if ended.is_none() {
-            ended = last_words(&mut child);
+            ended = exit_report(&mut child);
         }
         match &ended {
-            // Another command was quicker, and its daemon will serve in a moment.
-            Some(report) if report.kind == Kind::Busy && begun.elapsed() < PATIENCE => {}
+            // Another command has started a daemon, which will answer soon.
+            Some(report) if report.kind == Kind::Busy && begun.elapsed() < START_TIMEOUT => {}
             Some(report) => return Err(report.clone()),
-            None if begun.elapsed() >= PATIENCE => {
+            None if begun.elapsed() >= START_TIMEOUT => {
                 let report = Report::new(
                     Kind::NotRunning,
-                    format!("the daemon was started but does not serve after {PATIENCE:?}"),
+                    format!("the daemon was started but does not answer after {START_TIMEOUT:?}"),
                 );
                 return Err(report.hint("its log says why: `darwin-vz-nix logs`"));
             }
             None => {}
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 fn spawn(context: &Context) -> Result<Child, Report> {
-    // A mistake in the settings is told here, by the command that was given them.
+    // Reports a mistake in the settings here, before a daemon is started.
     let settings = context.settings()?;
     let failed = |error: std::io::Error| Report::new(Kind::Host, format!("the daemon cannot be started: {error}"));
     let log = StateDir::open(&settings.state_dir)?.daemon_log();
@@ -67,23 +67,23 @@ fn spawn(context: &Context) -> Result<Child, Report> {
         .args(["run", "--detached"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // What is not logged but printed: a panic, a library's complaint.
+        // For output that is not logged, such as panics and messages of libraries.
         .stderr(log)
         .spawn()
         .map_err(failed)
 }
 
-/// Why the daemon ended, once it has.
-fn last_words(child: &mut Child) -> Option<Report> {
+/// Why the daemon ended, if it has.
+fn exit_report(child: &mut Child) -> Option<Report> {
     let status = child.try_wait().ok().flatten()?;
     let mut text = String::new();
     if let Some(mut stdout) = child.stdout.take() {
-        // A child that ended has closed it, so this does not block; what it said may be nothing.
+        // The child has ended and closed the pipe, so this does not block. There may be no output.
         let _ = stdout.read_to_string(&mut text);
     }
-    let unsaid = || {
+    let unknown = || {
         Report::new(Kind::Internal, format!("the daemon ended at once, with {status}"))
             .hint("its log says why: `darwin-vz-nix logs`")
     };
-    Some(serde_json::from_str(&text).unwrap_or_else(|_| unsaid()))
+    Some(serde_json::from_str(&text).unwrap_or_else(|_| unknown()))
 }

@@ -1,7 +1,7 @@
-//! The command line: one file per verb. What it wants of a running daemon it asks over the API.
+//! The command line: one file per verb. It talks to a running daemon over the API.
 //!
-//! This is the only place that reads the environment, the home directory and the working directory; `context` does, once.
-//! An error ends in `output::fail`, which prints it and turns its kind into the exit code.
+//! Only `context` reads the environment, the home directory and the working directory, once. No other crate does.
+//! `output::fail` prints an error and maps its kind to the exit code.
 
 mod commands;
 mod context;
@@ -22,21 +22,21 @@ use grammar::{Cli, Verb};
 use runtime::block_on;
 use std::process::ExitCode;
 
-/// The command line, for those who describe it.
+/// The command line's definition, from which the references are made.
 pub fn command() -> Command {
     Cli::command()
 }
 
-/// Runs the program; its exit code.
+/// Runs the program. Returns its exit code.
 pub fn main() -> ExitCode {
     let inheritance = Inheritance::take();
     let Cli { global, verb } = Cli::parse();
     output::colour(global.color.unwrap_or_default());
     let (json, flags) = (verb.wants_json(), verb.flags());
     let outcome = match verb {
-        // A line for Nix to show: it prints what a remote program says on stderr.
+        // Prints errors as one line, since Nix shows a remote program's stderr.
         Verb::Connect(verb) => return verb.run(global),
-        // Its exit code is what it found.
+        // Its exit code depends on its findings.
         Verb::Doctor(verb) => return verb.run(global),
         Verb::Complete(verb) => {
             verb.run(global);
@@ -68,7 +68,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<(), Report> {
         Verb::NixConfig(verb) => block_on(verb.run(context))?,
         Verb::Config(verb) => block_on(verb.run(context))?,
         Verb::Token(verb) => verb.run(context),
-        // Done before.
+        // Handled in `main`.
         Verb::Run(_)
         | Verb::Connect(_)
         | Verb::Doctor(_)

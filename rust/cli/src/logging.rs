@@ -1,4 +1,4 @@
-//! Where log lines go: stderr, and for the daemon a file that is turned over when it has grown.
+//! Log output: stderr, and for the daemon a file that is rotated by size.
 
 use crate::{context::Context, output::colours};
 use dvn_host::{files::state_error, log_file::LogFile};
@@ -11,14 +11,15 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// The daemon's log is turned over to `daemon.log.1` at this size, in bytes.
+/// The daemon's log is rotated to `daemon.log.1` at this size in bytes.
 const MAX_LOG: u64 = 10 * 1024 * 1024;
 
-/// Target of the line that tells why the daemon ended. In the foreground that is printed on stderr as any command's error is.
+/// Target of the line that says why the daemon ended. A daemon in the foreground prints it on stderr like any command's
+/// error, so it is not logged there.
 pub const END: &str = "dvn_cli::end";
 
-/// Which log lines count. A level alone is for this program; its libraries tell only what is wrong, until they are asked
-/// for with `debug` or `trace`.
+/// The filter for log lines. The levels `error`, `warn` and `info` apply to this program only, with its libraries at
+/// `warn`; `debug` and `trace` apply to all.
 fn filter(context: &Context, default: &str) -> Result<Targets, Report> {
     let level = match context.global.verbose {
         0 => context.config.log_level().unwrap_or(default),
@@ -32,7 +33,7 @@ fn filter(context: &Context, default: &str) -> Result<Targets, Report> {
     directives.parse().map_err(|error| Report::new(Kind::Config, format!("log-level cannot be {level:?}: {error}")))
 }
 
-/// For a command: warnings on stderr.
+/// Sets up logging for a command: to stderr, from level `warn`.
 pub fn for_a_client(context: &Context) -> Result<(), Report> {
     let layer =
         fmt::layer().with_writer(io::stderr).with_ansi(colours(&io::stderr())).without_time().with_target(false);
@@ -40,7 +41,7 @@ pub fn for_a_client(context: &Context) -> Result<(), Report> {
     Ok(())
 }
 
-/// For the daemon: its file, and stderr in the foreground.
+/// Sets up logging for the daemon: to its file, and also to stderr in the foreground.
 pub fn for_the_daemon(context: &Context, log: &Path, foreground: bool) -> Result<(), Report> {
     let file = LogFile::append(log, MAX_LOG).map_err(|error| state_error(log, "cannot write", &error))?;
     let stderr = foreground.then(|| {

@@ -1,4 +1,4 @@
-//! What is printed: errors, colours, times.
+//! Output: errors, colours, times.
 
 use clap::ColorChoice;
 use dvn_types::{Kind, Report};
@@ -10,22 +10,22 @@ use std::{
     time::Duration,
 };
 
-/// When to colour, as `--color` said; set once, before anything is printed.
-static WHEN: OnceLock<ColorChoice> = OnceLock::new();
+/// The value of `--color`. Set once, before anything is printed.
+static COLOR_CHOICE: OnceLock<ColorChoice> = OnceLock::new();
 
-/// Goes by `--color` from now on.
+/// Sets when to use colours.
 pub fn colour(when: ColorChoice) {
-    // Only `main` says it, and once.
-    let _ = WHEN.set(when);
+    // Only `main` calls this, and once.
+    let _ = COLOR_CHOICE.set(when);
 }
 
-/// Whether a stream gets colours: what `--color` says, then the variables that others go by.
+/// Whether to use colours on a stream: by `--color`, else by the usual environment variables.
 pub fn colours(stream: &impl IsTerminal) -> bool {
-    let when = WHEN.get().copied().unwrap_or(ColorChoice::Auto);
+    let when = COLOR_CHOICE.get().copied().unwrap_or(ColorChoice::Auto);
     coloured(when, |name| std::env::var_os(name), stream.is_terminal())
 }
 
-/// NO_COLOR outranks CLICOLOR_FORCE, as in clap's own messages. A variable that is empty is not set.
+/// NO_COLOR overrides CLICOLOR_FORCE, as in clap's messages. An empty variable counts as unset.
 fn coloured(when: ColorChoice, variable: impl Fn(&str) -> Option<OsString>, terminal: bool) -> bool {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     match when {
@@ -34,20 +34,20 @@ fn coloured(when: ColorChoice, variable: impl Fn(&str) -> Option<OsString>, term
         ColorChoice::Auto if set("NO_COLOR").is_some() => false,
         ColorChoice::Auto if set("CLICOLOR_FORCE").is_some_and(|force| force != "0") => true,
         ColorChoice::Auto => {
-            terminal && set("CLICOLOR").is_none_or(|wish| wish != "0") && set("TERM").is_none_or(|term| term != "dumb")
+            terminal && set("CLICOLOR").is_none_or(|value| value != "0") && set("TERM").is_none_or(|term| term != "dumb")
         }
     }
 }
 
-/// Whether lines can be painted over there: a terminal that knows how.
-pub fn paints(stream: &impl IsTerminal) -> bool {
+/// Whether lines can be redrawn on a stream: it is a terminal that supports it.
+pub fn can_redraw(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// Prints an error, in JSON on stdout as well if so asked, and gives the exit code of its kind.
+/// Prints an error on stderr, and with `json` also on stdout. Returns the exit code of its kind.
 pub fn fail(report: &Report, json: bool) -> ExitCode {
     if json {
-        // Who reads stdout may be gone; stderr and the exit code still tell.
+        // The reader of stdout may be gone. stderr and the exit code still report the error.
         let _ = print(&format!("{}\n", serde_json::to_string(report).unwrap_or_default()));
     }
     let (red, blue, plain) =
@@ -60,28 +60,28 @@ pub fn fail(report: &Report, json: bool) -> ExitCode {
     ExitCode::from(report.kind.exit_code())
 }
 
-/// Writes to stdout. A reader that has had enough (`| head`) ends the program quietly, as it ends others.
+/// Writes to stdout. Ends the program quietly if the reader has closed it (`| head`).
 pub fn print(text: &str) -> Result<(), Report> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`print()`], for what may be no text.
+/// Like [`print()`], for bytes that need not be UTF-8.
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Report> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Report::new(Kind::Host, format!("stdout cannot be written: {error}"))),
+        Err(error) => Err(Report::new(Kind::Host, format!("cannot write to stdout: {error}"))),
         Ok(()) => Ok(()),
     }
 }
 
-/// JSON for people and programs alike.
+/// Prints a value as indented JSON.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Report> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
     print(&format!("{text}\n"))
 }
 
-/// A time, short: its two largest units.
+/// A duration in its two largest units.
 pub fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -93,7 +93,7 @@ pub fn short(time: Duration) -> String {
     }
 }
 
-/// A time of a boot.
+/// A duration in milliseconds or seconds.
 pub fn milliseconds(ms: u64) -> String {
     if ms < 1000 { format!("{ms} ms") } else { format!("{}.{:02} s", ms / 1000, ms % 1000 / 10) }
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_for_terminals_and_for_whoever_insists() {
+    fn colours_are_for_terminals_unless_forced() {
         use ColorChoice::{Always, Auto, Never};
         let decided = |when, variables: &[(&str, &str)], terminal| {
             let variable =

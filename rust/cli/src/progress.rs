@@ -1,4 +1,5 @@
-//! What a command shows while it waits: a moving line on a terminal, plain lines elsewhere. On stderr, so that it never mixes with results.
+//! Progress of a command that waits: a spinner on a terminal, plain lines elsewhere. On stderr, so it never mixes with
+//! results.
 
 use crate::output;
 use dvn_client::Client;
@@ -13,33 +14,33 @@ use std::{
     time::Duration,
 };
 
-/// One asks for the status this often even if nothing changes.
+/// Time limit of a request that waits for the next change of the status.
 const POLL: Duration = Duration::from_secs(60);
 
-/// Whoever waits longer is shown what for.
-const SILENCE: Duration = Duration::from_secs(2);
+/// A wait longer than this is shown.
+const NOTICE_DELAY: Duration = Duration::from_secs(2);
 
-/// The line.
+/// The progress line.
 pub struct Progress {
     bar: Option<ProgressBar>,
     last: String,
 }
 
 impl Progress {
-    /// Nothing, until there is something to show.
+    /// Shows nothing yet.
     pub fn new() -> Progress {
         Progress { bar: None, last: String::new() }
     }
 
-    /// Shows a state, unless it is shown already.
+    /// Shows a text, unless it is already shown.
     pub fn show(&mut self, text: String) {
         if text == self.last {
             return;
         }
-        if output::paints(&io::stderr()) {
+        if output::can_redraw(&io::stderr()) {
             self.bar.get_or_insert_with(spinner).set_message(text.clone());
         } else {
-            // Who reads stderr may be gone; that is no reason to end.
+            // A closed stderr must not end the command.
             let _ = writeln!(io::stderr(), "{text}");
         }
         self.last = text;
@@ -63,10 +64,10 @@ impl Drop for Progress {
     }
 }
 
-/// Waits for what mostly takes no time, and says so if it does.
-pub async fn patiently<T>(text: impl Into<String>, waiting: impl Future<Output = T>) -> T {
+/// Waits for an operation, and shows `text` if it takes longer than `NOTICE_DELAY`.
+pub async fn with_notice<T>(text: impl Into<String>, waiting: impl Future<Output = T>) -> T {
     let mut waiting = pin!(waiting);
-    match tokio::time::timeout(SILENCE, &mut waiting).await {
+    match tokio::time::timeout(NOTICE_DELAY, &mut waiting).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let mut progress = Progress::new();
@@ -76,7 +77,7 @@ pub async fn patiently<T>(text: impl Into<String>, waiting: impl Future<Output =
     }
 }
 
-/// Runs a call, and shows meanwhile what becomes of the machine.
+/// Runs a request, and shows the machine's state meanwhile.
 pub async fn during<T>(
     client: &Client,
     machine: &MachineName,
@@ -97,29 +98,29 @@ pub async fn during<T>(
             outcome = &mut call => return outcome,
             status = news => match status {
                 Ok(status) => {
-                    // Zero asks for the status at once, so it cannot stand for one that is known.
+                    // Zero means that no status is known yet, and requests one without waiting.
                     generation = status.generation.max(1);
                     let found = status.machines.iter().find(|status| status.name == *machine);
-                    if let Some(text) = found.and_then(doing) {
+                    if let Some(text) = found.and_then(activity) {
                         progress.show(text);
                     }
                 }
-                // The call itself will tell what is wrong.
+                // The request itself will report the error.
                 Err(_) => return call.await,
             },
         }
     }
 }
 
-/// What a machine is doing, if that is worth waiting for.
-fn doing(status: &MachineStatus) -> Option<String> {
+/// The machine's activity, while it is in transition.
+fn activity(status: &MachineStatus) -> Option<String> {
     let name = &status.name;
     if let Some(reason) = &status.waits_for {
         return Some(format!("{name}: waits for {reason}"));
     }
     match status.state {
         State::Starting => Some(format!("{name}: starting")),
-        State::Paused { resuming: true, .. } => Some(format!("{name}: going on after its pause")),
+        State::Paused { resuming: true, .. } => Some(format!("{name}: resuming")),
         State::Stopping { restart: false } => Some(format!("{name}: stopping")),
         State::Stopping { restart: true } => Some(format!("{name}: stopping, then starting again")),
         State::Stopped { .. }

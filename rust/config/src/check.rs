@@ -1,4 +1,4 @@
-//! Values against their ranges and against the host. Pure: the host's facts are passed in.
+//! Checks values against their ranges and the host. Pure: the host's facts are passed in.
 
 use super::{
     error::ConfigError,
@@ -11,24 +11,24 @@ use dvn_host::naming;
 use dvn_types::{MachineName, Report, Sizes};
 use std::{collections::BTreeMap, fmt::Display};
 
-/// Smallest memory with which a guest comes up, in bytes.
+/// Smallest memory with which a guest boots, in bytes.
 pub const MIN_MEMORY: u64 = 256 * MIB;
 /// Smallest data disk in bytes.
 pub const MIN_DISK: u64 = GIB;
-/// Largest data disk in bytes: more is a slip of the keyboard.
+/// Largest data disk in bytes. A larger value is considered a typo.
 pub const MAX_DISK: u64 = 64 * TIB;
 
-/// What a value must be besides readable, for the reference.
+/// A setting's range, for the reference.
 pub fn range(key: Key) -> Option<String> {
     match key {
         Key::StateDir => Some(format!(
-            "letters, digits and `{}` alone: Nix and ssh would misread others; of at most some 70 bytes",
+            "letters, digits and `{}` only, since Nix and ssh misread others; at most about 70 bytes",
             naming::FINE
         )),
-        Key::Cores => Some("1 or more, as many as the host has at most".to_owned()),
-        Key::Memory => Some(format!("`{}` or more, as much as the host has at most", Size(MIN_MEMORY))),
+        Key::Cores => Some("1 to the number of the host's processors".to_owned()),
+        Key::Memory => Some(format!("`{}` to the host's memory", Size(MIN_MEMORY))),
         Key::DiskSize => Some(format!("`{}` to `{}`; a disk can grow, not shrink", Size(MIN_DISK), Size(MAX_DISK))),
-        Key::Listen | Key::ApiListen => Some("loopback only; no two the same".to_owned()),
+        Key::Listen | Key::ApiListen => Some("a loopback address that no other setting has".to_owned()),
         Key::Rosetta => Some("`true` only on Apple silicon with macOS".to_owned()),
         Key::BootTimeout => Some("more than 0".to_owned()),
         _ => None,
@@ -59,7 +59,7 @@ fn cores(cores: &Sourced<u32>, host: &HostFacts) -> Result<(), ConfigError> {
 }
 
 fn memory(memory: &Sourced<Size>, host: &HostFacts) -> Result<(), ConfigError> {
-    // The host's own total is a crooked number; show it rounded down.
+    // The host's total is not a round number, so show it rounded down.
     let most = Size(host.memory / MIB * MIB);
     match memory.value.0 {
         n if n < MIN_MEMORY => {
@@ -98,7 +98,7 @@ fn listen(listen: &Sourced<Listen>) -> Result<(), ConfigError> {
     Err(unfit(Key::Listen, listen, "that would let other computers in".to_owned(), instead))
 }
 
-/// Checks where the API answers on TCP.
+/// Checks the API's address on TCP.
 pub fn api_listen(given: &Sourced<MaybeListen>, machines: &BTreeMap<MachineName, Complete>) -> Result<(), ConfigError> {
     let Some(address) = given.value.0 else { return Ok(()) };
     let instead = |port: u16| format!("give 127.0.0.1:{port} or [::1]:{port}");
@@ -108,7 +108,7 @@ pub fn api_listen(given: &Sourced<MaybeListen>, machines: &BTreeMap<MachineName,
     }
     match machines.iter().find(|(_, settings)| address.port() != 0 && settings.listen.value.0 == address) {
         Some((name, _)) => {
-            let why = format!("ssh clients reach the machine {name} there");
+            let why = format!("the machine {name} listens there for ssh clients");
             Err(unfit(Key::ApiListen, given, why, instead(31_180)))
         }
         None => Ok(()),
@@ -141,7 +141,7 @@ pub fn together(machines: &BTreeMap<MachineName, Complete>) -> Result<(), Config
     let mut taken: BTreeMap<std::net::SocketAddr, &MachineName> = BTreeMap::new();
     for (name, settings) in machines {
         let address = settings.listen.value.0;
-        // Port 0 is whichever is free, and never the same.
+        // Port 0 means any free port, so it never conflicts.
         if address.port() == 0 {
             continue;
         }
@@ -157,7 +157,7 @@ pub fn together(machines: &BTreeMap<MachineName, Complete>) -> Result<(), Config
     Ok(())
 }
 
-/// Checks the sizes which one start asks for in place of the configured ones.
+/// Checks the sizes that a start requests in place of the configured ones.
 pub fn start(request: &Sizes, host: &HostFacts) -> Result<(), Report> {
     let flag = |key: Key| Origin::Flag(key.name().to_owned());
     if let Some(value) = request.cores {

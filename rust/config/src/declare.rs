@@ -1,7 +1,7 @@
-//! What a row of the table of settings becomes: its name among all `Key`s, its value in a `Layer`, in `Complete` and, for
-//! those of a machine, in `MachineSettings`. The table is in `table.rs`.
+//! The macros that expand the table of settings in `table.rs`: each row becomes a `Key`, a field of `Layer` and of
+//! `Complete`, and for settings of a machine a field of `MachineSettings`.
 
-/// Takes the table apart. All that it makes is in the module that has the table.
+/// Splits the table. The generated items are in the module that has the table.
 macro_rules! settings {
     (of the daemon { $($daemon:tt)* } of each machine { $($machine:tt)* }) => {
         every_setting! { $($daemon)* $($machine)* }
@@ -9,7 +9,7 @@ macro_rules! settings {
     };
 }
 
-/// What is made of every row.
+/// The items for all settings.
 macro_rules! every_setting {
     ($(
         $(#[$more:meta])*
@@ -29,59 +29,59 @@ macro_rules! every_setting {
         impl Key {
             const COUNT: usize = [$(Key::$key),*].len();
 
-            /// Every setting, in the order in which they are shown.
+            /// All settings, in display order.
             pub const ALL: [Key; Key::COUNT] = [$(Key::$key),*];
 
-            /// Its name in the file.
+            /// The setting's name in the file.
             pub fn name(self) -> &'static str {
                 match self { $(Key::$key => $name,)* }
             }
 
-            /// What it is, for the reference.
+            /// The description for the reference.
             pub fn about(self) -> &'static str {
                 match self { $(Key::$key => $about,)* }
             }
 
-            /// What it is, for the help of the command line.
+            /// The description for the command line's help.
             pub fn help(self) -> &'static str {
                 match self { $(Key::$key => $help,)* }
             }
 
-            /// What stands for its value there.
+            /// The placeholder for its value in the help.
             pub fn placeholder(self) -> &'static str {
                 match self { $(Key::$key => $placeholder,)* }
             }
 
-            /// How its value is written, for the reference.
+            /// The format of its value, for the reference.
             pub fn form(self) -> &'static str {
                 match self { $(Key::$key => <$type>::FORM,)* }
             }
 
-            /// The values it can have, where they are few.
+            /// All possible values, if they are few.
             pub fn choices(self) -> &'static [&'static str] {
                 match self { $(Key::$key => <$type>::CHOICES,)* }
             }
 
-            /// What its flag says without a value, if it can stand so.
-            pub fn alone(self) -> Option<&'static str> {
-                match self { $(Key::$key => <$type>::ALONE,)* }
+            /// The value of its flag without a value; `None` if the flag requires one.
+            pub fn bare_flag(self) -> Option<&'static str> {
+                match self { $(Key::$key => <$type>::BARE_FLAG,)* }
             }
 
-            /// The default where that depends on the host, for the reference.
+            /// The default in words if it depends on the host, for the reference.
             pub fn default_of_the_host(self) -> Option<&'static str> {
                 let words: &[&'static str] = match self { $(Key::$key => &[$($words)?],)* };
                 words.first().copied()
             }
         }
 
-        /// What one source says. Of two layers, the upper one's values win.
+        /// The values of one source. In a merge, the upper layer's values win.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Layer {
             $(#[doc = concat!("[`Key::", stringify!($key), "`]")] pub $field: Option<Sourced<$type>>,)*
         }
 
         impl Layer {
-            /// Reads one value. The error says what would be right.
+            /// Parses one value. The error says which values are valid.
             pub fn set(&mut self, key: Key, raw: &Raw, origin: Origin, base: &Base) -> Result<(), String> {
                 match key {
                     $(Key::$key => self.$field = Some(Sourced { value: <$type>::read(raw, base)?, origin }),)*
@@ -89,31 +89,31 @@ macro_rules! every_setting {
                 Ok(())
             }
 
-            /// Lays this layer over `under`.
+            /// Merges this layer over `under`.
             #[must_use]
             pub fn over(&self, under: &Layer) -> Layer {
                 Layer { $($field: self.$field.clone().or_else(|| under.$field.clone()),)* }
             }
 
-            /// Fills what is missing.
+            /// Fills missing values with defaults.
             pub fn complete(&self, defaults: Complete) -> Complete {
                 Complete { $($field: self.$field.clone().unwrap_or(defaults.$field),)* }
             }
 
-            /// Has no value at all.
+            /// Whether it has no values.
             pub fn is_empty(&self) -> bool {
                 *self == Layer::default()
             }
         }
 
-        /// Every setting with the value that counts and where that came from.
+        /// Every setting with its effective value and its origin.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Complete {
             $(#[doc = concat!("[`Key::", stringify!($key), "`]")] pub $field: Sourced<$type>,)*
         }
 
         impl Complete {
-            /// What holds where nobody says otherwise.
+            /// The default values.
             pub(super) fn defaults(host: &HostFacts, state_dir: &Path) -> Complete {
                 $(let $field: fn(&HostFacts, &Path) -> $type = $default;)*
                 Complete { $($field: Sourced::default($field(host, state_dir)),)* }
@@ -127,7 +127,7 @@ macro_rules! every_setting {
     };
 }
 
-/// What is made of the rows of a machine besides.
+/// The additional items for settings of a machine.
 macro_rules! settings_of_a_machine {
     ($(
         $(#[$more:meta])*
@@ -137,7 +137,7 @@ macro_rules! settings_of_a_machine {
         }
     )*) => {
         impl Key {
-            /// Each machine may have its own; the others belong to the daemon.
+            /// Whether it is a setting of each machine. Other settings are the daemon's.
             pub fn of_a_machine(self) -> bool {
                 matches!(self, $(Key::$key)|*)
             }

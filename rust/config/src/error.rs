@@ -4,10 +4,10 @@ use super::{origin::Origin, table::Key};
 use dvn_types::{Kind, Report};
 use std::{io, path::PathBuf};
 
-/// Why a configuration is refused. Each names the value's origin.
+/// Why a configuration is refused. Each variant names the value's origin.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// `--config` names a file that is not there or cannot be read.
+    /// The file given by `--config` does not exist or cannot be read.
     #[error("the configuration file {} cannot be read: {source}", path.display())]
     Unreadable {
         /// The file.
@@ -15,22 +15,22 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("{origin}: this is not TOML: {message}")]
     Syntax {
         /// The line.
         origin: Origin,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
     /// There is no such setting.
     #[error("{origin}: there is no setting {name:?}")]
     UnknownKey {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
-        /// As it was written.
+        /// The name as given.
         name: String,
-        /// The setting most like it.
+        /// The most similar setting.
         nearest: Option<String>,
     },
     /// There is no setting for this variable.
@@ -38,69 +38,69 @@ pub enum ConfigError {
     UnknownVariable {
         /// The variable.
         name: String,
-        /// The variable most like it.
+        /// The most similar variable.
         nearest: Option<String>,
     },
-    /// A setting of the daemon stands in a machine's table.
-    #[error("{origin}: {key} is not a machine's own: it holds for the whole daemon")]
+    /// A setting of the daemon is in a machine's table.
+    #[error("{origin}: {key} is not a setting of a machine: it applies to the whole daemon")]
     Misplaced {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
         /// The setting.
         key: Key,
     },
-    /// `machines` or one of its entries is no table.
+    /// `machines` or one of its entries is not a table.
     #[error("{origin}: {name} is a table: write [{name}]")]
     NoTable {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
-        /// The name of the table it should be.
+        /// The table's name.
         name: String,
     },
-    /// A machine's name is not one.
+    /// A machine's name is invalid.
     #[error("{origin}: {why}")]
     BadName {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
         /// What is wrong with it.
         why: String,
     },
-    /// The value cannot be read.
+    /// The value cannot be parsed.
     #[error("{} cannot be {given}", origin.spelled(*key))]
     Unclear {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
         /// The setting.
         key: Key,
         /// What was given.
         given: String,
-        /// What would be right.
+        /// Which values are valid.
         instead: String,
     },
-    /// The value is out of its range, or this host cannot do it.
+    /// The value is out of range, or this host does not support it.
     #[error("{} = {given}: {why}", origin.spelled(*key))]
     Unfit {
-        /// Where it stands.
+        /// Its origin.
         origin: Origin,
         /// The setting.
         key: Key,
         /// What was given.
         given: String,
-        /// Why that cannot be.
+        /// Why it is refused.
         why: String,
-        /// What would be right.
+        /// Which values are valid.
         instead: String,
     },
-    /// Two machines have one address.
+    /// Two machines have the same address.
     #[error("the machines {first} and {second} both listen on {address} ({origin})")]
     SharedAddress {
         /// A machine.
         first: String,
-        /// Another.
+        /// Another machine.
         second: String,
         /// Their address.
         address: String,
-        /// Where the second one's stands.
+        /// The origin of the second machine's address.
         origin: Origin,
     },
     /// The chosen machine is not configured.
@@ -108,15 +108,15 @@ pub enum ConfigError {
     NoSuchMachine {
         /// The machine.
         name: String,
-        /// Those there are.
+        /// The configured machines.
         known: String,
-        /// What may have been meant.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// Several machines, and none is named `builder`.
+    /// Several machines, none of which is named `builder`.
     #[error("there are several machines ({known}), and it is not clear which one is meant")]
     Ambiguous {
-        /// Those there are.
+        /// The configured machines.
         known: String,
     },
 }
@@ -141,7 +141,7 @@ impl From<ConfigError> for Report {
             }
             ConfigError::Unclear { instead, .. } | ConfigError::Unfit { instead, .. } => report.hint(instead),
             ConfigError::SharedAddress { second, .. } => {
-                report.hint(format!("give [machines.{second}] a listen of its own, such as 127.0.0.1:31123"))
+                report.hint(format!("set another listen in [machines.{second}], such as 127.0.0.1:31123"))
             }
             ConfigError::NoSuchMachine { nearest: Some(name), .. } => report.hint(format!("did you mean {name}?")),
             ConfigError::NoSuchMachine { name, nearest: None, .. } => report.hint(format!(
@@ -151,7 +151,7 @@ impl From<ConfigError> for Report {
                 report.hint("a setting is written `cores = 4` or, with text, `memory = \"8G\"`")
             }
             ConfigError::BadName { .. } | ConfigError::NoTable { .. } => {
-                report.hint("a machine of its own is a table such as [machines.ci], with settings below it")
+                report.hint("a machine is a table such as [machines.ci], with its settings below it")
             }
             ConfigError::Ambiguous { .. } => report.hint("name it with --machine"),
             ConfigError::Unreadable { .. } => report.hint("check the path and its permissions, or leave --config out"),
@@ -159,7 +159,7 @@ impl From<ConfigError> for Report {
     }
 }
 
-/// The candidate most like `given`, if one is like it at all.
+/// The candidate most similar to `given`, if any is similar enough.
 pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     candidates
         .into_iter()

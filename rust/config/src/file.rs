@@ -1,4 +1,5 @@
-//! The TOML file: keys of all machines at the top, one `[machines.NAME]` table for each machine that differs.
+//! The TOML file: settings of the daemon and of all machines at the top, and a table `[machines.NAME]` for each
+//! machine.
 
 use super::{
     error::{ConfigError, nearest},
@@ -18,17 +19,17 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
-    /// For every machine and for the daemon.
+    /// Settings of the daemon and of every machine.
     pub top: Layer,
-    /// For single machines.
+    /// Settings of single machines.
     pub machines: BTreeMap<MachineName, Layer>,
 }
 
 impl File {
-    /// Reads the file. One that is not there is empty, unless it is `required`.
+    /// Reads the file. A missing file counts as empty, unless it is `required`.
     pub fn read(path: &Path, required: bool, home: Option<&Path>) -> Result<File, ConfigError> {
         match std::fs::read_to_string(path) {
             Ok(text) => File::parse(path, &text, home),
@@ -37,7 +38,7 @@ impl File {
         }
     }
 
-    /// Reads its text. Relative paths in it start from the directory of `path`.
+    /// Parses its text. Relative paths in it are relative to the directory of `path`.
     pub fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<File, ConfigError> {
         let base =
             Base { dir: path.parent().map_or_else(PathBuf::new, Path::to_owned), home: home.map(Path::to_owned) };

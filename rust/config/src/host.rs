@@ -1,30 +1,30 @@
-//! What this computer has, for the checks and the defaults.
+//! Facts about this computer, for the checks and the defaults.
 
 use dvn_types::Arch;
 use std::{path::Path, process::Command};
 
-/// Where Nix keeps its store.
+/// The default directory of the Nix store.
 pub(super) const STORE: &str = "/nix/store";
-/// Where its daemon listens.
+/// The default socket of the Nix daemon.
 pub(super) const STORE_DAEMON: &str = "/nix/var/nix/daemon-socket/socket";
 
-/// What a computer has.
+/// Facts about a computer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// Processors that this program may use.
     pub cores: u32,
     /// Memory in bytes.
     pub memory: u64,
-    /// Its architecture, where guests of it exist.
+    /// Its architecture, if guests for it exist.
     pub arch: Option<Arch>,
-    /// It may have Rosetta for Linux guests. Whether it is installed is the backend's to say.
+    /// It may support Rosetta for Linux guests. Only the backend knows whether it is installed.
     pub rosetta: bool,
-    /// It has a Nix store and a daemon, where Nix has them unless told otherwise.
+    /// It has a Nix store and a Nix daemon in their default places.
     pub nix: bool,
 }
 
 impl HostFacts {
-    /// Asks this computer. What it does not tell is taken as unlimited, so that nothing is refused by mistake.
+    /// Collects them. Unknown limits are taken as unlimited, so that nothing is refused by mistake.
     pub fn gather() -> HostFacts {
         let arch = Arch::host();
         HostFacts {
@@ -38,7 +38,7 @@ impl HostFacts {
     }
 }
 
-/// The operating system, as its makers name it, and its kernel: `Debian GNU/Linux 12 (bookworm), Linux 6.1.0`.
+/// The name of the operating system and its kernel: `Debian GNU/Linux 12 (bookworm), Linux 6.1.0`.
 pub fn system() -> String {
     let kernel = rustix::system::uname();
     let kernel = format!("{} {}", kernel.sysname().to_string_lossy(), kernel.release().to_string_lossy());
@@ -48,7 +48,7 @@ pub fn system() -> String {
     }
 }
 
-/// From the file that Linux distributions have, or the program that macOS has.
+/// From `/etc/os-release` on Linux, or `sw_vers` on macOS.
 fn distribution() -> Option<String> {
     if let Ok(text) = std::fs::read_to_string("/etc/os-release") {
         let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
@@ -58,7 +58,7 @@ fn distribution() -> Option<String> {
     Some(format!("macOS {}", String::from_utf8(output.stdout).ok()?.trim()))
 }
 
-/// `/proc` where there is one; macOS has none, but tells its `sysctl`.
+/// From `/proc/meminfo` on Linux, or `sysctl` on macOS.
 fn memory() -> Option<u64> {
     if let Ok(text) = std::fs::read_to_string("/proc/meminfo") {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -6,8 +6,9 @@
 //! file  ──┘                                         defaults
 //! ```
 //!
-//! Every source is read whole, also the values that another source overrides, so a mistake is told wherever it stands. Every
-//! error names the flag, the variable, or the file and line. Nothing here reads the environment: [`Sources`] brings it.
+//! Every source is parsed completely, also values that another source overrides, so all mistakes are reported. Every
+//! error names the flag, the variable, or the file and line. This crate does not read the environment: the caller
+//! passes it in [`Sources`].
 
 #[macro_use]
 mod declare;
@@ -40,43 +41,43 @@ use std::{
 };
 use value::Base;
 
-/// Variables with our prefix that are no setting: the CLI reads them itself.
+/// Variables with [`ENV_PREFIX`] that are not settings: the command line reads them itself.
 pub const ENV_OF_THE_CLI: [&str; 2] = ["DARWIN_VZ_NIX_CONFIG", "DARWIN_VZ_NIX_MACHINE"];
 
-/// The machine there is when the file names none, and which is meant when nobody names another.
+/// The machine that exists if the file has none, and that is chosen if none is given.
 pub const DEFAULT_MACHINE: &str = "builder";
 
-/// Everything the daemon needs to know, complete and checked.
+/// The daemon's settings, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where all state lives; absolute.
+    /// The state directory; absolute.
     pub state_dir: PathBuf,
-    /// Where the API answers on TCP: a loopback address.
+    /// The loopback address of the API on TCP, if any.
     pub api_listen: Option<SocketAddr>,
     /// The machines, by name. Never empty.
     pub machines: BTreeMap<MachineName, MachineSettings>,
 }
 
-/// What was given, by source.
+/// The sources of settings.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Flags, as text.
     pub flags: Vec<(Key, String)>,
-    /// Environment variables, of which those with [`ENV_PREFIX`] count. An empty one counts as unset.
+    /// Environment variables. Only those with [`ENV_PREFIX`] are used. An empty one counts as unset.
     pub env: Vec<(String, String)>,
     /// The file.
     pub file: File,
-    /// The machine which flags and variables are for; otherwise the only one, or [`DEFAULT_MACHINE`].
+    /// The machine that flags and variables apply to; otherwise [`DEFAULT_MACHINE`], or the only one.
     pub machine: Option<MachineName>,
-    /// Where relative paths of flags and variables start; absolute.
+    /// The base of relative paths in flags and variables; absolute.
     pub cwd: PathBuf,
-    /// What `~/` stands for.
+    /// The directory for `~/`.
     pub home: Option<PathBuf>,
-    /// State directory when nobody names one; absolute.
+    /// The default state directory; absolute.
     pub default_state_dir: PathBuf,
 }
 
-/// Settings as given: merged, but neither complete nor checked, which takes a host.
+/// The given settings: merged, but neither complete nor checked, since both need the host's facts.
 #[derive(Clone, Debug)]
 pub struct Config {
     top: Layer,
@@ -111,27 +112,27 @@ impl Config {
         Ok(Config { top: daemon.over(&file.top), machines, chosen, default_state_dir })
     }
 
-    /// The machines there are.
+    /// The names of the machines.
     pub fn names(&self) -> impl Iterator<Item = &MachineName> {
         self.machines.keys()
     }
 
-    /// The machine that a command is about.
+    /// The machine that a command applies to.
     pub fn chosen(&self) -> Result<&MachineName, ConfigError> {
         self.chosen.as_ref().ok_or_else(|| ambiguous(&self.machines))
     }
 
-    /// Where all state lives.
+    /// The state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.top.state_dir.as_ref().map_or_else(|| self.default_state_dir.clone(), |dir| dir.value.0.clone())
     }
 
-    /// Where the HTTP API is to answer on TCP, too, if somebody said.
+    /// The address of the HTTP API on TCP, if given.
     pub fn api_listen(&self) -> Option<SocketAddr> {
         self.top.api_listen.as_ref().and_then(|address| address.value.0)
     }
 
-    /// How much to log, if somebody said.
+    /// The log level, if given.
     pub fn log_level(&self) -> Option<&str> {
         self.top.log_level.as_ref().map(|level| level.value.0.as_str())
     }
@@ -151,13 +152,13 @@ impl Config {
         Ok(machines)
     }
 
-    /// What the daemon runs by: complete and checked.
+    /// The daemon's settings: complete and checked.
     pub fn settings(&self, host: &HostFacts) -> Result<Settings, ConfigError> {
         let machines = self.complete(host)?.into_iter().map(|(name, complete)| (name, complete.into())).collect();
         Ok(Settings { state_dir: self.state_dir(), api_listen: self.api_listen(), machines })
     }
 
-    /// Every setting with its value and origin, as people and the API are shown them; checked.
+    /// Every setting with its value and origin, for display and the API; checked.
     pub fn shown(&self, host: &HostFacts) -> Result<ConfigView, ConfigError> {
         let mut view = ConfigView::default();
         for (name, complete) in self.complete(host)? {
@@ -172,7 +173,7 @@ impl Config {
     }
 }
 
-/// Flags over environment.
+/// Flags, merged over the environment.
 fn given(sources: &Sources) -> Result<Layer, ConfigError> {
     let base = Base { dir: sources.cwd.clone(), home: sources.home.clone() };
     let mut env = Layer::default();
@@ -199,7 +200,7 @@ fn given(sources: &Sources) -> Result<Layer, ConfigError> {
     Ok(flags.over(&env))
 }
 
-/// The sizes that the flags of one start name, checked.
+/// The sizes that the flags of a start give, checked.
 pub fn start_request(flags: &[(Key, String)], host: &HostFacts) -> Result<Sizes, Report> {
     let base = Base { dir: PathBuf::from("/"), home: None };
     let mut layer = Layer::default();
@@ -215,7 +216,7 @@ pub fn start_request(flags: &[(Key, String)], host: &HostFacts) -> Result<Sizes,
     Ok(request)
 }
 
-/// Reads a value that came as text.
+/// Parses a value that was given as text.
 fn set(layer: &mut Layer, key: Key, text: &str, origin: Origin, base: &Base) -> Result<(), ConfigError> {
     let raw = Raw::Text(text.to_owned());
     layer.set(key, &raw, origin.clone(), base).map_err(|instead| ConfigError::Unclear {
@@ -226,14 +227,14 @@ fn set(layer: &mut Layer, key: Key, text: &str, origin: Origin, base: &Base) -> 
     })
 }
 
-/// Without the prefix, which all of them share and which would make any two alike.
+/// Compares without the prefix, since the common prefix would make all names similar.
 fn nearest_variable<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let bare = |name: &'a str| name.strip_prefix(ENV_PREFIX).unwrap_or(name);
     error::nearest(name.strip_prefix(ENV_PREFIX).unwrap_or(name), known.map(bare))
         .map(|near| format!("{ENV_PREFIX}{near}"))
 }
 
-/// The machine named; else `builder`; else the only one; else none.
+/// The given machine; else `builder`; else the only one; else none.
 fn choose(
     machines: &BTreeMap<MachineName, Layer>,
     named: Option<MachineName>,
@@ -259,7 +260,7 @@ fn names(machines: &BTreeMap<MachineName, Layer>) -> String {
     machines.keys().map(MachineName::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// What a setting is when nobody sets it, for the reference; `None` where that depends on the host.
+/// The default of a setting, for the reference; `None` if it depends on the host.
 pub fn default_value(key: Key) -> Option<String> {
     let small = HostFacts { cores: 2, memory: 4 * GIB, arch: None, rosetta: false, nix: false };
     let large = HostFacts { cores: 64, memory: 256 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };

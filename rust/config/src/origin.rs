@@ -1,8 +1,8 @@
-//! Where a value came from.
+//! The origin of a value.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value came from, so that an error can say what to mend.
+/// The origin of a value, so that an error can say what to fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The flag of that key.
@@ -16,7 +16,7 @@ pub enum Origin {
         /// The line.
         line: usize,
     },
-    /// Nobody set it.
+    /// The default, since no source gives it.
     Default,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// The setting as its source spells it, for errors.
+    /// The setting in its source's spelling, for errors.
     pub fn spelled(&self, key: impl fmt::Display) -> String {
         match self {
             Origin::Flag(_) | Origin::Env(_) => self.to_string(),
@@ -42,7 +42,7 @@ impl Origin {
     }
 }
 
-/// A value and where it came from.
+/// A value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
     /// The value.
@@ -52,7 +52,7 @@ pub struct Sourced<T> {
 }
 
 impl<T> Sourced<T> {
-    /// A value that nobody set.
+    /// A default value.
     pub fn default(value: T) -> Self {
         Sourced { value, origin: Origin::Default }
     }

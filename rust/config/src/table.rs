@@ -1,14 +1,14 @@
-//! The table of settings: each is declared here, and only here. Its row gives
+//! The table of settings: the only place that declares them. The format of a row:
 //!
 //! ```text
-//!  Key  name in the file      field: kind of value(what it holds)
-//!   about: what it is, for the reference
-//!   flag: what stands for its value in the help, and what the help says of it
-//!   default: from the facts of the host and the state directory of this user
-//!   in_words: the default, where it depends on the host
+//!  Key  name in the file      field: kind of value(type of its content)
+//!   about: the description for the reference
+//!   flag: the placeholder for its value and the description, for the help
+//!   default: from the host's facts and the default state directory
+//!   in_words: a description of the default, if it depends on the host
 //! ```
 //!
-//! How values are written and read is in `value.rs`, what they must be besides in `check.rs`.
+//! `value.rs` has the formats of values and their parsers, `check.rs` their ranges.
 
 use super::{
     host::{self, HostFacts},
@@ -29,19 +29,19 @@ use std::{
 settings! {
     of the daemon {
         StateDir "state-dir" => state_dir: AbsolutePath(PathBuf) {
-            about: "where all state lives",
-            flag: "DIR", "Where all state lives; also says which daemon is meant",
+            about: "directory of all state",
+            flag: "DIR", "State directory; also selects the daemon",
             default: |_, state_dir| AbsolutePath(state_dir.to_owned()),
             in_words: "`/var/lib/darwin-vz-nix` for root; for others `darwin-vz-nix` in `$XDG_STATE_HOME`, or in `~/.local/state`",
         }
         LogLevel "log-level" => log_level: LogLevel(String) {
-            about: "how much is logged",
-            flag: "LEVEL", "How much is logged: error, warn, info, debug, trace",
+            about: "level of the log",
+            flag: "LEVEL", "Log level: error, warn, info, debug or trace",
             default: |_, _| LogLevel("info".to_owned()),
         }
         ApiListen "api-listen" => api_listen: MaybeListen(Option<SocketAddr>) {
-            about: "where the HTTP API answers on TCP, too; it takes the token in `STATE_DIR/api-token`",
-            flag: "ADDRESS", "Where the HTTP API answers on TCP, too: a loopback address and port",
+            about: "loopback address and port on which the HTTP API listens, too; it requires the token in `STATE_DIR/api-token`",
+            flag: "ADDRESS", "Loopback address and port on which the HTTP API listens, too",
             default: |_, _| MaybeListen(None),
         }
     }
@@ -56,7 +56,7 @@ settings! {
         Memory "memory" => memory: Size(u64) {
             about: "memory of the guest",
             flag: "SIZE", "Memory of the guest, such as 8G",
-            // A host that does not tell its memory has `u64::MAX`; a whole number of MiB reads well everywhere.
+            // A host with unknown memory has `u64::MAX`. Rounded to MiB for display.
             default: |host, _| Size((host.memory / 2).min(8 * GIB) / MIB * MIB),
             in_words: "half of the host's, at most `8G`",
         }
@@ -67,20 +67,20 @@ settings! {
             default: |_, _| Size(100 * GIB),
         }
         Ephemeral "ephemeral" => ephemeral: Switch(bool) {
-            about: "begin each boot with an empty data disk",
-            flag: "BOOL", "Begin each boot with an empty data disk",
+            about: "start each boot with an empty data disk",
+            flag: "BOOL", "Start each boot with an empty data disk",
             default: |_, _| Switch(false),
         }
-        /// `None` is never.
+        /// `None` means never.
         IdleTimeout "idle-timeout" => idle_timeout: Idle(Option<Duration>) {
-            about: "how long without traffic or a build until the guest is stopped",
-            flag: "TIME", "Minutes unused until the guest is stopped; 0 is never",
+            about: "time without traffic or a build until the guest is stopped",
+            flag: "TIME", "Idle minutes until the guest is stopped; 0 means never",
             default: |_, _| Idle(Some(Duration::from_secs(180 * 60))),
         }
         /// A loopback address.
         Listen "listen" => listen: Listen(SocketAddr) {
-            about: "where ssh clients reach the machine",
-            flag: "ADDRESS", "Where ssh clients reach it: a loopback address and port",
+            about: "loopback address and port for ssh clients",
+            flag: "ADDRESS", "Loopback address and port for ssh clients",
             default: |_, _| Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 31122))),
         }
         /// Without one the machine cannot boot.
@@ -90,12 +90,12 @@ settings! {
             default: |_, _| MaybePath(None),
         }
         Recipe "recipe" => recipe: Recipe(Option<PathBuf>) {
-            about: "a `.drv` of this host's store, the guest's successor: the guest builds it and boots from it",
-            flag: "DRV", "A derivation of the host's store, whose output is the guest bundle to build and change to",
+            about: "a `.drv` in the host's store whose output is the next guest bundle: the guest builds it, and then boots from it",
+            flag: "DRV", "Derivation in the host's store whose output is the guest bundle to build and switch to",
             default: |_, _| Recipe(None),
         }
         Nix "nix" => nix: MaybePath(Option<PathBuf>) {
-            about: "directory with this host's `nix`; without it, the program looks on PATH and in the usual places",
+            about: "directory with the host's `nix`; without it, PATH and the usual directories are searched",
             flag: "DIR", "Directory with the host's nix, for the recipe",
             default: |_, _| MaybePath(None),
         }
@@ -105,36 +105,36 @@ settings! {
             default: |_, _| Switch(false),
         }
         NestedVirtualization "nested-virtualization" => nested: Switch(bool) {
-            about: "let the guest run virtual machines: on a Mac, M3 and macOS 15 or newer",
+            about: "let the guest run virtual machines; a Mac needs an M3 or newer, and macOS 15 or newer",
             flag: "BOOL", "Let the guest run virtual machines",
             default: |_, _| Switch(false),
         }
         ShareStore "share-store" => share_store: Switch(bool) {
-            about: "let the guest build on the host's store, so that nothing is copied which the host has",
+            about: "let the guest build on the host's store, so that paths that the host has are not copied",
             flag: "BOOL", "Let the guest build on the host's store",
             default: |host, _| Switch(host.nix),
             in_words: "`true` where the host has Nix with a daemon",
         }
         StoreDir "store-dir" => store_dir: AbsolutePath(PathBuf) {
-            about: "the host's store, as a directory",
-            flag: "DIR", "The host's store, as a directory",
+            about: "directory of the host's store",
+            flag: "DIR", "Directory of the host's store",
             default: |_, _| AbsolutePath(host::STORE.into()),
         }
         StoreDaemon "store-daemon" => store_daemon: AbsolutePath(PathBuf) {
-            about: "the socket of the host's Nix daemon, which knows what is valid in that store",
-            flag: "FILE", "The socket of the host's Nix daemon",
+            about: "socket of the host's Nix daemon, which knows the valid paths of that store",
+            flag: "FILE", "Socket of the host's Nix daemon",
             default: |_, _| AbsolutePath(host::STORE_DAEMON.into()),
         }
-        /// `None` is this host's own choice.
+        /// `None` selects this host's default.
         Backend "backend" => backend: Runner(Option<Backend>) {
-            about: "what runs the guest: `vz` (macOS) or `qemu` (Linux)",
-            flag: "NAME", "auto, or what runs the guest: vz (macOS) or qemu (Linux)",
+            about: "backend that runs the guest: `vz` (macOS) or `qemu` (Linux)",
+            flag: "NAME", "Backend that runs the guest: auto, vz (macOS) or qemu (Linux)",
             default: |_, _| Runner(None),
         }
-        /// `None` has the backend find out.
+        /// `None` lets the backend choose.
         Accelerator "accelerator" => accelerator: Accelerator(Option<String>) {
-            about: "how QEMU executes guest code: `kvm` with the processor's help, `tcg` without",
-            flag: "NAME", "auto, or force kvm or tcg",
+            about: "how QEMU executes guest code: `kvm` with the processor's virtualization, `tcg` by emulation",
+            flag: "NAME", "QEMU's accelerator: auto, kvm or tcg",
             default: |_, _| Accelerator(None),
         }
         BootTimeout "boot-timeout" => boot_timeout: Limit(Duration) {
@@ -147,16 +147,16 @@ settings! {
             flag: "TIME", "Seconds that a guest may take to power off before it is killed",
             default: |_, _| Limit(Duration::from_secs(30)),
         }
-        /// `None` is for ever.
+        /// `None` means never.
         HangTimeout "hang-timeout" => hang_timeout: MaybeLimit(Option<Duration>) {
-            about: "how long a guest in use may not answer before it is killed",
-            flag: "TIME", "Seconds without an answer until a guest in use is killed; 0 is never",
+            about: "how long a guest in use may fail to answer before it is killed",
+            flag: "TIME", "Seconds until a guest in use that hangs is killed; 0 means never",
             default: |_, _| MaybeLimit(Some(Duration::from_secs(300))),
         }
     }
 }
 
-/// Begins the name of every environment variable of ours.
+/// The prefix of this program's environment variables.
 pub const ENV_PREFIX: &str = "DARWIN_VZ_NIX_";
 
 impl Key {
@@ -182,16 +182,16 @@ impl fmt::Display for Key {
 
 #[cfg(any(test, feature = "testing"))]
 impl MachineSettings {
-    /// Some that no test minds: patient, never idle, with nothing to boot.
+    /// Settings for tests: long time limits, no idle stop, nothing to boot.
     pub fn sample() -> MachineSettings {
-        let patience = Duration::from_secs(60);
+        let limit = Duration::from_secs(60);
         let host = HostFacts { cores: 1, memory: 2 * GIB, arch: None, rosetta: false, nix: false };
         MachineSettings {
             disk_size: GIB,
             idle_timeout: None,
-            boot_timeout: patience,
-            stop_grace: patience,
-            hang_timeout: Some(patience),
+            boot_timeout: limit,
+            stop_grace: limit,
+            hang_timeout: Some(limit),
             ..Complete::defaults(&host, Path::new("/")).into()
         }
     }

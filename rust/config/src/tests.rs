@@ -53,7 +53,7 @@ fn nothing_given_makes_one_machine_of_half_the_host() {
 #[test]
 fn the_nearer_source_wins_for_each_key_alone() {
     let text = "cores = 1\nmemory = \"1G\"\ndisk-size = \"10G\"\nstop-grace = 7\n[machines.builder]\ncores = 2\nmemory = \"2G\"\ndisk-size = \"20G\"\n";
-    // What a variable and a flag say of the cores, and which counts over the machine's table.
+    // The cores from a variable and a flag, which override the machine's table.
     for (env, flag, cores) in [(None, None, 2), (Some("3"), None, 3), (Some("3"), Some("4"), 4), (None, Some("4"), 4)] {
         let mut sources = sources(text).unwrap();
         sources.env = env.map(|cores| ("DARWIN_VZ_NIX_CORES".to_owned(), cores.to_owned())).into_iter().collect();
@@ -104,7 +104,7 @@ fn what_is_offered_can_be_given() {
     let base = Base { dir: "/".into(), home: None };
     let read = |key: Key, text: &str| Layer::default().set(key, &Raw::Text(text.to_owned()), Origin::Default, &base);
     for key in Key::ALL {
-        for text in key.choices().iter().copied().chain(key.alone()) {
+        for text in key.choices().iter().copied().chain(key.bare_flag()) {
             assert_eq!(read(key, text), Ok(()), "{key} = {text}");
         }
         assert!(
@@ -112,7 +112,7 @@ fn what_is_offered_can_be_given() {
             "{key}: a page and the help end it themselves"
         );
     }
-    assert_eq!((Key::ShareStore.alone(), Key::Cores.alone()), (Some("true"), None));
+    assert_eq!((Key::ShareStore.bare_flag(), Key::Cores.bare_flag()), (Some("true"), None));
     assert_eq!(Key::Accelerator.choices(), ["auto", "kvm", "tcg"]);
 }
 
@@ -128,9 +128,9 @@ fn the_api_answers_on_loopback_or_not_at_all() {
         assert_eq!(report.hints, ["give 127.0.0.1:7 or [::1]:7"]);
     }
     let report = listen("api-listen = \"127.0.0.1:31122\"").unwrap_err();
-    assert!(report.message.ends_with("ssh clients reach the machine builder there"), "{report}");
+    assert!(report.message.ends_with("the machine builder listens there for ssh clients"), "{report}");
     let report = listen("[machines.a]\napi-listen = \"127.0.0.1:7\"").unwrap_err();
-    assert!(report.message.contains("api-listen is not a machine's own"), "{report}");
+    assert!(report.message.contains("api-listen is not a setting of a machine"), "{report}");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn paths_start_from_where_they_were_written() {
 }
 
 #[test]
-fn unknown_keys_are_told_with_their_line_and_the_nearest_name() {
+fn unknown_keys_are_reported_with_their_line_and_the_nearest_name() {
     for (text, message, hint) in [
         ("cores = 2\nmemroy = 3\n", ":2: there is no setting \"memroy\"", "did you mean memory?"),
         ("disk_size = 3\n", ":1: there is no setting \"disk_size\"", "did you mean disk-size?"),
@@ -227,7 +227,7 @@ fn unknown_keys_are_told_with_their_line_and_the_nearest_name() {
 }
 
 #[test]
-fn unknown_variables_are_told_too() {
+fn unknown_variables_are_reported_too() {
     let with = |name: &str| {
         let mut sources = sources("").unwrap();
         sources.env.push((name.to_owned(), "1".to_owned()));
@@ -245,7 +245,7 @@ fn unknown_variables_are_told_too() {
 }
 
 #[test]
-fn unreadable_values_are_told_with_their_line_and_what_would_be_right() {
+fn unreadable_values_are_reported_with_their_line_and_the_valid_values() {
     for (text, message, hint) in [
         ("\ncores = \"many\"", ":2: cores cannot be \"many\"", "give a whole number, such as 4"),
         ("cores = -1", ":1: cores cannot be -1", "give a whole number, such as 4"),
@@ -263,7 +263,7 @@ fn unreadable_values_are_told_with_their_line_and_what_would_be_right() {
         ("log-level = \"loud\"", ":1: log-level cannot be \"loud\"", "give error, warn, info, debug or trace"),
         (
             "[machines.builder]\nstate-dir = \"/x\"",
-            ":2: state-dir is not a machine's own: it holds for the whole daemon",
+            ":2: state-dir is not a setting of a machine: it applies to the whole daemon",
             "move state-dir to the top of the file, above the first [table]",
         ),
     ] {
@@ -309,7 +309,7 @@ fn values_are_checked_against_the_host() {
 fn two_machines_cannot_share_an_address() {
     let report = refused("[machines.a]\n[machines.b]\n");
     assert_eq!(report.message, "the machines a and b both listen on 127.0.0.1:31122 (default)");
-    assert_eq!(report.hints, ["give [machines.b] a listen of its own, such as 127.0.0.1:31123"]);
+    assert_eq!(report.hints, ["set another listen in [machines.b], such as 127.0.0.1:31123"]);
     assert!(settings("listen = \"127.0.0.1:0\"\n[machines.a]\n[machines.b]").is_ok());
     assert!(settings("[machines.a]\n[machines.b]\nlisten = \"[::1]:31122\"").is_ok());
 }

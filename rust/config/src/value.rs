@@ -1,4 +1,4 @@
-//! The values of settings: how each is written, read and shown. A parser says in its error what would be right.
+//! The values of settings: their formats, parsers and display. A parser's error says which values are valid.
 
 use dvn_hypervisor::Backend;
 use std::{
@@ -17,16 +17,16 @@ pub const GIB: u64 = 1 << 30;
 /// One TiB in bytes.
 pub const TIB: u64 = 1 << 40;
 
-/// A value as its source has it: flags and variables are text, the file also knows numbers and switches.
+/// A value before parsing. Flags and variables are text; the file also has numbers and booleans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Raw {
     /// Text.
     Text(String),
     /// A whole number.
     Integer(i64),
-    /// A switch.
+    /// A boolean.
     Boolean(bool),
-    /// Something that no setting takes: what it is.
+    /// A type that no setting accepts: a description of it.
     Unfit(&'static str),
 }
 
@@ -41,24 +41,24 @@ impl fmt::Display for Raw {
     }
 }
 
-/// What relative paths start from.
+/// The base of relative paths.
 #[derive(Clone, Debug)]
 pub struct Base {
     /// The working directory for flags and variables, the file's own directory for the file.
     pub dir: PathBuf,
-    /// What `~/` stands for.
+    /// The directory for `~/`.
     pub home: Option<PathBuf>,
 }
 
 /// A kind of value.
 pub trait Setting: Sized + fmt::Display {
-    /// How it is written, for the reference.
+    /// The format, for the reference.
     const FORM: &'static str;
-    /// All that it can be, where that is little.
+    /// All possible values, if they are few.
     const CHOICES: &'static [&'static str] = &[];
-    /// What its flag says without a value, if it can stand so.
-    const ALONE: Option<&'static str> = None;
-    /// Reads it. The error says what would be right, as in "give …".
+    /// The value of its flag without a value; `None` if the flag requires one.
+    const BARE_FLAG: Option<&'static str> = None;
+    /// Parses it. The error says which values are valid, as in "give …".
     fn read(raw: &Raw, base: &Base) -> Result<Self, String>;
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Cores {
     }
 }
 
-/// A size in bytes. Written as `8G`, `1.5G`, `512MiB` (powers of two), `8GB` (powers of ten) or a bare number of MiB.
+/// A size in bytes. Its formats: `8G`, `1.5G`, `512MiB` (powers of two), `8GB` (powers of ten) or a bare number of MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -120,7 +120,7 @@ fn size(text: &str) -> Option<Size> {
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    // Nine places are more than a byte in a gigabyte; whoever gives more made a mistake.
+    // Nine places are more precise than a byte in a gigabyte, so more of them are a mistake.
     if whole.is_empty() || fraction.len() > 9 || (number.contains('.') && fraction.is_empty()) {
         return None;
     }
@@ -157,11 +157,11 @@ fn duration(raw: &Raw, unit: u64) -> Option<Duration> {
         },
         _ => None,
     }
-    // A century is as good as for ever, and leaves room to add to a clock.
+    // At most a century, so that adding it to a time cannot overflow.
     .filter(|duration| duration.as_secs() < 100 * 365 * 24 * 3600)
 }
 
-/// A time that need not be: 0 is none.
+/// An optional duration; 0 means none.
 fn duration_or_never(raw: &Raw, unit: u64) -> Option<Option<Duration>> {
     duration(raw, unit).map(|time| (!time.is_zero()).then_some(time))
 }
@@ -173,12 +173,12 @@ fn write_duration_or_never(time: Option<Duration>, f: &mut fmt::Formatter<'_>) -
     }
 }
 
-/// How long a guest may be idle; a bare number counts minutes, 0 is never.
+/// An idle timeout. A number without a unit is in minutes; 0 means never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle(pub Option<Duration>);
 
 impl Setting for Idle {
-    const FORM: &'static str = "a time such as `30s` or `2h`, or a number of minutes; `0` is never";
+    const FORM: &'static str = "a time such as `30s` or `2h`, or a number of minutes; `0` means never";
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         let time = duration_or_never(raw, 60);
@@ -192,7 +192,7 @@ impl fmt::Display for Idle {
     }
 }
 
-/// A limit in time; a bare number counts seconds.
+/// A time limit. A number without a unit is in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(pub Duration);
 
@@ -210,12 +210,12 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A limit in time that need not be; a bare number counts seconds, 0 is none.
+/// An optional time limit. A number without a unit is in seconds; 0 means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaybeLimit(pub Option<Duration>);
 
 impl Setting for MaybeLimit {
-    const FORM: &'static str = "a time such as `90s` or `2m`, or a number of seconds; `0` is never";
+    const FORM: &'static str = "a time such as `90s` or `2m`, or a number of seconds; `0` means never";
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         let time = duration_or_never(raw, 1);
@@ -251,7 +251,7 @@ impl fmt::Display for Listen {
     }
 }
 
-/// An address to listen on, if any; none is written `none`.
+/// An optional address to listen on; `none` means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaybeListen(pub Option<SocketAddr>);
 
@@ -284,7 +284,7 @@ pub struct Switch(pub bool);
 impl Setting for Switch {
     const FORM: &'static str = "`true` or `false`";
     const CHOICES: &'static [&'static str] = &["true", "false"];
-    const ALONE: Option<&'static str> = Some("true");
+    const BARE_FLAG: Option<&'static str> = Some("true");
 
     fn read(raw: &Raw, _: &Base) -> Result<Self, String> {
         match raw {
@@ -307,12 +307,12 @@ impl fmt::Display for Switch {
     }
 }
 
-/// A path, made absolute and rid of `.` and `..` where that cannot change its meaning.
+/// A path, made absolute and without `.` components.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbsolutePath(pub PathBuf);
 
 impl Setting for AbsolutePath {
-    const FORM: &'static str = "a path; a relative one starts at the directory of the file, or at the working directory where a flag or variable has it";
+    const FORM: &'static str = "a path; a relative one is relative to the directory of the configuration file, or to the working directory in a flag or variable";
 
     fn read(raw: &Raw, base: &Base) -> Result<Self, String> {
         let Raw::Text(text) = raw else { return Err("give a path".to_owned()) };
@@ -321,7 +321,7 @@ impl Setting for AbsolutePath {
         }
         let path = match (text.strip_prefix("~/"), &base.home) {
             (Some(rest), Some(home)) => home.join(rest),
-            (Some(_), None) => return Err("give the whole path: there is no home directory for ~ to mean".to_owned()),
+            (Some(_), None) => return Err("give an absolute path: there is no home directory for ~".to_owned()),
             (None, _) => base.dir.join(text),
         };
         if !path.is_absolute() {
@@ -331,7 +331,7 @@ impl Setting for AbsolutePath {
     }
 }
 
-/// Drops `.`; keeps `..`, which a symbolic link may make mean something else than the parent by name.
+/// Removes `.` components. Keeps `..`, whose meaning may depend on symbolic links.
 fn without_dots(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
@@ -342,7 +342,7 @@ impl fmt::Display for AbsolutePath {
     }
 }
 
-/// A path that may be missing.
+/// An optional path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MaybePath(pub Option<PathBuf>);
 
@@ -363,7 +363,7 @@ impl fmt::Display for MaybePath {
     }
 }
 
-/// What a guest is built from: a store derivation. Its path is taken as it stands, for Nix knows it by that name.
+/// The guest's derivation in the store. Its path is not normalized, since Nix compares it by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe(pub Option<PathBuf>);
 
@@ -386,7 +386,7 @@ impl fmt::Display for Recipe {
     }
 }
 
-/// A backend to use; `None` is `auto`.
+/// The backend; `None` is `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Runner(pub Option<Backend>);
 
@@ -412,7 +412,7 @@ impl fmt::Display for Runner {
     }
 }
 
-/// An accelerator to force; `None` is `auto`.
+/// The accelerator; `None` is `auto`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accelerator(pub Option<String>);
 
@@ -435,7 +435,7 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// How much is logged: a level, or directives as `tracing` knows them.
+/// The log level, or directives in the format of `tracing`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub String);
 
@@ -453,7 +453,7 @@ impl Setting for LogLevel {
     }
 }
 
-/// `Targets` takes any single word for the name of a module; a word alone must be a level here.
+/// `Targets` accepts any single word as the name of a module. Here, a single word must be a level.
 fn known_level(text: &str) -> bool {
     text.split(',').all(|part| {
         let level = part.rsplit('=').next().unwrap_or(part);

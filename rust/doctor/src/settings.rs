@@ -6,7 +6,7 @@ use super::{
     subject::{Observer, Subject},
 };
 use dvn_config::{MachineSettings, Size};
-use dvn_hypervisor::{Capabilities, Wish};
+use dvn_hypervisor::{Capabilities, Requirements};
 use dvn_types::{
     Arch, Kind, Report,
     wire::{BackendView, FeatureView},
@@ -16,7 +16,7 @@ use dvn_types::{
 pub async fn settings(subject: &Subject) -> Finding {
     match &subject.settings {
         Ok(settings) => {
-            if let Some(Err(report)) = subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&wish(settings))) {
+            if let Some(Err(report)) = subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&requirements(settings))) {
                 return report.into();
             }
             let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));
@@ -27,8 +27,8 @@ pub async fn settings(subject: &Subject) -> Finding {
     }
 }
 
-fn wish(settings: &MachineSettings) -> Wish {
-    Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested }
+fn requirements(settings: &MachineSettings) -> Requirements {
+    Requirements { cores: settings.cores, memory: settings.memory, nested: settings.nested }
 }
 
 /// The check `nested`.
@@ -53,7 +53,7 @@ fn judge_nested(
     let (Ok(can), Some(arch)) = (capabilities, arch) else {
         return Finding::not_applicable("nothing runs guests here: see the check backend");
     };
-    can.admit_nesting(&wish(settings), arch)
+    can.admit_nesting(&requirements(settings), arch)
         .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines"))
 }
 

@@ -2,12 +2,12 @@
 //! id.
 //!
 //! One task serves the guest's agent while the guest lives. It accepts only connections that present this boot's token,
-//! since any program in the guest can dial the port. Others wait as [`Strangers`] and block nothing. A new connection
-//! of the agent replaces the old one.
+//! since any program in the guest can dial the port. Others wait in [`Unauthenticated`] and block nothing. A new
+//! connection of the agent replaces the old one.
 
 use dvn_hypervisor::{
-    GuestAgent, GuestListener, GuestStream, Strangers,
-    agent::{no_answer, patience},
+    GuestAgent, GuestListener, GuestStream, Unauthenticated,
+    agent::{answer_timeout, no_answer},
 };
 use dvn_protocol::{
     VERSION,
@@ -29,7 +29,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to the agent's port that have not said READY yet.
-const STRANGERS: usize = 64;
+const MAX_UNAUTHENTICATED: usize = 64;
 
 /// Requests that may wait for the agent at once.
 const QUEUE: usize = 16;
@@ -78,14 +78,14 @@ impl GuestAgent for Agent {
 
 impl Agent {
     async fn ask_in_time(&self, ask: Ask) -> Result<Answer, Report> {
-        let patience = patience(&ask);
+        let time_limit = answer_timeout(&ask);
         let gone = || Report::new(Kind::Guest, "the guest's agent does not answer any more");
         let (reply, answer) = oneshot::channel();
         self.questions.send((ask, reply)).await.map_err(|_| gone())?;
-        match timeout(patience, answer).await {
+        match timeout(time_limit, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(no_answer(patience)),
+            Err(_) => Err(no_answer(time_limit)),
         }
     }
 }
@@ -97,12 +97,12 @@ type Arrival = Result<(Lines, Readiness), Report>;
 struct Port {
     listener: GuestListener,
     token: Arc<str>,
-    strangers: Strangers<Arrival>,
+    unauthenticated: Unauthenticated<Arrival>,
 }
 
 impl Port {
     fn new(listener: GuestListener, token: String) -> Self {
-        Port { listener, token: token.into(), strangers: Strangers::new(STRANGERS, READY_TIMEOUT) }
+        Port { listener, token: token.into(), unauthenticated: Unauthenticated::new(MAX_UNAUTHENTICATED, READY_TIMEOUT) }
     }
 
     /// The agent's next connection; `None` when the guest is gone. Cancel-safe.
@@ -111,9 +111,9 @@ impl Port {
             tokio::select! {
                 stream = self.listener.accept() => {
                     let (stream, token) = (stream?, Arc::clone(&self.token));
-                    self.strangers.add(async move { greet(stream, &token).await });
+                    self.unauthenticated.add(async move { greet(stream, &token).await });
                 }
-                Some(stranger) = self.strangers.next() => match stranger {
+                Some(authenticated) = self.unauthenticated.next() => match authenticated {
                     Some(agent) => return Some(agent),
                     None => tracing::debug!("closed a connection to the agent's port that was not from the agent"),
                 }
@@ -302,7 +302,7 @@ mod tests {
         let waiting = tokio::spawn(Agent::await_ready(listener, "t".into()));
         let mut silent = vec![];
         let mut crowd = async || {
-            for _ in 0..2 * STRANGERS {
+            for _ in 0..2 * MAX_UNAUTHENTICATED {
                 silent.push(port.dial_silently(64).await);
             }
         };

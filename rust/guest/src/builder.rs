@@ -21,7 +21,7 @@ use bytesize::ByteSize;
 use dvn_config::MachineSettings;
 use dvn_host::machine_dir::MachineDir;
 use dvn_hypervisor::{
-    Capabilities, Guest, GuestStream, Wish,
+    Capabilities, Guest, GuestStream, Requirements,
     disks::{CacheDisk, SystemDisk},
     spec::{Boot, Devices, MachineSpec, Nic, Share},
 };
@@ -251,9 +251,9 @@ fn prepare(
             .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
     }
     let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
-    let wish = Wish { cores: settings.cores, memory: settings.memory, nested: settings.nested };
-    capabilities.admit_sizes(&wish)?;
-    capabilities.admit_nesting(&wish, bundle.arch)?;
+    let requirements = Requirements { cores: settings.cores, memory: settings.memory, nested: settings.nested };
+    capabilities.admit_sizes(&requirements)?;
+    capabilities.admit_nesting(&requirements, bundle.arch)?;
     let keys = Keys::ensure(dir, &name)?;
     let cache = CacheDisk::of(dir);
     if settings.ephemeral {

@@ -1,11 +1,11 @@
-//! What to do about the last words of a program that runs a guest, where they are known. They come from QEMU, its helpers and
-//! the C library, and none of them says what the user of this program can do about it.
+//! Hints for known error messages of the programs that run a guest: QEMU, its helpers and the C library. The messages
+//! themselves do not say what a user of this program can do.
 
-/// Words, in lower case, and what helps.
+/// Parts of messages in lower case, and the hint for them.
 const KNOWN: &[(&[&str], &str)] = &[
     (
         &["cannot allocate memory", "cannot set up guest memory", "unable to map backing store", "killed by signal 9"],
-        "the computer may be short of memory: end something else, or give the guest less with the setting memory, or with start --memory",
+        "the computer may be short of memory: end other programs, or give the guest less with the setting memory, or with start --memory",
     ),
     (&["no space left on device", "disk quota exceeded"], "free some space on the volume of the state directory"),
     (
@@ -14,7 +14,7 @@ const KNOWN: &[(&[&str], &str)] = &[
     ),
     (
         &["failed to get \"write\" lock", "failed to get shared \"write\" lock", "is another process using the image"],
-        "another process uses the data disk: find it with fuser, and end it",
+        "another process uses the data disk: find it with fuser and end it",
     ),
     (
         &["could not access kvm kernel module", "failed to initialize kvm", "kvm_create_vm"],
@@ -22,7 +22,7 @@ const KNOWN: &[(&[&str], &str)] = &[
     ),
     (
         &["permission denied", "operation not permitted"],
-        "the daemon's user may not do this: look at the owner and the permissions of the file that is named",
+        "the daemon's user may not do this: check the owner and the permissions of that file",
     ),
     (
         &[
@@ -34,16 +34,16 @@ const KNOWN: &[(&[&str], &str)] = &[
             "property not found",
             "invalid parameter",
         ],
-        "this version of it is not one that this program works with: install the one that `darwin-vz-nix capabilities` names",
+        "this program does not support the installed version: install the one that `darwin-vz-nix capabilities` names",
     ),
 ];
 
-/// What helps where nothing better is known.
-const OTHERWISE: &str = "see what else it said: `darwin-vz-nix logs`, and more with the setting log-level = \"debug\"";
+/// The hint for unknown messages.
+const OTHERWISE: &str = "see its other messages with `darwin-vz-nix logs`; for more of them set log-level to debug";
 
-/// What to do about it.
-pub fn on(last_words: &str) -> &'static str {
-    let words = last_words.to_lowercase();
+/// The hint for a message.
+pub fn on(message: &str) -> &'static str {
+    let words = message.to_lowercase();
     let known = KNOWN.iter().find(|(marks, _)| marks.iter().any(|mark| words.contains(mark)));
     known.map_or(OTHERWISE, |(_, advice)| advice)
 }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_of_last_words_is_told() {
+    fn a_known_message_has_its_hint() {
         let qemu = "qemu-system-x86_64: cannot set up guest memory 'memory': Cannot allocate memory";
         assert!(on(qemu).contains("setting memory"));
         assert!(on("qemu-system-x86_64 was killed by signal 9").contains("short of memory"));

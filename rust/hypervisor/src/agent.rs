@@ -1,4 +1,4 @@
-//! The program in a guest that answers questions of the host. A guest need not have one.
+//! The agent: the program in a guest that answers the host's requests. A guest need not have one.
 
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{Kind, Report};
@@ -9,8 +9,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How long an agent may take to answer.
-pub fn patience(ask: &Ask) -> Duration {
+/// Time limit for the agent's answer to a request.
+pub fn answer_timeout(ask: &Ask) -> Duration {
     match ask {
         // Nix in the guest has to work for these.
         Ask::Forget { .. } | Ask::LeaveStore | Ask::Trim => Duration::from_secs(120),
@@ -18,14 +18,14 @@ pub fn patience(ask: &Ask) -> Duration {
     }
 }
 
-/// The error of an agent that did not answer in [`patience`].
-pub fn no_answer(patience: Duration) -> Report {
-    Report::new(Kind::Guest, format!("the guest's agent did not answer within {patience:?}"))
+/// The error for an agent that did not answer within [`answer_timeout`].
+pub fn no_answer(time_limit: Duration) -> Report {
+    Report::new(Kind::Guest, format!("the guest's agent did not answer within {time_limit:?}"))
 }
 
-/// A guest's agent. It may outlive its guest; then every question fails.
+/// A guest's agent. It may outlive its guest; every request then fails.
 pub trait GuestAgent: fmt::Debug + Send + Sync {
-    /// Asks it. Fails if it is gone, does not answer within [`patience`], or cannot do what it is asked for.
+    /// Sends a request. Fails if the agent is gone, does not answer within [`answer_timeout`], or cannot do it.
     fn ask(&self, ask: Ask) -> BoxFuture<'_, Result<Answer, Report>>;
 }
 
@@ -43,7 +43,7 @@ impl dyn GuestAgent + '_ {
         self.ask(Ask::SetClock { unix_nanos }).await.map(drop)
     }
 
-    /// How many builds run in the guest.
+    /// The number of builds that run in the guest.
     pub async fn builds(&self) -> Result<u32, Report> {
         match self.ask(Ask::Builds).await? {
             Answer::Builds { running } => Ok(running),

@@ -1,4 +1,4 @@
-//! Which backends there are, and which one a machine gets.
+//! The backends, and which one this host uses.
 
 #[cfg(target_os = "linux")]
 use crate::qemu;
@@ -8,7 +8,7 @@ use crate::vz;
 use dvn_types::{Kind, Report};
 use std::{ffi::OsStr, sync::Arc};
 
-/// The backends that are built in, this computer's own first.
+/// The backends that are compiled in, this host's default first.
 pub const BACKENDS: &[&str] = match (cfg!(target_os = "linux"), cfg!(vz)) {
     (true, true) => &["qemu", "vz"],
     (true, false) => &["qemu"],
@@ -29,7 +29,7 @@ impl Backend {
     /// Every backend.
     pub const ALL: [Backend; 2] = [Backend::Qemu, Backend::Vz];
 
-    /// As the setting spells it.
+    /// The setting's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Backend::Qemu => "qemu",
@@ -38,8 +38,8 @@ impl Backend {
     }
 }
 
-/// The backend asked for, or else this host's own: Virtualization on macOS, QEMU elsewhere. Helper programs are looked for
-/// along `search_path`; `accelerator` overrides the backend's own choice.
+/// The given backend, or this host's default: Virtualization on macOS, QEMU elsewhere. Helper programs are searched for
+/// along `search_path`; `accelerator` overrides the backend's choice.
 pub fn for_this_host(
     backend: Option<Backend>,
     search_path: &OsStr,

@@ -12,28 +12,29 @@ use serde::Serialize;
 pub struct Capabilities {
     /// The backend's name: `qemu`, `vz`.
     pub backend: &'static str,
-    /// How guest code is executed: `kvm`, `tcg`, `hvf`, …
+    /// What executes guest code: `kvm`, `tcg`, `hvf`, …
     pub accelerator: &'static str,
-    /// Guests it can boot, the host's own first.
+    /// Architectures of guests that it can boot, the host's own first.
     pub archs: Vec<Arch>,
-    /// x86_64 programs run in an aarch64 guest through Rosetta.
+    /// aarch64 guests can run x86_64 programs through Rosetta.
     pub rosetta: bool,
     /// Guests can run virtual machines themselves.
     pub nested: bool,
     /// Host directories can be shared over VirtioFS.
     pub shares: bool,
-    /// Guests can stand still and go on: [`Guest::pause`](crate::Guest::pause), [`Guest::resume`](crate::Guest::resume).
+    /// Guests can be paused: [`Guest::pause`](crate::Guest::pause), [`Guest::resume`](crate::Guest::resume).
     pub pause: bool,
-    /// Guests can boot by EFI firmware: [`Boot::Efi`]; if not, why.
+    /// Guests can boot by EFI firmware: [`Boot::Efi`]. The error says why not.
     pub efi: Result<(), String>,
-    /// Guests can have a screen that [`Guest::display`](crate::Guest::display) shows; if not, why.
+    /// Guests can have a screen for [`Guest::display`](crate::Guest::display). The error says why not.
     pub display: Result<(), String>,
-    /// Guests can be saved and go on later: [`Guest::suspend`](crate::Guest::suspend),
-    /// [`Hypervisor::restore`](crate::Hypervisor::restore). All but those with one of these parts, with the reason; or none, and why.
+    /// Guests can be suspended and restored: [`Guest::suspend`](crate::Guest::suspend),
+    /// [`Hypervisor::restore`](crate::Hypervisor::restore). The list has the parts that prevent it for a machine, each
+    /// with the reason. The error says why no guest can be suspended.
     pub suspend: Result<Vec<(Part, &'static str)>, String>,
     /// Sizes of a guest that the backend accepts.
     pub limits: Limits,
-    /// What it can do and cannot, with reasons, for people to read; nothing is decided by this.
+    /// What works here and what does not, with reasons, for display only; no code decides by it.
     pub features: Vec<Feature>,
 }
 
@@ -46,18 +47,18 @@ pub struct Limits {
     pub memory: (u64, u64),
 }
 
-/// Something that a backend may be able to do on this host.
+/// A feature that a backend may have on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Feature {
     /// Its name, in words with dashes.
     pub name: &'static str,
     /// It works here.
     pub available: bool,
-    /// Why so, and if it does not work, what would help.
+    /// The reason; if it does not work, also what would help.
     pub why: String,
 }
 
-/// What a machine may have that hinders its being saved.
+/// A part of a machine that can prevent suspending it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// [`Boot::Linux`].
@@ -71,7 +72,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The machine has it.
+    /// Whether the machine has this part.
     fn is_in(self, spec: &MachineSpec) -> bool {
         match self {
             Part::Kernel => matches!(spec.boot, Boot::Linux { .. }),
@@ -83,35 +84,35 @@ impl Part {
 }
 
 impl Capabilities {
-    /// Refuses to save, or to have go on, a guest of a machine that cannot be saved.
+    /// Refuses to suspend or restore a machine that the backend cannot save.
     pub fn admit_suspend(&self, spec: &MachineSpec) -> Result<(), Report> {
-        let hindrances = self.suspend.as_ref().map_err(|why| cannot_suspend(self.backend, why))?;
-        match hindrances.iter().find(|(part, _)| part.is_in(spec)) {
+        let obstacles = self.suspend.as_ref().map_err(|why| cannot_suspend(self.backend, why))?;
+        match obstacles.iter().find(|(part, _)| part.is_in(spec)) {
             Some((_, why)) => Err(cannot_suspend(self.backend, why)),
             None => Ok(()),
         }
     }
 
-    /// Refuses a way to begin and devices that no guest can have here.
+    /// Refuses a boot method and devices that no guest can have here.
     pub fn admit_machine(&self, spec: &MachineSpec) -> Result<(), Report> {
         if let (Boot::Efi { .. }, Err(why)) = (&spec.boot, &self.efi) {
-            return Err(Report::new(Kind::Host, format!("no guest can boot by EFI here: {why}")));
+            return Err(Report::new(Kind::Host, format!("guests cannot boot by EFI here: {why}")));
         }
         if let (Some(_), Err(why)) = (spec.devices.display, &self.display) {
-            return Err(Report::new(Kind::Host, format!("a guest can have no screen here: {why}"))
+            return Err(Report::new(Kind::Host, format!("guests cannot have a screen here: {why}"))
                 .hint("leave the display out"));
         }
         Ok(())
     }
 }
 
-/// A guest cannot be saved, or go on from a saved state.
+/// The error for a guest that cannot be suspended or restored.
 pub(crate) fn cannot_suspend(backend: &str, why: &str) -> Report {
     Report::new(Kind::Host, format!("the backend {backend} cannot suspend this guest: {why}"))
-        .hint("stop it instead: it boots anew then")
+        .hint("stop it instead; it boots again at the next start")
 }
 
-/// A guest cannot be given what virtual machines of its own need.
+/// The error for a guest that cannot run virtual machines.
 pub(crate) fn cannot_nest(why: &str) -> Report {
     Report::new(Kind::Host, format!("a guest cannot run virtual machines here: {why}"))
         .hint("set nested-virtualization to false; builds that need the feature kvm need another builder")
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hinders_a_suspension_is_told_with_its_reason() {
+    fn an_obstacle_to_suspending_is_reported_with_its_reason() {
         let parts = [(Part::Kernel, "kernel"), (Part::Vsock, "vsock"), (Part::Share, "share"), (Part::Nvme, "nvme")];
         let can_some = can(Ok(parts.to_vec()));
         assert_eq!(can_some.admit_suspend(&machine(|_| {})), Ok(()));

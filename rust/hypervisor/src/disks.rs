@@ -1,36 +1,36 @@
-//! Disks of a guest, in two types that nothing converts into each other.
+//! Disks of a guest, in two types that cannot be converted into each other.
 //!
 //! ```text
-//!  SystemDisk  holds what a user wants kept     the guest reads and writes it; no code of the host or of the agent formats it
-//!  CacheDisk   the builder's data disk alone    the host may make it anew, the agent may format it
+//!  SystemDisk  holds the user's data            the guest reads and writes it; no code of the host or of the agent formats it
+//!  CacheDisk   only the builder's data disk     the host may recreate it, the agent may format it
 //! ```
 //!
-//! The agent formats the one disk that carries [`CACHE_DISK`], and [`CacheDisk`] is the only disk to which a backend gives that
-//! name. Its one constructor takes no path but the directory of a machine, whose data disk it names; the only place for it in a
+//! The agent formats only the disk with the serial number [`CACHE_DISK`], and a backend gives that number only to a
+//! [`CacheDisk`]. Its only constructor takes a machine's directory and uses the data disk there; its only place in a
 //! spec is [`Boot::Linux`](crate::spec::Boot::Linux).
 
 use dvn_host::machine_dir::MachineDir;
 use dvn_protocol::CACHE_DISK;
 use std::path::{Path, PathBuf};
 
-/// What a disk looks like to the guest.
+/// How a disk is attached to the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bus {
-    /// virtio-blk: what Linux takes. The guest finds these in their order.
+    /// virtio-blk, for Linux. The guest sees these in their order.
     #[default]
     Virtio,
     /// NVMe, for systems without drivers for virtio. A machine with one cannot be suspended by QEMU.
     Nvme,
-    /// A USB stick, as most installers expect to be started from.
+    /// A USB stick, from which most installers expect to boot.
     Usb,
 }
 
-/// A disk whose content is the user's. The guest writes it, unless it is read-only; nothing else changes it.
+/// A disk with the user's data. Only the guest writes it, unless it is read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemDisk {
     /// A raw image.
     pub path: PathBuf,
-    /// The guest cannot write it, and several guests may share it.
+    /// The guest cannot write it, so several guests may share it.
     pub read_only: bool,
     /// How the guest sees it.
     pub bus: Bus,
@@ -45,13 +45,13 @@ impl SystemDisk {
 
 /// A disk that may be formatted at any boot, by host and guest: the data disk in a builder's directory.
 ///
-/// No other file can be named:
+/// No other file can be given:
 ///
 /// ```compile_fail,E0451
 /// let disk = dvn_hypervisor::disks::CacheDisk { path: "/home/me/disk.img".into() };
 /// ```
 ///
-/// and a machine that boots by EFI has no place for one:
+/// and a machine that boots by EFI has no field for one:
 ///
 /// ```compile_fail,E0559
 /// # fn of(cache: dvn_hypervisor::disks::CacheDisk) {
@@ -84,7 +84,7 @@ pub struct Attached<'a> {
     pub read_only: bool,
     /// How the guest sees it.
     pub bus: Bus,
-    /// What the guest reads as the disk's serial number, if it has one; at most 20 bytes.
+    /// The disk's serial number as the guest sees it, if any; at most 20 bytes.
     pub serial: Option<&'static str>,
 }
 

@@ -1,7 +1,7 @@
-//! The seam between this program and whatever runs the guest: eight verbs that every guest has, three that some have, and a value of
-//! capabilities that says which.
+//! The seam between this program and the virtual machine monitor: eight operations that every guest supports, three
+//! that some support, and [`Capabilities`] that say which.
 //!
-//! Backends differ in their [`Capabilities`], never in an `if backend == …` elsewhere.
+//! Code outside of this crate distinguishes backends by their [`Capabilities`], never by `if backend == …`.
 
 mod admission;
 pub mod advice;
@@ -19,13 +19,13 @@ pub mod sim;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim_agent;
 pub mod spec;
-mod strangers;
+mod unauthenticated;
 #[cfg(vz)]
 pub mod vz;
 
-pub use admission::Wish;
+pub use admission::Requirements;
 pub use agent::GuestAgent;
 pub use backends::{BACKENDS, Backend, for_this_host};
 pub use capabilities::{Capabilities, Feature, Limits, Part};
 pub use seam::{Display, Exit, Guest, GuestListener, GuestStream, Hypervisor, Stream};
-pub use strangers::Strangers;
+pub use unauthenticated::Unauthenticated;

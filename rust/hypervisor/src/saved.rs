@@ -1,11 +1,12 @@
-//! What a suspended machine leaves: its memory in one file, and beside it a record of what that memory fits.
+//! The saved state of a suspended machine: its memory in one file, and beside it a record of the configuration and
+//! disks that the memory belongs to.
 //!
 //! ```text
-//!  STATE.partial ── saved, guest gone ──▶ STATE.json, then STATE ── loaded ──▶ both gone, then the guest goes on
+//!  STATE.partial ── saved, guest ended ──▶ STATE.json, then STATE ── loaded ──▶ both removed, then the guest is resumed
 //! ```
 //!
-//! The rule: memory is loaded once, and only beside the disks as the guest left them. A guest that goes on with another disk than it
-//! remembers destroys the file system on it.
+//! The rule: memory is loaded once, and only if the disks are unchanged. A guest that resumes with a disk that has
+//! changed since would destroy the file system on it.
 
 use crate::spec::{Boot, MachineSpec};
 use dvn_host::{files, regular_file};
@@ -19,21 +20,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Version of the record.
+/// Format version of the record.
 const VERSION: u32 = 1;
 
-/// What must be the same when the memory is loaded, by name.
+/// What must be unchanged when the memory is loaded, by name.
 pub type Facts = BTreeMap<String, String>;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     version: u32,
     facts: Facts,
-    /// Of the machine, where a backend makes one.
+    /// The machine's identifier, for backends that have one.
     identity: Option<String>,
 }
 
-/// What a saved state of this machine fits: now, which for disks means as they are now.
+/// The facts of this machine and its disks as they are now.
 pub fn facts(backend: &str, spec: &MachineSpec, more: &[(&str, String)]) -> Result<Facts, Report> {
     let mut facts = Facts::from([
         ("backend".to_owned(), backend.to_owned()),
@@ -60,14 +61,14 @@ pub fn facts(backend: &str, spec: &MachineSpec, more: &[(&str, String)]) -> Resu
     Ok(facts)
 }
 
-/// What changes whenever a file is written to.
+/// Size and time of the last write: changes whenever the file is written.
 fn stamp(path: &Path) -> Result<String, Report> {
     let meta = fs::metadata(path).map_err(|e| files::state_error(path, "cannot look at", &e))?;
     let written = |meta: &Metadata| format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
     Ok(format!("{} bytes, written at {}", meta.len(), written(&meta)))
 }
 
-/// A state that is being saved; one that is not finished leaves nothing.
+/// A state that is being saved. Dropping it before [`Saving::finish`] removes it.
 pub struct Saving {
     state: PathBuf,
     partial: PathBuf,
@@ -75,13 +76,13 @@ pub struct Saving {
 }
 
 impl Saving {
-    /// A new state of a machine in place of an older one, which is worth nothing since the machine runs.
+    /// Starts to save a state. Removes an older state, which is invalid because the machine has run since.
     ///
-    /// What is there and no state is refused: it could be a disk.
+    /// Fails if the path exists but is not a saved state: it could be a disk.
     pub fn begin(state: &Path) -> Result<Saving, Report> {
         if fs::symlink_metadata(state).is_ok() && regular_file::look(&record_of(state)).is_err() {
-            let message = format!("cannot save the guest in {}: what is there is no saved guest", state.display());
-            return Err(Report::new(Kind::State, message).hint("name another file, or move that one away"));
+            let message = format!("cannot save the guest in {}: the file there is not a saved guest", state.display());
+            return Err(Report::new(Kind::State, message).hint("give another path, or move that file away"));
         }
         forget(state)?;
         let saving = Saving { state: state.to_owned(), partial: beside(state, ".partial"), finished: false };
@@ -89,12 +90,12 @@ impl Saving {
         Ok(saving)
     }
 
-    /// Where the memory is to be written: there is no such file yet.
+    /// The file to write the memory to. It does not exist yet.
     pub fn path(&self) -> &Path {
         &self.partial
     }
 
-    /// The guest is gone and all is written: from now on there is a state.
+    /// Completes the state, after the guest has ended and its memory is written.
     pub fn finish(mut self, facts: Facts, identity: Option<String>) -> Result<(), Report> {
         let cannot = |e: io::Error| files::state_error(&self.state, "cannot save the guest in", &e);
         let record = Record { version: VERSION, facts, identity };
@@ -117,7 +118,7 @@ impl Drop for Saving {
     }
 }
 
-/// Whether a saved state fits a machine as it is now; the identity that the machine had.
+/// Checks a saved state against the machine as it is now. Returns the identifier that the machine had.
 pub fn check(state: &Path, now: &Facts) -> Result<Option<String>, Report> {
     let no_state = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => Report::new(Kind::State, format!("no guest is saved in {}", state.display()))
@@ -144,14 +145,14 @@ pub fn check(state: &Path, now: &Facts) -> Result<Option<String>, Report> {
     Ok(record.identity)
 }
 
-/// The state does not fit, and loading it would do harm.
+/// The error for a state that does not match: loading it would do harm.
 fn refusal(state: &Path, why: &str) -> Report {
-    let message = format!("the guest saved in {} cannot go on: {why}", state.display());
+    let message = format!("the guest saved in {} cannot be restored: {why}", state.display());
     Report::new(Kind::State, message)
-        .hint("put that back as it was, or boot the machine instead: what was in its memory is lost then")
+        .hint("undo that change, or boot the machine instead; the content of its memory is lost then")
 }
 
-/// Removes a state, if there is one: first that which makes it one.
+/// Removes a state, if there is one. The memory goes first: without it, a record alone is not a state.
 pub fn forget(state: &Path) -> Result<(), Report> {
     remove(state)?;
     remove(&record_of(state))
@@ -229,7 +230,7 @@ mod tests {
         let mut other = spec.clone();
         other.devices.disks[0].read_only = true;
         assert!(why(&other, &[]).contains("disk 0"));
-        // Somebody has written to it; the clock of a fast test may not have moved.
+        // As after a write. The time is set, since a fast test may write within the clock's resolution.
         let disk = File::options().write(true).open(tmp.path().join("disk.img")).unwrap();
         disk.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
         assert!(why(&spec, &[]).contains("disk 0"));
@@ -244,7 +245,7 @@ mod tests {
         fs::create_dir(tmp.path().join("dir")).unwrap();
         for path in [spec.devices.disks[0].path.clone(), tmp.path().join("nvram.bin"), tmp.path().join("dir")] {
             let refusal = Saving::begin(&path).err().unwrap();
-            assert!(refusal.kind == Kind::State && refusal.message.ends_with("is no saved guest"), "{refusal}");
+            assert!(refusal.kind == Kind::State && refusal.message.ends_with("is not a saved guest"), "{refusal}");
             assert!(path.exists());
         }
     }

@@ -1,4 +1,4 @@
-//! The seam itself: the verbs of a guest, what runs it, and the streams between the two sides.
+//! The interface of a backend: [`Hypervisor`] starts guests, [`Guest`] controls one, streams connect it to the host.
 
 use crate::{
     capabilities::{Capabilities, cannot_suspend},
@@ -17,27 +17,27 @@ use tokio::{
     sync::watch,
 };
 
-/// A two-way byte stream to or from a guest's vsock port. `shutdown` closes our half.
+/// A two-way byte stream to or from a guest's vsock port. `shutdown` closes the host's direction.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A boxed [`Stream`].
 pub type GuestStream = Box<dyn Stream>;
 
-/// Why a guest is no longer there.
+/// Why a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It powered itself off, as asked or of its own accord.
+    /// It powered itself off, on request or by itself.
     PoweredOff,
     /// [`Guest::kill`] ended it.
     Killed,
     /// [`Guest::suspend`] saved it.
     Suspended,
-    /// It panicked, was reset, or the hypervisor or one of its helpers failed: why, in a sentence.
+    /// It panicked, was reset, or the hypervisor or one of its helpers failed. The text is the reason, as a sentence.
     Crashed(String),
 }
 
-/// As the API spells it.
+/// The API's spelling.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -49,17 +49,17 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A way to run guests. One implementation per virtual machine monitor.
+/// A backend: runs guests with one virtual machine monitor.
 pub trait Hypervisor: Send + Sync + 'static {
-    /// What it can do here.
+    /// What the backend can do on this host.
     fn capabilities(&self) -> &Capabilities;
-    /// Starts a guest; resolves when it runs, long before it is ready. Dropping the future leaves no guest behind.
+    /// Starts a guest. Resolves when it runs, long before it is ready. Dropping the future leaves no guest behind.
     fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>>;
-    /// Has a guest go on that [`Guest::suspend`] saved at `state`; resolves when it runs, and the state is gone then. The spec is that of
-    /// the boot, but for `runtime_dir` and `console_log`, and the disks are as the guest left them; otherwise it is refused and the state
-    /// stays. Dropping the future leaves no guest behind.
+    /// Restores a guest that [`Guest::suspend`] saved at `state`. Resolves when it runs; the state is removed then. The
+    /// spec must equal that of the boot, except for `runtime_dir` and `console_log`, and the disks must be unchanged;
+    /// otherwise it fails and the state stays. Dropping the future leaves no guest behind.
     ///
-    /// [`Capabilities::suspend`] tells where it works.
+    /// [`Capabilities::suspend`] says which machines support it.
     fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         drop((spec, state));
         Box::pin(std::future::ready(Err(cannot_suspend(self.capabilities().backend, "it does not save guests"))))
@@ -68,26 +68,27 @@ pub trait Hypervisor: Send + Sync + 'static {
 
 /// One booted guest. Dropping the last reference kills it.
 pub trait Guest: Send + Sync + 'static {
-    /// Presses the power button; resolves once pressed, not once off.
+    /// Presses the power button. Resolves once it is pressed, not once the guest is off.
     fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>>;
-    /// Pulls the plug. Resolves once told; [`Guest::exited`] says when it is done.
+    /// Forces the guest off. Resolves once requested; [`Guest::exited`] reports completion.
     fn kill(&self) -> BoxFuture<'_, Result<(), Report>>;
-    /// Halts the guest's processors; resolves once they stand still. Its memory and its connections stay. An error means that
-    /// it runs on.
+    /// Pauses the guest's processors. Resolves once they have stopped. Memory and connections stay. After an error the
+    /// guest still runs.
     fn pause(&self) -> BoxFuture<'_, Result<(), Report>>;
-    /// Has a paused guest go on.
+    /// Resumes a paused guest.
     fn resume(&self) -> BoxFuture<'_, Result<(), Report>>;
     /// Opens a byte stream to a vsock port of the guest. Fails at once when nothing listens there.
     fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>>;
-    /// Takes the connections which the guest opens to this vsock port of the host, from now on.
+    /// Accepts the connections that the guest opens to this vsock port of the host from now on.
     fn listen(&self, port: u32) -> Result<GuestListener, Report>;
-    /// Resolves when the guest is gone and nothing of it is left. May be called often.
+    /// Resolves when the guest has ended and its resources are released. May be called repeatedly.
     fn exited(&self) -> BoxFuture<'_, Exit>;
-    /// Saves the guest at `state`, outside of the boot's own directory, and ends it; resolves when it is gone ([`Exit::Suspended`]) and the
-    /// state is whole. An error means that it goes on as before, or has ended in another way. A state that was there is removed in any
-    /// case: the machine has run since. Goes on if the future is dropped.
+    /// Saves the guest at `state`, outside of the boot's own directory, and ends it. Resolves when the guest has ended
+    /// ([`Exit::Suspended`]) and the state is complete. After an error the guest runs as before, or has ended in
+    /// another way. An older state at this path is removed in any case, since the machine has run after it was saved.
+    /// The work continues if the future is dropped.
     ///
-    /// [`Capabilities::suspend`] tells where it works.
+    /// [`Capabilities::suspend`] says which machines support it.
     fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
         drop(state);
         Box::pin(std::future::ready(Err(Report::new(
@@ -95,19 +96,19 @@ pub trait Guest: Send + Sync + 'static {
             "this guest cannot be suspended: its backend does not save guests",
         ))))
     }
-    /// Its screen, if it has one that this program can see.
+    /// The guest's screen, if it has one that the backend can capture.
     fn display(&self) -> Option<Arc<dyn Display>> {
         None
     }
 }
 
-/// A guest's screen. It may outlive the guest; then every question fails.
+/// A guest's screen. It may outlive the guest; every call then fails.
 pub trait Display: Send + Sync + 'static {
-    /// What it shows now: a PNG.
+    /// The current content as a PNG.
     fn screenshot(&self) -> BoxFuture<'_, Result<Vec<u8>, Report>>;
 }
 
-/// Connections that a guest opened to a port of the host, or to several. Dropping it closes them.
+/// Connections that a guest opens to one or more ports of the host. Dropping it closes the ports.
 pub struct GuestListener(Vec<Port>);
 
 struct Port {
@@ -116,7 +117,7 @@ struct Port {
 }
 
 impl GuestListener {
-    /// `pump`, if any, feeds `incoming` and is ended with the listener.
+    /// `pump`, if any, is the task that feeds `incoming`. It is aborted with the listener.
     pub fn new(
         incoming: tokio::sync::mpsc::Receiver<GuestStream>,
         pump: Option<tokio_util::task::AbortOnDropHandle<()>>,
@@ -124,14 +125,14 @@ impl GuestListener {
         GuestListener(vec![Port { incoming, _stop: pump }])
     }
 
-    /// Both as one.
+    /// Combines two listeners into one.
     #[must_use]
     pub fn and(mut self, other: GuestListener) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// The next connection; `None` when the guest is gone. May be dropped and called again.
+    /// The next connection; `None` when the guest has ended. Cancel-safe.
     pub async fn accept(&mut self) -> Option<GuestStream> {
         std::future::poll_fn(|context| {
             let arrived = self.0.iter_mut().map(|port| port.incoming.poll_recv(context)).find(Poll::is_ready);
@@ -141,7 +142,7 @@ impl GuestListener {
     }
 }
 
-/// Removes a boot's own directory, which holds the initrd with the guest's host key.
+/// Removes a boot's runtime directory, which contains the initrd with the guest's host key.
 pub(crate) fn remove_boot_files(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -151,13 +152,13 @@ pub(crate) fn remove_boot_files(dir: &Path) {
     }
 }
 
-/// [`Guest::exited`], as the one who looks after the guest tells it.
-pub(crate) fn told_exit(exit: &watch::Receiver<Option<Exit>>) -> BoxFuture<'static, Exit> {
+/// [`Guest::exited`] from the channel that the guest's task reports to.
+pub(crate) fn exit_future(exit: &watch::Receiver<Option<Exit>>) -> BoxFuture<'static, Exit> {
     let mut exit = exit.clone();
     Box::pin(async move {
         match exit.wait_for(Option::is_some).await {
             Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
-            // Whoever tells it ends without a word only when the runtime does, and the guest with it.
+            // The task drops the channel without a report only when the runtime ends, and the guest with it.
             Err(_) => Exit::Killed,
         }
     })

@@ -1,8 +1,9 @@
-//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock. Only a guest that is suspended leaves files.
+//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock. Only a suspended guest
+//! leaves files.
 //!
-//! What its guests do is scripted by a [`Script`], which may be changed between boots; what happened is counted in
-//! [`Counters`]. A guest *lives* from the moment `boot` resolves until it powered off, was killed or crashed, or until
-//! the last reference to it is dropped.
+//! A [`Script`] determines what its guests do and can be changed between boots; [`Counters`] count what happened. A
+//! guest
+//! *lives* from the moment `boot` resolves until it powers off, is killed or crashes, or the last reference to it is dropped.
 
 use crate::{
     capabilities::{Capabilities, Limits},
@@ -28,24 +29,24 @@ use tokio::{
     time::Instant,
 };
 
-/// How boots go and guests behave.
+/// How boots and guests behave.
 #[derive(Clone, Debug)]
 pub struct Script {
     /// How long `boot` takes.
     pub boot: Duration,
-    /// `boot` fails with this message after that time.
+    /// `boot` fails with this message after the time of a boot.
     pub boot_error: Option<String>,
     /// `boot` never resolves.
     pub boot_wedged: bool,
     /// `boot` panics.
     pub boot_panics: bool,
-    /// How long a guest takes from the power button to its end.
+    /// Time from the power button to the guest's end.
     pub power_off: Duration,
-    /// How many times the power button is pressed in vain.
+    /// How many presses of the power button the guest ignores.
     pub deaf_to_presses: usize,
-    /// `request_stop` and `kill` themselves never resolve, though they work.
+    /// `request_stop` and `kill` take effect, but never resolve.
     pub verbs_wedged: bool,
-    /// The guest outlives a kill within this time after its boot's end.
+    /// A kill has no effect within this time after the boot.
     pub deaf_to_kill: Duration,
     /// `pause` fails with this message.
     pub pause_error: Option<String>,
@@ -53,11 +54,11 @@ pub struct Script {
     pub halts_wedged: bool,
     /// How long `suspend` takes.
     pub suspend: Duration,
-    /// `suspend` fails with this message after that time, and the guest goes on.
+    /// `suspend` fails with this message after its time, and the guest continues to run.
     pub suspend_error: Option<String>,
-    /// `restore` fails with this message, in the time of a boot.
+    /// `restore` fails with this message, after the time of a boot.
     pub restore_error: Option<String>,
-    /// The guest crashes so long after its boot, with `kernel panic`.
+    /// The guest crashes with `kernel panic` this long after its boot.
     pub crash_after: Option<Duration>,
 }
 
@@ -92,19 +93,19 @@ pub struct Counters {
     pub cancelled: AtomicUsize,
     /// Calls of `request_stop`.
     pub presses: AtomicUsize,
-    /// Calls of `pause` that worked.
+    /// Successful calls of `pause`.
     pub pauses: AtomicUsize,
-    /// Calls of `resume` that worked.
+    /// Successful calls of `resume`.
     pub resumes: AtomicUsize,
-    /// Calls of `suspend` that worked.
+    /// Successful calls of `suspend`.
     pub suspends: AtomicUsize,
-    /// Calls of `restore` that worked.
+    /// Successful calls of `restore`.
     pub restores: AtomicUsize,
     /// Calls of `kill`.
     pub kills: AtomicUsize,
-    /// Guests that live now.
+    /// Guests that live at the moment.
     pub alive: AtomicUsize,
-    /// Guests that ever lived at once.
+    /// The most guests that lived at once.
     pub max_alive: AtomicUsize,
 }
 
@@ -142,7 +143,7 @@ impl Sim {
         Sim { shared: Arc::new(shared), capabilities }
     }
 
-    /// Changes what later boots do. Guests that live keep the script of their boot.
+    /// Changes the script for later boots. Living guests keep the script of their boot.
     pub fn rescript(&self, change: impl FnOnce(&mut Script)) {
         change(&mut lock(&self.shared.script));
     }
@@ -152,13 +153,13 @@ impl Sim {
         &self.shared.counters
     }
 
-    /// The guest booted last, if anything still refers to it.
+    /// The latest guest, if it is still referenced.
     pub fn guest(&self) -> Option<Arc<SimGuest>> {
         lock(&self.shared.last).upgrade()
     }
 }
 
-/// Counts a boot that was dropped half-way.
+/// Counts a boot that is dropped before it ends.
 struct Unfinished<'a>(&'a Counters);
 
 impl Drop for Unfinished<'_> {
@@ -215,7 +216,7 @@ impl Sim {
             spec,
             end: watch::Sender::new(None),
             presses: AtomicUsize::new(0),
-            still: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             kill_works_at: Instant::now() + script.deaf_to_kill,
             refuses_after: Mutex::default(),
             listeners: Mutex::default(),
@@ -236,10 +237,9 @@ pub struct SimGuest {
     spec: MachineSpec,
     end: watch::Sender<Option<Exit>>,
     presses: AtomicUsize,
-    /// It is paused.
-    still: AtomicBool,
+    paused: AtomicBool,
     kill_works_at: Instant,
-    /// `connect` fails, after so long.
+    /// `connect` fails after this time.
     refuses_after: Mutex<Option<Duration>>,
     listeners: Mutex<HashMap<u32, mpsc::Sender<GuestStream>>>,
     shared: Arc<Shared>,
@@ -247,7 +247,7 @@ pub struct SimGuest {
 }
 
 impl SimGuest {
-    /// Ends the guest now; the first end counts.
+    /// Ends the guest now. Later calls have no effect.
     pub fn end(&self, exit: Exit) {
         let ended = self.end.send_if_modified(|end| {
             let first = end.is_none();
@@ -267,7 +267,7 @@ impl SimGuest {
         *lock(&self.refuses_after) = Some(time);
     }
 
-    /// Opens a connection from the guest to a port of the host; `None` when nothing listens there.
+    /// Opens a connection from the guest to a port of the host; `None` if nothing listens there.
     pub async fn dial(&self, port: u32) -> Option<DuplexStream> {
         let listener = lock(&self.listeners).get(&port).cloned()?;
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -306,8 +306,8 @@ impl Guest for SimGuest {
     fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
         Box::pin(async move {
             self.shared.counters.presses.fetch_add(1, SeqCst);
-            // One that stands still hears nothing.
-            if !self.still.load(SeqCst) && self.presses.fetch_add(1, SeqCst) == self.script.deaf_to_presses {
+            // A paused guest does not notice.
+            if !self.paused.load(SeqCst) && self.presses.fetch_add(1, SeqCst) == self.script.deaf_to_presses {
                 self.end_after(self.script.power_off, Exit::PoweredOff);
             }
             self.wedge().await;
@@ -334,7 +334,7 @@ impl Guest for SimGuest {
             if let Some(why) = &self.script.pause_error {
                 return Err(Report::new(Kind::Guest, why.clone()));
             }
-            self.still.store(true, SeqCst);
+            self.paused.store(true, SeqCst);
             self.shared.counters.pauses.fetch_add(1, SeqCst);
             Ok(())
         })
@@ -345,7 +345,7 @@ impl Guest for SimGuest {
             if lock(&self.shared.script).halts_wedged {
                 std::future::pending::<()>().await;
             }
-            self.still.store(false, SeqCst);
+            self.paused.store(false, SeqCst);
             self.shared.counters.resumes.fetch_add(1, SeqCst);
             Ok(())
         })
@@ -418,7 +418,7 @@ impl Guest for SimGuest {
 /// A screen of one black pixel.
 struct SimScreen;
 
-/// That pixel.
+/// The PNG of [`SimScreen`].
 pub const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\0\0\0\x0aIDAT\x78\x9c\x63\x60\0\0\0\x02\0\x01\x48\xaf\xa4\x71\0\0\0\0IEND\xaeB\x60\x82";
 
 impl Display for SimScreen {

@@ -1,10 +1,10 @@
-//! What a backend boots: plain data, already checked, every path absolute.
+//! The specification of a machine that a backend boots: plain data, already checked, all paths absolute.
 
 use crate::disks::{Attached, CacheDisk, SystemDisk};
 use dvn_types::{Arch, MacAddress, MachineName};
 use std::path::PathBuf;
 
-/// A directory of the host, offered over VirtioFS.
+/// A directory of the host, shared over VirtioFS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The tag under which the guest mounts it.
@@ -15,44 +15,44 @@ pub struct Share {
     pub read_only: bool,
 }
 
-/// A network interface, on a network of its own behind the host's address.
+/// A network interface, on a separate network behind the host's address (NAT).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
-    /// Two guests on one host must differ.
+    /// Unique among the guests of a host.
     pub mac: MacAddress,
 }
 
 /// A screen with keyboard and tablet. The guest may choose another size later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Screen {
-    /// Pixels.
+    /// In pixels.
     pub width: u32,
-    /// Pixels.
+    /// In pixels.
     pub height: u32,
 }
 
-/// How a guest begins.
+/// How a guest boots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boot {
-    /// A kernel, directly: guests of bundles.
+    /// A kernel is booted directly: guests of bundles.
     Linux {
         /// An arm64 `Image`, or an x86 ELF `vmlinux` or `bzImage`.
         kernel: PathBuf,
-        /// Initial RAM disk, the boot payload already appended.
+        /// Initial RAM disk, with the boot payload appended.
         initrd: PathBuf,
-        /// Kernel command line, without the console, which is the backend's to name.
+        /// Kernel command line without the console, which the backend appends.
         cmdline: String,
-        /// The disk that the guest's agent may format: after all others in the guest's order.
+        /// The disk that the guest's agent may format. It comes after all others in the guest's order.
         cache: Option<CacheDisk>,
     },
     /// UEFI firmware, which looks for a boot loader on the disks.
     Efi {
-        /// The firmware's variables: the machine's own, with its boot entries. The backend makes the file if it is not there.
+        /// The machine's EFI variable store, with its boot entries. The backend creates the file if it is missing.
         variables: PathBuf,
     },
 }
 
-/// What the guest finds in its machine.
+/// The devices of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     /// In the guest's order.
@@ -63,7 +63,7 @@ pub struct Devices {
     pub shares: Vec<Share>,
     /// A screen, or none.
     pub display: Option<Screen>,
-    /// A vsock device, by which host and guest reach each other's ports.
+    /// A vsock device, for connections between host and guest.
     pub vsock: bool,
     /// Offer Rosetta to the guest.
     pub rosetta: bool,
@@ -74,7 +74,7 @@ pub struct Devices {
 /// Everything a backend needs to boot one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineSpec {
-    /// Whose guest it is.
+    /// The machine's name.
     pub name: MachineName,
     /// The guest's architecture.
     pub arch: Arch,
@@ -82,18 +82,18 @@ pub struct MachineSpec {
     pub cores: u32,
     /// Memory in bytes.
     pub memory: u64,
-    /// How it begins.
+    /// How it boots.
     pub boot: Boot,
-    /// What it has.
+    /// Its devices.
     pub devices: Devices,
-    /// A directory of this boot alone, made empty: sockets and whatever else the backend needs.
+    /// A directory for this boot only, initially empty, for the backend's sockets and other files.
     pub runtime_dir: PathBuf,
-    /// Where the guest's serial console is written.
+    /// The log file of the guest's serial console.
     pub console_log: PathBuf,
 }
 
 impl MachineSpec {
-    /// The disks in the guest's order, the builder's data disk last. No other code of a backend looks at disks.
+    /// The disks in the guest's order, the builder's data disk last. Backends read disks through this method only.
     pub fn disks(&self) -> impl Iterator<Item = Attached<'_>> {
         let cache = match &self.boot {
             Boot::Linux { cache, .. } => cache.as_ref(),
@@ -106,7 +106,7 @@ impl MachineSpec {
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "for tests")]
 impl MachineSpec {
-    /// One that no test minds, with nothing to boot.
+    /// A minimal valid spec for tests, with nothing to boot.
     pub fn sample() -> MachineSpec {
         MachineSpec {
             name: "builder".parse().unwrap(),

@@ -8,11 +8,11 @@
 //!
 //! The error is one of Nix's own protocol, so a client shows it. The queue is first come, first served.
 //!
-//! Any program in the guest can dial the port, also a build in Nix's sandbox. Connections without a token yet are
-//! [`Strangers`].
+//! Any program in the guest can dial the port, also a build in Nix's sandbox. Connections without a token yet wait in
+//! [`Unauthenticated`].
 
 use super::{connection::Guest, server, state::Inner};
-use dvn_hypervisor::{GuestListener, GuestStream, Strangers};
+use dvn_hypervisor::{GuestListener, GuestStream, Unauthenticated};
 use dvn_protocol::StoreGreeting;
 use std::sync::Arc;
 use tokio::{
@@ -45,7 +45,7 @@ impl Drop for Counted {
 pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: String) {
     let limits = inner.settings.limits;
     let token: Arc<str> = token.into();
-    let mut strangers = Strangers::new(limits.strangers, limits.greeting);
+    let mut unauthenticated = Unauthenticated::new(limits.unauthenticated, limits.greeting);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let (mut guests, mut refused) = (JoinSet::new(), JoinSet::new());
     loop {
@@ -53,9 +53,9 @@ pub async fn serve(inner: &Arc<Inner>, mut listener: GuestListener, token: Strin
             stream = listener.accept() => {
                 let Some(stream) = stream else { return };
                 let token = Arc::clone(&token);
-                strangers.add(async move { authenticate(stream, &token).await });
+                unauthenticated.add(async move { authenticate(stream, &token).await });
             }
-            Some(stranger) = strangers.next() => match stranger {
+            Some(authenticated) = unauthenticated.next() => match authenticated {
                 Some(guest) if guests.len() < limits.connections.saturating_add(limits.queue) => {
                     guests.spawn(serve_when_free(Arc::clone(inner), guest, Arc::clone(&slots)));
                 }

@@ -28,7 +28,7 @@ pub struct Limits {
     /// How long a connection may wait before it is refused.
     pub turn: Duration,
     /// Connections that have not sent the token yet. A new one replaces the oldest.
-    pub strangers: usize,
+    pub unauthenticated: usize,
     /// How long a connection may take for its token and the greeting.
     pub greeting: Duration,
     /// How long the host's daemon may take for one answer. It may be collecting garbage.
@@ -48,7 +48,7 @@ impl Default for Limits {
             connections: 256,
             queue: 256,
             turn: Duration::from_secs(30),
-            strangers: 64,
+            unauthenticated: 64,
             greeting: Duration::from_secs(10),
             upstream_answer: Duration::from_secs(120),
             held: 500_000,

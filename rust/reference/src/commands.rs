@@ -1,4 +1,4 @@
-//! `docs/cli.md`: the command line, from its own description.
+//! `docs/cli.md`: the command line, from its definition in clap.
 
 use super::heading::head;
 use clap::{Arg, Command};

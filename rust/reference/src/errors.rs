@@ -1,4 +1,4 @@
-//! `docs/errors.md`: the kinds of errors, with their exit codes and what the API answers.
+//! `docs/errors.md`: the kinds of errors, with their exit codes and HTTP statuses.
 
 use super::heading::head;
 use crate::exit_codes::EXIT_CODES;
@@ -10,8 +10,8 @@ pub(super) fn page() -> String {
     let mut text = head("Errors and exit codes");
     text.push_str(
         r#"
-Every error has a kind, which says who can mend it, a message that says what happened and why, and hints that say what to do
-next. On the terminal the kind is the exit code; the [HTTP API](api.md#errors) answers `{"kind", "message", "hints"}` under the
+Every error has a kind, which says what needs to be fixed, a message that says what happened and why, and hints that say what to
+do next. The command line exits with the kind's code; the [HTTP API](api.md#errors) answers `{"kind", "message", "hints"}` under the
 kind's status.
 
 | kind | exit code | HTTP status | what is wrong |
@@ -30,7 +30,7 @@ kind's status.
     text
 }
 
-/// What the help says of that exit code.
+/// The description of an exit code.
 fn meaning(code: u8) -> &'static str {
     let line =
         |line: &'static str| line.trim_start().split_once("  ").filter(|(number, _)| *number == code.to_string());

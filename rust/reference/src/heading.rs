@@ -1,6 +1,6 @@
-//! How each page of a reference begins.
+//! The heading of each reference page.
 
-/// The title, and where the page comes from.
+/// The title and a note that the page is generated.
 pub(super) fn head(title: &str) -> String {
     format!("# {title}\n\nMade by `make references`; do not edit.\n")
 }

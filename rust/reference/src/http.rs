@@ -1,6 +1,7 @@
-//! `docs/api-reference.md`: the HTTP API's description in OpenAPI, to read.
+//! `docs/api-reference.md`: the HTTP API's OpenAPI description in readable form.
 //!
-//! It knows the part of OpenAPI that our description uses. What it does not know it prints as JSON, for somebody to see.
+//! It supports the part of OpenAPI that this API's description uses, and prints anything else as JSON, which a test
+//! detects.
 
 use super::heading::head;
 use serde_json::{Map, Value};
@@ -10,8 +11,8 @@ pub(super) fn page(document: &Value) -> String {
     let mut text = head("HTTP API: routes and types");
     text.push_str(
         r"
-[api.md](api.md) tells where it answers, how one gets in and how to watch; [openapi.json](openapi.json) is this page for programs. A
-failure of any route is a [`Report`](#report), under the status of its [kind](errors.md).
+[api.md](api.md) describes addresses, authentication and event streams; [openapi.json](openapi.json) has the same in machine-readable
+form. The error of any route is a [`Report`](#report), under the status of its [kind](errors.md).
 ",
     );
     for (path, operations) in entries(&document["paths"]) {
@@ -51,7 +52,7 @@ fn route(path: &str, method: &str, operation: &Value) -> String {
     text
 }
 
-/// JSON is what goes without saying.
+/// A body's type. The media type is omitted for JSON.
 fn typed(media: &str, schema: &Value) -> String {
     match (media, &schema["type"]) {
         ("application/json", _) => kind(schema),
@@ -60,14 +61,14 @@ fn typed(media: &str, schema: &Value) -> String {
     }
 }
 
-/// What a type consists of.
+/// The fields or variants of a type.
 fn body(schema: &Value) -> String {
     if let Some(variants) = schema["oneOf"].as_array() {
         let each = variants.iter().map(|variant| {
             let name = tag(variant).map_or_else(|| kind(variant), |(_, value)| format!("`{value}`"));
             format!("\n**{name}**: {}\n{}", prose(variant), body(variant))
         });
-        let by = variants.iter().find_map(tag).map_or(String::new(), |(field, _)| format!(", told by `{field}`"));
+        let by = variants.iter().find_map(tag).map_or(String::new(), |(field, _)| format!(", distinguished by `{field}`"));
         return format!("\nOne of{by}:\n{}", each.collect::<String>());
     }
     if let Some(parts) = schema["allOf"].as_array() {
@@ -87,7 +88,7 @@ fn body(schema: &Value) -> String {
     if fields.is_empty() { fields } else { format!("\n{fields}") }
 }
 
-/// The field that says which variant this is, and what it says then.
+/// The field that identifies the variant, and its value.
 fn tag(variant: &Value) -> Option<(&str, &str)> {
     let own = entries(&variant["properties"]).find_map(|(name, field)| match field["enum"].as_array()?.as_slice() {
         [Value::String(only)] => Some((name, only.as_str())),
@@ -96,7 +97,7 @@ fn tag(variant: &Value) -> Option<(&str, &str)> {
     own.or_else(|| variant["allOf"].as_array()?.iter().find_map(tag))
 }
 
-/// A type in a few words.
+/// A short description of a type.
 fn kind(schema: &Value) -> String {
     let Some(fields) = schema.as_object() else { return "anything".to_owned() };
     if let Some(name) = fields.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
@@ -131,11 +132,11 @@ fn plain(name: &str, fields: &Map<String, Value>) -> String {
     }
 }
 
-/// A description. Where it stands beside a choice of types it is that of the first.
+/// A schema's description, or else that of its first alternative.
 fn prose(of: &Value) -> String {
     let own = of["description"].as_str();
     let text = own.or_else(|| of["oneOf"].as_array()?.first()?["description"].as_str()).unwrap_or_default();
-    // Links to types, as rustdoc writes them.
+    // Removes the brackets of rustdoc's links.
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace("[`", "`").replace("`]", "`")
 }
 
@@ -161,7 +162,7 @@ mod tests {
     use dvn_http::router;
 
     #[test]
-    fn all_that_the_description_uses_is_understood() {
+    fn everything_in_the_description_is_supported() {
         let text = page(&router::description());
         let unknown: Vec<&str> = text.lines().filter(|line| line.contains("`{\"")).collect();
         assert!(unknown.is_empty(), "{unknown:#?}");

@@ -1,7 +1,8 @@
-//! References in Markdown and manual pages, each made from the very thing that it describes: `make references` writes the ones into
-//! `docs/`, tests keep them fresh, and the Nix package installs the others. No part of the program that users have.
+//! Generates references in Markdown and manual pages from the definitions in the code: `make references` writes the
+//! references into `docs/`, tests check that they are up to date, and the Nix package installs the manual pages. Not
+//! part of the installed program.
 //!
-//! The rule that holds here: nothing knows a setting, a route or a metric by itself.
+//! The rule: no setting, route or metric is listed here by hand.
 
 mod commands;
 mod errors;
@@ -17,23 +18,23 @@ use dvn_http::router;
 use dvn_types::{Kind, Report};
 use std::{fs, io, path::Path, path::PathBuf, process::ExitCode};
 
-/// Writes what is made from the program itself: its references, its manual.
+/// Generates the program's references and manual pages
 #[derive(Debug, Parser)]
 #[command(name = "references")]
 enum Wanted {
-    /// Write the pages of docs/ that are made
+    /// Write the generated pages of docs/
     Docs {
-        /// The directory, which is made if need be
+        /// The directory; created if missing
         dir: PathBuf,
     },
     /// Write the manual pages
     Man {
-        /// The directory, which is made if need be
+        /// The directory; created if missing
         dir: PathBuf,
     },
 }
 
-/// Runs the generator; its exit code.
+/// Runs the generator. Returns its exit code.
 pub fn main() -> ExitCode {
     let (dir, files) = match Wanted::parse() {
         Wanted::Docs { dir } => (dir, pages()),
@@ -48,7 +49,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The pages of `docs/` that are made: names of files and what is in them.
+/// The generated pages of `docs/`: file names and contents.
 pub fn pages() -> Result<Vec<(String, String)>, Report> {
     let api = router::description();
     let openapi =
@@ -64,7 +65,7 @@ pub fn pages() -> Result<Vec<(String, String)>, Report> {
     Ok(pages.into_iter().map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// The manual pages, likewise.
+/// The manual pages: file names and contents.
 pub fn manual() -> Result<Vec<(String, String)>, Report> {
     man::pages(dvn_cli::command()).map_err(|error| Report::new(Kind::Internal, format!("the manual: {error}")))
 }

@@ -1,4 +1,4 @@
-//! The manual pages: `darwin-vz-nix(1)` with all settings, and one for each verb.
+//! The manual pages: `darwin-vz-nix(1)` with all settings, and one page for each verb.
 
 use crate::{exit_codes::EXIT_CODES, settings};
 use clap::Command;
@@ -6,7 +6,7 @@ use clap_mangen::Man;
 use dvn_config::Key;
 use std::{fmt::Write, io};
 
-/// Names of files, and what is in them.
+/// File names and contents.
 pub(super) fn pages(program: Command) -> io::Result<Vec<(String, String)>> {
     let mut program = program.disable_help_subcommand(true);
     program.build();
@@ -42,13 +42,13 @@ fn exit_status() -> String {
     text
 }
 
-/// The section on settings, which are more than the flags of one verb.
+/// The section on settings, which no single verb's flags cover.
 fn all_settings() -> String {
     let mut text = String::from(".SH SETTINGS\n");
     text.push_str(&roff(
-        "A flag counts over an environment variable, that over the file, that over the default. In the file, settings at the \
-         top are for every machine, those in a table [machines.NAME] for that one. NO_COLOR, CLICOLOR and CLICOLOR_FORCE count \
-         as elsewhere, unless --color says otherwise.",
+        "A flag overrides an environment variable, which overrides the file, which overrides the default. In the file, settings \
+         at the top apply to every machine, those in a table [machines.NAME] to that machine. NO_COLOR, CLICOLOR and CLICOLOR_FORCE \
+         have their usual meaning, unless --color is given.",
     ));
     for key in Key::ALL {
         let about = format!("{}; {}; by default {}", key.about(), key.form(), settings::default(key)).replace('`', "");
@@ -59,7 +59,7 @@ fn all_settings() -> String {
     text
 }
 
-/// A line of roff that shows this text as it is.
+/// A line of roff that shows this text literally.
 fn roff(text: &str) -> String {
     format!("{}\n", text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq"))
 }

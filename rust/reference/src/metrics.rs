@@ -1,4 +1,4 @@
-//! `docs/metrics.md`: the metrics, from what the registry says of those of an imagined machine.
+//! `docs/metrics.md`: the metrics, from the registry's output for a sample machine.
 
 use super::heading::head;
 use dvn_daemon::specimen;
@@ -6,8 +6,8 @@ use dvn_types::Report;
 use std::collections::{BTreeMap, BTreeSet};
 
 const INTRODUCTION: &str = "
-`GET /v1/metrics` answers with them, as OpenMetrics text for Prometheus ([api.md](api.md#watching) tells when a guest is asked for
-its numbers, [the guide](guides/metrics.md) how to gather them). Numbers count from the daemon's start. A counter's name ends in
+`GET /v1/metrics` answers with them, as OpenMetrics text for Prometheus ([api.md](api.md#watching) says when a guest is asked for
+its numbers, [the guide](guides/metrics.md) how to collect them). Counters start at the daemon's start. A counter's name ends in
 `_total`; a histogram has the series `_bucket`, `_sum` and `_count`; times are seconds, amounts bytes. Every series has the label
 `machine`.
 
@@ -36,13 +36,13 @@ pub(super) fn page() -> Result<String, Report> {
     Ok(text)
 }
 
-/// A label with its values, unless there are too many to be all of them.
+/// A label with its values.
 fn shown(label: &str, values: BTreeSet<String>) -> String {
     let values: Vec<String> = values.into_iter().map(|value| format!("`{value}`")).collect();
     format!("`{label}`: {}", values.join(", "))
 }
 
-/// Reads the text format of OpenMetrics, as our registry writes it.
+/// Parses the text format of OpenMetrics, as the registry writes it.
 fn families(text: &str) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for line in text.lines() {
@@ -55,7 +55,7 @@ fn families(text: &str) -> Vec<Family> {
             kind.clone_into(&mut family.kind);
         } else if let Some((labels, _)) = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')) {
             for (label, value) in labels.split(',').filter_map(|label| label.split_once('=')) {
-                // The machine is everywhere, and bounds of a histogram are no label of ours.
+                // Every series has the machine; the bounds of a histogram are not listed.
                 if !["machine", "le"].contains(&label) {
                     family.labels.entry(label.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
                 }

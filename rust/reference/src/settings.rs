@@ -1,16 +1,16 @@
-//! `docs/config.md`: the settings, from the table in `config`, and the flags from the command line.
+//! `docs/config.md`: the settings from the table in `config`, and their flags from the command line.
 
 use super::heading::head;
 use clap::Command;
 use dvn_config::{ENV_OF_THE_CLI, Key, default_value, range};
 
 const INTRODUCTION: &str = r#"
-A flag counts over an environment variable, that over the file, that over the default. `darwin-vz-nix config` shows the values
-that count and where each comes from; `config --daemon` those that the running daemon goes by, which reads them when it starts.
+A flag overrides an environment variable, which overrides the file, which overrides the default. `darwin-vz-nix config` shows the
+effective values and their origins; `config --daemon` those of the running daemon, which reads them when it starts.
 
 The file is TOML: the one named with `--config`; otherwise `/etc/darwin-vz-nix/config.toml` for root, and for others
-`darwin-vz-nix/config.toml` in `$XDG_CONFIG_HOME`, or in `~/.config`. A setting at the top is for the daemon or for every machine, one
-in a table `[machines.NAME]` for that machine. With no such table there is one machine, `builder`.
+`darwin-vz-nix/config.toml` in `$XDG_CONFIG_HOME`, or in `~/.config`. A setting at the top applies to the daemon or to every machine,
+one in a table `[machines.NAME]` to that machine. Without such a table there is one machine, `builder`.
 
 ```toml
 idle-timeout = "30m"
@@ -20,7 +20,7 @@ cores = 4
 memory = "8G"
 ```
 
-A name that no setting has is an error, in the file and among the variables. An empty variable counts as unset.
+An unknown name is an error, in the file and among the variables. An empty variable counts as unset.
 "#;
 
 /// The page.
@@ -30,7 +30,7 @@ pub(super) fn page(mut program: Command) -> String {
     text.push_str(INTRODUCTION);
     let [file, machine] = ENV_OF_THE_CLI;
     text.push_str(&format!(
-        "Two variables stand for flags that are no settings: `{file}` for `--config`, `{machine}` for\n`--machine`.\n"
+        "Two variables correspond to flags that are not settings: `{file}` for `--config`, `{machine}` for\n`--machine`.\n"
     ));
     for key in Key::ALL {
         text.push_str(&section(&program, key));
@@ -57,7 +57,7 @@ fn section(program: &Command, key: Key) -> String {
     format!("\n## {key}\n\n{about}.\n\n* {}\n", rows.join("\n* "))
 }
 
-/// The default in words.
+/// A description of the default.
 pub(super) fn default(key: Key) -> String {
     match (default_value(key).as_deref(), key.default_of_the_host()) {
         (Some("-"), _) => "none".to_owned(),
@@ -66,7 +66,7 @@ pub(super) fn default(key: Key) -> String {
     }
 }
 
-/// Which commands take it as a flag.
+/// The commands that accept it as a flag.
 fn flag(program: &Command, key: Key) -> String {
     let takes = |command: &Command| command.get_arguments().any(|arg| arg.get_long() == Some(key.name()));
     let verbs: Vec<String> = program
@@ -86,10 +86,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_is_told_and_none_twice() {
+    fn every_default_is_described_exactly_once() {
         for key in Key::ALL {
-            let told = (default_value(key).is_some(), key.default_of_the_host().is_some());
-            assert!(told.0 != told.1, "{key}: a fixed default and one in words: {told:?}");
+            let described = (default_value(key).is_some(), key.default_of_the_host().is_some());
+            assert!(described.0 != described.1, "{key}: a fixed default and one in words: {described:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The last boots, as `logs` shows them: what became of each, and why those that failed did.
+//! The last boots for `logs`: the outcome of each, and why those that failed did.
 
 use crate::{context::Context, output};
 use comfy_table::{Table, presets};
@@ -9,10 +9,10 @@ use dvn_types::{
 };
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The end of the year 9999, in Unix milliseconds: no later time can be written in the usual form.
+/// The end of the year 9999 in Unix milliseconds. RFC 3339 cannot represent later times.
 const LATEST: u64 = 253_402_300_799_000;
 
-/// What is known of the machine's boots, the newest first; from files where no daemon runs.
+/// The records of the machine's boots, the newest first. Reads files if no daemon runs.
 pub async fn of(context: &Context) -> Result<Vec<BootRecord>, Report> {
     let machine = context.machine()?;
     match context.client().boots(&machine).await {
@@ -25,13 +25,13 @@ pub async fn of(context: &Context) -> Result<Vec<BootRecord>, Report> {
     }
 }
 
-/// The one that `--boot` means.
+/// The record that `--boot` selects.
 pub fn find(newest_first: Vec<BootRecord>, boot: i64) -> Option<BootRecord> {
     let number = boots::meant(newest_first.iter().map(|record| record.number), boot)?;
     newest_first.into_iter().find(|record| record.number == number)
 }
 
-/// All of them in a table, and below it why some went wrong.
+/// A table of the boots, and below it why some failed.
 pub fn table(newest_first: &[BootRecord]) -> String {
     if newest_first.is_empty() {
         return "there is no record of a boot\n".to_owned();
@@ -58,18 +58,18 @@ pub fn table(newest_first: &[BootRecord]) -> String {
     let mut text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
     for record in newest_first {
         if record.went_wrong().is_some() {
-            text.push_str(&story(record));
+            text.push_str(&describe(record));
         }
     }
     text
 }
 
-/// A boot in some lines: when, what was tried, what became of it and why.
-pub fn story(record: &BootRecord) -> String {
+/// Describes a boot in a few lines: its time, configuration, outcome and error.
+pub fn describe(record: &BootRecord) -> String {
     let bundle = record.bundle.as_ref().map_or_else(|| "no bundle".to_owned(), |bundle| bundle.display().to_string());
     let memory = dvn_config::Size(record.memory);
-    let tried = format!("{bundle}, {} of memory, cores: {}", memory, record.cores);
-    let mut text = format!("boot {}, {}: {} ({tried})\n", record.number, time(record.begun_unix_ms), outcome(record));
+    let configuration = format!("{bundle}, {} of memory, cores: {}", memory, record.cores);
+    let mut text = format!("boot {}, {}: {} ({configuration})\n", record.number, time(record.begun_unix_ms), outcome(record));
     if let Some(why) = record.went_wrong() {
         text.push_str(&format!("  {}\n", why.message));
         text.extend(why.hints.iter().map(|hint| format!("  hint: {hint}\n")));

@@ -1,4 +1,4 @@
-//! `capabilities`: what this computer and this program can do, and why not. Needs no settings and no daemon.
+//! `capabilities`: what this computer and this program support, with reasons. Needs neither settings nor a daemon.
 
 use crate::{context::Environment, output};
 use clap::Args;
@@ -25,9 +25,9 @@ struct Shown {
     version: &'static str,
     system: String,
     arch: &'static str,
-    /// Backends that are built in.
+    /// Backends that are compiled in.
     backends: &'static [&'static str],
-    /// The one that counts here, or why there is none.
+    /// This host's backend, or why there is none.
     #[serde(flatten)]
     backend: Chosen,
 }
@@ -44,7 +44,7 @@ enum Chosen {
 struct Backend {
     name: &'static str,
     accelerator: &'static str,
-    /// Guests that it boots, the fastest first.
+    /// Architectures of guests, the fastest first.
     guests: Vec<Arch>,
     /// Smallest and largest.
     cores: (u32, u32),
@@ -54,7 +54,7 @@ struct Backend {
 }
 
 impl Capabilities {
-    /// Prints them. That there is no backend is an answer, too, and no failure.
+    /// Prints them. A missing backend is reported, but is not a failure.
     pub fn run(self) -> Result<(), Report> {
         let search_path = Environment::read()?.variable("PATH").unwrap_or_default().to_owned();
         let hypervisor = dvn_hypervisor::for_this_host(None, search_path.as_ref(), None);
@@ -72,7 +72,7 @@ impl Capabilities {
     }
 }
 
-/// A guest fits if backend, host and our own checks allow it.
+/// Combines the limits of the backend, of the host and of this program's checks.
 fn backend(can: &dvn_hypervisor::Capabilities, host: &HostFacts) -> Backend {
     Backend {
         name: can.backend,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn no_backend_is_told_with_its_reason() {
+    fn a_missing_backend_is_shown_with_its_reason() {
         let shown = shown(Chosen::Error(Report::new(Kind::Host, "there is none").hint("build it with Xcode")));
         assert!(text(&shown).ends_with("no backend: there is none\n  build it with Xcode\n"), "{}", text(&shown));
         let json = serde_json::to_value(&shown).unwrap();

@@ -1,18 +1,18 @@
-//! `complete`: names that only this computer knows, one a line, for the scripts of `completions`. Whoever presses Tab wants no
-//! error: where nothing is known, nothing is printed.
+//! `complete`: prints names of machines or generations, one a line, for the scripts of `completions`. It prints no
+//! errors, which would disturb the shell's completion: without names it prints nothing.
 
 use crate::{context::Context, global::Global, output, runtime::block_on};
 use clap::{Args, ValueEnum};
 use dvn_types::{Kind, Report};
 use std::time::Duration;
 
-/// How long somebody who has pressed Tab is kept waiting for a daemon.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit for the daemon's answer, since the user waits after pressing Tab.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Flags of `complete`.
 #[derive(Debug, Args)]
 pub struct Complete {
-    /// Of what
+    /// The kind of names
     what: What,
 }
 
@@ -34,7 +34,7 @@ impl Complete {
             What::Machines => Ok(context.config.names().map(|name| format!("{name}\n")).collect()),
             What::Generations => block_on(async {
                 let (client, machine) = (context.client(), context.machine()?);
-                let list = tokio::time::timeout(PATIENCE, client.generations(&machine)).await;
+                let list = tokio::time::timeout(TIMEOUT, client.generations(&machine)).await;
                 let list = list.unwrap_or_else(|_| Err(Report::new(Kind::NotRunning, "the daemon does not answer")))?;
                 Ok(list.generations.iter().map(|generation| format!("{}\n", generation.number)).collect())
             })?,

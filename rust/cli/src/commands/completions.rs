@@ -1,5 +1,5 @@
-//! `completions`: a script that lets a shell complete this command line. Verbs and flags are in it; names of machines and numbers
-//! of generations it asks of `complete`.
+//! `completions`: prints a script with which a shell completes this command line. The script contains verbs and flags,
+//! and calls `complete` for names of machines and numbers of generations.
 
 use crate::output;
 use clap::{Arg, Args, Command, ValueHint, builder::PossibleValuesParser};
@@ -19,7 +19,7 @@ pub struct Completions {
     shell: Shell,
 }
 
-/// Takes the place of the function that was made, and calls it for all else.
+/// Replaces the generated completion function, which it calls for everything else.
 const BASH: &str = r#"
 _darwin_vz_nix_names() {
     local cur="${COMP_WORDS[COMP_CWORD]}" what=''
@@ -60,11 +60,11 @@ complete -c darwin-vz-nix -n '__fish_seen_subcommand_from generations; and __fis
 impl Completions {
     /// Prints it.
     pub fn run(self, program: Command) -> Result<(), Report> {
-        let (mut program, mut script) = (knowing_values(program), Vec::new());
+        let (mut program, mut script) = (with_value_hints(program), Vec::new());
         clap_complete::generate(self.shell, &mut program, "darwin-vz-nix", &mut script);
         let script = String::from_utf8(script).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
         output::print(&match self.shell {
-            // clap_complete 4.6 spells a program's name with a hyphen in two ways, and then finds no part of a verb.
+            // clap_complete 4.6 spells a program name with hyphens in two ways, and then does not find subcommands.
             Shell::Bash => script.replace("darwin__subcmd__vz__subcmd__nix", "darwin__vz__nix") + BASH,
             Shell::Fish => script + FISH,
             Shell::Zsh => zsh(&script),
@@ -73,8 +73,8 @@ impl Completions {
     }
 }
 
-/// The command line, with what a script can say of the values of settings.
-fn knowing_values(command: Command) -> Command {
+/// The command line, with possible values and value hints for settings.
+fn with_value_hints(command: Command) -> Command {
     let values = |arg: Arg| match arg.get_long().and_then(Key::named) {
         Some(key) if !key.choices().is_empty() => arg.value_parser(PossibleValuesParser::new(key.choices())),
         Some(key) => arg.value_hint(match key.placeholder() {
@@ -84,10 +84,10 @@ fn knowing_values(command: Command) -> Command {
         }),
         None => arg,
     };
-    command.mut_args(values).mut_subcommands(knowing_values)
+    command.mut_args(values).mut_subcommands(with_value_hints)
 }
 
-/// An argument's line ends in what completes it; the functions come before the line that calls the first one.
+/// Sets the completion function at the end of an argument's line, and inserts the functions before the final call.
 fn zsh(script: &str) -> String {
     let line = |line: &str| {
         let completer = match line {

@@ -1,4 +1,4 @@
-//! `config`: the settings that count, and where each comes from.
+//! `config`: the effective settings, and where each comes from.
 
 use crate::{context::Context, machine_flags::MachineFlags, output};
 use clap::Args;
@@ -20,7 +20,7 @@ pub struct Config {
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
-    /// Those that the running daemon goes by, which may be older
+    /// Show the running daemon's settings, which may be older
     #[arg(long)]
     daemon: bool,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Prints them, once they have passed the checks.
+    /// Checks and prints them.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let mut shown = match self.daemon {
             true => context.client().config().await?,

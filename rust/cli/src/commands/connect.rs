@@ -1,12 +1,12 @@
-//! `connect`: stdin and stdout joined to a service of the guest. Nix calls it as the remote program of the direct door, ssh as
-//! its proxy command.
+//! `connect`: connects stdin and stdout to a service of the guest. Nix calls it as the remote program of the direct
+//! door, ssh as its proxy command.
 //!
 //! ```text
 //! stdin  ──▶ thread ──▶ socket ──▶ daemon ──▶ guest       end of stdin: the guest sees the end of its input
 //! stdout ◀── main   ◀── socket ◀── daemon ◀── guest       end of the guest's output: this program ends
 //! ```
 //!
-//! Both copies block in the kernel: there is nothing to poll, and a byte waits for nothing but its own turn.
+//! Both copies use blocking calls, without polling and without an async runtime in the path.
 
 use crate::{
     context::{Context, Environment},
@@ -25,7 +25,7 @@ use std::{
     process::ExitCode,
 };
 
-/// Bytes copied at once; a pipe holds half of it.
+/// Bytes copied at once: twice the size of a pipe.
 const BUFFER: usize = 128 * 1024;
 
 /// Flags of `connect`.
@@ -38,12 +38,12 @@ pub struct Connect {
     /// Service of the guest
     #[arg(long, value_enum, default_value_t = Door::Nix)]
     service: Door,
-    /// What Nix adds to a remote program's command line, such as --stdio; ignored
+    /// Arguments that Nix appends to a remote program's command line, such as --stdio; ignored
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     rest: Vec<OsString>,
 }
 
-/// A service as the command line has it.
+/// A service, for the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Door {
     /// The running nix-daemon
@@ -53,9 +53,9 @@ enum Door {
 }
 
 impl Connect {
-    /// Ends when the guest has nothing more to say. A failure is one line, which Nix and ssh pass on.
+    /// Runs until the guest's output ends. Prints an error as one line, which Nix and ssh pass on.
     pub fn run(self, global: Global) -> ExitCode {
-        match self.join(global) {
+        match self.relay(global) {
             Ok(()) => ExitCode::SUCCESS,
             Err(report) => {
                 let hints: String = report.hints.iter().map(|hint| format!("; {hint}")).collect();
@@ -66,10 +66,10 @@ impl Connect {
         }
     }
 
-    fn join(self, global: Global) -> Result<(), Report> {
+    fn relay(self, global: Global) -> Result<(), Report> {
         let environment = Environment::read()?;
         let given = (environment.given_state_dir(&global), environment.given_machine(&global)?);
-        // Nix's daemon calls this as another user, whose configuration says nothing about this daemon.
+        // Nix's daemon may call this as another user, whose configuration does not apply to this daemon.
         let (client, machine) = match given {
             (Some(dir), Some(machine)) => (Client::new(&dir), machine),
             _ => {
@@ -87,17 +87,18 @@ impl Connect {
             Ok::<_, Report>((socket.map_err(broken)?, early))
         })??;
         let stdin = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(broken)?);
-        // Not `io::stdout()`, which holds bytes back until a line is whole.
+        // Not `io::stdout()`, which is line-buffered.
         let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(broken)?);
-        stdout.write_all(&early).map_err(left)?;
+        stdout.write_all(&early).map_err(stdout_closed)?;
         let to_guest = socket.try_clone().map_err(broken)?;
         std::thread::Builder::new().name("stdin".to_owned()).spawn(move || send(stdin, &to_guest)).map_err(broken)?;
         receive(&socket, &mut stdout)
-        // The other thread may wait for a stdin that nobody closes; it ends with the process.
+        // The other thread may still wait for stdin. It ends with the process.
     }
 }
 
-/// Until stdin ends; then the guest is told. If the guest stops listening first, its own end will tell.
+/// Copies stdin to the guest until stdin ends, then closes that direction. If the guest stops reading first, `receive`
+/// sees the end of its output.
 fn send(mut stdin: File, mut guest: &UnixStream) {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -114,7 +115,7 @@ fn send(mut stdin: File, mut guest: &UnixStream) {
     let _ = guest.shutdown(Shutdown::Write);
 }
 
-/// Until the guest's output ends.
+/// Copies the guest's output to stdout until it ends.
 fn receive(mut guest: &UnixStream, stdout: &mut File) -> Result<(), Report> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -122,7 +123,7 @@ fn receive(mut guest: &UnixStream, stdout: &mut File) -> Result<(), Report> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(error)),
             Ok(0) => return Ok(()),
-            Ok(length) => stdout.write_all(&buffer[..length]).map_err(left)?,
+            Ok(length) => stdout.write_all(&buffer[..length]).map_err(stdout_closed)?,
         }
     }
 }
@@ -131,6 +132,6 @@ fn broken(error: io::Error) -> Report {
     Report::new(Kind::Guest, format!("the connection to the guest broke: {error}")).hint("see `darwin-vz-nix status`")
 }
 
-fn left(error: io::Error) -> Report {
-    Report::new(Kind::Guest, format!("the caller stopped listening: {error}"))
+fn stdout_closed(error: io::Error) -> Report {
+    Report::new(Kind::Guest, format!("the caller closed the output: {error}"))
 }

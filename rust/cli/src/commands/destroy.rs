@@ -1,4 +1,5 @@
-//! `destroy`: a machine's disk, console, keys and generations. The daemon does it where one runs; otherwise it is done under the state lock.
+//! `destroy`: deletes a machine's disk, console, keys and generations. A running daemon does it; otherwise this program
+//! does, under the state lock.
 
 use crate::{context::Context, output, progress};
 use clap::Args;
@@ -9,26 +10,26 @@ use std::io::{self, IsTerminal, Write};
 /// Flags of `destroy`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A machine that the configuration declares is made anew: its address stays, and the next connection boots it with an empty disk and
-new keys. Any other machine is removed.
+A machine that the configuration declares is recreated: its address stays, and the next connection
+boots it with an empty disk and new keys. Any other machine is removed.
 
 Examples:
   darwin-vz-nix destroy --keep-keys --keep-generations   # a new, empty disk
-  darwin-vz-nix destroy --yes                            # everything, unasked")]
+  darwin-vz-nix destroy --yes                            # everything, without asking")]
 pub struct Destroy {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Keep the keys, so that hosts which know the machine need not be told anew
+    /// Keep the keys, so that the configuration of hosts stays valid
     #[arg(long)]
     keep_keys: bool,
-    /// Keep the guest systems that were built from the recipe
+    /// Keep the guest systems built from the recipe
     #[arg(long)]
     keep_generations: bool,
 }
 
 impl Destroy {
-    /// Asks, and deletes.
+    /// Asks for confirmation, and deletes.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let machine = context.machine()?;
         if !self.yes && !self.confirmed(&machine)? {
@@ -36,7 +37,7 @@ impl Destroy {
         }
         let client = context.client();
         let deleting = client.destroy(&machine, self.request());
-        match progress::patiently(format!("{machine}: stopping and deleting"), deleting).await {
+        match progress::with_notice(format!("{machine}: stopping and deleting"), deleting).await {
             Err(report) if report.kind == Kind::NotRunning => self.without_a_daemon(context, &machine)?,
             outcome => outcome?,
         }
@@ -49,8 +50,8 @@ impl Destroy {
 
     fn confirmed(&self, machine: &MachineName) -> Result<bool, Report> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let report = Report::new(Kind::Config, format!("{machine} is not deleted: nobody is there to be asked"));
-            return Err(report.hint("say --yes"));
+            let report = Report::new(Kind::Config, format!("{machine} is not deleted: there is no terminal to ask for confirmation"));
+            return Err(report.hint("confirm with --yes"));
         }
         let what = match (self.keep_keys, self.keep_generations) {
             (true, true) => "its disk",
@@ -61,7 +62,7 @@ impl Destroy {
         eprint!("Delete {machine} with {what}? [y/N] ");
         let _ = io::stderr().flush();
         let mut answer = String::new();
-        let failed = |error| Report::new(Kind::Host, format!("the answer cannot be read: {error}"));
+        let failed = |error| Report::new(Kind::Host, format!("cannot read the answer: {error}"));
         io::stdin().read_line(&mut answer).map_err(failed)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }

@@ -1,5 +1,5 @@
-//! `doctor`: looks at everything that a build depends on, and says what is wrong with it. The checks are `dvn_doctor`'s;
-//! here they are chosen, a guest is had for those that need one, and what they found is shown.
+//! `doctor`: checks everything that a build depends on, and reports problems. The checks are in `dvn_doctor`; this file
+//! selects them, starts a guest for those that need one, and prints the findings.
 
 use crate::{
     context::{Context, this_program},
@@ -25,12 +25,12 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// How long connections of the checks' own may take to end.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long a service manager may take to start the daemon.
-const AWAKENING: Duration = Duration::from_secs(10);
-/// Between two looks meanwhile.
-const PERIOD: Duration = Duration::from_millis(50);
+/// Time limit for the checks' own connections to end.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit for a service manager to start the daemon.
+const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two attempts.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
@@ -39,16 +39,16 @@ Examples:
   darwin-vz-nix doctor
   darwin-vz-nix doctor --deep --fix")]
 pub struct Doctor {
-    /// Run these checks only
+    /// Run only these checks
     #[arg(value_name = "CHECK", value_parser = names(), hide_possible_values = true)]
     checks: Vec<String>,
-    /// Show which checks there are
+    /// List the checks
     #[arg(long)]
     list: bool,
-    /// Also run the checks that need a running guest; starts it, and stops it again if it did not run
+    /// Also run the checks that need a running guest; starts a stopped one, and stops it again
     #[arg(long)]
     deep: bool,
-    /// Repair what can be repaired without a loss, and say what was done
+    /// Repair what can be repaired without data loss, and report it
     #[arg(long)]
     fix: bool,
     /// Print everything as JSON
@@ -73,15 +73,15 @@ struct Listed {
 struct Shown<'a> {
     machine: &'a MachineName,
     checks: &'a [Examined],
-    /// Those that need a guest, if nobody asked for them.
+    /// Checks that need a guest and were not requested.
     not_run: &'a [&'static str],
 }
 
-/// What came of a run.
-struct Looked {
+/// The results of a run.
+struct Results {
     machine: MachineName,
     examined: Vec<Examined>,
-    /// Whether what was started for it could be stopped again.
+    /// Whether the guest and daemon that were started for it could be stopped again.
     ended: Result<(), Report>,
 }
 
@@ -99,21 +99,21 @@ impl Doctor {
         let (chosen, not_run) = self.chosen()?;
         let context = Context::new(global, Vec::new())?;
         logging::for_a_client(&context)?;
-        let Looked { machine, examined, ended } = block_on(self.look(&context, &chosen))??;
+        let Results { machine, examined, ended } = block_on(self.run_checks(&context, &chosen))??;
         if self.json {
             output::print_json(&Shown { machine: &machine, checks: &examined, not_run: &not_run })?;
         } else {
             output::print(&summary(&examined, &not_run))?;
         }
         if let Err(report) = ended {
-            // On stderr alone: what was found is on stdout by now.
+            // Only on stderr, since the findings are already on stdout.
             return Ok(output::fail(&report, false));
         }
         let failure = examined.iter().find_map(|one| one.finding.kind);
         Ok(failure.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code())))
     }
 
-    /// The checks to run, and the names of those that are left out because they need a guest.
+    /// The checks to run, and the names of those that are skipped because they need a guest.
     fn chosen(&self) -> Result<(Vec<&'static Check>, Vec<&'static str>), Report> {
         let named = |check: &&Check| self.checks.is_empty() || self.checks.iter().any(|name| name == check.name);
         let (chosen, left): (Vec<_>, Vec<_>) =
@@ -144,27 +144,27 @@ impl Doctor {
         output::print(&text)
     }
 
-    async fn look(&self, context: &Context, chosen: &[&'static Check]) -> Result<Looked, Report> {
+    async fn run_checks(&self, context: &Context, chosen: &[&'static Check]) -> Result<Results, Report> {
         let mut subject = subject(context).await?;
-        let mut visit = None;
+        let mut session = None;
         let mut examined = Vec::new();
         for (index, check) in chosen.iter().enumerate() {
-            if check.deep && visit.is_none() {
-                visit = Some(Visit::begin(context, &mut subject).await);
+            if check.deep && session.is_none() {
+                session = Some(GuestSession::begin(context, &mut subject).await);
             }
             let place = format!("{} of {}", index + 1, chosen.len());
             let what = format!("check {place}: {}: {}", check.name, check.looks_at);
-            let one = progress::patiently(what, check.examine(&subject, self.fix)).await;
+            let one = progress::with_notice(what, check.examine(&subject, self.fix)).await;
             if !self.json {
                 output::print(&row(&one, colours(&std::io::stdout())))?;
             }
             examined.push(one);
         }
-        let ended = match visit {
-            Some(visit) => visit.end(&subject).await,
+        let ended = match session {
+            Some(session) => session.end(&subject).await,
             None => Ok(()),
         };
-        Ok(Looked { machine: subject.machine, examined, ended })
+        Ok(Results { machine: subject.machine, examined, ended })
     }
 }
 
@@ -181,7 +181,7 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
     let client = context.client();
     let daemon = client.status().await;
     let by_the_daemon = match &daemon {
-        // One of an older version does not know this question.
+        // A daemon of an older version does not know this route.
         Ok(_) => client.capabilities(&machine).await.ok(),
         Err(_) => None,
     };
@@ -210,25 +210,25 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
     })
 }
 
-/// A guest for the checks that need one. Afterwards all is as it was before.
-struct Visit {
+/// A guest for the checks that need one. Afterwards, daemon and guest are stopped if they were not running before.
+struct GuestSession {
     daemon_ran: bool,
     guest_ran: bool,
 }
 
-impl Visit {
-    async fn begin(context: &Context, subject: &mut Subject) -> Visit {
-        let visit = Visit {
+impl GuestSession {
+    async fn begin(context: &Context, subject: &mut Subject) -> GuestSession {
+        let session = GuestSession {
             daemon_ran: subject.daemon.is_ok(),
             guest_ran: subject.status().is_some_and(|status| !at_rest(&status.state)),
         };
-        if !visit.daemon_ran {
-            wake(subject).await;
+        if !session.daemon_ran {
+            activate(subject).await;
         }
-        let boot = Visit::boot(context, &subject.machine).await;
+        let boot = GuestSession::boot(context, &subject.machine).await;
         subject.daemon = subject.client.status().await;
         subject.guest = Some(boot);
-        visit
+        session
     }
 
     async fn boot(context: &Context, machine: &MachineName) -> Result<BootTimeline, Report> {
@@ -236,19 +236,19 @@ impl Visit {
         progress::during(&client, machine, client.start(machine, &StartRequest::default())).await?;
         let status = client.status().await?.machines.into_iter().find(|status| status.name == *machine);
         status.and_then(|status| status.last_boot).ok_or_else(|| {
-            Report::new(Kind::Boot, format!("{machine} was started, and is gone again"))
+            Report::new(Kind::Boot, format!("{machine} was started, but does not run any more"))
                 .hint("see `darwin-vz-nix logs`")
         })
     }
 
-    /// Somebody else may use the guest by now; then it stays. So does the daemon, for any of its machines.
+    /// A guest that others use by now is not stopped, nor is a daemon with such a guest.
     async fn end(self, subject: &Subject) -> Result<(), Report> {
         let (client, machine) = (&subject.client, &subject.machine);
         match self {
-            Visit { daemon_ran: true, guest_ran: false } if unused(client, |name| name == machine).await => {
+            GuestSession { daemon_ran: true, guest_ran: false } if unused(client, |name| name == machine).await => {
                 progress::during(client, machine, client.stop(machine, &StopRequest::default())).await
             }
-            Visit { daemon_ran: false, .. } if unused(client, |_| true).await => {
+            GuestSession { daemon_ran: false, .. } if unused(client, |_| true).await => {
                 progress::during(client, machine, client.shut_down()).await
             }
             _ => Ok(()),
@@ -256,21 +256,22 @@ impl Visit {
     }
 }
 
-/// A port that somebody holds while no daemon runs is held for the daemon, by a service manager which a connection has start
-/// it; this user may be unable to. If it is somebody else's, nothing comes of it but a connection that ends.
-async fn wake(subject: &Subject) {
+/// Connects to the machine's port if it is in use while no daemon runs: a service manager may hold it and start the
+/// daemon on a connection, which this user may not be permitted to do. If another program holds it, the connection has
+/// no effect.
+async fn activate(subject: &Subject) {
     let Ok(settings) = &subject.settings else { return };
     if std::net::TcpListener::bind(settings.listen).is_ok() {
         return;
     }
     let Ok(_connection) = TcpStream::connect(settings.listen).await else { return };
     let begun = Instant::now();
-    while subject.client.health().await.is_err() && begun.elapsed() < AWAKENING {
-        tokio::time::sleep(PERIOD).await;
+    while subject.client.health().await.is_err() && begun.elapsed() < ACTIVATION_TIMEOUT {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// A daemon answers, and nobody is connected to these machines, once the checks' own connections have ended.
+/// Whether a daemon answers and these machines have no connections. Waits for the checks' own connections to end.
 async fn unused(client: &Client, these: impl Fn(&MachineName) -> bool) -> bool {
     let begun = Instant::now();
     loop {
@@ -279,10 +280,10 @@ async fn unused(client: &Client, these: impl Fn(&MachineName) -> bool) -> bool {
         if !status.machines.iter().any(|machine| these(&machine.name) && used(&machine.state)) {
             return true;
         }
-        if begun.elapsed() >= FAREWELL {
+        if begun.elapsed() >= DISCONNECT_TIMEOUT {
             return false;
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -290,7 +291,7 @@ fn at_rest(state: &State) -> bool {
     matches!(state, State::Stopped { .. } | State::Failed { .. } | State::Broken { .. })
 }
 
-/// A check's line, and below it what to do.
+/// A check's line, with its repairs and hints below.
 fn row(one: &Examined, coloured: bool) -> String {
     let finding = &one.finding;
     let colour = match finding.outcome {

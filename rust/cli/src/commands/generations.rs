@@ -1,4 +1,4 @@
-//! `generations`: the guest systems that a machine can boot, and what the user wants of them.
+//! `generations`: shows and changes the guest systems that a machine can boot.
 
 use crate::{
     context::Context,
@@ -29,7 +29,7 @@ pub struct Generations {
     what: Option<What>,
 }
 
-/// How they are shown: before and after what to do, as one types it.
+/// The output format. The flag is accepted before and after the subcommand.
 #[derive(Clone, Copy, Debug, Args)]
 struct Form {
     /// Print everything as JSON
@@ -37,18 +37,18 @@ struct Form {
     json: bool,
 }
 
-/// What to do; without it, they are listed.
+/// The subcommand. Without one, the generations are listed.
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Go back to a generation that worked, until the recipe changes
+    /// Roll back to a generation that worked, until the recipe changes
     Rollback {
-        /// Its number; 0 is the configured bundle [default: the one before the present one]
+        /// Its number; 0 is the configured bundle [default: the previous one]
         #[arg(value_name = "N")]
         to: Option<u32>,
         #[command(flatten)]
         form: Form,
     },
-    /// Build the recipe and try it, also if that has failed before
+    /// Build the recipe and try it, even if that has failed before
     Build {
         #[command(flatten)]
         form: Form,
@@ -64,7 +64,7 @@ enum What {
 }
 
 impl Generations {
-    /// It is JSON that is wanted.
+    /// Whether JSON is requested.
     pub fn json(&self) -> bool {
         let after = match &self.what {
             None => false,
@@ -73,7 +73,7 @@ impl Generations {
         self.form.json || after
     }
 
-    /// Asks the daemon.
+    /// Sends the request to the daemon, and prints the list.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let (client, machine) = (context.client(), context.machine()?);
         let json = self.json();
@@ -90,7 +90,7 @@ impl Generations {
             }
             Ok::<_, Report>(())
         };
-        progress::patiently(format!("{machine}: changing its generations"), asked).await?;
+        progress::with_notice(format!("{machine}: changing its generations"), asked).await?;
         let list = client.generations(&machine).await?;
         if json {
             return output::print_json(&list);
@@ -99,7 +99,7 @@ impl Generations {
     }
 }
 
-/// The table, and below it what needs a sentence.
+/// The table, and below it notes.
 fn table(machine: &MachineName, list: &GenerationList, unix_now: Duration) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -118,7 +118,7 @@ fn table(machine: &MachineName, list: &GenerationList, unix_now: Duration) -> St
     let mut text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
     let wanted = list.status.prospect.as_ref();
     for generation in &list.generations {
-        // The recipe's own is told below.
+        // The recipe's own is in the note below.
         if let Verdict::Bad { why } = &generation.verdict
             && !matches!(wanted, Some(Prospect::Bad { number, .. }) if *number == generation.number)
         {
@@ -126,7 +126,7 @@ fn table(machine: &MachineName, list: &GenerationList, unix_now: Duration) -> St
         }
     }
     if list.held {
-        text.push_str(&format!("{machine}: went back to generation {}", list.status.current));
+        text.push_str(&format!("{machine}: rolled back to generation {}", list.status.current));
         text.push_str(" until the recipe changes; `darwin-vz-nix generations build` ends that\n");
     }
     text + &note(machine, &list.status, unix_now)
@@ -143,26 +143,26 @@ fn state(generation: &GenerationStatus, status: &GenerationsStatus) -> String {
     if running { format!("{verdict}, running") } else { verdict.to_owned() }
 }
 
-/// What becomes of the recipe, as one or a few lines; nothing where it is what boots.
+/// The recipe's progress in one or a few lines. Empty if the recipe's generation is the one that boots.
 pub fn note(machine: &MachineName, status: &GenerationsStatus, unix_now: Duration) -> String {
     let Some(prospect) = &status.prospect else { return String::new() };
     let hints = |why: &Report| why.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect::<String>();
-    let told = match prospect {
+    let text = match prospect {
         Prospect::Building { number, since_unix_ms } => {
-            format!("builds generation {number}, for {}\n", since(*since_unix_ms, unix_now))
+            format!("building generation {number} for {}\n", since(*since_unix_ms, unix_now))
         }
         Prospect::Waiting { number } => {
-            format!("generation {number} is built, and is tried when nobody uses the guest\n")
+            format!("generation {number} is built, and will be tried when the guest is not in use\n")
         }
         Prospect::Trying { number, since_unix_ms } => {
-            format!("tries generation {number}, for {}\n", since(*since_unix_ms, unix_now))
+            format!("trying generation {number} for {}\n", since(*since_unix_ms, unix_now))
         }
         Prospect::Postponed { why, until_unix_ms } => {
             let wait = Duration::from_millis(*until_unix_ms).saturating_sub(unix_now);
-            format!("goes on with the recipe in {}: {}\n{}", short(wait), why.message, hints(why))
+            format!("will retry the recipe in {}: {}\n{}", short(wait), why.message, hints(why))
         }
         Prospect::GivenUp { why } => {
-            format!("the recipe is given up, and generation {} boots: {}\n{}", status.current, why.message, hints(why))
+            format!("the recipe was given up, so generation {} boots: {}\n{}", status.current, why.message, hints(why))
         }
         Prospect::Bad { number, why } => format!(
             "generation {number} does not work, so generation {} boots: {}\n{}",
@@ -171,7 +171,7 @@ pub fn note(machine: &MachineName, status: &GenerationsStatus, unix_now: Duratio
             hints(why)
         ),
     };
-    format!("{machine}: {told}")
+    format!("{machine}: {text}")
 }
 
 fn since(unix_ms: u64, unix_now: Duration) -> String {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_generation_has_its_row_and_each_trouble_its_line() {
+    fn each_generation_has_its_row_and_each_problem_its_line() {
         let list = GenerationList {
             status: GenerationsStatus {
                 current: 2,
@@ -235,7 +235,7 @@ mod tests {
         4           bad            1m 5s ago  /nix/store/4.drv
         5           untried        1m 5s ago  /nix/store/5.drv
         builder: generation 3: the kernel panicked
-        builder: went back to generation 2 until the recipe changes; `darwin-vz-nix generations build` ends that
+        builder: rolled back to generation 2 until the recipe changes; `darwin-vz-nix generations build` ends that
         builder: generation 4 does not work, so generation 2 boots: the kernel panicked
           hint: look at it
         ");
@@ -250,17 +250,17 @@ mod tests {
             Prospect::Postponed { why: why(), until_unix_ms: 1_095_000 },
             Prospect::GivenUp { why: why() },
         ];
-        let told = |prospect| {
+        let text = |prospect| {
             let status = GenerationsStatus { current: 0, running: None, prospect: Some(prospect) };
             note(&"builder".parse().unwrap(), &status, Duration::from_secs(1_065))
         };
-        assert_snapshot!(prospects.map(told).concat(), @r"
-        builder: builds generation 1, for 1m 5s
-        builder: generation 1 is built, and is tried when nobody uses the guest
-        builder: tries generation 1, for 1m 5s
-        builder: goes on with the recipe in 30s: the kernel panicked
+        assert_snapshot!(prospects.map(text).concat(), @r"
+        builder: building generation 1 for 1m 5s
+        builder: generation 1 is built, and will be tried when the guest is not in use
+        builder: trying generation 1 for 1m 5s
+        builder: will retry the recipe in 30s: the kernel panicked
           hint: look at it
-        builder: the recipe is given up, and generation 0 boots: the kernel panicked
+        builder: the recipe was given up, so generation 0 boots: the kernel panicked
           hint: look at it
         ");
     }

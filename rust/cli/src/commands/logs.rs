@@ -1,7 +1,8 @@
-//! `logs`: the daemon's log, a guest's console, what became of boots, or the log of a recipe's build. Also of a daemon that has ended, which is when one wants to read it.
+//! `logs`: the daemon's log, a guest's console, the outcome of boots, or the log of a recipe's build. Works also after
+//! the daemon has ended, when the log is most needed.
 //!
-//! Guests and builds write what they like. On a terminal it is shown without control characters; in a pipe it is as it was
-//! written.
+//! Guests and builds control what they write. On a terminal control characters are removed; in a pipe the output is
+//! unchanged.
 
 use crate::{commands::boots, context::Context, output};
 use clap::Args;
@@ -20,7 +21,7 @@ use std::{
     pin::pin,
 };
 
-/// What `-f` begins with, unless `-n` says otherwise.
+/// How many lines `-f` begins with, unless `-n` is given.
 const RECENT: usize = 10;
 
 /// Flags of `logs`.
@@ -32,22 +33,22 @@ Examples:
   darwin-vz-nix logs --boots
   darwin-vz-nix logs --console --boot -1")]
 pub struct Logs {
-    /// The guest's serial console instead of the daemon's log
+    /// Show the guest's serial console instead of the daemon's log
     #[arg(long)]
     console: bool,
-    /// The console of a boot: 0 the last, -1 the one before, or a number of --boots
+    /// Show a boot's console: 0 is the last, -1 the one before, or a number of --boots
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with_all = ["build", "boots"])]
     boot: Option<i64>,
-    /// What became of the last boots, and why
+    /// List the last boots with their outcome and its reason
     #[arg(long, conflicts_with_all = ["console", "build", "follow", "lines"])]
     boots: bool,
-    /// What was said when the recipe was built last
+    /// Show the log of the recipe's last build
     #[arg(long, conflicts_with = "console")]
     build: bool,
-    /// Go on with what is written from now on
+    /// Continue to print new output
     #[arg(short, long)]
     follow: bool,
-    /// Only the last lines [default: all; with --follow 10]
+    /// Print only the last N lines [default: all; with --follow 10]
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<usize>,
 }
@@ -60,9 +61,9 @@ impl Logs {
         }
         if let Some(boot) = self.boot {
             self.console = true;
-            // On stderr: stdout is what the guest printed. Who asks for one that there is not is told so below.
+            // On stderr, since stdout is only for the guest's output. A missing boot is reported below.
             if let Some(record) = boots::of(context).await.ok().and_then(|boots| boots::find(boots, boot)) {
-                let _ = io::stderr().write_all(boots::story(&record).as_bytes());
+                let _ = io::stderr().write_all(boots::describe(&record).as_bytes());
             }
         }
         let lines = self.lines.or(self.follow.then_some(RECENT));
@@ -80,12 +81,13 @@ impl Logs {
                 }
                 Ok(())
             }
-            Err(report) if report.kind == Kind::NotRunning => self.of_a_dead_daemon(context, lines, report).await,
+            Err(report) if report.kind == Kind::NotRunning => self.from_files(context, lines, report).await,
             Err(report) => Err(report),
         }
     }
 
-    async fn of_a_dead_daemon(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
+    /// Reads the file, for a daemon that does not run.
+    async fn from_files(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
         let Some(file) = self.file(context)? else { return Err(report) };
         let mut stream = pin!(tail(file.clone(), lines.map_or(Start::Whole, Start::Lines), self.follow));
         let mut printer = Printer::new(stdout().is_terminal());
@@ -96,7 +98,7 @@ impl Logs {
         Ok(())
     }
 
-    /// The file, if there is one. Nothing is made for its sake.
+    /// The file, if it exists. Creates nothing.
     fn file(&self, context: &Context) -> Result<Option<PathBuf>, Report> {
         let root = context.state_dir();
         if !root.is_dir() {
@@ -112,7 +114,7 @@ impl Logs {
     }
 }
 
-/// Gives a log the form for where it goes.
+/// Prepares a log for its destination.
 struct Printer(Option<ForTerminal>);
 
 impl Printer {
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_terminal_is_kept_from_control_characters() {
+    fn control_characters_are_removed_only_on_a_terminal() {
         let title = b"\x1b]0;owned\x07 boot\r\n";
         assert_eq!(Printer::new(true).form(title.to_vec()), b"]0;owned boot\n");
         assert_eq!(Printer::new(false).form(title.to_vec()), title);

@@ -1,4 +1,4 @@
-//! One file for each verb: its flags, and what it does.
+//! One file for each verb, with its flags and its implementation.
 
 pub mod boots;
 pub mod capabilities;

@@ -1,4 +1,4 @@
-//! `nix-config`: what a host needs in order to build on the machine. Prints, and changes nothing.
+//! `nix-config`: prints the configuration that a host needs to build on the machine. Changes nothing on the host.
 
 use crate::{
     context::Context,
@@ -29,10 +29,10 @@ Examples:
   darwin-vz-nix nix-config
   darwin-vz-nix nix-config --only builders | sudo tee -a /etc/nix/machines")]
 pub struct NixConfig {
-    /// The way in: direct joins Nix to the guest's nix-daemon, ssh goes through its sshd
+    /// How Nix reaches the guest: direct connects to its nix-daemon, ssh goes through its sshd
     #[arg(long, value_enum, default_value_t = Door::Direct)]
     door: Door,
-    /// Print one section alone, without comments, for scripts
+    /// Print only one section, without comments, for scripts
     #[arg(long, value_enum, value_name = "SECTION")]
     only: Option<Section>,
     /// Print every section as JSON
@@ -43,7 +43,7 @@ pub struct NixConfig {
 /// A way to the guest's nix-daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Door {
-    /// `ssh-ng://localhost?remote-program=…`; no ssh on the path
+    /// `ssh-ng://localhost?remote-program=…`, without ssh
     Direct,
     /// `ssh-ng://…` through ssh
     Ssh,
@@ -70,7 +70,7 @@ struct Shown<'a> {
     known_hosts: &'a str,
 }
 
-/// What the bundle says of the guest. Its full contract is the daemon's to check.
+/// The guest, from its bundle. Only the daemon checks the bundle's full contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Its architecture.
@@ -82,7 +82,7 @@ pub struct Guest {
 const DEFAULT_USER: &str = "builder";
 
 impl Guest {
-    /// Of the machine's bundle; without one, the host's architecture and the usual user.
+    /// Reads the machine's bundle. Without one, assumes the host's architecture and the default user.
     pub fn of(context: &Context, machine: &MachineName) -> Result<Guest, Report> {
         let settings = context.settings()?;
         match settings.machines.get(machine).and_then(|machine| machine.bundle.as_deref()) {
@@ -92,8 +92,8 @@ impl Guest {
             }
             None => {
                 let arch = HostFacts::gather().arch.ok_or_else(|| {
-                    Report::new(Kind::Host, format!("there are no guests for {} computers", std::env::consts::ARCH))
-                        .hint("set bundle to one whose architecture can be emulated")
+                    Report::new(Kind::Host, format!("guests for {} computers do not exist", std::env::consts::ARCH))
+                        .hint("set bundle to one with an architecture that can be emulated")
                 })?;
                 Ok(Guest { arch, user: DEFAULT_USER.to_owned() })
             }
@@ -101,7 +101,7 @@ impl Guest {
     }
 }
 
-/// Everything the sections are made of.
+/// The data for all sections.
 #[derive(Clone, Debug)]
 pub struct Builder {
     /// The machine.
@@ -112,7 +112,7 @@ pub struct Builder {
     pub rosetta: bool,
     /// The guest can run virtual machines.
     pub nested: bool,
-    /// Processors, and so builds at a time.
+    /// Processors, and also the number of concurrent builds.
     pub cores: u32,
     /// Address and port of the ssh door.
     pub listen: String,
@@ -120,7 +120,7 @@ pub struct Builder {
     pub connect_timeout: Duration,
     /// The store address of the direct door.
     pub direct_address: String,
-    /// The private key with which the guest is entered.
+    /// The private key for ssh to the guest.
     pub user_key: PathBuf,
     /// The file with the guest's host key.
     pub known_hosts: PathBuf,
@@ -149,7 +149,7 @@ impl Builder {
         }
     }
 
-    /// A block of ssh's configuration.
+    /// The block for ssh's configuration.
     pub fn ssh_block(&self) -> String {
         let path = |path: &Path| for_ssh_config(path.as_os_str()).to_string_lossy().into_owned();
         Block {
@@ -174,9 +174,9 @@ impl NixConfig {
             .get(&machine)
             .ok_or_else(|| Report::new(Kind::NotFound, format!("there is no machine {machine}")))?;
         let dir = StateDir::open(&context.state_dir())?.make_machine(&machine)?;
-        // What is printed must be there before the first boot, too: hosts are configured before they build.
+        // The keys must exist before the first boot, since hosts are configured before they build.
         let keys = Keys::ensure(&dir, &machine)?;
-        // A daemon that runs knows which port it really has; one that does not will have the configured one.
+        // A running daemon knows its actual port; otherwise the configured one will be used.
         let running = context.client().status().await.ok();
         let listening = running.and_then(|status| {
             status.machines.into_iter().find(|found| found.name == machine)?.listen.into_iter().next()
@@ -195,7 +195,7 @@ impl NixConfig {
         };
         let known_hosts = keys.known_hosts_line(&machine);
         let line = format!("{}\n", builder.line(self.door, &keys.host_public));
-        let intro = "# Append to /etc/nix/machines, and have in /etc/nix/nix.conf:\n\
+        let intro = "# Append to /etc/nix/machines, and add to /etc/nix/nix.conf:\n\
                      #   builders = @/etc/nix/machines\n\
                      #   builders-use-substitutes = true\n";
         if self.json {
@@ -209,7 +209,7 @@ impl NixConfig {
             (None, Door::Direct) => print(&format!("{intro}{line}")),
             (None, Door::Ssh) => print(&format!(
                 "{intro}{line}\n# Append to /etc/ssh/ssh_config, which Nix's daemon reads:\n{}\n\
-                 # Append to /etc/ssh/ssh_known_hosts, if other tools are to know the machine:\n{known_hosts}",
+                 # Append to /etc/ssh/ssh_known_hosts, so that other tools know the machine:\n{known_hosts}",
                 builder.ssh_block(),
             )),
         }

@@ -1,5 +1,5 @@
-//! What the nix-darwin module writes, read by this program. The snapshots of tests/nix are what the module writes; a check there
-//! keeps them true. So neither side can change its words alone.
+//! Checks that this program accepts what the nix-darwin module writes, from the snapshots of tests/nix, which a check
+//! there keeps up to date. So neither side can change its format alone.
 
 use crate::{
     commands::nix_config::{Builder, Door, Guest},
@@ -25,10 +25,10 @@ use std::{
     time::Duration,
 };
 
-/// The largest Mac that a configuration of the tests needs.
+/// A Mac that is large enough for all configurations of the tests.
 const MAC: HostFacts = HostFacts { cores: 16, memory: 64 * GIB, arch: Some(Arch::Aarch64), rosetta: true, nix: true };
 
-/// Each configuration in which the service is enabled: its name and what the module makes of it.
+/// The configurations in which the service is enabled: the name and the module's output.
 fn enabled() -> Vec<(String, Value)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/nix/snapshots");
     let snapshots = fs::read_dir(&dir).unwrap().map(|entry| {
@@ -45,15 +45,15 @@ fn text(lines: &Value) -> String {
     lines.as_array().unwrap().iter().map(|line| format!("{}\n", line.as_str().unwrap())).collect()
 }
 
-/// The command of ours in a line of shell: from this program's name up to a sign of the shell's.
-fn words_of_ours(line: &str) -> Option<Vec<&str>> {
+/// This program's command in a line of shell: from the program's name to a shell operator.
+fn own_command(line: &str) -> Option<Vec<&str>> {
     let start = line.find("/nix/store/…-darwin-vz-nix/bin/darwin-vz-nix")?;
     let command = line[start..].split([';', ')', '|', '"']).next()?;
     Some(command.split_whitespace().collect())
 }
 
 fn parsed(line: &str) -> Cli {
-    let words = words_of_ours(line).unwrap_or_else(|| panic!("nothing of ours in {line:?}"));
+    let words = own_command(line).unwrap_or_else(|| panic!("no command of this program in {line:?}"));
     Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"))
 }
 
@@ -72,7 +72,7 @@ fn settings(value: &Value) -> Settings {
 }
 
 #[test]
-fn launchd_starts_the_daemon_with_arguments_that_it_knows() {
+fn launchd_starts_the_daemon_with_valid_arguments() {
     for (name, value) in enabled() {
         let arguments = &value["launchd"]["darwin-vz"]["ProgramArguments"];
         let line = arguments.as_array().unwrap().last().unwrap().as_str().unwrap();
@@ -83,7 +83,7 @@ fn launchd_starts_the_daemon_with_arguments_that_it_knows() {
 }
 
 #[test]
-fn the_configuration_file_fits_the_job() {
+fn the_configuration_file_matches_the_job() {
     for (name, value) in enabled() {
         let job = &value["launchd"]["darwin-vz"];
         let settings = settings(&value);
@@ -101,26 +101,26 @@ fn the_configuration_file_fits_the_job() {
 }
 
 #[test]
-fn ssh_is_told_the_names_and_files_that_the_program_has() {
+fn the_ssh_block_has_the_programs_names_and_files() {
     for (name, value) in enabled() {
         let block = text(&value["etc"]["ssh/ssh_config.d/100-darwin-vz-nix.conf"]);
         let settings = settings(&value);
         let (machine, own) = settings.machines.iter().next().unwrap();
-        // Opening makes the directory, so the layout is asked of one that may be made.
+        // Opening creates the directory, so the layout is read from a temporary one.
         let tmp = tempfile::tempdir().unwrap();
         let key = StateDir::open(&tmp.path().join("s")).unwrap().machine(machine).user_key();
         let key = settings.state_dir.join(key.strip_prefix(tmp.path().join("s")).unwrap());
-        let says = |line: String| assert!(block.lines().any(|l| l.trim() == line), "{name}: no {line:?} in\n{block}");
-        says(format!("Host {}", host_alias(machine)));
-        says(format!("HostKeyAlias {}", host_alias(machine)));
-        says(format!("Port {}", own.listen.port()));
+        let contains = |line: String| assert!(block.lines().any(|l| l.trim() == line), "{name}: no {line:?} in\n{block}");
+        contains(format!("Host {}", host_alias(machine)));
+        contains(format!("HostKeyAlias {}", host_alias(machine)));
+        contains(format!("Port {}", own.listen.port()));
         if name != "everything" {
-            says(format!("IdentityFile {}", key.display()));
+            contains(format!("IdentityFile {}", key.display()));
         }
     }
 }
 
-/// What the program itself would say of a machine with these settings.
+/// The program's own output for a machine with these settings.
 fn builder(settings: &Settings) -> Builder {
     let (machine, own) = settings.machines.iter().next().unwrap();
     let dir = MachineDir::of(&settings.state_dir, machine);
@@ -139,8 +139,8 @@ fn builder(settings: &Settings) -> Builder {
 }
 
 #[test]
-fn ssh_is_told_the_same_by_module_and_program() {
-    // Where root cannot look is elsewhere; the program quotes its paths.
+fn module_and_program_write_the_same_ssh_block() {
+    // The files' paths differ, and the program quotes them.
     let elsewhere = |line: &&str| !["IdentityFile", "UserKnownHostsFile"].contains(&line.split(' ').next().unwrap());
     for (name, value) in enabled() {
         let module = text(&value["etc"]["ssh/ssh_config.d/100-darwin-vz-nix.conf"]);
@@ -154,10 +154,10 @@ fn ssh_is_told_the_same_by_module_and_program() {
 }
 
 #[test]
-fn nix_is_told_the_same_by_module_and_program() {
+fn module_and_program_write_the_same_builder_line() {
     let mut seen = 0;
     for (name, value) in enabled() {
-        // It says itself what Nix is told.
+        // This configuration sets the builder itself.
         if name == "everything" {
             continue;
         }
@@ -165,7 +165,7 @@ fn nix_is_told_the_same_by_module_and_program() {
             let strings: Vec<_> = list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect();
             strings.join(",")
         };
-        // As in a line of /etc/nix/machines: systems, key, jobs, speed, features.
+        // In the order of /etc/nix/machines: systems, key, jobs, speed, features.
         let module: Vec<String> = match &value["nix"] {
             Value::Object(nix) => {
                 let machine = &nix["buildMachines"][0];
@@ -189,7 +189,7 @@ fn nix_is_told_the_same_by_module_and_program() {
 }
 
 #[test]
-fn a_disabled_service_leaves_nothing_that_the_program_makes() {
+fn a_disabled_service_leaves_no_files_of_the_program() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/nix/snapshots/disabled-without-disk.json");
     let value: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let script = text(&value["activation"]["postActivation"]);
@@ -206,17 +206,17 @@ fn a_disabled_service_leaves_nothing_that_the_program_makes() {
 }
 
 #[test]
-fn other_calls_of_the_program_are_calls_that_it_knows() {
+fn the_modules_other_commands_are_valid() {
     let mut doors = 0;
     for (name, value) in enabled() {
         let activation = text(&value["activation"]["postActivation"]);
-        let line = activation.lines().find(|line| words_of_ours(line).is_some()).unwrap();
+        let line = activation.lines().find(|line| own_command(line).is_some()).unwrap();
         assert!(matches!(parsed(line).verb, Verb::NixConfig(_)), "{name}: {line}");
         let door = text(&value["connectProgram"]);
-        if let Some(line) = door.lines().find(|line| words_of_ours(line).is_some()) {
+        if let Some(line) = door.lines().find(|line| own_command(line).is_some()) {
             let cli = parsed(line);
             assert!(matches!(cli.verb, Verb::Connect(_)), "{name}: {line}");
-            // Both are named, so that root's own configuration is not asked (rust/cli/src/commands/connect.rs).
+            // Both are given, so root's configuration is not read (rust/cli/src/commands/connect.rs).
             assert!(cli.global.state_dir.is_some() && cli.global.machine.is_some(), "{name}: {line}");
             doors += 1;
         }
@@ -224,21 +224,21 @@ fn other_calls_of_the_program_are_calls_that_it_knows() {
     assert!(doors > 0);
 }
 
-/// launchd as far as sockets go: opens those of a job's property list before the job runs, and hands them over by name. Ports are
-/// replaced by free ones, one for one, so that the tests of two users can run at a time.
+/// Simulates launchd's sockets: opens those of a job's property list before the job runs, and passes them by name.
+/// Replaces each port by a free one, so that the tests of two users can run at the same time.
 struct Launchd {
     job: Value,
     free_ports: HashMap<u16, u16>,
 }
 
 impl Launchd {
-    /// The address that stands for this one.
+    /// The address that replaces this one.
     fn address(&mut self, address: SocketAddr) -> SocketAddr {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         SocketAddr::new(address.ip(), *self.free_ports.entry(address.port()).or_insert_with(free))
     }
 
-    /// `launch_activate_socket` for the sockets of this name; launchd.plist(5) tells what the keys mean.
+    /// `launch_activate_socket` for the sockets of this name; launchd.plist(5) documents the keys.
     fn activate(&mut self, name: &CStr) -> Result<Vec<OwnedFd>, i32> {
         let (no_such_name, no_sockets) = (2, 3);
         let sockets = self.job["Sockets"].as_object().cloned().ok_or(no_sockets)?;
@@ -275,14 +275,14 @@ fn the_daemon_takes_the_sockets_that_launchd_opens_for_it() {
         let mut launchd = Launchd { job: value["launchd"]["darwin-vz"].clone(), free_ports: HashMap::new() };
         let machine = settings(&value).machines.into_values().next().unwrap();
         let sockets = activation::from_launchd(|wanted| launchd.activate(wanted)).unwrap();
-        assert_eq!(sockets.len(), 1, "{name}: launchd has no such socket for us, or several");
+        assert_eq!(sockets.len(), 1, "{name}: launchd has no such socket for this program, or several");
         let handed = sockets[0].as_raw_fd();
-        // A client that was there first is served, as its connection starts the daemon.
+        // A client that connected before the daemon ran is served, since its connection starts the daemon.
         let address = launchd.address(machine.listen);
         let client = TcpStream::connect_timeout(&address, Duration::from_secs(5));
         let mut inherited = Inherited::of(sockets);
         let listener = inherited.listen(address).unwrap();
-        assert_eq!(listener.as_raw_fd(), handed, "{name}: the daemon opened a socket of its own");
+        assert_eq!(listener.as_raw_fd(), handed, "{name}: the daemon opened another socket");
         assert_eq!(inherited.left_over(), [], "{name}");
         let (_, caller) = listener.accept().unwrap();
         assert_eq!(caller, client.unwrap().local_addr().unwrap(), "{name}");

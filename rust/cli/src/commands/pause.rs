@@ -1,4 +1,4 @@
-//! `pause` and `resume`: the guest stands still, and goes on.
+//! `pause` and `resume`: stop and continue the guest's processors.
 
 use crate::{commands::status, context::Context, output, progress};
 use clap::Args;
@@ -16,13 +16,13 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Returns when the guest stands still.
+    /// Returns when the guest is paused.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let (client, machine) = (context.client(), context.machine()?);
-        progress::patiently(format!("{machine}: pausing"), client.pause(&machine)).await?;
+        progress::with_notice(format!("{machine}: pausing"), client.pause(&machine)).await?;
         match self.json {
             true => output::print_json(&status::of(&client, &machine).await?),
-            false => output::print(&format!("{machine} is paused; the next connection has it go on\n")),
+            false => output::print(&format!("{machine} is paused; the next connection resumes it\n")),
         }
     }
 }
@@ -45,7 +45,7 @@ impl Resume {
         progress::during(&client, &machine, client.resume(&machine)).await?;
         match self.json {
             true => output::print_json(&status::of(&client, &machine).await?),
-            false => output::print(&format!("{machine} goes on\n")),
+            false => output::print(&format!("{machine} is resumed\n")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `run`: the daemon in the foreground. `start` runs it too, in a session of its own.
+//! `run`: the daemon in the foreground. `start` also runs it, in a separate session.
 
 use crate::{
     context::{Context, this_program},
@@ -24,13 +24,13 @@ pub struct Run {
     pub api_listen: Option<String>,
     #[command(flatten)]
     pub machine: MachineFlags,
-    /// Leave the terminal's session; tell on stdout, in JSON, why it failed
+    /// Leave the terminal's session; print the reason of a failure as JSON on stdout
     #[arg(long, hide = true)]
     pub detached: bool,
 }
 
 impl Run {
-    /// Blocks until told to stop.
+    /// Runs the daemon until it is stopped.
     pub fn run(self, context: &Context, inheritance: Inheritance) -> Result<(), Report> {
         let hangs_up = !inheritance.ignores_hangup;
         inheritance.shed();
@@ -46,7 +46,7 @@ impl Run {
             detached: self.detached,
         };
         if self.detached {
-            leave()?;
+            detach()?;
         }
         allow_many_connections();
         let log = StateDir::open(&settings.state_dir)?.daemon_log();
@@ -59,8 +59,8 @@ impl Run {
     }
 }
 
-/// Each connection takes a few descriptors, and launchd gives a service room for 256. 10,240 is the most that a Mac grants
-/// without being told otherwise; where even that is refused, things stay as they are.
+/// Raises the limit of open files: each connection takes a few, and launchd's limit for a service is 256. 10,240 is the
+/// most that macOS grants by default. If it is refused, the limit stays unchanged.
 fn allow_many_connections() {
     const ENOUGH: u64 = 10_240;
     let limit = getrlimit(Resource::Nofile);
@@ -70,10 +70,10 @@ fn allow_many_connections() {
     }
 }
 
-/// Out of the reach of the terminal's signals and of Nix, which ends the session of a program it calls; and out of a
-/// directory that somebody may want to unmount.
-fn leave() -> Result<(), Report> {
-    // Fails for the leader of a process group, which is what is wanted, already.
+/// Starts a new session, so that neither the terminal's signals nor Nix end the daemon: Nix ends the session of a
+/// program that it calls. Also leaves the working directory, which would keep its volume from being unmounted.
+fn detach() -> Result<(), Report> {
+    // Fails if this process leads a process group already, which is sufficient.
     let _ = rustix::process::setsid();
-    std::env::set_current_dir("/").map_err(|error| Report::new(Kind::Host, format!("/ cannot be entered: {error}")))
+    std::env::set_current_dir("/").map_err(|error| Report::new(Kind::Host, format!("cannot change to the directory /: {error}")))
 }

@@ -1,6 +1,6 @@
-//! `ssh`: the system's ssh, told where the guest is and which key it must have. This program is its proxy command, so it
-//! works while the machine is stopped. Still the machine is started first: ssh would show neither that one waits for a boot
-//! nor, beyond a line, why it failed.
+//! `ssh`: runs the system's ssh with the guest's address and host key. This program is its proxy command, so a
+//! connection would start a stopped machine. Still the machine is started before ssh, which would show neither the
+//! progress of a boot nor more than one line of an error.
 
 use crate::{
     context::{Context, this_program},
@@ -35,10 +35,10 @@ pub struct Ssh {
 }
 
 impl Ssh {
-    /// Becomes ssh; returns only if that fails.
+    /// Replaces this process with ssh. Returns only if that fails.
     pub fn run(self, context: &Context) -> Result<(), Report> {
         let machine = context.machine()?;
-        // ssh reads the key and known_hosts before it runs its proxy command; a daemon that runs has made them.
+        // ssh reads the key and known_hosts before it runs its proxy command. A running daemon has created them.
         block_on(async {
             let client = launch::ensure(context).await?;
             progress::during(&client, &machine, client.start(&machine, &StartRequest::default())).await
@@ -62,7 +62,7 @@ impl Ssh {
         Err(match error.kind() {
             io::ErrorKind::NotFound => Report::new(Kind::Host, "there is no ssh on this computer")
                 .hint("install it; Debian's package is openssh-client"),
-            _ => Report::new(Kind::Host, format!("ssh cannot be run: {error}")),
+            _ => Report::new(Kind::Host, format!("cannot run ssh: {error}")),
         })
     }
 }
@@ -73,7 +73,7 @@ fn option(name: &str, value: &OsStr) -> OsString {
     option
 }
 
-/// This program's `connect`, as a line for a shell, in which ssh expands `%`.
+/// The command line of this program's `connect` for ssh, which expands `%` and passes it to a shell.
 pub fn proxy_command(program: &Path, state_dir: &Path, machine: &str) -> Result<OsString, Report> {
     let program = [program.as_os_str(), OsStr::new("--state-dir"), state_dir.as_os_str()];
     let verb = ["--machine", machine, "connect", "--service", "ssh"].map(OsStr::new);
@@ -88,7 +88,7 @@ mod tests {
     fn odd_paths_survive_the_shell_and_ssh() {
         let line = proxy_command(Path::new("/opt/it's/vz"), Path::new("/st ate/100%"), "b").unwrap();
         assert_eq!(line, "\"/opt/it's/vz\" --state-dir '/st ate/100%%' --machine b connect --service ssh");
-        // What a shell makes of it, after ssh has turned %% back.
+        // The result in a shell, after ssh has expanded %%.
         let shown = line.to_str().unwrap().replace("%%", "%").replacen("\"/opt", "printf '%s|' \"/opt", 1);
         let output = Command::new("sh").args(["-c", &shown]).output().unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `start`: the machine, and the daemon if none runs.
+//! `start`: starts the machine, and the daemon if none runs.
 
 use crate::{
     commands::status::{self, timeline},
@@ -42,7 +42,7 @@ impl Start {
         }
         match before.map(|status| status.state) {
             Some(State::Running { .. }) => return output::print(&format!("{machine} runs already\n")),
-            Some(State::Paused { .. }) => return output::print(&format!("{machine} goes on\n")),
+            Some(State::Paused { .. }) => return output::print(&format!("{machine} is resumed\n")),
             _ => {}
         }
         match after.and_then(|status| status.last_boot) {

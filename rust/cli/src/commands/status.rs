@@ -1,4 +1,4 @@
-//! `status`: the machines in a table, or all that is known in JSON; once, or whenever it changes.
+//! `status`: the machines as a table, or everything as JSON; once, or on each change.
 
 use crate::{
     context::Context,
@@ -25,7 +25,7 @@ pub struct Status {
     /// Print everything as JSON; with --watch one line for each change
     #[arg(long)]
     pub json: bool,
-    /// Show it anew whenever it changes, until interrupted
+    /// Show the status again on each change, until interrupted
     #[arg(long)]
     watch: bool,
     /// Show the connections to the machines instead
@@ -33,27 +33,27 @@ pub struct Status {
     connections: bool,
 }
 
-/// One machine, as the daemon knows it now.
+/// The status of one machine; `None` if the daemon does not have it.
 pub async fn of(client: &Client, machine: &MachineName) -> Result<Option<MachineStatus>, Report> {
     Ok(client.status().await?.machines.into_iter().find(|status| status.name == *machine))
 }
 
-/// Refused paths in the text.
+/// The number of refused paths to show.
 const REFUSED: usize = 3;
 
-/// On a terminal the times are brought up to date this often.
+/// On a terminal the durations are refreshed at this interval.
 const REFRESH: Duration = Duration::from_secs(5);
-/// Elsewhere only changes are printed.
+/// Elsewhere only changes are printed; this is the time limit of a request for one.
 const POLL: Duration = Duration::from_secs(60);
 
 impl Status {
-    /// Prints the status of all machines, or of the one that was named.
+    /// Prints the status of all machines, or of the given one.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let client = context.client();
         if self.connections {
             return self.connections(context, client.connections().await?);
         }
-        let terminal = output::paints(&std::io::stdout());
+        let terminal = output::can_redraw(&std::io::stdout());
         let mut status = client.status().await?;
         let mut shown = None;
         loop {
@@ -96,7 +96,7 @@ impl Status {
             status.machines.retain(|machine| machine.name == *name);
             if status.machines.is_empty() {
                 return Err(Report::new(Kind::NotFound, format!("the daemon has no machine {name}"))
-                    .hint("`darwin-vz-nix status` without --machine shows those it has"));
+                    .hint("`darwin-vz-nix status` without --machine shows its machines"));
             }
         }
         match (self.json, self.watch) {
@@ -107,7 +107,7 @@ impl Status {
                 output::print(&format!("{line}\n"))
             }
             (false, _) => {
-                // Home, and clear what is below: what was there is painted over, and does not flicker.
+                // Move the cursor home and clear below it, which redraws without flicker.
                 let clear = if in_place { "\x1b[H\x1b[J" } else { "" };
                 output::print(&format!("{clear}{}", table(&status, unix_now())))
             }
@@ -115,7 +115,7 @@ impl Status {
     }
 }
 
-/// The table, and below it what needs a sentence.
+/// The table, and below it notes.
 pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -145,7 +145,7 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
     text
 }
 
-/// What the guest has of the host's store, if there is something to tell.
+/// The guest's use of the host's store, if there is something to report.
 fn store(machine: &MachineStatus) -> String {
     let (name, store) = (&machine.name, &machine.store);
     let size = |bytes| ByteSize(bytes).display().iec().to_string();
@@ -169,7 +169,7 @@ fn store(machine: &MachineStatus) -> String {
     text
 }
 
-/// As text without blanks around it.
+/// The table as text, without surrounding blanks.
 fn lines(table: &mut Table) -> String {
     if let Some(first) = table.column_mut(0) {
         first.set_padding((0, 1));
@@ -223,8 +223,8 @@ fn note(machine: &MachineStatus) -> String {
             "killed" => format!("{name}: the last guest was killed\n"),
             crashed => format!("{name}: the last guest {crashed}\n"),
         },
-        State::Running { builds: 1, .. } => format!("{name}: a build goes on without a connection\n"),
-        State::Running { builds, .. } if *builds > 1 => format!("{name}: {builds} builds go on without a connection\n"),
+        State::Running { builds: 1, .. } => format!("{name}: a build continues without a connection\n"),
+        State::Running { builds, .. } if *builds > 1 => format!("{name}: {builds} builds continue without a connection\n"),
         State::Failed { cause, attempts, retry_in_ms } => {
             let hints = hints(cause);
             let again = match retry_in_ms {
@@ -247,7 +247,7 @@ fn hints(cause: &Report) -> String {
     cause.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect()
 }
 
-/// A boot's phases, one a line, with what each took.
+/// A boot's phases, one a line, with their durations.
 pub fn timeline(boot: &BootTimeline) -> String {
     let width = boot.phases.iter().map(|phase| phase.name.chars().count()).max().unwrap_or(0);
     let mut before = 0;
@@ -287,8 +287,8 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_told_of_when_there_is_something_to_tell() {
-        let told = |store| {
+    fn the_store_is_shown_when_there_is_something_to_report() {
+        let notes = |store| {
             let machine = MachineStatus { store, ..machine("a", State::Starting) };
             let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines: vec![machine] };
             let text = table(&status, Duration::from_secs(1_065));
@@ -296,11 +296,11 @@ mod tests {
         };
         let refused = |n: u32| RefusedPath { path: format!("/nix/store/{n}"), why: "a changed name".to_owned() };
         let on = StoreStatus { sharing: StoreSharing::On, ..StoreStatus::default() };
-        assert_eq!(told(StoreStatus { copied_bytes: 9, ..StoreStatus::default() }) + &told(on.clone()), "");
+        assert_eq!(notes(StoreStatus { copied_bytes: 9, ..StoreStatus::default() }) + &notes(on.clone()), "");
         let used = StoreStatus { shared_paths: 7, shared_bytes: 3 << 20, copied_bytes: 1 << 10, ..on };
         let left = StoreStatus { sharing: StoreSharing::Left { why: "it hangs".to_owned() }, ..used.clone() };
         let some = StoreStatus { refused: (0..5).map(refused).collect(), ..used };
-        assert_snapshot!(told(some) + &told(left), @r"
+        assert_snapshot!(notes(some) + &notes(left), @r"
         a: 7 paths of the host's store used in place (3.0 MiB); clients have sent 1.0 KiB
         a: copied, not shared: /nix/store/0: a changed name
         a: copied, not shared: /nix/store/1: a changed name
@@ -345,7 +345,7 @@ mod tests {
         i        waiting     1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         h        broken      1m 5s  -      -          -                4      8G      100G  -
         a: the last guest crashed: qemu died
-        d: 2 builds go on without a connection
+        d: 2 builds continue without a connection
         g: 2 boots failed in a row: the kernel panicked
           hint: see `darwin-vz-nix logs --console`
           connections are refused for 30s, then the next one tries again; `darwin-vz-nix start` tries at once

@@ -1,4 +1,4 @@
-//! `stop`: the machine, or the daemon with all of them.
+//! `stop`: stops a machine, or the daemon with all its machines.
 
 use crate::{commands::status, context::Context, output, progress};
 use clap::Args;
@@ -11,7 +11,7 @@ Examples:
   darwin-vz-nix stop
   darwin-vz-nix stop --daemon")]
 pub struct Stop {
-    /// Pull the plug instead of pressing the power button
+    /// Force the guest off instead of pressing the power button
     #[arg(long)]
     force: bool,
     /// Stop every machine and end the daemon
@@ -27,8 +27,8 @@ impl Stop {
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let client = context.client();
         if self.daemon {
-            progress::patiently("the daemon stops its machines", client.shut_down()).await?;
-            return output::print("the daemon ends\n");
+            progress::with_notice("stopping the daemon and its machines", client.shut_down()).await?;
+            return output::print("the daemon is stopping\n");
         }
         let machine = context.machine()?;
         let request = StopRequest { force: self.force };

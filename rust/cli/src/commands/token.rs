@@ -1,5 +1,5 @@
-//! `token`: what the API asks for on TCP. The file is the token: a daemon that runs goes by it at once, so there is nothing to
-//! ask it for.
+//! `token`: the token that the API requires on TCP. It is in a file whose changes a running daemon applies at once, so
+//! this needs no request to the daemon.
 
 use crate::{context::Context, output};
 use clap::Args;
@@ -15,13 +15,13 @@ Examples:
   curl -H \"Authorization: Bearer $(darwin-vz-nix token)\" http://127.0.0.1:31180/v1/status
   darwin-vz-nix token --rotate")]
 pub struct Token {
-    /// Make a new one; the old one is void at once, also for a daemon that runs
+    /// Create a new token; the old one becomes invalid at once, also for a running daemon
     #[arg(long)]
     rotate: bool,
-    /// Print where it is, and make nothing
+    /// Print the path of the token's file, and create nothing
     #[arg(long, conflicts_with_all = ["rotate", "json"])]
     path: bool,
-    /// Print it as JSON, with its file and where the API answers
+    /// Print it as JSON, with its file and the API's address
     #[arg(long)]
     pub json: bool,
 }
@@ -31,12 +31,12 @@ pub struct Token {
 struct Shown {
     token: String,
     path: PathBuf,
-    /// As the settings have it.
+    /// From the settings.
     api_listen: Option<SocketAddr>,
 }
 
 impl Token {
-    /// Prints it; makes it if there is none.
+    /// Prints it. Creates it if there is none.
     pub fn run(self, context: &Context) -> Result<(), Report> {
         let path = dvn_host::machine_dir::api_token(&context.state_dir());
         if self.path {
@@ -49,7 +49,7 @@ impl Token {
         };
         let api_listen = context.config.api_listen();
         if api_listen.is_none() {
-            tracing::warn!("nothing asks for the token yet: set api-listen, such as to 127.0.0.1:31180");
+            tracing::warn!("the token is not used yet: set api-listen, such as to 127.0.0.1:31180");
         }
         match self.json {
             true => output::print_json(&Shown { token: token.as_str().to_owned(), path, api_listen }),

@@ -115,44 +115,10 @@ async fn let_in(mut client: TcpStream, machine: &dyn Target, slot: &Arc<Slot>, t
     };
     let Some(turn) = turn else { return };
     let mut opening = pin!(machine.open());
-    let opened = {
-        // Bytes that arrive while the guest boots count, too.
-        let left = async {
-            first_bytes(&client, slot).await;
-            if !slot.is_silent() {
-                pending().await
-            }
-        };
-        tokio::select! {
-            biased;
-            opened = opening.as_mut() => Some(opened),
-            () = left => None,
-            () = slot.evicted() => {
-                log_eviction(machine);
-                None
-            }
-        }
-    };
-    match opened {
+    match while_it_is_there(&client, slot, opening.as_mut()).await {
         Some(Ok(connection)) => {
             let client = Dialogue::new(client, Arc::clone(slot), turn);
-            let (abandoned, answered) = (client.abandoned(), client.answered());
-            let evicted = async {
-                slot.evicted().await;
-                log_eviction(machine);
-                // See `finish`.
-                let _ = timeout(ABANDONED, answered.cancelled()).await;
-            };
-            tokio::select! {
-                carried = connection.carry(client) => if let Err(e) = carried {
-                    tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
-                },
-                () = stays_unauthenticated(slot, login) => {
-                    tracing::debug!(machine = %machine.name(), "a connection did not log in within {login:?}");
-                }
-                () = evicted => {}
-                () = async { abandoned.cancelled().await; sleep(ABANDONED).await } => {}
-            }
+            serve(connection, client, machine, slot, login).await;
         }
         Some(Err(report)) => {
             tracing::warn!(machine = %machine.name(), "a connection was refused: {report}");
@@ -166,6 +132,44 @@ async fn let_in(mut client: TcpStream, machine: &dyn Target, slot: &Arc<Slot>, t
                 finish(opening, slot, turn).await;
             }
         }
+    }
+}
+
+/// Opens a connection to the guest. `None`: the client has disconnected without sending anything, or was evicted.
+async fn while_it_is_there<T>(client: &TcpStream, slot: &Slot, opening: impl Future<Output = T>) -> Option<T> {
+    // Bytes that arrive while the guest boots count, too.
+    let left = async {
+        first_bytes(client, slot).await;
+        if !slot.is_silent() {
+            pending().await
+        }
+    };
+    tokio::select! {
+        biased;
+        opened = opening => Some(opened),
+        () = left => None,
+        () = slot.evicted() => None,
+    }
+}
+
+/// Copies until the connection ends, the client is evicted, or it does not log in within `login`.
+async fn serve(connection: Connection, client: Dialogue<TcpStream>, machine: &dyn Target, slot: &Slot, login: Duration) {
+    let (abandoned, answered) = (client.abandoned(), client.answered());
+    let evicted = async {
+        slot.evicted().await;
+        log_eviction(machine);
+        // See `finish`.
+        let _ = timeout(ABANDONED, answered.cancelled()).await;
+    };
+    tokio::select! {
+        carried = connection.carry(client) => if let Err(e) = carried {
+            tracing::debug!(machine = %machine.name(), "a connection broke: {e}");
+        },
+        () = stays_unauthenticated(slot, login) => {
+            tracing::debug!(machine = %machine.name(), "a connection did not log in within {login:?}");
+        }
+        () = evicted => {}
+        () = async { abandoned.cancelled().await; sleep(ABANDONED).await } => {}
     }
 }
 

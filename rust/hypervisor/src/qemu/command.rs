@@ -1,4 +1,4 @@
-//! A [`MachineSpec`] as QEMU's command line. Pure, so that it is tested without QEMU.
+//! Translates a [`MachineSpec`] into QEMU's command line. Pure, so it can be tested without QEMU.
 
 use super::{firmware::Firmware, probe::Accelerator};
 use crate::{
@@ -12,10 +12,10 @@ use std::{
     path::Path,
 };
 
-/// The context id under which the host's helper knows the guest. It is private to the helper's process.
+/// The guest's vsock context id. It is private to the helper's process.
 pub const GUEST_CID: u32 = 3;
 
-/// Sockets of one boot, in its runtime directory.
+/// The sockets of one boot, in its runtime directory.
 #[derive(Clone, Debug)]
 pub struct Sockets<'a>(pub &'a Path);
 
@@ -28,7 +28,7 @@ impl Sockets<'_> {
     pub fn vsock(&self) -> std::path::PathBuf {
         self.0.join("vsock")
     }
-    /// Where the guest's connections to a port of the host arrive.
+    /// The guest's connections to a port of the host arrive here.
     pub fn vsock_port(&self, port: u32) -> std::path::PathBuf {
         self.0.join(format!("vsock_{port}"))
     }
@@ -40,20 +40,20 @@ impl Sockets<'_> {
     pub fn share(&self, index: usize) -> std::path::PathBuf {
         self.0.join(format!("virtiofs-{index}"))
     }
-    /// QEMU ↔ this program, for what it saves and loads.
+    /// QEMU ↔ this program, for saved states.
     pub fn state(&self) -> std::path::PathBuf {
         self.0.join("state")
     }
 }
 
-/// How QEMU is to run a spec.
+/// How QEMU runs a spec.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// Executes guest code.
+    /// What executes guest code.
     pub accelerator: Accelerator,
     /// For a machine that boots by EFI.
     pub firmware: Option<&'a Firmware>,
-    /// QEMU waits for a saved state, and stands still once it has it.
+    /// QEMU waits for a saved state, and stays paused after loading it.
     pub restore: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct Start<'a> {
 pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     let sockets = Sockets(&spec.runtime_dir);
     let mut line = Line::default();
-    // Nothing but what is named here: no default devices, no configuration of the user's.
+    // Only what is given here: no default devices, no user configuration.
     line.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]).pair("-display", "none");
     line.pair("-name", format!("guest={}", spec.name));
     line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -95,8 +95,8 @@ pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     line.0
 }
 
-/// QEMU's machine and processor. A guest by EFI lives long and can be suspended: its machine is one that newer QEMUs still have, and
-/// not the installed QEMU's newest.
+/// QEMU's machine and processor. A guest that boots by EFI lives long and can be suspended, so its machine has a fixed
+/// version, which newer QEMUs still support.
 fn machine(spec: &MachineSpec, accelerator: Accelerator) -> (&'static str, &'static str) {
     let efi = matches!(spec.boot, Boot::Efi { .. });
     let machine = match (spec.arch, efi) {
@@ -141,7 +141,7 @@ fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
         line.pair("-device", device);
     }
     if let Some(Screen { width, height }) = devices.display {
-        // Machines of the kind virt have no VGA.
+        // The machine virt has no VGA.
         let card = if spec.arch == Arch::X86_64 { "virtio-vga" } else { "virtio-gpu-pci" };
         line.pair("-device", format!("{card},xres={width},yres={height}"));
         line.pair("-device", "usb-kbd,bus=usb.0").pair("-device", "usb-tablet,bus=usb.0");
@@ -156,7 +156,7 @@ fn disk(line: &mut Line, index: usize, disk: &Attached<'_>) {
         // A full host disk is the guest's error to handle; QEMU's default would freeze the guest.
         Bus::Virtio => format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report"),
         Bus::Usb => format!("usb-storage,bus=usb.0,drive=disk{index},werror=report,rerror=report"),
-        // It must have a serial number.
+        // QEMU requires a serial number here.
         Bus::Nvme => format!("nvme,drive=disk{index},serial=disk{index}"),
     };
     if let Some(serial) = disk.serial {
@@ -179,9 +179,9 @@ pub fn virtiofs(spec: &MachineSpec, index: usize) -> Vec<OsString> {
     let share = &spec.devices.shares[index];
     let mut line = Line::default();
     line.pair("--socket-path", Sockets(&spec.runtime_dir).share(index)).pair("--shared-dir", &share.path);
-    // Its sandbox `namespace` works without root, but forks: the child that serves outlives a killed parent, and nothing may
-    // outlive the daemon. It also maps one user only, so the guest would see files of the host's root as nobody's. The share is
-    // read-only, and as whoever runs the daemon.
+    // The sandbox `namespace` works without root, but forks: the child that serves survives a killed parent, and
+    // nothing may outlive the daemon. It also maps only one user, so the guest would see the host root's files as owned
+    // by `nobody`. The share is read-only, with the permissions of the daemon's user.
     line.pair("--sandbox", "none").pair("--cache", "auto");
     if share.read_only {
         line.flags(&["--readonly"]);
@@ -189,7 +189,7 @@ pub fn virtiofs(spec: &MachineSpec, index: usize) -> Vec<OsString> {
     line.0
 }
 
-/// `prefix` and a path, as the value of one QEMU option: a comma in the path is doubled.
+/// `prefix` and a path as the value of one QEMU option. Commas in the path are doubled.
 fn option(prefix: &str, path: &Path) -> OsString {
     let mut value = prefix.as_bytes().to_vec();
     for byte in path.as_os_str().as_bytes() {

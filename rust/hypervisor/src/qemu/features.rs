@@ -1,22 +1,22 @@
-//! What QEMU can do on this host, each with its reason, for people to read. Decides nothing: [`super::probe`] does.
+//! What QEMU can do on this host, each with its reason, for display only. Decisions are made by [`super::probe`].
 
 use super::probe::{self, Accelerator, Programs, VIRTIOFS, VSOCK};
 use crate::capabilities::Feature;
 use dvn_types::Arch;
 use std::{fs, io};
 
-/// What the kernel says of its accelerator.
+/// What the kernel reports about KVM.
 pub struct Kvm {
     /// `/proc/cpuinfo`.
     pub cpu_info: String,
-    /// Opening `/dev/kvm` for reading and writing.
+    /// The result of opening `/dev/kvm` for reading and writing.
     pub opened: io::Result<()>,
-    /// The module's parameter `nested`, if the module is there.
+    /// The parameter `nested` of the module, if it is loaded.
     pub nested: Option<String>,
 }
 
 impl Kvm {
-    /// Asks the kernel.
+    /// Reads them.
     pub fn ask() -> Kvm {
         let parameter = |module| fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).ok();
         Kvm {
@@ -38,18 +38,18 @@ impl Kvm {
         Feature { name: "kvm", available, why }
     }
 
-    /// Whether guests can run virtual machines, and why or why not.
+    /// Whether guests can run virtual machines, with the reason.
     pub fn nesting(&self, accelerator: Accelerator) -> Result<&'static str, &'static str> {
         let on = self.nested.as_deref().is_some_and(|value| ["Y", "1"].contains(&value.trim()));
         match (accelerator, on) {
-            (Accelerator::Tcg, _) => Err("guests are translated, without kvm"),
-            (Accelerator::Kvm, true) => Ok("the host's kvm module has it on"),
-            (Accelerator::Kvm, false) => Err("the host's kvm module has it off, or does not know it"),
+            (Accelerator::Tcg, _) => Err("guests are emulated without kvm"),
+            (Accelerator::Kvm, true) => Ok("the host's kvm module has it enabled"),
+            (Accelerator::Kvm, false) => Err("the host's kvm module has it disabled, or does not support it"),
         }
     }
 }
 
-/// All features, the fundamental ones first.
+/// All features, basic ones first.
 pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feature> {
     let program = |name: &'static str, of: &str| match programs.find(of) {
         Ok(path) => Feature { name, available: true, why: path.display().to_string() },
@@ -59,7 +59,7 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
         let mut feature = program(name, &probe::system_emulator(arch));
         if feature.available {
             let native = Arch::host() == Some(arch) && accelerator == Accelerator::Kvm;
-            feature.why.push_str(if native { ", with kvm" } else { ", translated by tcg: slow" });
+            feature.why.push_str(if native { ", with kvm" } else { ", emulated by tcg: slow" });
         }
         feature
     };
@@ -84,11 +84,11 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
             available: true,
             why: "machines that boot by EFI, without vsock device, shares and NVMe disks".to_owned(),
         },
-        Feature { name: "display", available: true, why: "QEMU takes pictures of a guest's screen".to_owned() },
+        Feature { name: "display", available: true, why: "QEMU takes screenshots".to_owned() },
     ]
 }
 
-/// Firmware for guests of this computer's own architecture.
+/// Firmware for guests of the host's own architecture.
 fn efi(programs: &Programs) -> Feature {
     let name = "efi-boot";
     match Arch::host().map(|arch| programs.firmware(arch)) {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_with_its_package() {
+    fn a_missing_program_is_reported_with_its_package() {
         let tmp = tempfile::tempdir().unwrap();
         let features = all(&Programs::new(tmp.path().as_os_str()), Accelerator::Tcg, &kvm("", Ok(()), None));
         let vsock = features.iter().find(|feature| feature.name == "vsock").unwrap();

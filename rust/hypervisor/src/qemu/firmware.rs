@@ -1,4 +1,4 @@
-//! UEFI firmware for QEMU: where distributions put it, and a machine's own variable store, which begins as a copy of its template.
+//! UEFI firmware for QEMU: where distributions install it, and a machine's own variable store, a copy of the template.
 
 use dvn_host::{files, regular_file};
 use dvn_types::{Arch, Kind, Report};
@@ -10,16 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Firmware without Secure Boot, in the form that QEMU takes as flash.
+/// Firmware without Secure Boot, in the format of QEMU's flash devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firmware {
-    /// Its code, the same for all machines.
+    /// The code, shared by all machines.
     pub code: PathBuf,
-    /// The variable store of a machine that has never run.
+    /// The initial variable store of a machine.
     pub template: PathBuf,
 }
 
-/// Code and template by absolute path: Debian and Ubuntu, Arch, Fedora.
+/// Code and template by absolute path, for Debian and Ubuntu, Arch, Fedora.
 const PLACES: [(Arch, &str, &str); 6] = [
     (Arch::X86_64, "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     (Arch::X86_64, "/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
@@ -29,19 +29,20 @@ const PLACES: [(Arch, &str, &str); 6] = [
     (Arch::Aarch64, "/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"),
 ];
 
-/// What QEMU itself brings, in `share/qemu` beside the `bin` with its programs: Nix, Homebrew, a QEMU built by hand.
+/// The firmware that QEMU itself installs, in `share/qemu` beside the `bin` with its programs: with Nix, Homebrew, or a
+/// build from source.
 const OF_QEMU: [(Arch, &str, &str); 2] = [
     (Arch::X86_64, "edk2-x86_64-code.fd", "edk2-i386-vars.fd"),
     (Arch::Aarch64, "edk2-aarch64-code.fd", "edk2-arm-vars.fd"),
 ];
 
 impl Firmware {
-    /// Looks in the places of distributions, then beside the programs of `search_path`, which is written as `PATH` is.
+    /// Searches the paths of distributions, then beside the programs of `search_path`, which has the format of `PATH`.
     pub fn find(arch: Arch, search_path: &OsStr) -> Result<Firmware, Report> {
         Firmware::find_below(Path::new("/"), arch, search_path)
     }
 
-    /// The same below a directory in place of the root.
+    /// The same with another root directory.
     fn find_below(root: &Path, arch: Arch, search_path: &OsStr) -> Result<Firmware, Report> {
         let below = |path: &str| root.join(path.trim_start_matches('/'));
         let known = PLACES.iter().filter(|(of, ..)| *of == arch).map(|(_, code, vars)| (below(code), below(vars)));
@@ -54,18 +55,18 @@ impl Firmware {
         let mut all = known.chain(brought).map(|(code, template)| Firmware { code, template });
         let found = all.find(|firmware| firmware.code.is_file() && firmware.template.is_file());
         found.ok_or_else(|| {
-            let what = format!("there is no UEFI firmware for {arch} guests, and this machine boots by it");
+            let what = format!("there is no UEFI firmware for {arch} guests, which this machine needs to boot");
             Report::new(Kind::Host, what).hint(how_to_get(arch))
         })
     }
 
-    /// The size of the code in bytes. A saved state fits firmware of the same size only.
+    /// The size of the code in bytes. A saved state can only be restored with firmware of the same size.
     pub fn size(&self) -> Result<u64, Report> {
         let meta = self.code.metadata();
         meta.map(|meta| meta.len()).map_err(|e| files::state_error(&self.code, "cannot read the firmware", &e))
     }
 
-    /// Makes a machine's variable store unless it is there: the template's copy, without room for its zeros. Blocks.
+    /// Creates a machine's variable store if it is missing: a sparse copy of the template. Blocks.
     pub fn ensure_variables(&self, path: &Path) -> Result<(), Report> {
         match regular_file::look(path) {
             Ok(_) => return Ok(()),
@@ -76,7 +77,7 @@ impl Firmware {
             let mut store = files::unfinished(path, 0o600)?;
             copy_sparsely(File::open(&self.template)?, store.as_file_mut())?;
             store.as_file().sync_all()?;
-            // One that has appeared meanwhile is not replaced: it may hold a machine's boot entries.
+            // Does not replace a store that has appeared meanwhile: it may contain a machine's boot entries.
             store.persist_noclobber(path)?;
             Ok(())
         };
@@ -84,7 +85,7 @@ impl Firmware {
     }
 }
 
-/// The package with the firmware.
+/// The hint that names the package with the firmware.
 pub fn how_to_get(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "install it: on Debian and Ubuntu the package ovmf, on Fedora and Arch edk2-ovmf",
@@ -94,7 +95,7 @@ pub fn how_to_get(arch: Arch) -> &'static str {
     }
 }
 
-/// Copies a file so that blocks of zeros become holes.
+/// Copies a file; blocks of zeros become holes.
 fn copy_sparsely(mut from: File, to: &mut File) -> io::Result<()> {
     let mut block = vec![0; 64 << 10];
     let mut length = 0;

@@ -1,17 +1,17 @@
-//! A guest that QEMU runs, as the seam shows it.
+//! [`Guest`] for QEMU.
 
 use super::{
     command::Sockets,
-    crew::{COURTESY, Halt},
     firmware::Firmware,
     qmp::Qmp,
     screen::QemuScreen,
     suspend,
+    vm_task::{GRACE, PauseRequest},
     vsock::{self, Dialler},
 };
 use crate::{
     saved::{self, Saving},
-    seam::{Display, Exit, Guest, GuestListener, GuestStream, told_exit},
+    seam::{Display, Exit, Guest, GuestListener, GuestStream, exit_future},
     spec::MachineSpec,
 };
 use dvn_types::{Kind, Report};
@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A guest; ended when dropped.
+/// A guest. Dropping it kills it.
 pub struct QemuGuest {
     spec: MachineSpec,
     /// Whether a machine like this can be suspended.
@@ -32,62 +32,62 @@ pub struct QemuGuest {
     firmware: Option<Firmware>,
     dialler: Dialler,
     qmp: Qmp,
-    halts: mpsc::UnboundedSender<Halt>,
+    pause_requests: mpsc::UnboundedSender<PauseRequest>,
     kill: CancellationToken,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl QemuGuest {
-    /// One whose processes are overseen.
+    /// A guest whose processes already belong to a `VmTask`.
     pub fn new(
         spec: MachineSpec,
         savable: Result<(), Report>,
         firmware: Option<Firmware>,
         qmp: Qmp,
-        halts: mpsc::UnboundedSender<Halt>,
+        pause_requests: mpsc::UnboundedSender<PauseRequest>,
         kill: CancellationToken,
         exit: watch::Receiver<Option<Exit>>,
     ) -> QemuGuest {
         let dialler = Dialler::new(&spec.runtime_dir);
-        QemuGuest { spec, savable, firmware, dialler, qmp, halts, kill, exit }
+        QemuGuest { spec, savable, firmware, dialler, qmp, pause_requests, kill, exit }
     }
 
-    /// Halts the guest's processors, or has them go on.
-    async fn stand_still(&self, still: bool) -> Result<(), Report> {
+    /// Pauses or resumes the guest's processors.
+    async fn set_paused(&self, paused: bool) -> Result<(), Report> {
         let done = match self.spec.devices.vsock {
-            true => self.halt(still).await,
-            false => self.qmp.run(if still { "stop" } else { "cont" }).await.map(drop),
+            true => self.pause_process(paused).await,
+            false => self.qmp.run(if paused { "stop" } else { "cont" }).await.map(drop),
         };
-        let what = if still { "pause" } else { "resume" };
+        let what = if paused { "pause" } else { "resume" };
         done.map_err(|why| Report::new(Kind::Guest, format!("cannot {what} the guest: {why}")))
     }
 
-    /// QEMU's own command `stop` also stops and restarts the queues of vhost-device-vsock, which was then seen to be deaf for ever,
-    /// within a few pauses with traffic. So where there is one, the process is halted as a whole: no queue is touched, and what the
-    /// host says meanwhile waits.
-    async fn halt(&self, still: bool) -> Result<(), String> {
+    /// Stops or continues QEMU's whole process. QEMU's own command `stop` would also stop and restart the queues of
+    /// vhost-device-vsock, after which the device no longer reacts: this was observed within a few pauses with traffic.
+    /// With the process stopped no queue changes, and data from the host waits.
+    async fn pause_process(&self, paused: bool) -> Result<(), String> {
         let gone = || "it is gone".to_owned();
         let (done, answer) = oneshot::channel();
-        self.halts.send(Halt { still, done }).map_err(|_| gone())?;
+        self.pause_requests.send(PauseRequest { paused, done }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?.map_err(|error: io::Error| error.to_string())
     }
 
-    /// Has a guest that waits for it go on from a saved state, which is used up by that.
+    /// Loads a saved state into a guest that was started for it, removes the state and resumes the guest.
     pub async fn load(&self, state: PathBuf) -> Result<(), Report> {
         if let Err(why) = suspend::load(&self.qmp, &Sockets(&self.spec.runtime_dir).state(), state.clone()).await {
-            // QEMU ends at a state that it does not understand, and says more of it than its monitor.
-            let how = timeout(COURTESY, self.exited()).await;
+            // QEMU exits on a state that it cannot load, and its error output says more than its monitor.
+            let how = timeout(GRACE, self.exited()).await;
             let more = match how {
                 Ok(Exit::Crashed(how)) => format!("; {how}"),
                 _ => String::new(),
             };
-            return Err(Report::new(Kind::State, format!("the saved guest cannot go on: {why}{more}"))
-                .hint("boot the machine instead: what was in its memory is lost then"));
+            return Err(Report::new(Kind::State, format!("the saved guest cannot be restored: {why}{more}"))
+                .hint("boot the machine instead; the content of its memory is lost then"));
         }
-        // From now on the disks may change, and the state fits no longer.
+        // From now on the disks may change and no longer match the state.
         let spent = spawn_blocking(move || saved::forget(&state));
         spent.await.map_err(|e| Report::new(Kind::Internal, format!("the saved guest was not removed: {e}")))??;
-        self.stand_still(false).await
+        self.set_paused(false).await
     }
 }
 
@@ -111,11 +111,11 @@ impl Guest for QemuGuest {
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<(), Report>> {
-        Box::pin(self.stand_still(true))
+        Box::pin(self.set_paused(true))
     }
 
     fn resume(&self) -> BoxFuture<'_, Result<(), Report>> {
-        Box::pin(self.stand_still(false))
+        Box::pin(self.set_paused(false))
     }
 
     fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>> {
@@ -130,12 +130,12 @@ impl Guest for QemuGuest {
     }
 
     fn listen(&self, port: u32) -> Result<GuestListener, Report> {
-        vsock::listen(&self.spec.runtime_dir, port, told_exit(&self.exit))
+        vsock::listen(&self.spec.runtime_dir, port, exit_future(&self.exit))
             .map_err(|e| Report::new(Kind::Host, format!("cannot listen on vsock port {port}: {e}")))
     }
 
     fn exited(&self) -> BoxFuture<'_, Exit> {
-        told_exit(&self.exit)
+        exit_future(&self.exit)
     }
 
     fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
@@ -143,17 +143,17 @@ impl Guest for QemuGuest {
             return Box::pin(std::future::ready(Err(why.clone())));
         }
         let (qmp, spec, firmware) = (self.qmp.clone(), self.spec.clone(), self.firmware.clone());
-        let exited = told_exit(&self.exit);
-        // On a task, so that it is done or undone whatever becomes of this future.
+        let exited = exit_future(&self.exit);
+        // In a task, so that it completes or is undone even if this future is dropped.
         let work = tokio::spawn(async move {
             let saving = suspend::blocking(move || Saving::begin(&state)).await?;
             let file = suspend::create(saving.path())?;
             suspend::save(&qmp, &Sockets(&spec.runtime_dir).state(), file).await.map_err(suspend::cannot)?;
-            // It answers, or is gone before it does.
+            // QEMU may exit before it answers.
             let _ = qmp.run("quit").await;
             match exited.await {
                 Exit::Suspended => {}
-                other => return Err(suspend::cannot(format!("it was saved, and then it {other}"))),
+                other => return Err(suspend::cannot(format!("it was saved, but then it {other}"))),
             }
             suspend::blocking(move || saving.finish(suspend::facts(&spec, firmware.as_ref())?, None)).await
         });

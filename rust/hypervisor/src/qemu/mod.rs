@@ -1,13 +1,12 @@
-//! QEMU: for contributors, CI and Linux hosts.
+//! The QEMU backend, for contributors, CI and Linux hosts.
 //!
 //! ```text
 //!   Qemu::launch ─▶ vhost-device-vsock, virtiofsd… ─▶ qemu-system-ARCH ─▶ QMP greets ─▶ QemuGuest
 //!                        └──────────────┬──────────────────┘
-//!                                 Crew::oversee: the one task that owns the processes; the first to end, or a kill, ends all
+//!                                 VmTask::run: owns the processes; the first to end, or a kill, ends all
 //! ```
 
 mod command;
-mod crew;
 mod features;
 mod firmware;
 mod guest;
@@ -18,6 +17,7 @@ mod qmp;
 mod screen;
 mod shield;
 mod suspend;
+mod vm_task;
 mod vsock;
 
 use super::{advice, capabilities::cannot_nest, console, saved};
@@ -27,7 +27,6 @@ use crate::{
     spec::{Boot, MachineSpec},
 };
 use command::{Sockets, Start};
-use crew::{COURTESY, Crew, with_failures};
 use dvn_types::{Arch, Kind, Report};
 use firmware::Firmware;
 use futures_util::future::BoxFuture;
@@ -43,19 +42,20 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use vm_task::{GRACE, VmTask, with_failures};
 
-/// How long QEMU may take to dial its monitor: it does so before the guest's first instruction.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for QEMU to connect to its monitor socket, which it does before the guest's first instruction.
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Of QEMU's machines q35 and virt, the smaller ones; memory is limited by the host's alone.
+/// The smaller limits of QEMU's machines q35 and virt. Only the host's memory limits the guest's.
 const LIMITS: Limits = Limits { cores: (1, 255), memory: (64 << 20, u64::MAX) };
 
-/// What QEMU saves of a machine: all but what lies in another process, and what depends on the QEMU that is installed.
+/// What QEMU cannot save: state in another process, and machines that depend on the installed version of QEMU.
 const CANNOT_SAVE: [(Part, &str); 4] = [
-    (Part::Vsock, "it has a vsock device, and what QEMU's helper for that knows of its connections cannot be saved"),
-    (Part::Share, "it has a share, and what QEMU's helper for that knows of open files cannot be saved by QEMU 7.2"),
+    (Part::Vsock, "it has a vsock device, and the connections in QEMU's helper for it cannot be saved"),
+    (Part::Share, "it has a share, and QEMU 7.2 cannot save the open files of its helper for it"),
     (Part::Nvme, "it has an NVMe disk, which QEMU cannot save"),
-    (Part::Kernel, "it boots a kernel directly, on a machine that is another with each version of QEMU"),
+    (Part::Kernel, "it boots a kernel directly, on a machine that differs between versions of QEMU"),
 ];
 
 /// The QEMU backend.
@@ -66,7 +66,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Looks for QEMU along `search_path`. That it is missing is an error of the first boot, not of this.
+    /// Searches for QEMU along `search_path`. If it is missing, boots fail, not this.
     pub fn probe(search_path: &OsStr, accelerator: Option<&str>) -> Result<Qemu, Report> {
         let programs = Programs::new(search_path);
         let accelerator = probe::accelerator(accelerator)?;
@@ -88,7 +88,7 @@ impl Qemu {
         Ok(Qemu { programs, accelerator, capabilities })
     }
 
-    /// Starts a guest, or one that waits for a saved state.
+    /// Starts a guest; with `restore`, one that waits for a saved state.
     async fn launch(&self, spec: MachineSpec, restore: bool) -> Result<Arc<QemuGuest>, Report> {
         self.capabilities.admit_machine(&spec)?;
         let emulator = probe::system_emulator(spec.arch);
@@ -117,27 +117,28 @@ impl Qemu {
 
         let kill = CancellationToken::new();
         let (exit_out, exit) = watch::channel(None);
-        let (halts, wishes) = mpsc::unbounded_channel();
+        let (pause_requests, pauses) = mpsc::unbounded_channel();
         let runtime_dir = spec.runtime_dir.clone();
-        let crew = Crew { qemu, helpers, console, causes, wishes, kill: kill.clone(), runtime_dir };
-        tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee().await)) });
+        let task =
+            VmTask { qemu, helpers, console, causes, pause_requests: pauses, kill: kill.clone(), runtime_dir };
+        tokio::spawn(async move { exit_out.send_replace(Some(task.run().await)) });
         let savable = self.capabilities.admit_suspend(&spec);
-        Ok(Arc::new(QemuGuest::new(spec, savable, firmware, qmp, halts, kill, exit)))
+        Ok(Arc::new(QemuGuest::new(spec, savable, firmware, qmp, pause_requests, kill, exit)))
     }
 
-    /// Boots a guest that was saved, from its memory.
+    /// Restores a saved guest.
     async fn restore(&self, spec: MachineSpec, state: PathBuf) -> Result<Arc<dyn Guest>, Report> {
         self.capabilities.admit_suspend(&spec)?;
         let firmware = self.programs.firmware(spec.arch)?;
         let (of, at) = (spec.clone(), state.clone());
         let fits = spawn_blocking(move || saved::check(&at, &suspend::facts(&of, Some(&firmware))?));
-        fits.await.map_err(|e| Report::new(Kind::Internal, format!("the saved guest was not looked at: {e}")))??;
+        fits.await.map_err(|e| Report::new(Kind::Internal, format!("the saved guest was not checked: {e}")))??;
         let guest = self.launch(spec, true).await?;
         guest.load(state).await?;
         Ok(guest)
     }
 
-    /// Starts the programs that a guest's devices take, each with the socket that it makes.
+    /// Starts the helper programs for a guest's devices. Returns each with the socket that it creates.
     fn helpers(&self, spec: &MachineSpec) -> Result<Vec<(Process, PathBuf)>, Report> {
         let sockets = Sockets(&spec.runtime_dir);
         let mut helpers = Vec::new();
@@ -152,7 +153,7 @@ impl Qemu {
         Ok(helpers)
     }
 
-    /// The firmware, and the machine's variable store made if need be.
+    /// The firmware. Creates the machine's variable store if it is missing.
     async fn firmware(&self, arch: Arch, variables: PathBuf) -> Result<Firmware, Report> {
         let firmware = self.programs.firmware(arch)?;
         let made = spawn_blocking(move || firmware.ensure_variables(&variables).map(|()| firmware));
@@ -160,7 +161,7 @@ impl Qemu {
     }
 }
 
-/// Whether some guest can boot by EFI. Which one can is seen when it boots.
+/// Whether guests of at least one architecture can boot by EFI. A boot checks its own.
 fn efi(programs: &Programs) -> Result<(), String> {
     let found = |arch: &Arch| programs.firmware(*arch).is_ok();
     match programs.archs().iter().any(found) {
@@ -169,7 +170,7 @@ fn efi(programs: &Programs) -> Result<(), String> {
     }
 }
 
-/// Waits until each helper has made its socket.
+/// Waits until each helper has created its socket.
 async fn all_ready(helpers: Vec<(Process, PathBuf)>) -> Result<Vec<Process>, Report> {
     let mut ready = Vec::new();
     for (mut helper, socket) in helpers {
@@ -179,7 +180,7 @@ async fn all_ready(helpers: Vec<(Process, PathBuf)>) -> Result<Vec<Process>, Rep
     Ok(ready)
 }
 
-/// QEMU's monitor, once it has greeted.
+/// Waits for QEMU's monitor and its greeting.
 async fn greeted(
     qemu: &mut Process,
     helpers: &mut [Process],
@@ -187,22 +188,22 @@ async fn greeted(
     shutdown: mpsc::UnboundedSender<ShutdownCause>,
 ) -> Result<Qmp, Report> {
     let greeted = tokio::select! {
-        greeted = timeout(PATIENCE, async { Qmp::greet(monitor.accept().await?.0, shutdown).await }) => greeted,
+        greeted = timeout(MONITOR_TIMEOUT, async { Qmp::greet(monitor.accept().await?.0, shutdown).await }) => greeted,
         how = qemu.ended() => return Err(did_not_start(&how, helpers).await),
     };
     let how = match greeted {
         Ok(Ok(qmp)) => return Ok(qmp),
-        // A monitor that breaks off is QEMU on its way out, and its own words tell more.
-        Ok(Err(e)) => match timeout(COURTESY, qemu.ended()).await {
+        // If the monitor closes, QEMU is exiting, and its error output says more.
+        Ok(Err(e)) => match timeout(GRACE, qemu.ended()).await {
             Ok(how) => how,
-            Err(_) => qemu.said(&format!("does not speak with this program ({e})")),
+            Err(_) => qemu.said(&format!("failed the handshake on its monitor ({e})")),
         },
-        Err(_) => qemu.said(&format!("said nothing to this program within {PATIENCE:?}")),
+        Err(_) => qemu.said(&format!("did not connect to its monitor within {MONITOR_TIMEOUT:?}")),
     };
     Err(did_not_start(&how, helpers).await)
 }
 
-/// QEMU is not there: why, in its own words and those of every helper that failed.
+/// The error for a QEMU that did not start, with its error output and that of each failed helper.
 async fn did_not_start(how: &str, helpers: &mut [Process]) -> Report {
     let how = with_failures(how.to_owned(), helpers).await;
     Report::new(Kind::Host, format!("QEMU did not start: {how}")).hint(advice::on(&how))

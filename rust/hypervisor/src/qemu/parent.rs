@@ -1,7 +1,7 @@
 //! The thread that starts the guest's processes.
 //!
-//! The kernel's word of a parent's death (`setpriv --pdeathsig`) is about the thread that started the child, not about its
-//! process. Threads of the runtime come and go; this one lives as long as the daemon, and so do the children.
+//! The kernel's parent-death signal (`setpriv --pdeathsig`) is sent when the *thread* that started the child ends, not
+//! its process. Threads of the runtime come and go; this one lives as long as the daemon, and so do the children.
 
 use super::shield::Shield;
 use std::{
@@ -18,7 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 static PARENT: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
 
-/// Starts a child. Must be called within a runtime, which then watches over it.
+/// Starts a child. Must be called within a runtime, which then reaps it.
 pub fn start(mut command: Command) -> io::Result<Child> {
     let (reply, answer) = mpsc::channel();
     let runtime = Handle::current();
@@ -42,7 +42,7 @@ fn parent() -> io::Result<mpsc::Sender<Job>> {
     }
     let (jobs, inbox) = mpsc::channel::<Job>();
     thread::Builder::new().name("parent".to_owned()).spawn(move || {
-        // What it starts inherits that; and it takes no signal itself.
+        // The children inherit the signal mask. The thread itself handles no signals.
         let _shield = Shield::raise();
         inbox.into_iter().for_each(|job| job());
     })?;

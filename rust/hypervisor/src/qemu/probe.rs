@@ -1,4 +1,4 @@
-//! What of QEMU this host has: its programs, the guests they can run, and whether the processor helps.
+//! Detects QEMU on this host: its programs, the architectures they support, and the accelerator.
 
 use super::firmware::Firmware;
 use dvn_host::search_path;
@@ -9,22 +9,22 @@ use std::{
     path::PathBuf,
 };
 
-/// The helper of QEMU for the vsock device.
+/// QEMU's helper for the vsock device.
 pub const VSOCK: &str = "vhost-device-vsock";
-/// The helper of QEMU for a share.
+/// QEMU's helper for a share.
 pub const VIRTIOFS: &str = "virtiofsd";
 
-/// Executes guest code.
+/// What executes guest code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
-    /// The processor itself, through Linux.
+    /// The processor, through Linux's KVM.
     Kvm,
-    /// QEMU's own translation: slow, but everywhere and for every guest.
+    /// QEMU's translation: slow, but available on every host and for every architecture.
     Tcg,
 }
 
 impl Accelerator {
-    /// As QEMU's `-accel` and our setting spell it.
+    /// The spelling of QEMU's `-accel` and of the setting.
     pub fn as_str(self) -> &'static str {
         match self {
             Accelerator::Kvm => "kvm",
@@ -40,12 +40,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks along `search_path`, which is written as `PATH` is, and in the places where distributions hide helpers.
+    /// Searches `search_path`, which has the format of `PATH`, and in the directories where distributions install
+    /// helpers.
     pub fn new(search_path: &OsStr) -> Self {
         Programs { search_path: search_path.to_owned() }
     }
 
-    /// The program, or which package brings it.
+    /// The path of the program. The error names the package that has it.
     pub fn find(&self, name: &str) -> Result<PathBuf, Report> {
         self.look_up(name).ok_or_else(|| {
             Report::new(
@@ -60,12 +61,12 @@ impl Programs {
         search_path::find(name, &self.search_path, &["/usr/libexec", "/usr/lib/qemu"])
     }
 
-    /// The firmware for guests that boot by EFI, or which package brings it.
+    /// The firmware for guests that boot by EFI. The error names the package that has it.
     pub fn firmware(&self, arch: Arch) -> Result<Firmware, Report> {
         Firmware::find(arch, &self.search_path)
     }
 
-    /// The guests that an installed QEMU can run, the host's own first.
+    /// The architectures that the installed QEMU supports, the host's own first.
     pub fn archs(&self) -> Vec<Arch> {
         let mut archs: Vec<Arch> = [Arch::X86_64, Arch::Aarch64]
             .into_iter()
@@ -76,7 +77,7 @@ impl Programs {
     }
 }
 
-/// The name of QEMU's program for a guest.
+/// The name of QEMU's program for an architecture.
 pub fn system_emulator(arch: Arch) -> String {
     format!("qemu-system-{arch}")
 }
@@ -94,21 +95,21 @@ fn how_to_get(name: &str) -> &'static str {
     }
 }
 
-/// `kvm` only when the processor itself offers virtualization *and* the device opens: some hosts have a `/dev/kvm` under
-/// which stock kernels hang at boot, and their processors don't claim the feature.
+/// KVM if the processor reports virtualization *and* the device opens. Some hosts have a `/dev/kvm` under which stock
+/// kernels hang at boot; their processors do not report the feature.
 pub fn choose(cpu_info: &str, kvm_opens: bool) -> Accelerator {
     if kvm_opens && offers_virtualization(cpu_info) { Accelerator::Kvm } else { Accelerator::Tcg }
 }
 
-/// The processor can run guests, by its own description.
+/// Whether the processor reports virtualization.
 pub fn offers_virtualization(cpu_info: &str) -> bool {
-    // An arm64 kernel lists no such flag: there the device exists only when the kernel was started at EL2.
+    // An arm64 kernel lists no such flag; its device exists only if the kernel was started at EL2.
     let arm = cpu_info.lines().any(|line| line.starts_with("CPU implementer"));
     let mut flags = cpu_info.lines().filter(|l| l.starts_with("flags")).flat_map(str::split_whitespace);
     arm || flags.any(|flag| flag == "vmx" || flag == "svm")
 }
 
-/// The accelerator for this host, or the forced one if it can work at all.
+/// The accelerator for this host, or the forced one. Fails if that cannot work.
 pub fn accelerator(forced: Option<&str>) -> Result<Accelerator, Report> {
     let kvm_opens = fs::File::options().read(true).write(true).open("/dev/kvm");
     match forced {
@@ -121,10 +122,10 @@ pub fn accelerator(forced: Option<&str>) -> Result<Accelerator, Report> {
             Ok(_) => Ok(Accelerator::Kvm),
             Err(e) => Err(Report::new(
                 Kind::Host,
-                format!("accelerator kvm was asked for, and /dev/kvm cannot be opened: {e}"),
+                format!("accelerator is set to kvm, but /dev/kvm cannot be opened: {e}"),
             )
             .hint("load the module kvm_intel or kvm_amd, and join the group kvm")
-            .hint("or leave the choice to the program: accelerator = \"auto\"")),
+            .hint("or set accelerator to auto")),
         },
         Some(other) => Err(Report::new(Kind::Config, format!("there is no accelerator {other:?} for QEMU"))
             .hint("take auto, kvm or tcg")),

@@ -1,5 +1,5 @@
-//! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: it is started through
-//! `setpriv --pdeathsig`, which asks the kernel for that, by [`parent`]. What such a death misses, [`kill_orphans`] finds at the next boot.
+//! QEMU and its helpers as child processes. Each dies with the daemon, even by `kill -9`: [`parent`] starts it through
+//! `setpriv --pdeathsig`, which makes the kernel kill it. [`kill_orphans`] ends any that survived, at the next boot.
 
 use super::{parent, probe::Programs};
 use crate::advice;
@@ -21,24 +21,23 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long a helper may take to open its socket.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a helper to open its socket.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lines of its error output that are kept of each process, and the longest of them in bytes.
+/// How many lines of each process's error output are kept, and the length limit of a line in bytes.
 const KEPT_LINES: usize = 10;
 const LONGEST_LINE: u64 = 1024;
 
-/// How long the last words of a process that has ended may take to be read. They are in a pipe, which a child of the process
-/// may keep open.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time limit to read the rest of an ended process's error output. A child of the process may keep the pipe open.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A child of ours, killed when dropped.
+/// A child process. Dropping it kills it.
 pub struct Process {
     name: String,
     child: Child,
-    last_words: Arc<Mutex<VecDeque<String>>>,
-    /// Reads them; ends with them.
-    listener: Option<JoinHandle<()>>,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// Reads the error output until it ends.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -47,30 +46,31 @@ impl Process {
         let program = programs.find(name)?;
         let mut command = Command::new(programs.find("setpriv")?);
         command.args(["--pdeathsig", "KILL", "--"]).arg(&program).args(args);
-        // Its own group: an interrupt at the daemon's terminal is the daemon's to handle, guest by guest.
+        // A separate process group: an interrupt at the daemon's terminal reaches only the daemon, which stops its
+        // guests.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = parent::start(command)
             .map_err(|e| Report::new(Kind::Host, format!("cannot start {}: {e}", program.display())))?;
-        let last_words = Arc::default();
-        let listener = child
+        let last_lines = Arc::default();
+        let reader = child
             .stderr
             .take()
-            .map(|stderr| tokio::spawn(listen(name.to_owned(), BufReader::new(stderr), Arc::clone(&last_words))));
-        Ok(Process { name: name.to_owned(), child, last_words, listener })
+            .map(|stderr| tokio::spawn(read_lines(name.to_owned(), BufReader::new(stderr), Arc::clone(&last_lines))));
+        Ok(Process { name: name.to_owned(), child, last_lines, reader })
     }
 
-    /// Its standard output, once.
+    /// Takes its standard output, once.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 
-    /// Resolves when it has ended, with a sentence that says how.
+    /// Waits until it has ended. Returns a sentence that says how.
     pub async fn ended(&mut self) -> String {
         let status = self.child.wait().await;
-        if let Some(listener) = &mut self.listener {
-            let _ = timeout(LAST_WORDS, listener).await;
-            self.listener = None;
+        if let Some(reader) = &mut self.reader {
+            let _ = timeout(DRAIN_TIMEOUT, reader).await;
+            self.reader = None;
         }
         let how = match status {
             Ok(status) => describe(status),
@@ -79,29 +79,29 @@ impl Process {
         self.said(&how)
     }
 
-    /// How it has ended, if it has and did not end well.
+    /// How it ended, if it has ended with a failure.
     pub async fn failed(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
         if status.success() { None } else { Some(self.ended().await) }
     }
 
-    /// A sentence of it, with what it said last.
+    /// A sentence about the process, with the last lines of its error output.
     pub fn said(&self, what: &str) -> String {
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         let words = words.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
         format!("{} {what}{}{words}", self.name, if words.is_empty() { "" } else { ": " })
     }
 
-    /// Waits until it has made its socket.
+    /// Waits until it has created its socket.
     pub async fn has_made(&mut self, socket: &Path) -> Result<(), Report> {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + SOCKET_TIMEOUT;
         while !socket.exists() {
             let failure = match self.child.try_wait() {
                 Ok(None) if Instant::now() < give_up => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
-                Ok(None) => self.said(&format!("made no socket within {PATIENCE:?}")),
+                Ok(None) => self.said(&format!("did not create its socket within {SOCKET_TIMEOUT:?}")),
                 _ => self.ended().await,
             };
             let report = Report::new(Kind::Host, format!("cannot prepare the VM: {failure}"));
@@ -110,28 +110,28 @@ impl Process {
         Ok(())
     }
 
-    /// Halts the process, or has it go on. One that has ended is an error.
-    pub fn stand_still(&self, still: bool) -> io::Result<()> {
-        // The process is not reaped yet, or there would be no id; so the number is nobody else's.
+    /// Stops or continues the process. Fails if it has ended.
+    pub fn set_paused(&self, paused: bool) -> io::Result<()> {
+        // There is an id, so the process is not reaped yet and the number cannot belong to another process.
         let pid =
             self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).ok_or(io::ErrorKind::NotFound)?;
-        Ok(kill_process(pid, if still { Signal::STOP } else { Signal::CONT })?)
+        Ok(kill_process(pid, if paused { Signal::STOP } else { Signal::CONT })?)
     }
 
-    /// Ends it, now.
+    /// Kills it.
     pub async fn kill(&mut self) {
         // An error means that it has ended already.
         let _ = self.child.kill().await;
     }
 }
 
-async fn listen(name: String, mut stderr: impl AsyncBufReadExt + Unpin, last_words: Arc<Mutex<VecDeque<String>>>) {
+async fn read_lines(name: String, mut stderr: impl AsyncBufReadExt + Unpin, last_lines: Arc<Mutex<VecDeque<String>>>) {
     let mut line = Vec::new();
     while (&mut stderr).take(LONGEST_LINE).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
-        // It may repeat what a guest named.
+        // A line may contain names that the guest chose.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
         tracing::debug!(program = name, "{text}");
-        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         if words.len() == KEPT_LINES {
             words.pop_front();
         }
@@ -150,8 +150,8 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Kills processes that an earlier daemon left behind: programs of these names whose command line names a file in
-/// `runtime_dir`. The caller holds the state lock, so nothing of that kind can be in use.
+/// Kills processes that an earlier daemon left behind: programs with these names whose command line contains a file in
+/// `runtime_dir`. The caller holds the state lock, so none of them can be in use.
 pub fn kill_orphans(runtime_dir: &Path, names: &[&str]) {
     let Ok(processes) = fs::read_dir("/proc") else { return };
     let Some(prefix) = runtime_dir.to_str().map(|dir| format!("{dir}/")) else { return };
@@ -165,7 +165,7 @@ pub fn kill_orphans(runtime_dir: &Path, names: &[&str]) {
             && let Some(pid) = Pid::from_raw(pid)
         {
             tracing::warn!(program, pid = pid.as_raw_nonzero().get(), "killing a process that an earlier daemon left");
-            // Gone in the meantime is as good.
+            // It may have ended in the meantime.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
@@ -184,17 +184,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_end_is_told_with_its_last_words() {
+    async fn its_end_is_reported_with_its_last_lines() {
         assert_eq!(sh("echo no disk >&2; exit 3").ended().await, "sh ended with exit code 3: no disk");
         assert_eq!(sh("kill -9 $$").ended().await, "sh was killed by signal 9");
     }
 
     #[tokio::test]
-    async fn last_words_are_heard_to_their_end_and_not_for_ever() {
+    async fn error_output_is_read_to_its_end_but_not_for_ever() {
         let ended =
             sh("for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo word $n >&2; done; echo >&2; exit 1").ended().await;
         assert!(ended.contains("word 12") && ended.contains("word 4;") && !ended.contains("word 2;"), "{ended}");
-        // A child of its own keeps the pipe open.
+        // A grandchild keeps the pipe open.
         assert_eq!(sh("sleep 60 & echo bye >&2").ended().await, "sh ended with exit code 0: bye");
         let mut fine = sh("exit 0");
         fine.ended().await;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_asks_the_daemon_to_end_does_nothing_to_its_processes() {
+    async fn processes_block_the_signals_that_end_the_daemon() {
         let blocked = |status: &str| {
             let status = fs::read_to_string(status).unwrap();
             let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
@@ -215,7 +215,7 @@ mod tests {
         let mut process = sh("echo up; exec sleep 60");
         let mut out = BufReader::new(process.stdout().unwrap());
         out.read_line(&mut String::new()).await.unwrap();
-        assert_eq!(blocked("/proc/thread-self/status"), before, "ours hears them");
+        assert_eq!(blocked("/proc/thread-self/status"), before, "this thread receives them");
         let pid = process.child.id().unwrap();
         let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
         for signal in ends {

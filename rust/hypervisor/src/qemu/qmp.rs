@@ -1,6 +1,6 @@
 //! A client of QEMU's monitor protocol (QMP): newline-separated JSON; greeting, capabilities, then commands and events.
 //!
-//! QEMU dials us, so there is nothing to poll at start, and a closed connection means that QEMU is gone.
+//! QEMU connects to this program, so there is no polling at start, and a closed connection means that QEMU has ended.
 
 use serde_json::{Value, json};
 use std::{collections::VecDeque, io};
@@ -9,28 +9,28 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-/// No message of QEMU is longer, in bytes.
+/// Longest message of QEMU in bytes.
 const MAX_MESSAGE: u64 = 1 << 20;
 
-/// A command on its way, as QEMU reads it.
+/// A command in QEMU's format, and the channel for its answer.
 type Command = (Value, oneshot::Sender<Result<Value, String>>);
 
 /// Sends commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Qmp {
     commands: mpsc::Sender<Command>,
-    /// How far the saving or loading of the guest is, in QEMU's words; empty before the first.
+    /// QEMU's status of the current migration (saving or loading the guest); empty before the first.
     migration: watch::Receiver<String>,
 }
 
-/// Why the guest was shut down, by the `SHUTDOWN` event.
+/// Why the guest was shut down, from the `SHUTDOWN` event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShutdownCause {
     /// The guest powered itself off.
     Guest,
-    /// The guest was reset, which after a panic is how it ends.
+    /// The guest was reset, as it is after a kernel panic.
     Reset,
-    /// The guest told QEMU that its kernel panicked.
+    /// The guest reported a kernel panic to QEMU.
     Panic,
     /// The command `quit`, which ends a guest that has been saved.
     Quit,
@@ -39,7 +39,8 @@ pub enum ShutdownCause {
 }
 
 impl Qmp {
-    /// Greets QEMU on a connection that it opened. `shutdown` receives the causes of shutdowns.
+    /// Reads QEMU's greeting on a connection that QEMU opened, and negotiates capabilities. `shutdown` receives the
+    /// causes of shutdowns.
     pub async fn greet<S>(stream: S, shutdown: mpsc::UnboundedSender<ShutdownCause>) -> io::Result<Qmp>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -55,18 +56,18 @@ impl Qmp {
         let (migration_out, migration) = watch::channel(String::new());
         let events = Events { shutdown, migration: migration_out };
         tokio::spawn(async move {
-            // Ends when QEMU closes the monitor or the last `Qmp` goes; either way nobody waits for an error.
+            // Ends when QEMU closes the monitor or the last `Qmp` is dropped. The error is of no use to either.
             let _ = converse(reader, writer, queue, events).await;
         });
         Ok(Qmp { commands, migration })
     }
 
-    /// Runs a command without arguments, and returns what QEMU answers.
+    /// Runs a command without arguments. Returns QEMU's answer; the error is QEMU's message.
     pub async fn run(&self, command: &str) -> Result<Value, String> {
         self.ask(json!({ "execute": command })).await
     }
 
-    /// Runs a command, and returns what QEMU answers.
+    /// Runs a command with arguments. Returns QEMU's answer; the error is QEMU's message.
     pub async fn run_with(&self, command: &str, arguments: Value) -> Result<Value, String> {
         self.ask(json!({ "execute": command, "arguments": arguments })).await
     }
@@ -77,7 +78,7 @@ impl Qmp {
         answer.await.map_err(|_| gone())?
     }
 
-    /// The saving or loading that the next command begins. It is asked before that command, so that no word of it is missed.
+    /// The migration that the next command starts. Must be called before that command, so that no event is missed.
     pub fn migration(&self) -> Migration {
         let mut status = self.migration.clone();
         status.mark_unchanged();
@@ -85,14 +86,14 @@ impl Qmp {
     }
 }
 
-/// A saving or loading of the guest. QEMU tells of it only with the capability `events`.
+/// A migration: saving or loading the guest. QEMU sends its events only with the capability `events`.
 pub struct Migration {
     qmp: Qmp,
     status: watch::Receiver<String>,
 }
 
 impl Migration {
-    /// Resolves when it is done; the error is QEMU's reason. May be dropped and called again.
+    /// Waits for its end. The error is QEMU's reason. Cancel-safe.
     pub async fn done(&mut self) -> Result<(), String> {
         loop {
             self.status.changed().await.map_err(|_| gone())?;
@@ -100,8 +101,8 @@ impl Migration {
             match status.as_str() {
                 "completed" => return Ok(()),
                 "failed" | "cancelled" => {
-                    let told = self.qmp.run("query-migrate").await.unwrap_or_default();
-                    return Err(told["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned());
+                    let answer = self.qmp.run("query-migrate").await.unwrap_or_default();
+                    return Err(answer["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned());
                 }
                 _ => {}
             }
@@ -113,14 +114,14 @@ fn gone() -> String {
     "QEMU is gone".to_owned()
 }
 
-/// Who hears of QEMU's events.
+/// The receivers of QEMU's events.
 struct Events {
     shutdown: mpsc::UnboundedSender<ShutdownCause>,
     migration: watch::Sender<String>,
 }
 
 impl Events {
-    fn hear(&self, event: &Value) {
+    fn publish(&self, event: &Value) {
         let data = &event["data"];
         match event["event"].as_str() {
             Some("SHUTDOWN") => {
@@ -144,15 +145,15 @@ where
     R: AsyncBufReadExt + Unpin + Send + 'static,
     W: AsyncWrite + Unpin,
 {
-    // QEMU answers in order; the capabilities' answer comes first and nobody waits for it.
+    // QEMU answers in order. The first answer is to `qmp_capabilities`, and is dropped.
     let mut waiting: VecDeque<Option<oneshot::Sender<Result<Value, String>>>> = VecDeque::from([None]);
-    // A line may arrive in pieces, so it is read by a task of its own and never cancelled halfway.
+    // A line may arrive in pieces, so a separate task reads it and is never cancelled halfway.
     let (messages_in, mut messages) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
             let message = tokio::select! {
                 message = read(&mut reader) => message,
-                // The last `Qmp` has gone, and with this half the connection goes, too.
+                // The last `Qmp` was dropped. Dropping this half closes the connection.
                 () = messages_in.closed() => return,
             };
             let Ok(message) = message else { return };
@@ -166,7 +167,7 @@ where
             message = messages.recv() => {
                 let Some(message) = message else { return Ok(()) };
                 if message.get("event").is_some() {
-                    events.hear(&message);
+                    events.publish(&message);
                 } else if let Some(Some(reply)) = waiting.pop_front() {
                     let _ = reply.send(match message.get("return") {
                         Some(value) => Ok(value.clone()),
@@ -207,6 +208,6 @@ async fn read<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> io::Result<Value> {
 }
 
 #[cfg(test)]
-// The fuzz target includes this file by its path, from which the compiler would look elsewhere.
+// The fuzz target includes this file by its path, so the compiler would search the module elsewhere.
 #[path = "qmp/tests.rs"]
 mod tests;

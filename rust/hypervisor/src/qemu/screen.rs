@@ -1,4 +1,4 @@
-//! Pictures of a guest's screen, which QEMU takes.
+//! Screenshots of a guest, taken by QEMU.
 
 use super::qmp::Qmp;
 use crate::seam::Display;
@@ -12,10 +12,10 @@ use std::{
 };
 use tokio::{fs, time::timeout};
 
-/// How long a picture may take. QEMU itself takes some tens of milliseconds, and for ever while its process is halted.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a screenshot. QEMU takes some tens of milliseconds, but does not answer while its process is paused.
+const SCREENSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pictures of this program so far: each has a file of its own.
+/// The number of screenshots so far, for unique file names.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// A guest's screen.
@@ -25,14 +25,14 @@ pub struct QemuScreen {
 }
 
 impl QemuScreen {
-    /// Of the guest with this monitor; pictures pass through a file in its runtime directory.
+    /// The screen of the guest with this monitor. Screenshots pass through a file in its runtime directory.
     pub fn new(qmp: Qmp, runtime_dir: PathBuf) -> QemuScreen {
         QemuScreen { qmp, runtime_dir }
     }
 
     async fn take(&self) -> Result<Vec<u8>, String> {
         let file = self.runtime_dir.join(format!("screen-{}.png", TAKEN.fetch_add(1, Ordering::Relaxed)));
-        let name = file.to_str().ok_or_else(|| format!("the path {} is no text", file.display()))?;
+        let name = file.to_str().ok_or_else(|| format!("the path {} is not UTF-8", file.display()))?;
         let taken = self.qmp.run_with("screendump", json!({ "filename": name, "format": "png" })).await;
         let png = match taken {
             Ok(_) => fs::read(&file).await.map_err(|e| e.to_string()),
@@ -46,10 +46,10 @@ impl QemuScreen {
 impl Display for QemuScreen {
     fn screenshot(&self) -> BoxFuture<'_, Result<Vec<u8>, Report>> {
         Box::pin(async {
-            let taken = timeout(PATIENCE, self.take()).await;
+            let taken = timeout(SCREENSHOT_TIMEOUT, self.take()).await;
             let taken =
-                taken.unwrap_or_else(|_| Err(format!("QEMU took none within {PATIENCE:?}: is the guest paused?")));
-            taken.map_err(|why| Report::new(Kind::Guest, format!("there is no picture of the guest's screen: {why}")))
+                taken.unwrap_or_else(|_| Err(format!("QEMU did not answer within {SCREENSHOT_TIMEOUT:?}: is the guest paused?")));
+            taken.map_err(|why| Report::new(Kind::Guest, format!("cannot take a screenshot of the guest: {why}")))
         })
     }
 }

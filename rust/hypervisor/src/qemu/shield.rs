@@ -1,25 +1,26 @@
-//! Keeps from a guest's processes the signals that are meant for the daemon.
+//! Blocks signals in a guest's processes that are meant for the daemon.
 //!
-//! A service manager that stops a service, a session that ends and a computer that shuts down send SIGTERM to every process there is,
-//! not to the daemon alone. QEMU would end at once, and the guest's disk would be unclean before the daemon could press the power
-//! button. A signal that is blocked stays so through `exec`; what ends a process of ours is SIGKILL, which nothing blocks.
+//! When a service is stopped, a session ends or the computer shuts down, SIGTERM is sent to every process, not only to
+//! the daemon. QEMU would end at once, and the guest's disk would be unclean before the daemon could press the power
+//! button. A blocked signal stays blocked through `exec`. The daemon ends its processes by SIGKILL, which cannot be
+//! blocked.
 
 #![allow(unsafe_code)]
 
 use std::{marker::PhantomData, mem, ptr};
 
-/// What asks a program to end.
+/// The signals that end a program by default.
 const ENDS: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-/// While it lives, what this thread starts hears none of [`ENDS`].
+/// While it lives, [`ENDS`] are blocked in this thread, and in processes that it starts.
 pub struct Shield {
     before: libc::sigset_t,
-    /// The mask is the thread's.
+    /// Not `Send`: the mask belongs to the thread.
     _thread: PhantomData<*const ()>,
 }
 
 impl Shield {
-    /// From now on. What comes meanwhile is heard afterwards.
+    /// Blocks the signals. Those that arrive meanwhile are delivered when the shield is dropped.
     pub fn raise() -> Shield {
         // SAFETY: sets of signals are plain data; the call below makes the one empty and fills the other.
         let (mut ends, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { (mem::zeroed(), mem::zeroed()) };

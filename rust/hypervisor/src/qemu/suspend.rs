@@ -1,12 +1,12 @@
-//! Saving a guest's memory and devices in a file, and loading them: what QEMU calls a migration.
+//! Saves a guest's memory and devices to a file, and loads them: a migration in QEMU's terms.
 //!
 //! ```text
 //!  save:  stop ─▶ migrate unix:SOCKET ─▶ this program copies to the file ─▶ completed
-//!  load:  migrate-incoming unix:SOCKET ─▶ this program copies from the file ─▶ completed; QEMU stands still
+//!  load:  migrate-incoming unix:SOCKET ─▶ this program copies from the file ─▶ completed; the guest is paused
 //! ```
 //!
-//! QEMU gets a socket, whatever its version: from 8.2 it could write to a file itself, and before that a program in place of the file
-//! would have to be started, for which QEMU's own sandbox kills it.
+//! QEMU gets a socket for all its versions. From 8.2 on it can write to a file itself; before, it would have to start a
+//! program that writes the file, for which QEMU's own sandbox kills it.
 
 use super::{firmware::Firmware, qmp::Qmp};
 use crate::{
@@ -25,35 +25,35 @@ use std::{
 };
 use tokio::{net::UnixListener, task::spawn_blocking};
 
-/// Bytes a second: more than any disk takes. QEMU's default is for networks with others on it.
+/// Bandwidth in bytes a second, more than any disk has. QEMU's default is for shared networks.
 const NO_LIMIT: u64 = 1 << 40;
 
-/// What a state of this machine fits. Blocks.
+/// The facts that a state of this machine depends on. Blocks.
 pub fn facts(spec: &MachineSpec, firmware: Option<&Firmware>) -> Result<Facts, Report> {
     let size = firmware.map(Firmware::size).transpose()?;
     let firmware = size.map(|bytes| ("firmware", format!("{bytes} bytes")));
     saved::facts("qemu", spec, firmware.as_slice())
 }
 
-/// The guest was not saved.
+/// The error for a guest that was not saved.
 pub fn cannot(why: String) -> Report {
     Report::new(Kind::Guest, format!("cannot suspend the guest: {why}"))
 }
 
-/// A new file for a guest's memory, for its owner alone.
+/// Creates the file for a guest's memory, readable by its owner only.
 pub fn create(path: &Path) -> Result<File, Report> {
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     file.map_err(|e| state_error(path, "cannot save the guest in", &e))
 }
 
-/// Runs work that blocks.
+/// Runs blocking work.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Report> + Send + 'static,
 ) -> Result<T, Report> {
     spawn_blocking(work).await.map_err(|e| cannot(e.to_string()))?
 }
 
-/// Saves a guest, which stands still then. On an error it goes on, unless it stood still before.
+/// Saves a guest, which is paused afterwards. After an error it is resumed, unless it was paused before.
 pub async fn save(qmp: &Qmp, socket: &Path, to: File) -> Result<(), String> {
     let listener = UnixListener::bind(socket).map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => "it is being suspended already".to_owned(),
@@ -75,23 +75,24 @@ async fn stream_out(qmp: &Qmp, socket: &Path, listener: UnixListener, mut to: Fi
     qmp.run_with("migrate", json!({ "uri": uri(socket)? })).await?;
     let accepted = tokio::select! {
         accepted = listener.accept() => accepted,
-        ended = migration.done() => return Err(ended.err().unwrap_or_else(|| "QEMU has saved nothing".to_owned())),
+        ended = migration.done() => return Err(ended.err().unwrap_or_else(|| "QEMU saved nothing".to_owned())),
     };
     let mut stream = accepted.and_then(|(stream, _)| blocking_stream(stream)).map_err(|e| e.to_string())?;
     let copied = spawn_blocking(move || io::copy(&mut stream, &mut to).and_then(|_| to.sync_all()));
-    // A copy that fails hangs up on QEMU, and the other way round: both are waited for, and the copy's reason is the better one.
+    // A failed copy closes QEMU's connection, and a failed migration ends the copy. Wait for both; the copy's error
+    // says more.
     let copied = copied.await.map_err(|e| e.to_string())?;
     let migrated = migration.done().await;
     copied.map_err(|e| format!("its memory cannot be written: {e}"))?;
     migrated
 }
 
-/// Loads a state into a QEMU that waits for one; the guest stands still then.
+/// Loads a state into a QEMU that waits for one. The guest is paused afterwards.
 pub async fn load(qmp: &Qmp, socket: &Path, from: PathBuf) -> Result<(), String> {
     prepare(qmp).await?;
     let mut migration = qmp.migration();
     qmp.run_with("migrate-incoming", json!({ "uri": uri(socket)? })).await?;
-    // QEMU listens when it has answered.
+    // QEMU listens once it has answered.
     let socket = socket.to_owned();
     let copied = spawn_blocking(move || {
         let mut file = dvn_host::regular_file::open(&from)?;
@@ -102,7 +103,7 @@ pub async fn load(qmp: &Qmp, socket: &Path, from: PathBuf) -> Result<(), String>
     let copied = copied.await.map_err(|e| e.to_string())?;
     match copied {
         Ok(()) => migration.done().await,
-        // QEMU has hung up, and knows why.
+        // QEMU closed the connection, and reports why.
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
             Err(migration.done().await.err().unwrap_or_else(|| "QEMU did not take all of it".to_owned()))
         }
@@ -117,7 +118,7 @@ async fn prepare(qmp: &Qmp) -> Result<(), String> {
 }
 
 fn uri(socket: &Path) -> Result<String, String> {
-    let path = socket.to_str().ok_or_else(|| format!("the path {} is no text", socket.display()))?;
+    let path = socket.to_str().ok_or_else(|| format!("the path {} is not UTF-8", socket.display()))?;
     Ok(format!("unix:{path}"))
 }
 

@@ -1,9 +1,9 @@
-//! The host's side of vsock, as vhost-device-vsock offers it: a Unix socket to dial the guest (`CONNECT port`, `OK …`), and
-//! one Unix socket for each port of ours that the guest may dial.
+//! The host's side of vsock with vhost-device-vsock: a Unix socket to connect to the guest (`CONNECT port`, `OK …`),
+//! and one Unix socket for each host port that the guest may connect to.
 //!
-//! The rule: a call that was made is never hung up before the device has answered it. vhost-device-vsock 0.3.0 writes `OK` to
-//! the caller and takes a caller that is gone for a fault of its own: its thread panics, and no connection of either side moves
-//! any more. So a call belongs to a task; a client that gives up leaves it there until the answer comes or the guest ends.
+//! The rule: a connection attempt is never closed before the device has answered it. When vhost-device-vsock 0.3.0
+//! writes `OK` to a closed connection, its thread panics and all connections in both directions stall. So each attempt
+//! runs in a separate task; if the client gives up, the task still waits until the answer comes or the guest ends.
 
 use super::command::Sockets;
 use crate::seam::{GuestListener, GuestStream};
@@ -24,31 +24,31 @@ use tokio_util::task::AbortOnDropHandle;
 /// Longest answer to `CONNECT`, in bytes: `OK ` and a port number.
 const LONGEST_ANSWER: usize = 32;
 
-/// How long the guest may take to accept. It does so in its kernel, so this is for a guest that hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for the guest to accept. Its kernel accepts, so only a guest that hangs exceeds it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that may await their answer at once. One that the guest's kernel takes is answered within milliseconds, so only the
-/// clients of a guest that hangs come to this limit; each call takes a descriptor here and one in the device.
+/// Most connection attempts that wait for an answer at once. The guest's kernel answers within milliseconds, so only a
+/// guest that hangs reaches this limit. Each attempt uses a descriptor here and one in the device.
 const UNANSWERED: usize = 512;
 
-/// The way to a guest's ports.
+/// Connects to a guest's ports.
 pub struct Dialler {
     runtime_dir: PathBuf,
-    patience: Duration,
+    time_limit: Duration,
     unanswered: Arc<Semaphore>,
 }
 
 impl Dialler {
-    /// For the guest of this runtime directory.
+    /// For the guest with this runtime directory.
     pub fn new(runtime_dir: &Path) -> Dialler {
         let unanswered = Arc::new(Semaphore::new(UNANSWERED));
-        Dialler { runtime_dir: runtime_dir.to_owned(), patience: PATIENCE, unanswered }
+        Dialler { runtime_dir: runtime_dir.to_owned(), time_limit: CONNECT_TIMEOUT, unanswered }
     }
 
     /// Opens a stream to a port of the guest.
     pub async fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let answered = async {
-            // Never closed.
+            // The semaphore is never closed.
             let place = Arc::clone(&self.unanswered).acquire_owned().await.map_err(io::Error::other)?;
             let socket = Sockets(&self.runtime_dir).vsock();
             let call = tokio::spawn(async move {
@@ -58,19 +58,19 @@ impl Dialler {
             });
             call.await.map_err(io::Error::other)?
         };
-        timeout(self.patience, answered).await.unwrap_or_else(|_| {
-            let why = format!("the guest did not take the connection within {:?}", self.patience);
+        timeout(self.time_limit, answered).await.unwrap_or_else(|_| {
+            let why = format!("the guest did not accept the connection within {:?}", self.time_limit);
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
         })
     }
 }
 
-/// Calls a port, and waits for the answer for as long as the device lives.
+/// Connects to a port, and waits for the answer as long as the device lives.
 async fn call(socket: &Path, port: u32) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).await?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     let mut answer = Vec::with_capacity(LONGEST_ANSWER);
-    // Byte by byte: what follows the newline is the guest's.
+    // Byte by byte: the bytes after the newline belong to the guest's stream.
     while answer.last() != Some(&b'\n') && answer.len() < LONGEST_ANSWER {
         match stream.read_u8().await {
             Ok(byte) => answer.push(byte),
@@ -86,7 +86,7 @@ async fn call(socket: &Path, port: u32) -> io::Result<UnixStream> {
     }
 }
 
-/// Takes the guest's connections to a port of the host, until it has `exited`.
+/// Accepts the guest's connections to a port of the host until the guest has `exited`.
 pub fn listen<E>(
     runtime_dir: &Path,
     port: u32,
@@ -103,7 +103,7 @@ pub fn listen<E>(
                             return;
                         }
                     }
-                    // Out of descriptors, most likely: others will be closed.
+                    // Most likely out of descriptors; others will be closed.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 }
             }
@@ -153,14 +153,14 @@ mod tests {
         }
     }
 
-    /// What the device does with a caller that is gone, it does to all connections.
+    /// A closed attempt would make the device stall all connections.
     #[tokio::test]
-    async fn a_call_is_never_hung_up_before_it_is_answered() {
+    async fn a_connection_attempt_is_never_closed_before_it_is_answered() {
         let tmp = tempfile::tempdir().unwrap();
         let device = UnixListener::bind(Sockets(tmp.path()).vsock()).unwrap();
         let soon = Duration::from_millis(100);
-        let dialler = Dialler { patience: soon, ..Dialler::new(tmp.path()) };
-        // One client is dropped on its way, one loses its patience.
+        let dialler = Dialler { time_limit: soon, ..Dialler::new(tmp.path()) };
+        // One client is dropped while it waits, one reaches its time limit.
         let patient = Dialler::new(tmp.path());
         let dropped = tokio::spawn(async move { patient.connect(22).await.map(drop) });
         let (mut first, _) = device.accept().await.unwrap();
@@ -171,8 +171,8 @@ mod tests {
         let (mut second, _) = device.accept().await.unwrap();
         second.read_exact(&mut [0; 11]).await.unwrap();
         for stream in [&mut first, &mut second] {
-            assert!(timeout(soon, stream.read_u8()).await.is_err(), "it is not hung up");
-            stream.write_all(b"OK 22\n").await.expect("the answer finds its caller");
+            assert!(timeout(soon, stream.read_u8()).await.is_err(), "it is not closed");
+            stream.write_all(b"OK 22\n").await.expect("the task waits for the answer");
             assert_eq!(stream.read_u8().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "and then it ends");
         }
         assert_eq!(dialler.unanswered.available_permits(), UNANSWERED);
@@ -201,6 +201,6 @@ mod tests {
         let _waits = UnixStream::connect(tmp.path().join("vsock_1024")).await.unwrap();
         assert!(listener.accept().await.is_some());
         gone.send(()).unwrap();
-        assert!(timeout(PATIENCE, listener.accept()).await.expect("it does not wait").is_none());
+        assert!(timeout(CONNECT_TIMEOUT, listener.accept()).await.expect("it does not wait").is_none());
     }
 }

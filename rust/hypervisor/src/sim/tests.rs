@@ -2,7 +2,7 @@ use super::*;
 use crate::spec::Screen;
 
 #[tokio::test(start_paused = true)]
-async fn a_suspended_guest_goes_on_once_in_another() {
+async fn a_suspended_guest_is_restored_once() {
     let tmp = tempfile::tempdir().unwrap();
     let (sim, state) = (Sim::new(Script::default()), tmp.path().join("state"));
     let mut spec = MachineSpec::sample();
@@ -18,6 +18,6 @@ async fn a_suspended_guest_goes_on_once_in_another() {
     let guest = sim.restore(spec.clone(), state.clone()).await.unwrap();
     assert_eq!(sim.restore(spec, state.clone()).await.err().unwrap().kind, Kind::State, "it is used up");
     assert_eq!(guest.suspend(state.clone()).await.unwrap_err().message, "disk full");
-    assert!(!state.exists() && sim.counters().alive.load(SeqCst) == 1, "it goes on");
+    assert!(!state.exists() && sim.counters().alive.load(SeqCst) == 1, "it still runs");
     assert!(sim.boot(MachineSpec::sample()).await.unwrap().display().is_none());
 }

@@ -1,5 +1,5 @@
-//! The border with Swift (`swift/`): what is asked of it. What it reports is in [`super::sink`]; nothing else knows of the border.
-//! `docs/ffi.md` states who owns what.
+//! The border with Swift (`swift/`): requests to Swift. Reports from Swift are in [`super::sink`]; no other module
+//! touches the border. `docs/ffi.md` defines the ownership.
 //!
 //! ```text
 //!   Machine ── verbs, each with an operation id ──▶ ShimMachine (Swift) ──▶ Virtualization
@@ -7,9 +7,9 @@
 //!    Link ◀── answers by id, events, connections ──── EventSink
 //! ```
 //!
-//! Nothing waits across the border, in either direction. Each request is answered once: the shim answers also what it gives
-//! up, and when the last of the shim is gone, the [`EventSink`] goes and ends whatever is still open. So a future here is
-//! never left hanging by Swift.
+//! Neither side blocks on the other. Each request is answered exactly once: the shim also answers requests that it
+//! abandons, and when its last object is released, it drops the [`EventSink`], which ends all open requests. So Swift
+//! cannot leave a future here pending for ever.
 
 use super::{
     ffi,
@@ -18,17 +18,17 @@ use super::{
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// A virtual machine of the framework. Dropping it ends the guest.
+/// A virtual machine of Virtualization. Dropping it ends the guest.
 pub struct Machine {
     shim: ffi::ShimMachine,
     link: Arc<Link>,
 }
 
-/// A machine's events. The stream ends when nothing of the machine is left.
+/// A machine's events. The stream ends when the machine is released completely.
 pub type Events = mpsc::UnboundedReceiver<Event>;
 
 impl Machine {
-    /// Makes a machine of a spec in JSON. Descriptors named in it are lent for the call.
+    /// Creates a machine from a spec in JSON. Descriptors in it are borrowed for the call.
     pub fn new(spec: String) -> Result<(Arc<Machine>, Events), Failure> {
         let link = Arc::new(Link::default());
         let (events, receiver) = mpsc::unbounded_channel();
@@ -41,21 +41,21 @@ impl Machine {
         let machine = Arc::new(Machine { shim, link });
         let weak = Arc::downgrade(&machine);
         let release = move |connection| {
-            // A machine that is gone has taken its connections along.
+            // A released machine has released its connections, too.
             if let Some(machine) = weak.upgrade() {
                 machine.shim.release(connection);
             }
         };
-        // Never set before: this is the only place.
+        // It is set only here.
         let _ = machine.link.release.set(Box::new(release));
         Ok((machine, receiver))
     }
 
-    /// Boots it.
+    /// Starts the machine.
     pub fn start(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.start(op)))
     }
-    /// Ends it, whatever the guest does.
+    /// Stops the machine, regardless of the guest.
     pub fn stop(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.stop(op)))
     }
@@ -63,20 +63,20 @@ impl Machine {
     pub fn request_stop(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.request_stop(op)))
     }
-    /// Halts its processors.
+    /// Pauses its processors.
     pub fn pause(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.pause(op)))
     }
-    /// Goes on after a pause or a restore.
+    /// Resumes it after a pause or a restore.
     pub fn resume(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.resume(op)))
     }
-    /// The guest's connections to a port of the host go to `found` from now on.
+    /// Sends the guest's connections to a port of the host to `found` from now on.
     pub fn listen(&self, port: u32, found: mpsc::Sender<Connection>) -> impl Done + use<> {
         self.link.listeners().insert(port, found);
         done(self.ask(move |shim, op| shim.listen(op, port)))
     }
-    /// The guest is refused at this port from now on.
+    /// Refuses the guest's connections to this port from now on.
     pub fn unlisten(&self, port: u32) -> impl Done + use<> {
         self.link.listeners().remove(&port);
         done(self.ask(move |shim, op| shim.unlisten(op, port)))
@@ -88,7 +88,7 @@ impl Machine {
         async { answer.await?.ok_or_else(|| Failure::own(0, "the shim answered without a connection")) }
     }
 
-    /// Asks at once. The future waits for the answer and does not keep the machine.
+    /// Sends a request at once. The future waits for the answer and does not keep the machine alive.
     fn ask<F>(&self, call: F) -> impl Future<Output = Answer> + Send + use<F>
     where
         F: FnOnce(&ffi::ShimMachine, u64),
@@ -107,7 +107,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// Whether a machine like this can be saved; the error says why not.
+    /// Checks whether the machine's configuration can be saved. The error says why not.
     pub fn can_save(&self) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.can_save(op)))
     }
@@ -115,13 +115,13 @@ impl Machine {
     pub fn save(&self, path: String) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.save(op, path)))
     }
-    /// Reads the state of a machine, not yet started, from a file. It is paused then.
+    /// Restores the state of a machine that was not started yet from a file. It is paused afterwards.
     pub fn restore(&self, path: String) -> impl Done + use<> {
         done(self.ask(move |shim, op| shim.restore(op, path)))
     }
 }
 
-/// The answer to a request that yields nothing.
+/// The answer to a request without a result.
 pub trait Done: Future<Output = Result<(), Failure>> + Send {}
 impl<T: Future<Output = Result<(), Failure>> + Send> Done for T {}
 
@@ -129,12 +129,12 @@ fn done(answer: impl Future<Output = Answer> + Send) -> impl Done {
     async { answer.await.map(drop) }
 }
 
-/// What this host can do, as JSON.
+/// The host's capabilities as JSON.
 pub fn capabilities() -> String {
     ffi::shim_capabilities()
 }
 
-/// A new identity for a machine that may be saved.
+/// A new identifier for a machine that may be saved.
 pub fn machine_identifier() -> String {
     ffi::shim_machine_identifier()
 }

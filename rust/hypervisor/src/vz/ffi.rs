@@ -1,13 +1,13 @@
-//! What crosses the border, in swift-bridge's language. A file of its own, because its parser is older than the Rust of the
-//! others.
+//! The interface between Rust and Swift, in swift-bridge's language. A separate file, because swift-bridge's parser
+//! does not support the Rust syntax of the others.
 
-// What the macro makes of this is neither documented nor commented.
+// The code that the macro generates has no comments.
 #![allow(missing_docs, clippy::undocumented_unsafe_blocks)]
 
 use super::sink::EventSink;
 pub use bridge::{ShimError, ShimMachine, shim_capabilities, shim_machine, shim_machine_identifier};
 
-// Only the part of swift-bridge's language that was seen to be safe: docs/ffi.md lists what is not.
+// Only features of swift-bridge that are known to be safe; docs/ffi.md lists those that are not.
 #[swift_bridge::bridge]
 mod bridge {
     enum ShimError {

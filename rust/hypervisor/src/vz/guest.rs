@@ -1,4 +1,4 @@
-//! A guest of Virtualization, as the seam shows it.
+//! [`Guest`] for Virtualization.
 
 use super::{
     bridge::{self, Machine},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     saved::Saving,
-    seam::{Exit, Guest, GuestListener, GuestStream, told_exit},
+    seam::{Exit, Guest, GuestListener, GuestStream, exit_future},
     spec::MachineSpec,
 };
 use dvn_types::{Kind, Report};
@@ -29,23 +29,23 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// How long the guest may take to accept a connection: its kernel does.
-const DIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for the guest's kernel to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections of the guest's that may wait to be taken, for each port.
+/// The guest's connections that may wait to be accepted, for each port.
 const BACKLOG: usize = 16;
 
-/// A guest; ended when dropped.
+/// A guest. Dropping it kills it.
 pub struct VzGuest {
-    /// Alive as long as the overseer says.
+    /// Weak: the `VmTask` decides how long it lives.
     pub machine: Weak<Machine>,
     pub spec: MachineSpec,
-    /// The machine's own, where it can be saved.
+    /// The machine's identifier, if it can be saved.
     pub identity: Option<String>,
     /// Whether a machine like this can be suspended.
     pub savable: Result<(), Report>,
     pub kill: CancellationToken,
-    /// It has been saved, and ends.
+    /// The guest has been saved and must end.
     pub saved: CancellationToken,
     pub exit: watch::Receiver<Option<Exit>>,
 }
@@ -94,7 +94,7 @@ impl Guest for VzGuest {
                 Report::new(Kind::Guest, format!("cannot connect to vsock port {port} of the guest: {why}"))
             };
             let answer = self.machine()?.connect(port);
-            match timeout(DIAL_PATIENCE, answer).await {
+            match timeout(CONNECT_TIMEOUT, answer).await {
                 Ok(Ok(connection)) => match VsockStream::new(connection) {
                     Ok(stream) => Ok(Box::new(stream) as GuestStream),
                     Err(e) => Err(cannot(&e.to_string())),
@@ -132,7 +132,7 @@ impl Guest for VzGuest {
     }
 
     fn exited(&self) -> BoxFuture<'_, Exit> {
-        told_exit(&self.exit)
+        exit_future(&self.exit)
     }
 
     fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
@@ -140,15 +140,15 @@ impl Guest for VzGuest {
             return Box::pin(std::future::ready(Err(why.clone())));
         }
         let (machine, spec, identity) = (self.machine.clone(), self.spec.clone(), self.identity.clone());
-        let (saved, exited) = (self.saved.clone(), told_exit(&self.exit));
-        // On a task, so that it is done or undone whatever becomes of this future.
+        let (saved, exited) = (self.saved.clone(), exit_future(&self.exit));
+        // In a task, so that it completes or is undone even if this future is dropped.
         let work = tokio::spawn(async move {
             let saving = suspend::blocking(move || Saving::begin(&state)).await?;
             suspend::save(&machine, saving.path()).await?;
             saved.cancel();
             match exited.await {
                 Exit::Suspended => {}
-                other => return Err(suspend::cannot(format!("it was saved, and then it {other}"))),
+                other => return Err(suspend::cannot(format!("it was saved, but then it {other}"))),
             }
             suspend::blocking(move || saving.finish(suspend::facts(&spec)?, identity)).await
         });
@@ -172,13 +172,13 @@ impl Drop for PortGuard {
 
 /// A connection as a stream.
 struct VsockStream {
-    // Closed before the framework's own end of it.
+    // Dropped first, so that this descriptor is closed before the framework's.
     stream: UnixStream,
     _connection: Connection,
 }
 
 impl VsockStream {
-    /// Any stream socket will do for `UnixStream`: it only reads, writes and shuts down.
+    /// `UnixStream` works with any stream socket, since it only reads, writes and shuts down.
     fn new(connection: Connection) -> io::Result<VsockStream> {
         let (descriptor, connection) = connection.split().ok_or(io::ErrorKind::NotConnected)?;
         let stream = std::os::unix::net::UnixStream::from(descriptor);
@@ -202,7 +202,7 @@ impl AsyncWrite for VsockStream {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.stream).poll_shutdown(cx)) {
-            // The other side closed first.
+            // The other side has closed already.
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }

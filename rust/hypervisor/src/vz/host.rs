@@ -1,4 +1,4 @@
-//! What this computer and its system let Virtualization do.
+//! What Virtualization can do with this computer and version of macOS.
 
 use super::bridge;
 use crate::{
@@ -8,16 +8,16 @@ use crate::{
 use dvn_types::{Arch, Kind, Report};
 use serde::{Deserialize, Serialize};
 
-/// What nested virtualization takes.
+/// The requirements of nested virtualization.
 const NESTING: &str = "it needs an M3 or newer, and macOS 15";
 
 /// Rosetta for Linux guests on this Mac.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", from = "i64")]
 pub enum Rosetta {
-    /// This Mac has none.
+    /// This Mac does not support it.
     NotSupported,
-    /// It is to be had, but not installed.
+    /// It is available, but not installed.
     NotInstalled,
     /// Guests can use it.
     Installed,
@@ -34,7 +34,7 @@ impl From<i64> for Rosetta {
     }
 }
 
-/// As `swift/Sources/DarwinVzShim/Capabilities.swift` reports it.
+/// The report of `swift/Sources/DarwinVzShim/Capabilities.swift`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Host {
@@ -53,18 +53,18 @@ pub struct Host {
 }
 
 impl Host {
-    /// Asks the system.
+    /// Queries the system.
     pub fn ask() -> Result<Host, Report> {
         serde_json::from_str(&bridge::capabilities())
-            .map_err(|e| Report::new(Kind::Internal, format!("the shim cannot tell what this host can do: {e}")))
+            .map_err(|e| Report::new(Kind::Internal, format!("the shim did not report what this host can do: {e}")))
     }
 
-    /// Whether machines can be saved and restored at all; of one machine its configuration decides too.
+    /// Whether machines can be saved and restored at all. A machine's configuration may still prevent it.
     pub fn saves(&self) -> bool {
         self.system[0] >= 14
     }
 
-    /// Which machines can be suspended: the system itself judges each configuration.
+    /// Which machines can be suspended. The system checks each configuration in addition.
     pub fn suspends(&self) -> Result<Vec<(Part, &'static str)>, String> {
         let [major, minor, patch] = self.system;
         match self.saves() {
@@ -73,12 +73,12 @@ impl Host {
         }
     }
 
-    /// Sizes of a guest.
+    /// Limits for a guest's sizes.
     pub fn limits(&self) -> Limits {
         Limits { cores: self.cpus.into(), memory: self.memory.into() }
     }
 
-    /// What works here and what does not, for people to read.
+    /// What works here and what does not, for display only.
     pub fn features(&self) -> Vec<Feature> {
         let feature = |name, available, yes: &str, no: &str| {
             let why = if available { yes } else { no };
@@ -95,19 +95,19 @@ impl Host {
             feature(
                 "virtualization",
                 self.supported,
-                "the system offers it",
-                "the system refuses it, as inside of most virtual machines",
+                "macOS offers it",
+                "macOS refuses it, as it does inside most virtual machines",
             ),
             feature("shares", true, "part of macOS", ""),
             feature("rosetta", self.rosetta == Rosetta::Installed, rosetta, rosetta),
             feature("nested-virtualization", self.nested, "the processor and macOS offer it", NESTING),
             feature("efi-boot", true, "part of macOS", ""),
-            feature("display", false, "", "macOS shows a guest's screen in a window alone, and this program has none"),
+            feature("display", false, "", "macOS shows a guest's screen only in a window, and this program has none"),
             feature("save-restore", self.saves(), &system, &format!("needs macOS 14, and {system}")),
         ]
     }
 
-    /// Refuses what cannot work, in better words than the framework's.
+    /// Refuses what cannot work, with clearer errors than the framework's.
     pub fn check(&self, spec: &MachineSpec) -> Result<(), Report> {
         let host = |what: String| Report::new(Kind::Host, what);
         if !self.supported {
@@ -116,10 +116,10 @@ impl Host {
         }
         if Arch::host() != Some(spec.arch) {
             return Err(host(format!(
-                "Virtualization runs guests of this computer's own kind, and this one is for {}",
+                "Virtualization runs only guests of this computer's architecture, and this one is for {}",
                 spec.arch
             ))
-            .hint("give a bundle for this computer's architecture"));
+            .hint("set bundle to one for this computer's architecture"));
         }
         let [fewest, most] = self.cpus;
         if !(fewest..=most).contains(&spec.cores) {
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told_with_its_reason() {
+    fn a_missing_feature_is_reported_with_its_reason() {
         let old = Host {
             supported: true,
             system: [13, 6, 1],

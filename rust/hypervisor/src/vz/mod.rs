@@ -1,16 +1,15 @@
-//! Apple's Virtualization, through the Swift shim: the backend on a Mac. On Linux the same code drives the stand-in of
+//! The backend for macOS: Apple's Virtualization through the Swift shim. On Linux the same code drives the stand-in of
 //! `tests/virtualization-standin`.
 //!
 //! ```text
 //!   Vz::launch ─▶ ShimSpec ─▶ bridge::Machine ─▶ start, or load ─▶ VzGuest
 //!                                 └──────┬──────┘
-//!                             Crew::oversee: the one task that ends the machine, and the last to hold it
+//!                             VmTask::run: stops the machine, and is the last to release it
 //! ```
 //!
-//! The rule that holds here: a machine is stopped before it is dropped, and is gone before [`Guest::exited`] says so.
+//! The rule: a machine is stopped before it is dropped, and is released before [`Guest::exited`] resolves.
 
 pub mod bridge;
-mod crew;
 mod ffi;
 mod guest;
 mod host;
@@ -24,6 +23,7 @@ mod suspend;
 #[cfg(test)]
 #[cfg(standin)]
 mod tests;
+mod vm_task;
 
 use super::{console, saved};
 use crate::{
@@ -32,7 +32,6 @@ use crate::{
     spec::MachineSpec,
 };
 use bridge::Machine;
-use crew::Crew;
 use dvn_types::{Arch, Kind, Report};
 use futures_util::future::BoxFuture;
 use guest::VzGuest;
@@ -50,15 +49,16 @@ use tokio::{
     sync::{oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
+use vm_task::VmTask;
 
-/// The backend.
+/// The Virtualization backend.
 pub struct Vz {
     host: Host,
     capabilities: Capabilities,
 }
 
 impl Vz {
-    /// Asks the system what it can do. That it can do nothing is an error of the first boot, not of this.
+    /// Queries the system's capabilities. If it cannot run machines, boots fail, not this.
     pub fn probe() -> Result<Vz, Report> {
         let host = Host::ask()?;
         let capabilities = Capabilities {
@@ -70,7 +70,7 @@ impl Vz {
             shares: true,
             pause: true,
             efi: Ok(()),
-            display: Err("macOS shows a guest's screen in a window alone, and this program has none".to_owned()),
+            display: Err("macOS shows a guest's screen only in a window, and this program has none".to_owned()),
             suspend: host.suspends(),
             limits: host.limits(),
             features: host.features(),
@@ -78,24 +78,24 @@ impl Vz {
         Ok(Vz { host, capabilities })
     }
 
-    /// What this computer and its system can do.
+    /// What this computer and version of macOS can do.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Boots a guest that was saved, from its memory.
+    /// Restores a saved guest.
     async fn restore(&self, spec: MachineSpec, state: PathBuf) -> Result<Arc<dyn Guest>, Report> {
         self.capabilities.admit_suspend(&spec)?;
         let (of, at) = (spec.clone(), state.clone());
         let identity = suspend::blocking(move || saved::check(&at, &suspend::facts(&of)?)).await?;
         let guest = self.launch(spec, identity, Some(&state)).await?;
-        // From now on the disks may change, and the state fits no longer.
+        // From now on the disks may change and no longer match the state.
         suspend::blocking(move || saved::forget(&state)).await?;
         guest.resume().await?;
         Ok(guest)
     }
 
-    /// Starts a guest, or loads a saved one, which stands still then.
+    /// Starts a guest, or loads a saved one, which is paused afterwards.
     async fn launch(
         &self,
         spec: MachineSpec,
@@ -108,7 +108,7 @@ impl Vz {
         let log = console::log(&spec.console_log).map_err(|e| cannot("write the console log", e))?;
         let (output, input) = io::pipe().map_err(|e| cannot("make a pipe for the console", e))?;
         let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(|e| cannot("read the console", e))?;
-        // A machine that is to go on later must be able to be the same.
+        // A saved machine can only be restored with the same identifier.
         let identity = identity.or_else(|| self.host.saves().then(bridge::machine_identifier));
         let json = serde_json::to_string(&ShimSpec::new(&spec, input.as_raw_fd(), identity.as_deref()))
             .map_err(|e| Report::new(Kind::Internal, format!("cannot describe the VM to the shim: {e}")))?;
@@ -116,12 +116,12 @@ impl Vz {
         drop(input);
 
         let kill = CancellationToken::new();
-        // Whoever gives this boot up gives the guest up.
+        // Cancelling the boot kills the guest.
         let abandoned = kill.clone().drop_guard();
         let (started_out, started) = oneshot::channel();
         let (exit_out, exit) = watch::channel(None);
         let saved = CancellationToken::new();
-        let crew = Crew {
+        let task = VmTask {
             machine: Arc::clone(&machine),
             events,
             console: console::keep(output, log),
@@ -130,7 +130,7 @@ impl Vz {
             saved: saved.clone(),
             runtime_dir: spec.runtime_dir.clone(),
         };
-        tokio::spawn(async move { exit_out.send_replace(Some(crew.oversee(started_out).await)) });
+        tokio::spawn(async move { exit_out.send_replace(Some(task.run(started_out).await)) });
         let machine = Arc::downgrade(&machine);
         match started.await {
             Ok(Ok(())) => {
@@ -139,9 +139,9 @@ impl Vz {
                 Ok(Arc::new(VzGuest { machine, spec, identity, savable, kill, saved, exit }))
             }
             Ok(Err(failure)) if state.is_some() => Err(report("cannot load the saved VM", &failure)
-                .hint("boot the machine instead: what was in its memory is lost then")),
+                .hint("boot the machine instead; the content of its memory is lost then")),
             Ok(Err(failure)) => Err(report("cannot start the VM", &failure)),
-            Err(_) => Err(Report::new(Kind::Boot, "the start of the VM was given up")),
+            Err(_) => Err(Report::new(Kind::Boot, "the start of the VM was cancelled")),
         }
     }
 }

@@ -1,47 +1,47 @@
-//! What errors of Virtualization mean to a user, and what to do about them.
+//! The meaning of Virtualization's errors for a user, with hints.
 
 use super::sink::{Failure, OWN_DOMAIN};
 use dvn_types::{Kind, Report};
 
-/// The framework's own errors. The numbers are Apple's (`VZError.h`).
+/// The framework's errors. The numbers are from Apple's `VZError.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// 1: something broke, such as a guest that stopped unexpectedly.
+    /// 1: an internal failure, such as a guest that stopped unexpectedly.
     Internal,
-    /// 2: this program lacks the right to use Virtualization.
+    /// 2: this program lacks the entitlement for Virtualization.
     Entitlement,
     /// 2: a configuration that the framework refuses.
     Configuration,
-    /// 3 and 4: asked for in a state where that cannot be.
+    /// 3 and 4: the operation is not possible in the machine's state.
     State,
-    /// 5: a disk image.
+    /// 5: a disk image cannot be used.
     Disk,
     /// 6: the system allows no further virtual machine.
     Limit,
-    /// 7: the network.
+    /// 7: the network failed.
     Network,
     /// 8: the volume of a disk image is full.
     Full,
-    /// 9: called off.
+    /// 9: the operation was cancelled.
     Cancelled,
-    /// 10: not on this Mac.
+    /// 10: not supported on this Mac.
     Unsupported,
     /// 11: saving failed.
     Save,
     /// 12: restoring failed.
     Restore,
-    /// The shim says that the system is too old.
+    /// The shim reports that macOS is too old.
     System,
-    /// Anything else, of any domain.
+    /// Any other error of any domain.
     Other,
 }
 
 impl Reason {
-    /// Reads an error.
+    /// Classifies an error.
     pub fn of(failure: &Failure) -> Reason {
         match (failure.domain.as_str(), failure.code) {
             ("VZErrorDomain", 1) => Reason::Internal,
-            // There is no code for it, and the text is in the system's language; the entitlement's name is not.
+            // There is no code for it. The text is in the system's language, but contains the entitlement's name.
             ("VZErrorDomain", 2) if failure.text.contains("com.apple.security.virtualization") => Reason::Entitlement,
             ("VZErrorDomain", 2) => Reason::Configuration,
             ("VZErrorDomain", 3 | 4) => Reason::State,
@@ -69,12 +69,12 @@ impl Reason {
         }
     }
 
-    /// The cause, where the framework's own words do not name it.
+    /// The cause, where the framework's text does not name it.
     fn because(self) -> Option<&'static str> {
         match self {
             Reason::Entitlement => Some("this program is not signed with the right to use Virtualization"),
             Reason::Internal => Some("the virtual machine stopped unexpectedly, as it may after a kernel panic"),
-            Reason::Limit => Some("macOS allows no further virtual machine at a time"),
+            Reason::Limit => Some("macOS allows no further virtual machine at the same time"),
             Reason::Disk => Some("a disk image is damaged, or another program has it open"),
             Reason::Full => Some("the volume with the disk image is full"),
             _ => None,
@@ -89,12 +89,12 @@ impl Reason {
             ],
             Reason::Limit => &["stop other virtual machines, of other programs too, and try again"],
             Reason::Disk => &[
-                "see who has it open: lsof PATH",
-                "or make it anew: darwin-vz-nix destroy --keep-keys; builds' results are not in it",
+                "see which program has it open: lsof PATH",
+                "or recreate it: darwin-vz-nix destroy --keep-keys; it contains no build results",
             ],
             Reason::Full => &["free some space, then start again"],
             Reason::Network => {
-                &["restart the Mac if it stays: macOS's network for virtual machines is a service of its own"]
+                &["if it persists, restart the Mac: macOS provides the network of virtual machines through a separate service"]
             }
             Reason::Unsupported | Reason::System => &["see what this Mac can do: darwin-vz-nix capabilities"],
             Reason::Configuration => {
@@ -105,14 +105,14 @@ impl Reason {
     }
 }
 
-/// What a user sees of an error.
+/// The error for the user.
 pub fn report(what: &str, failure: &Failure) -> Report {
     let reason = Reason::of(failure);
     let report = Report::new(reason.kind(), format!("{what}: {}", describe(failure)));
     reason.hints().iter().fold(report, |report, hint| report.hint(*hint))
 }
 
-/// One line: the cause if we know it, and the framework's words.
+/// One line: the cause if it is known, and the framework's text.
 pub fn describe(failure: &Failure) -> String {
     let words = format!("{} ({} {})", failure.text.trim_end_matches('.'), failure.domain, failure.code);
     match Reason::of(failure).because() {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_missing_right_is_told_from_a_bad_configuration_in_any_language() {
+    fn a_missing_entitlement_differs_from_a_bad_configuration_in_any_language() {
         let text = "Ungültige Konfiguration. Der Prozess besitzt „com.apple.security.virtualization“ nicht.";
         let lacks = report("cannot make the VM", &vz(2, text));
         assert_eq!(lacks.kind, Kind::Host);

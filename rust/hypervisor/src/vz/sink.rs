@@ -1,4 +1,4 @@
-//! What Swift reports: answers by the number of their operation, events, and connections. `docs/ffi.md` states who owns what.
+//! Reports from Swift: answers by operation id, events, and connections. `docs/ffi.md` defines the ownership.
 
 use std::{
     collections::HashMap,
@@ -8,20 +8,20 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// An error of the framework or of the shim, as it came.
+/// An error of the framework or of the shim, unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// `VZErrorDomain`, `NSPOSIXErrorDomain`, …, or [`OWN_DOMAIN`].
     pub domain: String,
-    /// Its meaning depends on the domain.
+    /// A number whose meaning depends on the domain.
     pub code: i64,
-    /// For people, in the system's language.
+    /// The description, in the system's language.
     pub text: String,
 }
 
 /// Domain of the shim's and the bridge's own errors.
 pub const OWN_DOMAIN: &str = "darwin-vz-nix";
-/// Code in [`OWN_DOMAIN`]: the machine went before it answered.
+/// Code in [`OWN_DOMAIN`]: the machine was dropped before it answered.
 pub const DROPPED: i64 = 3;
 
 impl Failure {
@@ -34,28 +34,28 @@ impl Failure {
     }
 }
 
-/// What a machine does of its own accord.
+/// A change of a machine that was not requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The guest powered off.
     Stopped,
-    /// The machine ended by an error.
+    /// The machine ended with an error.
     Crashed(Failure),
-    /// The network attachment went; the guest goes on without.
+    /// The network attachment was lost. The guest continues to run without it.
     NetworkLost(Failure),
 }
 
-/// A connection to or from the guest. Its descriptor is a stream socket of ours; the shim keeps the framework's object until
-/// this is dropped.
+/// A connection to or from the guest. It owns its descriptor, a stream socket; the shim keeps the framework's object
+/// until this is dropped.
 pub struct Connection {
-    /// Never `None` before `drop`.
+    /// `None` only after `split` and in `drop`.
     descriptor: Option<OwnedFd>,
     id: u64,
     link: Arc<Link>,
 }
 
 impl Connection {
-    /// The descriptor, and what must live as long as it is used.
+    /// Splits off the descriptor. The rest must live as long as the descriptor is used.
     pub fn split(mut self) -> Option<(OwnedFd, Connection)> {
         self.descriptor.take().map(|descriptor| (descriptor, self))
     }
@@ -72,12 +72,12 @@ impl Drop for Connection {
 
 pub(super) type Answer = Result<Option<Connection>, Failure>;
 
-/// What the two sides of one machine share.
+/// The state that requests and reports of one machine share.
 #[derive(Default)]
 pub(super) struct Link {
     waiting: Mutex<Waiting>,
     listeners: Mutex<HashMap<u32, mpsc::Sender<Connection>>>,
-    /// Has the shim let go of a connection, unless the machine is gone and has taken it along.
+    /// Makes the shim release a connection, unless the machine is gone, which has released it already.
     pub(super) release: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Link {
 pub(super) struct Waiting {
     last: u64,
     answers: HashMap<u64, oneshot::Sender<Answer>>,
-    /// The sink is gone: nobody will answer any more.
+    /// The sink is gone: no more answers will come.
     over: bool,
 }
 
@@ -98,7 +98,7 @@ impl Link {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new operation, unless nobody would answer it.
+    /// Starts a new operation; `None` if no answer can come any more.
     pub(super) fn expect(&self) -> Option<(u64, oneshot::Receiver<Answer>)> {
         let mut waiting = self.waiting();
         if waiting.over {
@@ -114,14 +114,14 @@ impl Link {
     fn answer(&self, op: u64, answer: Answer) {
         let waiting = self.waiting().answers.remove(&op);
         match waiting {
-            // Nobody waits any more: a connection in the answer is closed here.
+            // If the receiver was dropped, a connection in the answer is closed here.
             Some(waiting) => drop(waiting.send(answer)),
-            None => tracing::error!(op, "the shim answered what nobody asked, or twice"),
+            None => tracing::error!(op, "the shim answered an unknown operation, or answered twice"),
         }
     }
 }
 
-/// Where the shim reports. Swift owns it, and drops it after the last of the framework's objects.
+/// Receives the shim's reports. Swift owns it, and drops it after the last of the framework's objects.
 pub struct EventSink {
     pub(super) link: Arc<Link>,
     pub(super) events: mpsc::UnboundedSender<Event>,
@@ -141,30 +141,30 @@ impl EventSink {
         guarded(|| {
             let connection = self.take(connection, descriptor);
             let listener = self.link.listeners().get(&port).cloned();
-            // Nobody listens, or too many wait: dropping it closes it, which the guest sees.
+            // Without a listener, or with a full queue, the connection is dropped and so closed, which the guest sees.
             if let Some(listener) = listener {
                 let _ = listener.try_send(connection);
             }
         });
     }
     pub(super) fn stopped(&self) {
-        self.tell(Event::Stopped);
+        self.send(Event::Stopped);
     }
     pub(super) fn crashed(&self, code: i64, domain: String, text: String) {
-        self.tell(Event::Crashed(Failure { domain, code, text }));
+        self.send(Event::Crashed(Failure { domain, code, text }));
     }
     pub(super) fn network_lost(&self, code: i64, domain: String, text: String) {
-        self.tell(Event::NetworkLost(Failure { domain, code, text }));
+        self.send(Event::NetworkLost(Failure { domain, code, text }));
     }
 
     fn take(&self, id: u64, descriptor: i32) -> Connection {
-        // SAFETY: the shim made this descriptor for us and forgets it with this call (docs/ffi.md).
+        // SAFETY: the shim made this descriptor for us and gives up its ownership with this call (docs/ffi.md).
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         Connection { descriptor: Some(descriptor), id, link: Arc::clone(&self.link) }
     }
 
-    fn tell(&self, event: Event) {
-        // Nobody listens when the guest has been given up.
+    fn send(&self, event: Event) {
+        // The receiver is gone if the guest was dropped.
         guarded(|| drop(self.events.send(event)));
     }
 }
@@ -182,7 +182,7 @@ impl Drop for EventSink {
     }
 }
 
-/// A panic must not cross into Swift, where it would end the process.
+/// Catches and logs a panic, which would end the process if it reached Swift.
 fn guarded(work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("a report of the virtual machine was lost to a panic");

@@ -1,4 +1,4 @@
-//! A [`MachineSpec`] as the shim reads it. All choices between what Virtualization offers are made here.
+//! Translates a [`MachineSpec`] into the shim's format. All choices between Virtualization's options are made here.
 
 use crate::{
     disks::{self, Attached},
@@ -10,15 +10,15 @@ use std::{os::fd::RawFd, path::Path};
 /// The tag under which a guest mounts Rosetta.
 const ROSETTA_TAG: &str = "rosetta";
 
-/// The console that a guest of Virtualization has.
+/// The console device of a guest under Virtualization.
 const CONSOLE: &str = "hvc0";
 
-/// What `swift/Sources/DarwinVzShim/Configuration.swift` decodes.
+/// The JSON that `swift/Sources/DarwinVzShim/Configuration.swift` decodes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShimSpec<'a> {
     pub cpus: u32,
-    /// Bytes.
+    /// In bytes.
     pub memory: u64,
     pub boot: Boot<'a>,
     pub disks: Vec<ShimDisk<'a>>,
@@ -27,24 +27,24 @@ pub struct ShimSpec<'a> {
     /// Hardware addresses, one for each network interface.
     pub nics: Vec<String>,
     pub vsock: bool,
-    /// A descriptor, lent while the machine is made.
+    /// A descriptor, borrowed while the machine is created.
     pub console: Option<RawFd>,
     pub nested: bool,
-    /// What [`super::bridge::machine_identifier`] gave, for a machine that may be saved.
+    /// From [`super::bridge::machine_identifier`], for a machine that may be saved.
     pub identifier: Option<&'a str>,
 }
 
-/// How the guest begins.
+/// How the guest boots.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Boot<'a> {
-    /// A kernel, directly.
+    /// A kernel is booted directly.
     Linux { kernel: &'a Path, initrd: &'a Path, cmdline: String },
-    /// Firmware; `create`: its variable store is not there yet.
+    /// UEFI firmware. `create`: the variable store is missing and must be created.
     Efi { variables: &'a Path, create: bool },
 }
 
-/// What a disk looks like to the guest.
+/// How a disk is attached to the guest.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Bus {
@@ -69,7 +69,7 @@ pub struct ShimDisk<'a> {
     pub path: &'a Path,
     pub read_only: bool,
     pub bus: Bus,
-    /// What the guest reads as the disk's serial number.
+    /// The disk's serial number as the guest sees it.
     pub serial: Option<&'static str>,
 }
 
@@ -89,7 +89,7 @@ pub struct Rosetta {
 }
 
 impl<'a> ShimSpec<'a> {
-    /// For this guest; its console's output goes to `console`. Looks whether the EFI variable store is there.
+    /// For this guest, with its console's output to `console`. Checks whether the EFI variable store exists.
     pub fn new(spec: &'a MachineSpec, console: RawFd, identifier: Option<&'a str>) -> ShimSpec<'a> {
         let devices = &spec.devices;
         ShimSpec {
@@ -98,7 +98,7 @@ impl<'a> ShimSpec<'a> {
             boot: Boot::from(&spec.boot),
             disks: spec.disks().map(ShimDisk::from).collect(),
             shares: devices.shares.iter().map(ShimShare::from).collect(),
-            // The cache is of use only where the guest runs rosettad, which no guest of ours does yet.
+            // Caching only helps if the guest runs rosettad, which none of this project's guests does yet.
             rosetta: devices.rosetta.then_some(Rosetta { tag: ROSETTA_TAG, caching: false }),
             nics: devices.nics.iter().map(|Nic { mac }| mac.to_string()).collect(),
             vsock: devices.vsock,

@@ -1,5 +1,5 @@
-//! The hooks of `tests/virtualization-standin`, with which a test says what happens to imagined machines. The stand-in is one
-//! for the process, so tests take turns.
+//! The hooks of `tests/virtualization-standin`, with which a test controls simulated machines. A process has one
+//! stand-in, so tests take turns.
 
 // Tests, though clippy does not see it behind `cfg(all(test, …))`.
 #![allow(clippy::unwrap_used)]
@@ -29,10 +29,10 @@ unsafe extern "C" {
 static TURN: Mutex<()> = Mutex::new(());
 static DIALLED: Mutex<Vec<(u32, OwnedFd)>> = Mutex::new(Vec::new());
 
-/// The port at which an imagined guest listens; all others refuse.
+/// The only port on which a simulated guest listens.
 pub const OPEN_PORT: u32 = 22;
 
-/// A turn with the stand-in, with nothing set and nothing left of earlier turns.
+/// Exclusive use of the stand-in, in its initial state.
 pub struct StandIn {
     _turn: MutexGuard<'static, ()>,
 }
@@ -71,21 +71,21 @@ impl StandIn {
     pub fn fail_next_start(&self, code: isize) {
         standin_fail_next_start(code);
     }
-    /// From now on nothing is answered.
+    /// From now on requests are not answered.
     pub fn mute(&self) {
         standin_mute(true);
     }
-    /// The latest machine's guest dials the host.
+    /// The latest machine's guest connects to the host.
     pub fn guest_dials(&self, port: u32) -> Option<UnixStream> {
         let descriptor = standin_guest_dials(port);
-        // SAFETY: the stand-in gives the guest's end of a new connection away; -1 is none.
+        // SAFETY: the stand-in gives up its ownership of the guest's end of a new connection; -1 is none.
         (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) }.into())
     }
-    /// The guest's end of the latest connection that the host has opened.
+    /// The guest's end of the latest connection from the host.
     pub fn dialled(&self) -> Option<UnixStream> {
         DIALLED.lock().unwrap().pop().map(|(_, descriptor)| descriptor.into())
     }
-    /// The latest machine's guest ends: 0 by powering off, or with an error of this code.
+    /// Ends the latest machine's guest: 0 powers it off, another code is an error.
     pub fn guest_ends(&self, code: isize) {
         standin_guest_ends(code);
     }
@@ -99,7 +99,7 @@ impl StandIn {
         standin_connections()
     }
 
-    /// Waits until no object of the framework's is alive: what is dropped goes on another thread.
+    /// Waits until no object of the framework is alive. Objects are released on another thread.
     pub fn must_be_empty(&self) {
         let give_up = Instant::now() + Duration::from_secs(5);
         while (standin_machines(), standin_connections()) != (0, 0) {
@@ -124,7 +124,7 @@ impl Drop for StandIn {
 }
 
 extern "C" fn take_call(port: u32, descriptor: i32) -> bool {
-    // SAFETY: the stand-in gives this end away.
+    // SAFETY: the stand-in gives up its ownership of this end.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     if port == OPEN_PORT {
         DIALLED.lock().unwrap_or_else(PoisonError::into_inner).push((port, descriptor));

@@ -1,4 +1,4 @@
-//! Saving a guest: pause, save, and go on again where that fails.
+//! Saves a guest: pauses it, saves it, and resumes it if that fails.
 
 use super::{
     bridge::{Done, Machine},
@@ -15,29 +15,29 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 
-/// What a state of this machine fits. Blocks.
+/// The facts that a state of this machine depends on. Blocks.
 pub fn facts(spec: &MachineSpec) -> Result<Facts, Report> {
     saved::facts("vz", spec, &[])
 }
 
-/// The guest was not saved.
+/// The error for a guest that was not saved.
 pub fn cannot(why: String) -> Report {
     Report::new(Kind::Guest, format!("cannot suspend the guest: {why}"))
 }
 
-/// Runs work that blocks.
+/// Runs blocking work.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Report> + Send + 'static,
 ) -> Result<T, Report> {
     spawn_blocking(work).await.map_err(|e| cannot(e.to_string()))?
 }
 
-/// The machine, if there is one still.
+/// The machine, if it still exists.
 pub fn alive(machine: &Weak<Machine>) -> Result<Arc<Machine>, Report> {
     machine.upgrade().ok_or_else(|| Report::new(Kind::Guest, "the guest is gone"))
 }
 
-/// Asks the machine, which is held for the question alone: it must be able to go while the answer is awaited.
+/// Sends a request to the machine. Holds it only to send: it must be possible to drop it while the answer is pending.
 pub async fn ask<D: Done>(
     machine: &Weak<Machine>,
     what: &str,
@@ -47,12 +47,12 @@ pub async fn ask<D: Done>(
     answer.await.map_err(|e| Report::new(Kind::Guest, format!("cannot {what}: {}", describe(&e))))
 }
 
-/// Saves a guest, which stands still then. On an error it goes on.
+/// Saves a guest, which is paused afterwards. After an error it is resumed, unless it was paused before.
 pub async fn save(machine: &Weak<Machine>, to: &Path) -> Result<(), Report> {
     let what = "suspend the guest";
-    let path = to.to_str().ok_or_else(|| cannot(format!("the path {} is no text", to.display())))?.to_owned();
+    let path = to.to_str().ok_or_else(|| cannot(format!("the path {} is not UTF-8", to.display())))?.to_owned();
     ask(machine, what, Machine::can_save).await?;
-    // One that is paused stays so: the framework refuses, and saves it nevertheless.
+    // A paused guest stays paused: the framework refuses to pause it again, but saves it.
     let paused = ask(machine, what, Machine::pause).await;
     let saved = ask(machine, what, |machine| machine.save(path)).await;
     if saved.is_err() && paused.is_ok() {

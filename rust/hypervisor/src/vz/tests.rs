@@ -1,13 +1,13 @@
-//! Shim and bridge with imagined machines: what is promised in `docs/ffi.md`.
+//! Shim and bridge with simulated machines: the guarantees of `docs/ffi.md`.
 
 // Tests, though clippy does not see it behind `cfg(all(test, …))`.
 #![allow(clippy::unwrap_used)]
 
 use super::{
     bridge::{self, Events, Machine},
-    crew::PATIENCE,
     sink::{DROPPED, Event, Failure, OWN_DOMAIN},
     standin::{OPEN_PORT, StandIn},
+    vm_task::TIMEOUT,
     *,
 };
 use crate::{
@@ -113,7 +113,7 @@ async fn a_life() {
 #[tokio::test]
 async fn a_hundred_machines_leave_nothing() {
     let stand_in = StandIn::take();
-    // The first one makes what a process makes once.
+    // The first machine also opens what a process opens once.
     let mut before = 0;
     for round in 0..101 {
         let (machine, mut events) = machine();
@@ -136,7 +136,7 @@ async fn a_hundred_machines_leave_nothing() {
             drop(machine);
             drop((connection, arrived));
         }
-        while timeout(PATIENCE, events.recv()).await.unwrap().is_some() {}
+        while timeout(TIMEOUT, events.recv()).await.unwrap().is_some() {}
         drop((guest, stand_in.dialled()));
         stand_in.must_be_empty();
         if round == 0 {
@@ -148,7 +148,7 @@ async fn a_hundred_machines_leave_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_drops_a_machine_while_it_starts_gets_an_answer() {
+async fn a_machine_dropped_while_it_starts_is_answered() {
     let stand_in = StandIn::take();
     for round in 0..200 {
         let (machine, mut events) = machine();
@@ -161,19 +161,19 @@ async fn whoever_drops_a_machine_while_it_starts_gets_an_answer() {
         }
         drop(machine);
         if round % 3 == 0 {
-            // The request goes on without anybody who waits for it.
+            // The request continues without a receiver.
             start.abort();
             let _ = start.await;
         } else {
             start.await.unwrap().unwrap();
         }
-        assert_eq!(timeout(PATIENCE, events.recv()).await.unwrap(), None);
+        assert_eq!(timeout(TIMEOUT, events.recv()).await.unwrap(), None);
     }
     stand_in.must_be_empty();
 }
 
 #[tokio::test]
-async fn what_the_framework_never_answers_is_answered_nevertheless() {
+async fn a_request_without_an_answer_of_the_framework_is_answered_by_the_shim() {
     let stand_in = StandIn::take();
     let (machine, mut events) = machine();
     machine.start().await.unwrap();
@@ -182,10 +182,10 @@ async fn what_the_framework_never_answers_is_answered_nevertheless() {
         let failure = answer.unwrap_err();
         assert_eq!((failure.domain.as_str(), failure.code), (OWN_DOMAIN, DROPPED));
     };
-    // The completion handler is let go unused: the shim answers.
+    // The completion handler is released unused: the shim answers.
     dropped(timeout(Duration::from_secs(5), machine.pause()).await.unwrap());
     drop(machine);
-    assert_eq!(timeout(PATIENCE, events.recv()).await.unwrap(), None);
+    assert_eq!(timeout(TIMEOUT, events.recv()).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -342,7 +342,7 @@ async fn a_booted_guest_is_reached_both_ways_and_ends_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_boot_that_is_given_up_leaves_no_guest() {
+async fn a_cancelled_boot_leaves_no_guest() {
     let stand_in = StandIn::take();
     let tmp = tempfile::tempdir().unwrap();
     let vz = Vz::probe().unwrap();
@@ -420,11 +420,11 @@ fn only_the_builders_data_disk_is_marked_for_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_is_suspended_and_goes_on_in_another_machine() {
+async fn a_suspended_guest_is_restored_in_another_machine() {
     let stand_in = StandIn::take();
     let tmp = tempfile::tempdir().unwrap();
     let (vz, state) = (Vz::probe().unwrap(), tmp.path().join("state"));
-    // The stand-in says that it is the host's system, whose version is none of macOS.
+    // The stand-in reports the version of the host's Linux, not one of macOS.
     let vz = Vz { capabilities: Capabilities { suspend: Ok(vec![]), ..vz.capabilities }, host: vz.host };
     let run = tmp.path().join("run");
     let spec = spec(tmp.path());
@@ -445,7 +445,7 @@ async fn a_guest_is_suspended_and_goes_on_in_another_machine() {
     assert!(refusal.message.contains("cannot load the saved VM") && state.exists(), "{refusal:?}");
 
     let guest = vz.boot(spec).await.unwrap();
-    // There is no such directory: the framework cannot write there, and the guest goes on.
+    // The directory does not exist, so the framework cannot write there, and the guest continues to run.
     guest.suspend(tmp.path().join("nowhere/state")).await.unwrap_err();
     guest.pause().await.unwrap();
     drop(guest);

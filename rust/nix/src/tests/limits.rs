@@ -216,7 +216,7 @@ async fn a_long_answer_costs_as_much_as_many_short_ones() {
 
 #[tokio::test]
 async fn many_unauthenticated_connections_do_not_keep_the_agent_out() {
-    let lab = Lab::with(Limits { strangers: 8, ..Limits::default() });
+    let lab = Lab::with(Limits { unauthenticated: 8, ..Limits::default() });
     let mut crowd = Vec::new();
     for _ in 0..10_000 {
         crowd.push(lab.dial().await);

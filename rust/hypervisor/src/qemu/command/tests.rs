@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const TCG: Start = Start { accelerator: Accelerator::Tcg, firmware: None, restore: false };
 const KVM: Start = Start { accelerator: Accelerator::Kvm, ..TCG };
 
-/// The builder's, as the crate `guest` makes it.
+/// A builder's spec, as the crate `guest` creates it.
 fn spec() -> MachineSpec {
     let sample = MachineSpec::sample();
     MachineSpec {
@@ -29,7 +29,7 @@ fn spec() -> MachineSpec {
     }
 }
 
-/// A machine with a system of its own.
+/// A machine that boots its own system by EFI.
 fn efi() -> MachineSpec {
     let medium = SystemDisk { bus: Bus::Usb, ..SystemDisk::new("/isos/installer.iso", true) };
     MachineSpec {
@@ -69,7 +69,7 @@ fn a_path_that_is_no_utf_8_stays_itself() {
     assert_eq!(option("path=", path).as_bytes(), b"path=/b/\xff,,y");
 }
 
-/// What is refused because a socket's path would be too long is refused for the longest.
+/// The check of the path length must use the longest socket path.
 #[test]
 fn no_socket_of_a_boot_has_a_longer_path_than_was_checked() {
     let dir = MachineDir::at(Path::new("/m"));
@@ -154,12 +154,12 @@ fn the_builders_data_disk_is_marked() {
 
 fn any_disk() -> impl Strategy<Value = SystemDisk> {
     let bus = prop_oneof![Just(Bus::Virtio), Just(Bus::Nvme), Just(Bus::Usb)];
-    // Also names that try to say more than a name.
+    // Also names that try to inject options.
     ("/[a-z,=./-]{1,20}|/m/data\\.img|/x,serial=dvn-cache", any::<bool>(), bus)
         .prop_map(|(path, read_only, bus)| SystemDisk { path: path.into(), read_only, bus })
 }
 
-/// Any spec that can be written without a [`CacheDisk`], which only the builder's directory gives.
+/// Any spec without a [`CacheDisk`], which only a builder's directory gives.
 fn any_machine() -> impl Strategy<Value = MachineSpec> {
     let boot = prop_oneof![
         "/[a-z,=]{1,20}".prop_map(|variables| Boot::Efi { variables: variables.into() }),
@@ -179,7 +179,7 @@ fn any_machine() -> impl Strategy<Value = MachineSpec> {
     })
 }
 
-/// Of each disk the options of its device, as QEMU reads them.
+/// The serial numbers of the devices, as QEMU parses them.
 fn serials(args: &[OsString]) -> Vec<String> {
     let devices = args.windows(2).filter(|pair| pair[0] == "-device").map(|pair| pair[1].to_str().unwrap());
     let options = devices.flat_map(|device| device.split(',').map(str::to_owned).collect::<Vec<_>>());

@@ -1,7 +1,7 @@
 use super::*;
 use tokio::io::DuplexStream;
 
-/// A QEMU of two tricks: it greets, and it answers each line by the next of `answers`.
+/// A simulated QEMU: it greets, and answers each line by the next of `answers`.
 async fn qemu(stream: DuplexStream, answers: Vec<Value>) -> Vec<String> {
     let mut stream = BufReader::new(stream);
     let mut seen = Vec::new();
@@ -33,7 +33,7 @@ async fn commands_are_answered_in_order_with_events_between() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_an_error_in_qemus_words() {
+async fn a_refusal_is_an_error_with_qemus_message() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let answers = vec![json!({"return": {}}), json!({"error": {"class": "X", "desc": "not now"}})];
     tokio::spawn(qemu(theirs, answers));
@@ -42,7 +42,7 @@ async fn a_refusal_is_an_error_in_qemus_words() {
 }
 
 #[tokio::test]
-async fn the_monitor_is_closed_when_nobody_needs_it() {
+async fn dropping_the_client_closes_the_monitor() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let peer = tokio::spawn(qemu(theirs, vec![json!({"return": {}}), json!({"return": {}})]));
     let qmp = Qmp::greet(ours, mpsc::unbounded_channel().0).await.unwrap();
@@ -52,7 +52,7 @@ async fn the_monitor_is_closed_when_nobody_needs_it() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_no_qemu() {
+async fn another_program_is_not_taken_for_qemu() {
     for hello in ["{}\n", "garbage\n", ""] {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         theirs.write_all(hello.as_bytes()).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_stranger_is_no_qemu() {
 }
 
 #[tokio::test]
-async fn a_saving_is_followed_by_its_events_and_none_of_an_earlier_one() {
+async fn a_migration_sees_its_own_events_and_none_of_an_earlier_one() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let mut qemu = BufReader::new(theirs);
     qemu.write_all(b"{\"QMP\": {}}\n").await.unwrap();

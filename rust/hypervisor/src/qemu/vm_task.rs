@@ -1,4 +1,4 @@
-//! The processes of one guest, and the one task that owns them.
+//! The task that owns the processes of one guest.
 
 use super::{process::Process, qmp::ShutdownCause};
 use crate::seam::Exit;
@@ -9,36 +9,36 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// How long QEMU may take to end when one of its helpers did: after a power-off the helpers often end first.
-pub const COURTESY: Duration = Duration::from_secs(2);
+/// Time for QEMU to end after one of its helpers has: after a power-off the helpers often end first.
+pub const GRACE: Duration = Duration::from_secs(2);
 
-/// The wish that the process of QEMU stands still, or goes on.
-pub struct Halt {
-    pub still: bool,
+/// A request to stop QEMU's process (SIGSTOP), or to continue it (SIGCONT).
+pub struct PauseRequest {
+    pub paused: bool,
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
-/// The processes of one guest.
-pub struct Crew {
+/// The processes of one guest, and the channels of the task that owns them.
+pub struct VmTask {
     pub qemu: Process,
     pub helpers: Vec<Process>,
     pub console: Option<AbortOnDropHandle<()>>,
     pub causes: mpsc::UnboundedReceiver<ShutdownCause>,
-    pub wishes: mpsc::UnboundedReceiver<Halt>,
+    pub pause_requests: mpsc::UnboundedReceiver<PauseRequest>,
     pub kill: CancellationToken,
     pub runtime_dir: PathBuf,
 }
 
-impl Crew {
-    /// Waits for the first of them to end, ends the others, and says why the guest is gone.
-    pub async fn oversee(mut self) -> Exit {
+impl VmTask {
+    /// Waits for the first process to end or a kill, ends the other processes, and returns why the guest ended.
+    pub async fn run(mut self) -> Exit {
         let exit = loop {
             let ended = tokio::select! {
                 biased;
                 () = self.kill.cancelled() => Some(Exit::Killed),
-                Some(Halt { still, done }) = self.wishes.recv() => {
-                    // Whoever wished may have given up.
-                    let _ = done.send(self.qemu.stand_still(still));
+                Some(PauseRequest { paused, done }) = self.pause_requests.recv() => {
+                    // The requester may have given up.
+                    let _ = done.send(self.qemu.set_paused(paused));
                     None
                 }
                 exit = first_to_end(&mut self.qemu, &mut self.helpers, &mut self.causes) => Some(exit),
@@ -52,16 +52,15 @@ impl Crew {
             helper.kill().await;
         }
         if let Some(console) = self.console {
-            // What the guest said last is in the pipe and explains the end.
-            let _ = timeout(COURTESY, console).await;
+            // The pipe still has the guest's last output, which explains the end.
+            let _ = timeout(GRACE, console).await;
         }
-        // It holds the initrd with the guest's host key.
         crate::seam::remove_boot_files(&self.runtime_dir);
         exit
     }
 }
 
-/// Waits until one of them has ended, and says why the guest is gone.
+/// Waits until one of the processes has ended, and returns why the guest ended.
 async fn first_to_end(
     qemu: &mut Process,
     helpers: &mut [Process],
@@ -73,14 +72,14 @@ async fn first_to_end(
             let how = with_failures(how, helpers).await;
             why(causes, how).await
         }
-        how = first_end(helpers) => match timeout(COURTESY, qemu.ended()).await {
+        how = first_end(helpers) => match timeout(GRACE, qemu.ended()).await {
             Ok(qemu) => why(causes, format!("{how}; {qemu}")).await,
             Err(_) => Exit::Crashed(format!("{how}, without which the guest cannot run")),
         },
     }
 }
 
-/// Never resolves where there are none.
+/// How the first helper ended. Never resolves if there are none.
 async fn first_end(helpers: &mut [Process]) -> String {
     if helpers.is_empty() {
         return std::future::pending().await;
@@ -89,16 +88,16 @@ async fn first_end(helpers: &mut [Process]) -> String {
     futures_util::future::select_all(ends).await.0
 }
 
-/// Why QEMU ended: its own word for it, or else how the process ended.
+/// Why QEMU ended: the cause that QMP reported, or else how the process ended.
 async fn why(causes: &mut mpsc::UnboundedReceiver<ShutdownCause>, how: String) -> Exit {
     let mut last = None;
-    // The monitor's task drops its end once it has read all that QEMU said.
-    while let Ok(Some(cause)) = timeout(COURTESY, causes.recv()).await {
+    // The monitor's task closes the channel once it has read all of QEMU's messages.
+    while let Ok(Some(cause)) = timeout(GRACE, causes.recv()).await {
         last = Some(cause);
     }
     match last {
         Some(ShutdownCause::Guest) => Exit::PoweredOff,
-        // Nothing else says so: see `suspend`.
+        // Only `suspend` sends `quit`.
         Some(ShutdownCause::Quit) => Exit::Suspended,
         Some(ShutdownCause::Reset) => {
             Exit::Crashed("the guest reset itself, as it does after a kernel panic".to_owned())
@@ -109,7 +108,7 @@ async fn why(causes: &mut mpsc::UnboundedReceiver<ShutdownCause>, how: String) -
     }
 }
 
-/// How QEMU ended, and the helpers that have failed: they may be why.
+/// How QEMU ended, with the helpers that have failed: they may be the cause.
 pub async fn with_failures(mut how: String, helpers: &mut [Process]) -> String {
     for helper in helpers {
         if let Some(failure) = helper.failed().await {

@@ -1,4 +1,4 @@
-//! What belongs to one guest, and the one task that owns it.
+//! The task that owns one guest's machine and its resources.
 
 use super::{
     bridge::{Events, Machine},
@@ -14,15 +14,15 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// How long the framework may take for what needs nothing of the guest.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for operations of the framework that do not depend on the guest.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What belongs to one guest.
-pub struct Crew {
+/// One guest's machine, its resources, and the channels of the task that owns them.
+pub struct VmTask {
     pub machine: Arc<Machine>,
     pub events: Events,
     pub console: AbortOnDropHandle<()>,
-    /// Begin with this state, and stand still.
+    /// Load this state and stay paused, instead of booting.
     pub state: Option<PathBuf>,
     pub kill: CancellationToken,
     /// The guest has been saved.
@@ -30,9 +30,9 @@ pub struct Crew {
     pub runtime_dir: PathBuf,
 }
 
-impl Crew {
-    /// Starts the machine, waits for its end or brings it about, and says why the guest is gone.
-    pub async fn oversee(mut self, started: oneshot::Sender<Result<(), Failure>>) -> Exit {
+impl VmTask {
+    /// Starts the machine, waits for its end or a request to stop it, and returns why the guest ended.
+    pub async fn run(mut self, started: oneshot::Sender<Result<(), Failure>>) -> Exit {
         let exit = match self.start(started).await {
             Ok(()) => tokio::select! {
                 biased;
@@ -43,22 +43,22 @@ impl Crew {
             Err(exit) => exit,
         };
         drop(self.machine);
-        // The events end when nothing of the machine is left.
+        // The event stream ends when the machine is released completely.
         let gone = async { while self.events.recv().await.is_some() {} };
-        if timeout(PATIENCE, gone).await.is_err() {
-            tracing::error!("parts of a VM that has ended are still there after {PATIENCE:?}");
+        if timeout(TIMEOUT, gone).await.is_err() {
+            tracing::error!("a VM that has ended was not released completely within {TIMEOUT:?}");
         }
-        // What the guest said last is in the pipe and explains the end.
-        let _ = timeout(PATIENCE, self.console).await;
+        // The pipe still has the guest's last output, which explains the end.
+        let _ = timeout(TIMEOUT, self.console).await;
         crate::seam::remove_boot_files(&self.runtime_dir);
         exit
     }
 
     async fn start(&mut self, started: oneshot::Sender<Result<(), Failure>>) -> Result<(), Exit> {
-        // A machine cannot be stopped while it starts, so a kill has to wait; but not for ever.
+        // A machine cannot be stopped while it starts, so a kill waits for the start, up to a limit.
         let given_up = async {
             self.kill.cancelled().await;
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(TIMEOUT).await;
         };
         let begin = async {
             match self.state.as_deref().map(Path::to_string_lossy) {
@@ -71,23 +71,23 @@ impl Crew {
             () = given_up => return Err(Exit::Killed),
         };
         let failed = answer.as_ref().err().map(|e| Exit::Crashed(describe(e)));
-        // Nobody waits for the start of a boot that was given up.
+        // The receiver is gone if the boot was cancelled.
         let _ = started.send(answer);
         failed.map_or(Ok(()), Err)
     }
 
     async fn stop(&self, exit: Exit) -> Exit {
-        match timeout(PATIENCE, self.machine.stop()).await {
+        match timeout(TIMEOUT, self.machine.stop()).await {
             Ok(Ok(())) => {}
-            // It ended by itself just now, or dropping it must do.
+            // The machine has just ended by itself; otherwise dropping it ends it.
             Ok(Err(failure)) => tracing::debug!("stopping the VM: {}", describe(&failure)),
-            Err(_) => tracing::warn!("the VM did not stop within {PATIENCE:?}; letting go of it"),
+            Err(_) => tracing::warn!("the VM did not stop within {TIMEOUT:?}; releasing it anyway"),
         }
         exit
     }
 }
 
-/// Waits until the machine ends by itself.
+/// Waits until the machine ends by itself, and returns why.
 async fn ending(events: &mut Events) -> Exit {
     loop {
         match events.recv().await {
