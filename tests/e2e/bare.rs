@@ -39,10 +39,11 @@ impl Bare {
                 word.replace(data.to_str().unwrap(), dir.join("data.img").to_str().unwrap())
             };
             // The port forward belongs to our own machine.
-            words
-                .map(there)
-                .map(|word| if word.starts_with("user,id=net") { "user,id=net".into() } else { word })
-                .collect()
+            let without_forward = |word: String| match word.starts_with("user,id=") {
+                true => word.split(',').take(2).collect::<Vec<_>>().join(","),
+                false => word,
+            };
+            words.map(there).map(without_forward).collect()
         };
         Bare { vsock: moved(lab.children("vhost-device-vsock")[0]), qemu: moved(lab.qemu()), dir }
     }
