@@ -56,7 +56,10 @@ async fn what_is_no_saved_guest_is_refused_in_qemus_words_and_stays() {
     fs::write(&state, "no memory of a guest").unwrap();
     let refusal = timeout(PATIENCE, machine.hypervisor.restore(machine.spec(), state.clone())).await.unwrap();
     let refusal = refusal.err().unwrap();
-    assert!(refusal.kind == Kind::State && refusal.message.starts_with("the saved guest cannot be restored"), "{refusal}");
+    assert!(
+        refusal.kind == Kind::State && refusal.message.starts_with("the saved guest cannot be restored"),
+        "{refusal}"
+    );
     assert!(state.exists(), "it is the user's to remove");
 }
 

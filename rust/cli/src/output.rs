@@ -34,7 +34,9 @@ fn coloured(when: ColorChoice, variable: impl Fn(&str) -> Option<OsString>, term
         ColorChoice::Auto if set("NO_COLOR").is_some() => false,
         ColorChoice::Auto if set("CLICOLOR_FORCE").is_some_and(|force| force != "0") => true,
         ColorChoice::Auto => {
-            terminal && set("CLICOLOR").is_none_or(|value| value != "0") && set("TERM").is_none_or(|term| term != "dumb")
+            terminal
+                && set("CLICOLOR").is_none_or(|value| value != "0")
+                && set("TERM").is_none_or(|term| term != "dumb")
         }
     }
 }

@@ -104,7 +104,8 @@ impl Daemon {
             match loss {
                 Loss::Socket => {
                     let api = server::bind(&self.state.api_socket())?;
-                    state_dir.has_new_socket()
+                    state_dir
+                        .has_new_socket()
                         .map_err(|e| Report::new(Kind::State, format!("the API's socket is gone: {e}")))?;
                     tracing::warn!("the API's socket was deleted or replaced, and is created again");
                     // Existing connections stay.

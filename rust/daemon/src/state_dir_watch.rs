@@ -96,9 +96,7 @@ impl StateDirWatch {
         if let Some(what) = gone(root, self.root).or_else(|| gone(&self.state.lock_file(), self.lock)) {
             let report = Report::new(
                 Kind::State,
-                format!(
-                    "{what} while the daemon ran, so clients can no longer reach it: it stops its guests and ends"
-                ),
+                format!("{what} while the daemon ran, so clients can no longer reach it: it stops its guests and ends"),
             );
             return Some(Loss::Directory(report.hint("start another: `darwin-vz-nix start`")));
         }

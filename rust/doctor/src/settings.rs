@@ -16,7 +16,9 @@ use dvn_types::{
 pub async fn settings(subject: &Subject) -> Finding {
     match &subject.settings {
         Ok(settings) => {
-            if let Some(Err(report)) = subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&requirements(settings))) {
+            if let Some(Err(report)) =
+                subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&requirements(settings)))
+            {
                 return report.into();
             }
             let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));

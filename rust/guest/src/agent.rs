@@ -102,7 +102,11 @@ struct Port {
 
 impl Port {
     fn new(listener: GuestListener, token: String) -> Self {
-        Port { listener, token: token.into(), unauthenticated: Unauthenticated::new(MAX_UNAUTHENTICATED, READY_TIMEOUT) }
+        Port {
+            listener,
+            token: token.into(),
+            unauthenticated: Unauthenticated::new(MAX_UNAUTHENTICATED, READY_TIMEOUT),
+        }
     }
 
     /// The agent's next connection; `None` when the guest is gone. Cancel-safe.

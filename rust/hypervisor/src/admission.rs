@@ -101,7 +101,8 @@ mod tests {
         let refusal = |can: Capabilities, arch| can.admit_nesting(&requirements, arch).err();
         assert_eq!(refusal(can(true), host), None);
         assert_eq!(can(false).admit_nesting(&Requirements { nested: false, ..requirements }, other), Ok(()));
-        for (refusal, why) in [(refusal(can(false), host), "has it disabled"), (refusal(can(true), other), "emulated")] {
+        for (refusal, why) in [(refusal(can(false), host), "has it disabled"), (refusal(can(true), other), "emulated")]
+        {
             let refusal = refusal.unwrap();
             assert!(refusal.kind == Kind::Host && refusal.message.contains(why), "{refusal}");
             assert!(refusal.hints[0].contains("nested-virtualization"), "{refusal:?}");

@@ -68,7 +68,8 @@ fn body(schema: &Value) -> String {
             let name = tag(variant).map_or_else(|| kind(variant), |(_, value)| format!("`{value}`"));
             format!("\n**{name}**: {}\n{}", prose(variant), body(variant))
         });
-        let by = variants.iter().find_map(tag).map_or(String::new(), |(field, _)| format!(", distinguished by `{field}`"));
+        let by =
+            variants.iter().find_map(tag).map_or(String::new(), |(field, _)| format!(", distinguished by `{field}`"));
         return format!("\nOne of{by}:\n{}", each.collect::<String>());
     }
     if let Some(parts) = schema["allOf"].as_array() {

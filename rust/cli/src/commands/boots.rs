@@ -69,7 +69,8 @@ pub fn describe(record: &BootRecord) -> String {
     let bundle = record.bundle.as_ref().map_or_else(|| "no bundle".to_owned(), |bundle| bundle.display().to_string());
     let memory = dvn_config::Size(record.memory);
     let configuration = format!("{bundle}, {} of memory, cores: {}", memory, record.cores);
-    let mut text = format!("boot {}, {}: {} ({configuration})\n", record.number, time(record.begun_unix_ms), outcome(record));
+    let mut text =
+        format!("boot {}, {}: {} ({configuration})\n", record.number, time(record.begun_unix_ms), outcome(record));
     if let Some(why) = record.went_wrong() {
         text.push_str(&format!("  {}\n", why.message));
         text.extend(why.hints.iter().map(|hint| format!("  hint: {hint}\n")));

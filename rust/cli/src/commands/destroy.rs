@@ -50,7 +50,10 @@ impl Destroy {
 
     fn confirmed(&self, machine: &MachineName) -> Result<bool, Report> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let report = Report::new(Kind::Config, format!("{machine} is not deleted: there is no terminal to ask for confirmation"));
+            let report = Report::new(
+                Kind::Config,
+                format!("{machine} is not deleted: there is no terminal to ask for confirmation"),
+            );
             return Err(report.hint("confirm with --yes"));
         }
         let what = match (self.keep_keys, self.keep_generations) {

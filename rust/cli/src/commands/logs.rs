@@ -81,13 +81,13 @@ impl Logs {
                 }
                 Ok(())
             }
-            Err(report) if report.kind == Kind::NotRunning => self.from_files(context, lines, report).await,
+            Err(report) if report.kind == Kind::NotRunning => self.read_files(context, lines, report).await,
             Err(report) => Err(report),
         }
     }
 
     /// Reads the file, for a daemon that does not run.
-    async fn from_files(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
+    async fn read_files(&self, context: &Context, lines: Option<usize>, report: Report) -> Result<(), Report> {
         let Some(file) = self.file(context)? else { return Err(report) };
         let mut stream = pin!(tail(file.clone(), lines.map_or(Start::Whole, Start::Lines), self.follow));
         let mut printer = Printer::new(stdout().is_terminal());

@@ -110,7 +110,8 @@ fn the_ssh_block_has_the_programs_names_and_files() {
         let tmp = tempfile::tempdir().unwrap();
         let key = StateDir::open(&tmp.path().join("s")).unwrap().machine(machine).user_key();
         let key = settings.state_dir.join(key.strip_prefix(tmp.path().join("s")).unwrap());
-        let contains = |line: String| assert!(block.lines().any(|l| l.trim() == line), "{name}: no {line:?} in\n{block}");
+        let contains =
+            |line: String| assert!(block.lines().any(|l| l.trim() == line), "{name}: no {line:?} in\n{block}");
         contains(format!("Host {}", host_alias(machine)));
         contains(format!("HostKeyAlias {}", host_alias(machine)));
         contains(format!("Port {}", own.listen.port()));

@@ -75,5 +75,6 @@ fn allow_many_connections() {
 fn detach() -> Result<(), Report> {
     // Fails if this process leads a process group already, which is sufficient.
     let _ = rustix::process::setsid();
-    std::env::set_current_dir("/").map_err(|error| Report::new(Kind::Host, format!("cannot change to the directory /: {error}")))
+    std::env::set_current_dir("/")
+        .map_err(|error| Report::new(Kind::Host, format!("cannot change to the directory /: {error}")))
 }

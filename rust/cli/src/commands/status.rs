@@ -224,7 +224,9 @@ fn note(machine: &MachineStatus) -> String {
             crashed => format!("{name}: the last guest {crashed}\n"),
         },
         State::Running { builds: 1, .. } => format!("{name}: a build continues without a connection\n"),
-        State::Running { builds, .. } if *builds > 1 => format!("{name}: {builds} builds continue without a connection\n"),
+        State::Running { builds, .. } if *builds > 1 => {
+            format!("{name}: {builds} builds continue without a connection\n")
+        }
         State::Failed { cause, attempts, retry_in_ms } => {
             let hints = hints(cause);
             let again = match retry_in_ms {

@@ -163,14 +163,16 @@ async fn a_boot_waits_for_the_end_of_another_guest_says_so_and_has_its_whole_tim
     assert_eq!(waits(b).as_deref(), Some(REASON));
     let waits_event = What::Waits { reason: Some(REASON.to_owned()) };
     assert!(
-        std::iter::from_fn(|| seen.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == waits_event)
+        std::iter::from_fn(|| seen.try_recv().ok())
+            .any(|event| event.machine == *b.name() && event.what == waits_event)
     );
     a.stop(false).await.unwrap();
     waiting.await.unwrap().unwrap();
     assert_eq!(waits(b), None);
     let waits_event = What::Waits { reason: None };
     assert!(
-        std::iter::from_fn(|| seen.try_recv().ok()).any(|event| event.machine == *b.name() && event.what == waits_event)
+        std::iter::from_fn(|| seen.try_recv().ok())
+            .any(|event| event.machine == *b.name() && event.what == waits_event)
     );
     // A connection to a guest that runs passes at once, also while another waits.
     let _waiting = starts(a);

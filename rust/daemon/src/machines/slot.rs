@@ -13,8 +13,8 @@
 //! reason.
 
 use crate::{
-    events::Events,
     connection::Connection,
+    events::Events,
     machine::Machine,
     ssh_listener::{self, Target},
 };

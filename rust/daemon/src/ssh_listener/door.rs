@@ -153,7 +153,13 @@ async fn while_it_is_there<T>(client: &TcpStream, slot: &Slot, opening: impl Fut
 }
 
 /// Copies until the connection ends, the client is evicted, or it does not log in within `login`.
-async fn serve(connection: Connection, client: Dialogue<TcpStream>, machine: &dyn Target, slot: &Slot, login: Duration) {
+async fn serve(
+    connection: Connection,
+    client: Dialogue<TcpStream>,
+    machine: &dyn Target,
+    slot: &Slot,
+    login: Duration,
+) {
     let (abandoned, answered) = (client.abandoned(), client.answered());
     let evicted = async {
         slot.evicted().await;

@@ -2,8 +2,8 @@
 
 use super::door::{Bounds, Target, serve_within};
 use crate::{
-    events::Events,
     connection::Connection,
+    events::Events,
     machine::{Machine, Parts},
 };
 use dvn_config::MachineSettings;
@@ -180,10 +180,7 @@ async fn a_guest_with_only_a_silent_connection_stops() {
     let door = door(Script::default(), Some(Duration::from_millis(300))).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     let mut rest = Vec::new();
-    timeout(TIMEOUT, stream.read_to_end(&mut rest))
-        .await
-        .expect("the guest ends, and the connection with it")
-        .unwrap();
+    timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.expect("the guest ends, and the connection with it").unwrap();
     assert!(matches!(door.machine.status().state, State::Stopping { .. } | State::Stopped { .. }));
 }
 

@@ -119,8 +119,7 @@ impl Qemu {
         let (exit_out, exit) = watch::channel(None);
         let (pause_requests, pauses) = mpsc::unbounded_channel();
         let runtime_dir = spec.runtime_dir.clone();
-        let task =
-            VmTask { qemu, helpers, console, causes, pause_requests: pauses, kill: kill.clone(), runtime_dir };
+        let task = VmTask { qemu, helpers, console, causes, pause_requests: pauses, kill: kill.clone(), runtime_dir };
         tokio::spawn(async move { exit_out.send_replace(Some(task.run().await)) });
         let savable = self.capabilities.admit_suspend(&spec);
         Ok(Arc::new(QemuGuest::new(spec, savable, firmware, qmp, pause_requests, kill, exit)))

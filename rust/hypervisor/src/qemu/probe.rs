@@ -120,12 +120,11 @@ pub fn accelerator(forced: Option<&str>) -> Result<Accelerator, Report> {
         Some("tcg") => Ok(Accelerator::Tcg),
         Some("kvm") => match kvm_opens {
             Ok(_) => Ok(Accelerator::Kvm),
-            Err(e) => Err(Report::new(
-                Kind::Host,
-                format!("accelerator is set to kvm, but /dev/kvm cannot be opened: {e}"),
-            )
-            .hint("load the module kvm_intel or kvm_amd, and join the group kvm")
-            .hint("or set accelerator to auto")),
+            Err(e) => {
+                Err(Report::new(Kind::Host, format!("accelerator is set to kvm, but /dev/kvm cannot be opened: {e}"))
+                    .hint("load the module kvm_intel or kvm_amd, and join the group kvm")
+                    .hint("or set accelerator to auto"))
+            }
         },
         Some(other) => Err(Report::new(Kind::Config, format!("there is no accelerator {other:?} for QEMU"))
             .hint("take auto, kvm or tcg")),

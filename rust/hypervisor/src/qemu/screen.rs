@@ -47,8 +47,9 @@ impl Display for QemuScreen {
     fn screenshot(&self) -> BoxFuture<'_, Result<Vec<u8>, Report>> {
         Box::pin(async {
             let taken = timeout(SCREENSHOT_TIMEOUT, self.take()).await;
-            let taken =
-                taken.unwrap_or_else(|_| Err(format!("QEMU did not answer within {SCREENSHOT_TIMEOUT:?}: is the guest paused?")));
+            let taken = taken.unwrap_or_else(|_| {
+                Err(format!("QEMU did not answer within {SCREENSHOT_TIMEOUT:?}: is the guest paused?"))
+            });
             taken.map_err(|why| Report::new(Kind::Guest, format!("cannot take a screenshot of the guest: {why}")))
         })
     }

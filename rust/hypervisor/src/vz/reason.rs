@@ -93,9 +93,9 @@ impl Reason {
                 "or recreate it: darwin-vz-nix destroy --keep-keys; it contains no build results",
             ],
             Reason::Full => &["free some space, then start again"],
-            Reason::Network => {
-                &["if it persists, restart the Mac: macOS provides the network of virtual machines through a separate service"]
-            }
+            Reason::Network => &[
+                "if it persists, restart the Mac: macOS provides the network of virtual machines through a separate service",
+            ],
             Reason::Unsupported | Reason::System => &["see what this Mac can do: darwin-vz-nix capabilities"],
             Reason::Configuration => {
                 &["give fewer cores or less memory", "see what this Mac can do: darwin-vz-nix capabilities"]
