@@ -123,7 +123,7 @@ impl Parts {
     ) -> Result<Parts, Report> {
         Ok(Parts {
             hypervisor: Arc::new(sim),
-            provider: Arc::new(dvn_lifecycle::InMemory::with(agent)),
+            provider: Arc::new(dvn_lifecycle::InMemory::with(agent).with_memory(settings.memory)),
             warm: WarmConnection::default(),
             connect_program: Vec::new(),
             assertion: None,
