@@ -78,9 +78,11 @@ pub struct Saving {
 impl Saving {
     /// Starts to save a state. Removes an older state, which is invalid because the machine has run since.
     ///
-    /// Fails if the path exists but is not a saved state: it could be a disk.
+    /// Fails if there is a file but no record of a saved state: it could be a disk, or settings beside one.
     pub fn begin(state: &Path) -> Result<Saving, Report> {
-        if fs::symlink_metadata(state).is_ok() && regular_file::look(&record_of(state)).is_err() {
+        let record = record_of(state);
+        let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        if (is_there(state) || is_there(&record)) && !is_record(&record) {
             let message = format!("cannot save the guest in {}: the file there is not a saved guest", state.display());
             return Err(Report::new(Kind::State, message).hint("give another path, or move that file away"));
         }
@@ -160,6 +162,11 @@ pub fn forget(state: &Path) -> Result<(), Report> {
 
 fn remove(file: &Path) -> Result<(), Report> {
     files::unless_missing(fs::remove_file(file)).map_err(|e| files::state_error(file, "cannot remove", &e))
+}
+
+/// Whether a file is the record of a saved state, of this version or another.
+fn is_record(path: &Path) -> bool {
+    regular_file::read(path).is_ok_and(|json| serde_json::from_slice::<Record>(&json).is_ok())
 }
 
 fn record_of(state: &Path) -> PathBuf {
@@ -247,6 +254,13 @@ mod tests {
             let refusal = Saving::begin(&path).err().unwrap();
             assert!(refusal.kind == Kind::State && refusal.message.ends_with("is not a saved guest"), "{refusal}");
             assert!(path.exists());
+        }
+        // Nor with JSON of another kind beside it, nor that JSON where nothing else is.
+        for path in [spec.devices.disks[0].path.clone(), tmp.path().join("new")] {
+            fs::write(record_of(&path), "{\"name\": \"settings\"}").unwrap();
+            let was_there = path.exists();
+            assert_eq!(Saving::begin(&path).err().unwrap().kind, Kind::State);
+            assert!(record_of(&path).exists() && path.exists() == was_there);
         }
     }
 
