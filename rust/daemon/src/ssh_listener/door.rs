@@ -115,7 +115,7 @@ async fn let_in(mut client: TcpStream, machine: &dyn Target, slot: &Arc<Slot>, t
     };
     let Some(turn) = turn else { return };
     let mut opening = pin!(machine.open());
-    match while_it_is_there(&client, slot, opening.as_mut()).await {
+    match while_it_is_there(&client, machine, slot, opening.as_mut()).await {
         Some(Ok(connection)) => {
             let client = Dialogue::new(client, Arc::clone(slot), turn);
             serve(connection, client, machine, slot, login).await;
@@ -136,7 +136,12 @@ async fn let_in(mut client: TcpStream, machine: &dyn Target, slot: &Arc<Slot>, t
 }
 
 /// Opens a connection to the guest. `None`: the client has disconnected without sending anything, or was evicted.
-async fn while_it_is_there<T>(client: &TcpStream, slot: &Slot, opening: impl Future<Output = T>) -> Option<T> {
+async fn while_it_is_there<T>(
+    client: &TcpStream,
+    machine: &dyn Target,
+    slot: &Slot,
+    opening: impl Future<Output = T>,
+) -> Option<T> {
     // Bytes that arrive while the guest boots count, too.
     let left = async {
         first_bytes(client, slot).await;
@@ -148,7 +153,10 @@ async fn while_it_is_there<T>(client: &TcpStream, slot: &Slot, opening: impl Fut
         biased;
         opened = opening => Some(opened),
         () = left => None,
-        () = slot.evicted() => None,
+        () = slot.evicted() => {
+            log_eviction(machine);
+            None
+        }
     }
 }
 
