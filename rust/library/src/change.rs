@@ -1,0 +1,139 @@
+//! Changes of a machine that does not run: its configuration, its disk's size, its name, its end.
+
+use crate::{
+    config::DisplaySize,
+    library::{Library, Machine},
+    name::LibraryName,
+    staging::{Staged, step, sync_parent},
+};
+use dvn_host::{
+    files::{state_error, write_atomic},
+    regular_file,
+};
+use dvn_types::{Kind, MacAddress, Report};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+use std::fs::OpenOptions;
+
+/// What is to become different. `None` leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Virtual processors.
+    pub cores: Option<u32>,
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// The display.
+    pub display: Option<DisplaySize>,
+    /// Whether the guest's resolution follows the window.
+    pub display_refit: Option<bool>,
+    /// The length of the disk in bytes. It can grow, not shrink.
+    pub disk_size: Option<u64>,
+    /// A new random MAC address.
+    pub new_mac: bool,
+}
+
+impl Library {
+    /// Changes a stopped machine: all that was asked for, or nothing.
+    pub fn change(&self, name: &LibraryName, change: &Change) -> Result<Machine, Report> {
+        let _changing = self.changing();
+        let machine = self.machine(name)?;
+        machine.demand_stopped("change")?;
+        let mut config = machine.config.clone();
+        if let Some(cores) = change.cores {
+            at_least("processors", cores.into(), config.cpu_count_min.into(), name)?;
+            config.cpu_count = cores;
+        }
+        if let Some(memory) = change.memory {
+            at_least("bytes of memory", memory, config.memory_size_min, name)?;
+            config.memory_size = memory;
+        }
+        config.display = match (change.display, config.display) {
+            // As long as no other unit is asked for, numbers keep theirs.
+            (Some(new @ DisplaySize { unit: None, .. }), old) => DisplaySize { unit: old.unit, ..new },
+            (Some(new), _) => new,
+            (None, old) => old,
+        };
+        config.display_refit = change.display_refit.or(config.display_refit);
+        if change.new_mac {
+            let taken = self.mac_addresses()?;
+            config.mac_address = std::iter::repeat_with(MacAddress::random)
+                .find(|mac| !taken.contains(mac))
+                .unwrap_or_else(MacAddress::random);
+        }
+        let text = config.text()?;
+        if let Some(size) = change.disk_size {
+            grow(&machine, size)?;
+        }
+        if config != machine.config {
+            write_atomic(&machine.files.config(), &text, 0o600)?;
+            step();
+        }
+        self.machine(name)
+    }
+
+    /// Gives a machine that does not run another name. Never replaces a machine.
+    pub fn rename(&self, from: &LibraryName, to: &LibraryName) -> Result<(), Report> {
+        let _changing = self.changing();
+        let machine = self.machine(from)?;
+        machine.demand_not_running("rename")?;
+        let place = self.files(to);
+        match renameat_with(CWD, machine.files.dir(), CWD, place.dir(), RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) => return Err(Library::taken(to)),
+            Err(e) => return Err(state_error(machine.files.dir(), "cannot rename", &e.into())),
+        }
+        step();
+        sync_parent(place.dir())
+    }
+
+    /// Deletes a machine that does not run, suspended or broken ones too: its disk and all of its files.
+    pub fn delete(&self, name: &LibraryName) -> Result<(), Report> {
+        let _changing = self.changing();
+        match self.machine(name) {
+            Ok(machine) => machine.demand_not_running("delete")?,
+            Err(report) if report.kind == Kind::NotFound => return Err(report),
+            // A broken machine runs nowhere, and this is how to be rid of it.
+            Err(report) => tracing::info!("deleting a broken machine: {report}"),
+        }
+        Staged::take(&self.staging, self.files(name).dir()).map(drop)
+    }
+}
+
+fn at_least(what: &str, wanted: u64, least: u64, name: &LibraryName) -> Result<(), Report> {
+    match wanted < least.max(1) {
+        true => Err(Report::new(
+            Kind::Config,
+            format!("{name} needs at least {} {what}, and {wanted} are asked for", least.max(1)),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Makes a disk longer. The guest's partitions and file systems stay as they are.
+fn grow(machine: &Machine, size: u64) -> Result<(), Report> {
+    let disk = machine.files.disk();
+    let fail = |e| state_error(&disk, "cannot resize", &e);
+    let file = regular_file::open_as(&disk, OpenOptions::new().read(true).write(true)).map_err(fail)?;
+    let now = file.metadata().map_err(fail)?.len();
+    if size < now {
+        return Err(Report::new(
+            Kind::Config,
+            format!(
+                "the disk of {} has {now} bytes and cannot shrink to {size}: what is beyond would be lost",
+                machine.name
+            ),
+        )
+        .hint(format!("a disk can grow: ask for more than {now} bytes")));
+    }
+    if size % 512 != 0 {
+        return Err(Report::new(
+            Kind::Config,
+            format!("a disk cannot have {size} bytes: it is made of sectors of 512"),
+        ));
+    }
+    file.set_len(size).and_then(|()| file.sync_all()).map_err(fail)?;
+    step();
+    Ok(())
+}
