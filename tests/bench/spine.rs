@@ -78,7 +78,7 @@ fn forwarding_lab() -> (Lab, u16) {
     let wrapper = lab.dir.path().join("bin").join(&name);
     fs::create_dir(wrapper.parent().unwrap()).unwrap();
     let script = format!(
-        "#!/bin/bash\nexec {} \"${{@/user,id=net/user,id=net,hostfwd=tcp:127.0.0.1:{forwarded}-:22}}\"\n",
+        "#!/bin/bash\nexec {} \"${{@/#user,/user,hostfwd=tcp:127.0.0.1:{forwarded}-:22,}}\"\n",
         real.display()
     );
     fs::write(&wrapper, script).unwrap();
