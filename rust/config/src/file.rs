@@ -99,8 +99,7 @@ impl Reader<'_> {
         };
         for (machine, value) in table {
             let origin = || self.at(machine.span());
-            let name: MachineName =
-                machine.get_ref().parse().map_err(|why| ConfigError::BadName { origin: origin(), why })?;
+            let name = plain_name(machine.get_ref()).map_err(|why| ConfigError::BadName { origin: origin(), why })?;
             let DeValue::Table(settings) = value.get_ref() else {
                 return Err(ConfigError::NoTable { origin: origin(), name: format!("machines.{name}") });
             };
@@ -121,6 +120,14 @@ impl Reader<'_> {
         let nearest = nearest(name, keys.chain(top.then_some("machines")));
         ConfigError::UnknownKey { origin: self.at(span), name: name.to_owned(), nearest }
     }
+}
+
+/// A machine of the configuration is an ssh alias and a service too, so its name has few characters.
+fn plain_name(name: &str) -> Result<MachineName, String> {
+    let plain = name.parse::<MachineName>().ok().filter(MachineName::is_plain);
+    plain.ok_or_else(|| {
+        format!("{name:?} is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter")
+    })
 }
 
 fn raw(value: &DeValue<'_>) -> Raw {

@@ -8,6 +8,7 @@ use crate::{
     metrics,
     options::RunOptions,
     state_dir_watch::{Loss, StateDirWatch},
+    vms::Vms,
 };
 use dvn_config::{HostFacts, MachineSettings, Settings};
 use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
@@ -32,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Daemon {
     state: StateDir,
     machines: Machines,
+    /// The machines of the library.
+    pub(crate) vms: Vms,
     events: Arc<Events>,
     shown: ConfigView,
 }
@@ -48,7 +51,10 @@ impl Daemon {
         let inherited = Inherited::take();
         // A daemon that a service manager or `start` began reports a broken machine over the API and at its sockets.
         let is_watched = !options.detached && inherited.is_empty();
-        let machines = Machines::new(factory(&state, &options, &events, inherited));
+        let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(&events)));
+        let machines = Machines::new(factory(&state, &options, &events, inherited, &budget));
+        let declared = settings.machines.keys().cloned().collect();
+        let vms = Vms::open(&state, declared, options.search_path.clone(), Arc::clone(&events), budget)?;
         let broken = open(&machines, settings.machines).await;
         if let (true, Some(report)) = (is_watched && machines.working().is_empty(), broken) {
             return Err(report);
@@ -62,7 +68,7 @@ impl Daemon {
         }
         let api = server::bind(&state.api_socket())?;
         let state_dir = StateDirWatch::of(&state, &events)?;
-        let daemon = Arc::new(Daemon { state, machines, events, shown: options.shown });
+        let daemon = Arc::new(Daemon { state, machines, vms, events, shown: options.shown });
         daemon.machines.serve();
         let stop = CancellationToken::new();
         if let Some((listener, token)) = tcp {
@@ -183,13 +189,19 @@ impl Daemon {
 
     /// Stops every guest, at the same time.
     pub async fn shut_down(&self) {
-        self.machines.shut_down().await;
+        tokio::join!(self.machines.shut_down(), self.vms.shut_down());
     }
 }
 
-fn factory(state: &StateDir, options: &RunOptions, events: &Arc<Events>, inherited: Inherited) -> MachineFactory {
+fn factory(
+    state: &StateDir,
+    options: &RunOptions,
+    events: &Arc<Events>,
+    inherited: Inherited,
+    budget: &Arc<Budget>,
+) -> MachineFactory {
     let (its_state, its_options, its_events) = (state.clone(), options.clone(), Arc::clone(events));
-    let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(events)));
+    let budget = Arc::clone(budget);
     MachineFactory {
         state: state.clone(),
         events: Arc::clone(events),
@@ -226,7 +238,8 @@ async fn end_on_signal(mut stop_signals: StopSignals, daemon: Arc<Daemon>, stop:
         () = stop_signals.next() => {
             tracing::warn!("a second signal: the guests are killed");
             let machines = daemon.machines.working();
-            futures_util::future::join_all(machines.iter().map(|machine| machine.stop(true))).await;
+            let builders = futures_util::future::join_all(machines.iter().map(|machine| machine.stop(true)));
+            tokio::join!(builders, daemon.vms.kill());
         }
     }
     stop.cancel();

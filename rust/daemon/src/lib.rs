@@ -21,6 +21,7 @@ pub mod specimen;
 mod ssh_listener;
 mod state_dir_watch;
 pub mod views;
+mod vms;
 #[cfg(test)]
 mod wrong_files_tests;
 

@@ -7,7 +7,7 @@ mod entry;
 mod hang;
 mod host_awake;
 mod monitor;
-mod observe;
+pub(crate) mod observe;
 mod provision;
 mod reach;
 mod store_hold;
@@ -37,7 +37,7 @@ use dvn_host::{
     blocking,
     machine_dir::{MachineDir, StateDir},
 };
-use dvn_hypervisor::{Capabilities, Hypervisor};
+use dvn_hypervisor::{Capabilities, Exit, Hypervisor};
 use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy, Snapshot};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{
@@ -266,6 +266,14 @@ impl Machine {
     /// Whether its guest runs now.
     pub fn is_running(&self) -> bool {
         matches!(self.handle.snapshot().phase, Phase::Running { .. })
+    }
+
+    /// How its last guest ended.
+    pub fn last_exit(&self) -> Option<Exit> {
+        match self.handle.snapshot().phase {
+            Phase::Stopped { last } => last,
+            _ => None,
+        }
     }
 
     /// The configured settings.

@@ -3,8 +3,8 @@
 use dvn_hypervisor::{Capabilities, Exit, Feature};
 use dvn_lifecycle::{Phase, Snapshot};
 use dvn_types::{
-    ms,
-    wire::{BackendView, FeatureView, State},
+    Arch, ms,
+    wire::{BackendView, FeatureView, GuestOs, Hardware, MachineStatus, Role, State, Vm},
 };
 use tokio::time::Instant;
 
@@ -24,10 +24,36 @@ pub fn backend_view(can: &Capabilities, features: &[Feature], search_path: Strin
     }
 }
 
+/// A builder as one of all machines.
+pub fn builder(status: &MachineStatus) -> Vm {
+    Vm {
+        name: status.name.clone(),
+        role: Role::Builder,
+        state: status.state.clone(),
+        waits_for: status.waits_for.clone(),
+        hardware: Some(Hardware {
+            os: GuestOs::Linux,
+            arch: Arch::host().unwrap_or(Arch::Aarch64),
+            cores: status.cores,
+            memory: status.memory,
+            disk_size: status.disk_size,
+            disk_format: "raw".to_owned(),
+            display: None,
+            mac_address: None,
+            medium: None,
+            created_unix_ms: None,
+            started_unix_ms: None,
+            directory: None,
+        }),
+        space: None,
+    }
+}
+
 /// The state of a lifecycle at `now`; `builds` are those that keep the guest running without a lease.
 pub fn state(snapshot: &Snapshot, builds: u32, now: Instant) -> State {
     let away = |at: Instant| ms(at.saturating_duration_since(now));
     match &snapshot.phase {
+        Phase::Stopped { last: Some(Exit::Suspended) } => State::Suspended,
         Phase::Stopped { last } => State::Stopped { last_exit: last.as_ref().map(Exit::to_string) },
         Phase::Starting => State::Starting,
         Phase::Running { leases, idle_at, .. } => {

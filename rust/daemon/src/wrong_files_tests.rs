@@ -105,6 +105,7 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         pause: false,
         efi: Ok(()),
         display: Ok(()),
+        forwards: Ok(()),
         suspend: Ok(vec![]),
         limits: Limits { cores: (1, 8), memory: (0, u64::MAX) },
         features: vec![],

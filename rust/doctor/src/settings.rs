@@ -191,6 +191,7 @@ mod tests {
             shares: true,
             efi: Ok(()),
             display: Ok(()),
+            forwards: Ok(()),
             suspend: Ok(vec![]),
             limits: Limits { cores: (1, 8), memory: (0, 8 << 30) },
             features: vec![Feature { name: "nested-virtualization", available: nested, why }],

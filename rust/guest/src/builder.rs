@@ -300,6 +300,7 @@ fn prepare(
         devices: Devices {
             disks: images.map(|image| SystemDisk::new(image.path, image.read_only)).collect(),
             nics: vec![Nic { mac: dir.mac_address()? }],
+            forwards: vec![],
             shares,
             display: None,
             vsock: true,

@@ -5,7 +5,8 @@
 //!   lock                     held by the one daemon that owns this directory
 //!   api.sock  daemon.log
 //!   api-token                what the API asks for on TCP; made when it first answers there, or by `token` (kept)
-//!   machines/NAME/
+//!   staging/  run/           machines of the library that are being made, and the sockets of those that run
+//!   machines/NAME/           of a machine of the library: `config.json`, `disk.img`, …, see the crate `library`; of a builder:
 //!     id_ed25519[.pub]       the key with which this host logs in           (kept)
 //!     ssh_host_ed25519_key   the guest's pinned host key                    (kept)
 //!     known_hosts            made from the above, for ssh                   (derived)
@@ -89,6 +90,21 @@ impl StateDir {
         api_token(&self.root)
     }
 
+    /// The machines' directories, by their names.
+    pub fn machines(&self) -> PathBuf {
+        self.root.join("machines")
+    }
+
+    /// Where machines of the library are made before they appear, and go to be deleted.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// Sockets of machines of the library that run.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
     /// The file that the daemon locks.
     pub fn lock_file(&self) -> PathBuf {
         self.root.join("lock")
@@ -158,7 +174,7 @@ impl StateDir {
             )
             .hint("choose a shorter directory with --state-dir"));
         }
-        private_dir(&self.root.join("machines"))?;
+        private_dir(&self.machines())?;
         private_dir(&dir.root)?;
         Ok(dir)
     }

@@ -1,11 +1,12 @@
 //! The daemon as a trait, so that the API can be tested without one.
 
+use crate::library_control::LibraryControl;
 use dvn_hypervisor::GuestStream;
 use dvn_types::{
     MachineName, Report, Service,
     wire::{
         BackendView, BootList, ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
-        StartRequest, Trimmed,
+        StartRequest, Stopped, Trimmed,
     },
 };
 use futures_util::future::BoxFuture;
@@ -13,7 +14,7 @@ use std::{io, path::PathBuf};
 use tokio::sync::{broadcast, watch};
 
 /// The daemon, as the API uses it.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: LibraryControl {
     /// The status of the daemon and all machines, now.
     fn status(&self) -> DaemonStatus;
     /// Changes whenever the status does.
@@ -44,14 +45,15 @@ pub trait Control: Send + Sync + 'static {
     /// Boots a machine; resolves when it runs.
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> BoxFuture<'a, Result<(), Report>>;
     /// Stops a machine; resolves when it is off.
-    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<(), Report>>;
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<Stopped, Report>>;
     /// Makes the guest discard its unused disk blocks on the host; starts it if needed.
     fn trim<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Trimmed, Report>>;
     /// Pauses a machine's guest; resolves when it is paused.
     fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
     /// Resumes it; resolves when it answers.
     fn resume<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>>;
-    /// Stops a machine and deletes its state. One that the configuration declares is made anew, any other is removed.
+    /// Stops a builder and deletes its state; one that the configuration declares is made anew. Deletes a machine of the library,
+    /// which must not run.
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> BoxFuture<'a, Result<(), Report>>;
     /// Takes a lease, starts the guest if needed, and connects to one of its services. Dropping the future cancels
     /// this.

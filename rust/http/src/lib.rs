@@ -4,8 +4,17 @@
 //! |---|---|
 //! | `GET /v1/health` | `{}` once the daemon serves |
 //! | `GET /v1/status?after=N&timeout=SECONDS` | [`DaemonStatus`](dvn_types::wire::DaemonStatus); with `after`, once its generation is greater than N or the time is over |
+//! | `GET /v1/machines?space=BOOL` | [`MachineList`](dvn_types::wire::MachineList): the builders and all machines of the library; with `space`, the blocks of their disks |
+//! | `POST /v1/machines` | makes a machine of the library; body [`CreateRequest`](dvn_types::wire::CreateRequest); answers [`Vm`](dvn_types::wire::Vm) |
+//! | `GET`, `PATCH`, `DELETE /v1/machines/NAME` | shows it, changes it by a [`SetRequest`](dvn_types::wire::SetRequest), deletes it |
+//! | `POST /v1/machines/NAME/clone`, `…/rename` | copies it, renames it; body [`NameRequest`](dvn_types::wire::NameRequest); answers [`Vm`](dvn_types::wire::Vm) |
+//! | `POST /v1/machines/NAME/run` | boots a machine of the library with further devices; body [`RunRequest`](dvn_types::wire::RunRequest) or none |
+//! | `POST /v1/machines/NAME/suspend` | saves its memory and ends its guest; answers when that is done |
+//! | `GET /v1/machines/NAME/addresses` | [`Addresses`](dvn_types::wire::Addresses) of the running guest |
+//! | `GET /v1/machines/NAME/screenshot` | its screen as a PNG |
+//! | `GET /v1/machines/NAME/agent` | with `Upgrade: darwin-vz-stream`: a byte stream to the agent of the running guest |
 //! | `POST /v1/machines/NAME/start` | boots it and answers when it runs; body [`StartRequest`](dvn_types::wire::StartRequest) or none |
-//! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off; body [`StopRequest`](dvn_types::wire::StopRequest) or none |
+//! | `POST /v1/machines/NAME/stop` | stops it and answers when it is off, with how it ended; body [`StopRequest`](dvn_types::wire::StopRequest) or none |
 //! | `POST /v1/machines/NAME/pause`, `…/resume` | pauses or resumes its guest; answers when that is done |
 //! | `POST /v1/machines/NAME/trim` | makes the guest, which is started if needed, discard unused disk blocks on the host; answers [`Trimmed`](dvn_types::wire::Trimmed) |
 //! | `GET /v1/machines/NAME/generations` | [`GenerationList`](dvn_types::wire::GenerationList) |
@@ -36,6 +45,8 @@ pub mod control;
 mod generations;
 mod given;
 mod headers;
+mod library;
+pub mod library_control;
 mod openapi;
 mod refusal;
 pub mod router;

@@ -1,7 +1,8 @@
 //! All routes, in one list with their descriptions.
 
 use super::{
-    boots, capabilities, control::Control, generations, openapi, refusal::Refusal, routes, shared::Api, streams,
+    boots, capabilities, control::Control, generations, library, openapi, refusal::Refusal, routes, shared::Api,
+    streams,
 };
 use axum::{
     Router,
@@ -52,12 +53,20 @@ fn described() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(streams::events))
         .routes(routes!(streams::logs))
         .routes(routes!(routes::shutdown))
-        .routes(routes!(routes::destroy))
         .routes(routes!(routes::start))
         .routes(routes!(routes::stop_machine))
         .routes(routes!(routes::pause))
         .routes(routes!(routes::resume))
         .routes(routes!(routes::trim))
+        .routes(routes!(library::list, library::create))
+        .routes(routes!(library::show, library::set, routes::destroy))
+        .routes(routes!(library::clone))
+        .routes(routes!(library::rename))
+        .routes(routes!(library::run))
+        .routes(routes!(library::suspend))
+        .routes(routes!(library::addresses))
+        .routes(routes!(library::screenshot))
+        .routes(routes!(library::agent))
         .routes(routes!(generations::list))
         .routes(routes!(generations::roll_back))
         .routes(routes!(generations::build))

@@ -18,7 +18,7 @@ use axum::{
 use dvn_config::check_start;
 use dvn_types::{
     Kind, MachineName, Report,
-    wire::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Trimmed},
+    wire::{ConfigView, Connections, DaemonStatus, DestroyRequest, Done, StartRequest, StopRequest, Stopped, Trimmed},
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -104,14 +104,13 @@ pub(super) async fn start(State(api): Shared, name: Name, Given(request): Given<
 /// Stop a machine; the answer comes when it is off
 #[utoipa::path(post, path = "/v1/machines/{name}/stop", params(("name" = MachineName, Path)),
     request_body(content = Option<StopRequest>, description = "Without one: press the power button."),
-    responses((status = 200, body = Done, description = "It is off.")))]
+    responses((status = 200, body = Stopped, description = "It is off.")))]
 pub(super) async fn stop_machine(
     State(api): Shared,
     name: Name,
     Given(request): Given<StopRequest>,
-) -> Answer<Json<Done>> {
-    api.control.stop(&machine(name)?, request.force).await?;
-    Ok(Json(Done {}))
+) -> Answer<Json<Stopped>> {
+    Ok(Json(api.control.stop(&machine(name)?, request.force).await?))
 }
 
 /// Make the guest, which is started if needed, discard unused disk blocks on the host
@@ -139,11 +138,11 @@ pub(super) async fn resume(State(api): Shared, name: Name) -> Answer<Json<Done>>
     Ok(Json(Done {}))
 }
 
-/// Stop a machine and delete its files
+/// Delete a machine's files
 ///
-/// A machine that the configuration declares is made anew at once, so that the next connection still starts it: what is deleted is its
-/// disk, its logs, its keys and its generations. Any other machine is removed, with its address, its numbers and all its files; of
-/// such a one nothing can be kept.
+/// A builder is stopped, and made anew at once, so that the next connection still starts it: what is deleted is its disk, its logs,
+/// its keys and its generations. A machine of the library must not run. It is removed with its disk and all its files; of such a one
+/// nothing can be kept.
 #[utoipa::path(delete, path = "/v1/machines/{name}", params(("name" = MachineName, Path), DestroyRequest),
     responses((status = 200, body = Done, description = "It is as new, or removed.")))]
 pub(super) async fn destroy(State(api): Shared, name: Name, query: Params<DestroyRequest>) -> Answer<Json<Done>> {

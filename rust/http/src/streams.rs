@@ -5,6 +5,7 @@
 
 use super::{
     connection_limits::RequestSlot,
+    control::Tunnel,
     given::{Name, Params, machine, named, no_path, params},
     headers::asks_for_a_stream,
     refusal::Answer,
@@ -25,6 +26,7 @@ use dvn_host::{
     regular_file::{self, NotRegular},
     tail::{Start, tail},
 };
+use dvn_hypervisor::GuestStream;
 use dvn_types::{
     Kind, MachineName, Report, Service,
     wire::{Event, UPGRADE},
@@ -147,7 +149,7 @@ pub(super) async fn connect(
     State(api): Shared,
     slot: GivenSlot,
     path: Result<Path<(String, String)>, PathRejection>,
-    mut request: Request,
+    request: Request,
 ) -> Answer<Response> {
     let Path((name, service)) = path.map_err(|error| no_path(&error))?;
     let name = named(&name)?;
@@ -155,18 +157,47 @@ pub(super) async fn connect(
         let names = Service::ALL.map(Service::as_str).join(" and ");
         Report::new(Kind::NotFound, what).hint(format!("the services are {names}"))
     })?;
+    let machine = name.clone();
+    let opened = async move { api.control.open(&machine, service).await };
+    upgraded(slot, request, opened, move |tunnel: Box<dyn Tunnel>, client| async move {
+        match tunnel.carry(client).await {
+            Ok((sent, received)) => tracing::debug!(machine = %name, ?service, sent, received, "connection closed"),
+            Err(error) => tracing::debug!(machine = %name, ?service, %error, "connection broke"),
+        }
+    })
+    .await
+}
+
+/// Switches protocols once `guest` has a stream, and copies both ways until both sides have ended.
+pub(super) async fn tunnel(
+    slot: GivenSlot,
+    request: Request,
+    guest: impl Future<Output = Result<GuestStream, Report>>,
+) -> Answer<Response> {
+    upgraded(slot, request, guest, |mut guest: GuestStream, mut client: GuestStream| async move {
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut guest).await {
+            tracing::debug!(%error, "a connection to an agent broke");
+        }
+    })
+    .await
+}
+
+/// Switches protocols once the other end is open, and lets `carry` have both.
+async fn upgraded<T: Send + 'static, Carried: Future<Output = ()> + Send>(
+    slot: GivenSlot,
+    mut request: Request,
+    opened: impl Future<Output = Result<T, Report>>,
+    carry: impl FnOnce(T, GuestStream) -> Carried + Send + 'static,
+) -> Answer<Response> {
     asks_for_a_stream(&request)?;
     let joined = slot.map(|Extension(slot)| slot.join()).transpose()?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let tunnel = api.control.open(&name, service).await?;
+    let other = opened.await?;
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(client) => match tunnel.carry(Box::new(TokioIo::new(client))).await {
-                Ok((sent, received)) => tracing::debug!(machine = %name, ?service, sent, received, "connection closed"),
-                Err(error) => tracing::debug!(machine = %name, ?service, %error, "connection broke"),
-            },
-            // The client disconnected between lease and stream; dropping the tunnel frees the lease.
-            Err(error) => tracing::debug!(machine = %name, %error, "the client disconnected before its stream began"),
+            Ok(client) => carry(other, Box::new(TokioIo::new(client))).await,
+            // The client disconnected before its stream began; dropping the other end frees the lease.
+            Err(error) => tracing::debug!(%error, "the client disconnected before its stream began"),
         }
         drop(joined);
     });

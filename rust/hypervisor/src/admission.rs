@@ -71,6 +71,7 @@ mod tests {
             pause: true,
             efi: Ok(()),
             display: Ok(()),
+            forwards: Ok(()),
             suspend: Ok(vec![]),
             limits: Limits { cores: (1, 8), memory: (64 << 20, 8 << 30) },
             features: vec![Feature { name: "nested-virtualization", available: nested, why }],

@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub efi: Result<(), String>,
     /// Guests can have a screen for [`Guest::display`](crate::Guest::display). The error says why not.
     pub display: Result<(), String>,
+    /// Ports of the host can lead to the guest: [`Devices::forwards`](crate::spec::Devices::forwards). The error says why not.
+    pub forwards: Result<(), String>,
     /// Guests can be suspended and restored: [`Guest::suspend`](crate::Guest::suspend),
     /// [`Hypervisor::restore`](crate::Hypervisor::restore). The list has the parts that prevent it for a machine, each
     /// with the reason. The error says why no guest can be suspended.
@@ -102,6 +104,10 @@ impl Capabilities {
             return Err(Report::new(Kind::Host, format!("guests cannot have a screen here: {why}"))
                 .hint("leave the display out"));
         }
+        if let (Some(_), Err(why)) = (spec.devices.forwards.first(), &self.forwards) {
+            return Err(Report::new(Kind::Host, format!("no port of this host can lead to a guest: {why}"))
+                .hint("connect to the guest's own address: darwin-vz-nix ip NAME"));
+        }
         Ok(())
     }
 }
@@ -134,6 +140,7 @@ mod tests {
             pause: true,
             efi: Err("there is no firmware".into()),
             display: Err("nothing shows it".into()),
+            forwards: Err("there is no network".into()),
             suspend,
             limits: Limits { cores: (1, 1), memory: (0, 1) },
             features: vec![],

@@ -135,6 +135,7 @@ impl Sim {
             pause: true,
             efi: Ok(()),
             display: Ok(()),
+            forwards: Ok(()),
             suspend: Ok(Vec::new()),
             limits: Limits { cores: (1, u32::MAX), memory: (0, u64::MAX) },
             features: Vec::new(),

@@ -22,6 +22,15 @@ pub struct Nic {
     pub mac: MacAddress,
 }
 
+/// A TCP port of the host's loopback address that leads to a port of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// On the host.
+    pub host: u16,
+    /// In the guest.
+    pub guest: u16,
+}
+
 /// A screen with keyboard and tablet. The guest may choose another size later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Screen {
@@ -59,6 +68,8 @@ pub struct Devices {
     pub disks: Vec<SystemDisk>,
     /// Network interfaces.
     pub nics: Vec<Nic>,
+    /// Ports that lead to the guest by its first network interface.
+    pub forwards: Vec<Forward>,
     /// VirtioFS shares.
     pub shares: Vec<Share>,
     /// A screen, or none.

@@ -3,14 +3,13 @@
 use crate::{
     config::DisplaySize,
     library::{Library, Machine},
-    name::LibraryName,
     staging::{Staged, step, sync_parent},
 };
 use dvn_host::{
     files::{state_error, write_atomic},
     regular_file,
 };
-use dvn_types::{Kind, MacAddress, Report};
+use dvn_types::{Kind, MacAddress, MachineName, Report};
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -36,19 +35,14 @@ pub struct Change {
 
 impl Library {
     /// Changes a stopped machine: all that was asked for, or nothing.
-    pub fn change(&self, name: &LibraryName, change: &Change) -> Result<Machine, Report> {
+    pub fn change(&self, name: &MachineName, change: &Change) -> Result<Machine, Report> {
         let _changing = self.changing();
         let machine = self.machine(name)?;
         machine.demand_stopped("change")?;
         let mut config = machine.config.clone();
-        if let Some(cores) = change.cores {
-            at_least("processors", cores.into(), config.cpu_count_min.into(), name)?;
-            config.cpu_count = cores;
-        }
-        if let Some(memory) = change.memory {
-            at_least("bytes of memory", memory, config.memory_size_min, name)?;
-            config.memory_size = memory;
-        }
+        config.cpu_count = change.cores.unwrap_or(config.cpu_count);
+        config.memory_size = change.memory.unwrap_or(config.memory_size);
+        config.demand_enough()?;
         config.display = match (change.display, config.display) {
             // As long as no other unit is asked for, numbers keep theirs.
             (Some(new @ DisplaySize { unit: None, .. }), old) => DisplaySize { unit: old.unit, ..new },
@@ -74,7 +68,7 @@ impl Library {
     }
 
     /// Gives a machine that does not run another name. Never replaces a machine.
-    pub fn rename(&self, from: &LibraryName, to: &LibraryName) -> Result<(), Report> {
+    pub fn rename(&self, from: &MachineName, to: &MachineName) -> Result<(), Report> {
         let _changing = self.changing();
         let machine = self.machine(from)?;
         machine.demand_not_running("rename")?;
@@ -89,7 +83,7 @@ impl Library {
     }
 
     /// Deletes a machine that does not run, suspended or broken ones too: its disk and all of its files.
-    pub fn delete(&self, name: &LibraryName) -> Result<(), Report> {
+    pub fn delete(&self, name: &MachineName) -> Result<(), Report> {
         let _changing = self.changing();
         match self.machine(name) {
             Ok(machine) => machine.demand_not_running("delete")?,
@@ -98,16 +92,6 @@ impl Library {
             Err(report) => tracing::info!("deleting a broken machine: {report}"),
         }
         Staged::take(&self.staging, self.files(name).dir()).map(drop)
-    }
-}
-
-fn at_least(what: &str, wanted: u64, least: u64, name: &LibraryName) -> Result<(), Report> {
-    match wanted < least.max(1) {
-        true => Err(Report::new(
-            Kind::Config,
-            format!("{name} needs at least {} {what}, and {wanted} are asked for", least.max(1)),
-        )),
-        false => Ok(()),
     }
 }
 

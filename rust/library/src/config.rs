@@ -33,6 +33,16 @@ pub enum DiskFormat {
     Asif,
 }
 
+impl DiskFormat {
+    /// Tart's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Asif => "asif",
+        }
+    }
+}
+
 /// The unit of a [`DisplaySize`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -229,6 +239,20 @@ impl VmConfig {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses fewer processors or less memory than the guest's system runs with.
+    pub fn demand_enough(&self) -> Result<(), Report> {
+        let short = |what: &str, wanted: u64, least: u64| {
+            Report::new(Kind::Config, format!("the machine needs at least {least} {what}, and {wanted} are asked for"))
+        };
+        if self.cpu_count < self.cpu_count_min.max(1) {
+            return Err(short("processors", self.cpu_count.into(), self.cpu_count_min.max(1).into()));
+        }
+        if self.memory_size < self.memory_size_min {
+            return Err(short("bytes of memory", self.memory_size, self.memory_size_min));
         }
         Ok(())
     }

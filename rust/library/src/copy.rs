@@ -43,12 +43,17 @@ pub enum How {
     Copied(u64),
 }
 
-/// Copies a regular file to a path where nothing is yet. On an error nothing is left there.
+/// Copies a regular file, with the time of its last write, to a path where nothing is yet. On an error nothing is left there.
 pub fn file(from: &Path, to: &Path, progress: &dyn Progress) -> Result<How, Report> {
     let source = dvn_host::regular_file::open(from).map_err(|e| state_error(from, "cannot open", &e))?;
     let copied = share(&source, to).and_then(|shared| match shared {
         true => Ok(How::Shared),
         false => copy_data(&source, to, progress).map(How::Copied),
+    });
+    // A saved guest knows its disk by the time of its last write.
+    let copied = copied.and_then(|how| {
+        File::options().write(true).open(to)?.set_modified(source.metadata()?.modified()?)?;
+        Ok(how)
     });
     copied.map_err(|e| {
         // It was made here, or is not there.

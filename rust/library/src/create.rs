@@ -4,34 +4,31 @@ use crate::{
     config::VmConfig,
     copy::{self, Progress},
     library::{Files, Library, Machine},
-    name::LibraryName,
     record::{Origin, Record},
     staging::{Appeared, Staged, step},
 };
 use dvn_host::files::{state_error, write_atomic};
-use dvn_types::{Kind, MacAddress, Report};
+use dvn_types::{Kind, MacAddress, MachineName, Report};
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
 };
 
 /// What a new machine is made from.
 #[derive(Clone, Debug)]
-pub struct NewMachine<'a> {
+pub struct NewMachine {
     /// What it is made of.
     pub config: VmConfig,
     /// Where it comes from.
     pub origin: Origin,
     /// The length of its disk in bytes: a multiple of 512, at least one.
     pub disk_size: u64,
-    /// What its variable store is copied from: the firmware's template.
-    pub nvram: &'a Path,
 }
 
 impl Library {
-    /// Makes a machine with an empty disk. Never replaces one; nothing is left behind on an error.
-    pub fn create(&self, name: &LibraryName, new: &NewMachine<'_>, progress: &dyn Progress) -> Result<Machine, Report> {
+    /// Makes a machine with an empty disk. Never replaces one; nothing is left behind on an error. The first boot makes its
+    /// variable store.
+    pub fn create(&self, name: &MachineName, new: &NewMachine) -> Result<Machine, Report> {
         if new.disk_size == 0 || new.disk_size % 512 != 0 {
             return Err(Report::new(
                 Kind::Config,
@@ -44,8 +41,6 @@ impl Library {
             let made = made.and_then(|file| file.set_len(new.disk_size).and_then(|()| file.sync_all()));
             made.map_err(|e| state_error(&disk, "cannot make", &e))?;
             step();
-            copy::file(new.nvram, &files.nvram(), progress)?;
-            step();
             Ok((new.config.clone(), Record::new(new.origin.clone())))
         })
     }
@@ -57,8 +52,8 @@ impl Library {
     /// fits only these. Any other clone gets a new MAC address where the original's is in the library, which it is.
     pub fn clone_machine(
         &self,
-        from: &LibraryName,
-        name: &LibraryName,
+        from: &MachineName,
+        name: &MachineName,
         progress: &dyn Progress,
     ) -> Result<Machine, Report> {
         self.make(name, |files| {
@@ -69,7 +64,9 @@ impl Library {
             })?;
             copy::file(&original.files.disk(), &files.disk(), progress)?;
             step();
-            copy::file(&original.files.nvram(), &files.nvram(), progress)?;
+            if original.record.has_started() {
+                copy::file(&original.files.nvram(), &files.nvram(), progress)?;
+            }
             step();
             let suspended = original.files.saved_state().exists();
             let mut config = original.config;
@@ -78,7 +75,13 @@ impl Library {
                 true => {
                     copy::file(&original.files.saved_state(), &files.saved_state(), progress)?;
                     step();
+                    let facts = original.files.saved_facts();
+                    if facts.exists() {
+                        copy::file(&facts, &files.saved_facts(), progress)?;
+                    }
+                    step();
                     record.machine_identifier = original.record.machine_identifier;
+                    record.medium = original.record.medium;
                 }
                 false => config.mac_address = MacAddress::random(),
             }
@@ -89,7 +92,7 @@ impl Library {
     /// Fills a staged directory, and has it appear.
     fn make(
         &self,
-        name: &LibraryName,
+        name: &MachineName,
         fill: impl FnOnce(&Files) -> Result<(VmConfig, Record), Report>,
     ) -> Result<Machine, Report> {
         let place = self.files(name);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! LIBRARY/
-//!   vms/NAME/ (or machines/NAME/)   config.json  disk.img  nvram.bin  [state.vzvmsave]  machine.json
+//!   machines/NAME/                  config.json  disk.img  nvram.bin  [state.vzvmsave]  machine.json
 //!   staging/ID/                     what is being made or deleted; its lock is held by the process that works on it
 //! ```
 //!
@@ -20,7 +20,7 @@ pub mod copy;
 mod create;
 mod library;
 pub mod lock;
-pub mod name;
+pub mod medium;
 pub mod record;
 pub mod space;
 mod staging;
@@ -31,4 +31,3 @@ mod tests;
 
 pub use create::NewMachine;
 pub use library::{Entry, Files, Library, Machine, State};
-pub use name::LibraryName;

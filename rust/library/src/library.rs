@@ -3,7 +3,6 @@
 use crate::{
     config::VmConfig,
     lock::{Locks, RunLock},
-    name::LibraryName,
     record::{Origin, Record},
     space::{self, Space},
     staging,
@@ -12,7 +11,7 @@ use dvn_host::{
     files::{private_dir, state_error, unless_missing, write_atomic},
     regular_file,
 };
-use dvn_types::{Kind, Report};
+use dvn_types::{Kind, MachineName, Report, unix_ms};
 use std::{
     ffi::OsString,
     fs, io,
@@ -60,6 +59,14 @@ impl Files {
     pub fn saved_state(&self) -> PathBuf {
         self.dir.join("state.vzvmsave")
     }
+    /// What the saved memory belongs to.
+    pub fn saved_facts(&self) -> PathBuf {
+        self.dir.join("state.vzvmsave.json")
+    }
+    /// What the guest printed on its serial console in the present or last boot.
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
     /// What this program keeps of it.
     pub fn record(&self) -> PathBuf {
         self.dir.join("machine.json")
@@ -84,7 +91,7 @@ pub enum State {
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// Its name.
-    pub name: LibraryName,
+    pub name: MachineName,
     /// Where its files are.
     pub files: Files,
     /// What it is made of.
@@ -159,7 +166,7 @@ impl Library {
             if name.as_encoded_bytes().starts_with(b".") || name.to_str().is_some_and(skip) {
                 continue;
             }
-            let machine = LibraryName::try_from(name.as_os_str())
+            let machine = MachineName::try_from(name.as_os_str())
                 .map_err(|why| Report::new(Kind::State, why).hint("rename the directory"))
                 .and_then(|name| self.machine(&name));
             entries.push(Entry { name, machine });
@@ -169,7 +176,7 @@ impl Library {
     }
 
     /// One machine.
-    pub fn machine(&self, name: &LibraryName) -> Result<Machine, Report> {
+    pub fn machine(&self, name: &MachineName) -> Result<Machine, Report> {
         let files = self.files(name);
         match fs::symlink_metadata(files.dir()) {
             Ok(meta) if meta.is_dir() => {}
@@ -180,23 +187,21 @@ impl Library {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.no_such(name)),
             Err(e) => return Err(state_error(files.dir(), "cannot read", &e)),
         }
-        for (what, path) in
-            [("configuration", files.config()), ("disk", files.disk()), ("variable store", files.nvram())]
-        {
+        let seen = self.locks.read(&files.config()).map_err(|report| match files.config().exists() {
+            true => report,
+            false => broken(name, "configuration", &files.config()),
+        })?;
+        let record = self.record(&files)?;
+        let variables = record.has_started().then(|| ("variable store", files.nvram()));
+        for (what, path) in [("disk", files.disk())].into_iter().chain(variables) {
             match regular_file::look(&path) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return Err(Report::new(
-                        Kind::State,
-                        format!("the machine {name} is broken: its {what} {} is missing", path.display()),
-                    )
-                    .hint("restore the file from a backup, or delete the machine"));
+                    return Err(broken(name, what, &path));
                 }
                 Err(e) => return Err(state_error(&path, "cannot read", &e)),
             }
         }
-        let seen = self.locks.read(&files.config())?;
-        let record = self.record(&files)?;
         let state = match seen.runs_in {
             Some(pid) => State::Running { pid },
             None if fs::symlink_metadata(files.saved_state()).is_ok() => State::Suspended,
@@ -206,7 +211,7 @@ impl Library {
     }
 
     /// Takes a machine for running it: until the lock is dropped no process changes, clones or deletes it.
-    pub fn run(&self, name: &LibraryName) -> Result<(Machine, RunLock), Report> {
+    pub fn run(&self, name: &MachineName) -> Result<(Machine, RunLock), Report> {
         let _changing = self.changing();
         let machine = self.machine(name)?;
         machine.demand_not_running("run")?;
@@ -228,16 +233,37 @@ impl Library {
         }
     }
 
+    /// Notes that a machine starts now.
+    pub fn note_start(&self, machine: &Machine) -> Result<(), Report> {
+        self.note(machine, |record| record.started_unix_ms = Some(unix_ms()))
+    }
+
+    /// Notes that a machine is installed: its medium is not attached again.
+    pub fn note_installed(&self, machine: &Machine) -> Result<(), Report> {
+        self.note(machine, |record| record.medium = None)
+    }
+
+    fn note(&self, machine: &Machine, change: impl FnOnce(&mut Record)) -> Result<(), Report> {
+        let _changing = self.changing();
+        let mut record = self.record(&machine.files)?;
+        change(&mut record);
+        write_atomic(&machine.files.record(), &record.text()?, 0o600)
+    }
+
     /// Throws a suspended guest's memory away, so that the machine boots anew.
-    pub fn discard_saved_state(&self, name: &LibraryName) -> Result<(), Report> {
+    pub fn discard_saved_state(&self, name: &MachineName) -> Result<(), Report> {
         let _changing = self.changing();
         let machine = self.machine(name)?;
         machine.demand_not_running("discard the saved state of")?;
-        let path = machine.files.saved_state();
-        unless_missing(fs::remove_file(&path)).map_err(|e| state_error(&path, "cannot remove", &e))
+        // The memory goes first: without it, its record alone is not a state.
+        for path in [machine.files.saved_state(), machine.files.saved_facts()] {
+            unless_missing(fs::remove_file(&path)).map_err(|e| state_error(&path, "cannot remove", &e))?;
+        }
+        Ok(())
     }
 
-    pub(crate) fn files(&self, name: &LibraryName) -> Files {
+    /// Where the files of a machine of this name are; it need not exist.
+    pub fn files(&self, name: &MachineName) -> Files {
         Files::of(&self.machines.join(name))
     }
 
@@ -246,12 +272,12 @@ impl Library {
     }
 
     /// The error for a name that another machine has.
-    pub(crate) fn taken(name: &LibraryName) -> Report {
+    pub(crate) fn taken(name: &MachineName) -> Report {
         Report::new(Kind::Busy, format!("there is a machine {name} already, and it is not replaced"))
             .hint(format!("choose another name, or delete it first: darwin-vz-nix delete {name}"))
     }
 
-    fn no_such(&self, name: &LibraryName) -> Report {
+    fn no_such(&self, name: &MachineName) -> Report {
         let report = Report::new(Kind::NotFound, format!("there is no machine {name}"));
         let names = fs::read_dir(&self.machines).into_iter().flatten().flatten();
         let mut names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -267,4 +293,9 @@ impl Library {
         let machines = self.list(&|_| false)?.into_iter().filter_map(|entry| entry.machine.ok());
         Ok(machines.map(|machine| machine.config.mac_address).collect())
     }
+}
+
+fn broken(name: &MachineName, what: &str, path: &Path) -> Report {
+    Report::new(Kind::State, format!("the machine {name} is broken: its {what} {} is missing", path.display()))
+        .hint("restore the file from a backup, or delete the machine")
 }

@@ -1,11 +1,8 @@
 //! A machine's `machine.json`: what this program knows of a machine beside Tart's `config.json`.
 
-use dvn_types::{Kind, Report};
+use dvn_types::{Kind, Report, unix_ms};
 use serde::{Deserialize, Serialize};
-use std::{
-    path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
 
@@ -39,6 +36,12 @@ pub struct Record {
     pub created_unix_ms: u64,
     /// Where it came from.
     pub origin: Origin,
+    /// The image from which it is being installed. It is attached until the guest has powered itself off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub medium: Option<PathBuf>,
+    /// When it was last started, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_unix_ms: Option<u64>,
     /// What Virtualization calls the machine, in base64. A saved state can only be restored under the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_identifier: Option<String>,
@@ -47,14 +50,23 @@ pub struct Record {
 impl Record {
     /// That of a machine which is made now.
     pub fn new(origin: Origin) -> Record {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Record {
             version: VERSION,
             id: format!("{:032x}", rand::random::<u128>()),
-            created_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            created_unix_ms: unix_ms(),
+            medium: match &origin {
+                Origin::Iso { path } => Some(path.clone()),
+                _ => None,
+            },
+            started_unix_ms: None,
             origin,
             machine_identifier: None,
         }
+    }
+
+    /// Whether the machine may have started once. Until then the firmware has made no variable store.
+    pub fn has_started(&self) -> bool {
+        self.started_unix_ms.is_some() || self.origin == Origin::Tart
     }
 
     /// Reads a `machine.json`.

@@ -1,14 +1,14 @@
 //! The library as a whole: what its verbs do to it, what they refuse, and what a crash leaves.
 
 use crate::{
-    LibraryName, NewMachine,
+    NewMachine,
     change::Change,
     config::VmConfig,
     copy::Unwatched,
     library::{Library, State},
     record::Origin,
 };
-use dvn_types::{Arch, Kind};
+use dvn_types::{Arch, Kind, MachineName};
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,7 +23,7 @@ struct Rig {
 
 const DISK: u64 = 8 << 20;
 
-fn name(text: &str) -> LibraryName {
+fn name(text: &str) -> MachineName {
     text.parse().unwrap()
 }
 
@@ -31,24 +31,22 @@ fn open(dir: &Path) -> Library {
     Library::open(&dir.join("machines"), &dir.join("staging")).unwrap()
 }
 
-fn new_machine(template: &Path) -> NewMachine<'_> {
-    NewMachine { config: VmConfig::linux(Arch::Aarch64), origin: Origin::Blank, disk_size: DISK, nvram: template }
+fn new_machine() -> NewMachine {
+    NewMachine { config: VmConfig::linux(Arch::Aarch64), origin: Origin::Blank, disk_size: DISK }
 }
 
 impl Rig {
     fn new() -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("vars.fd"), "variables").unwrap();
         Rig { library: open(dir.path()), dir }
     }
 
-    fn template(&self) -> PathBuf {
-        self.dir.path().join("vars.fd")
-    }
-
+    /// With these machines, each of which has booted once.
     fn with(self, names: &[&str]) -> Rig {
         for machine in names {
-            self.library.create(&name(machine), &new_machine(&self.template()), &Unwatched).unwrap();
+            let machine = self.library.create(&name(machine), &new_machine()).unwrap();
+            self.library.note_start(&machine).unwrap();
+            fs::write(machine.files.nvram(), "variables").unwrap();
         }
         self
     }
@@ -83,11 +81,27 @@ fn a_machine_is_its_directory_and_a_clone_is_another_machine() {
 }
 
 #[test]
+fn a_medium_stays_until_the_machine_is_installed_and_a_clone_of_it_has_none() {
+    let rig = Rig::new();
+    let new = NewMachine { origin: Origin::Iso { path: "/x.iso".into() }, ..new_machine() };
+    let one = rig.library.create(&name("one"), &new).unwrap();
+    let medium = |of: &str| rig.library.machine(&name(of)).unwrap().record.medium;
+    assert_eq!(medium("one"), Some("/x.iso".into()));
+    rig.library.clone_machine(&name("one"), &name("copy"), &Unwatched).unwrap();
+    assert_eq!(medium("copy"), None);
+    rig.library.note_installed(&one).unwrap();
+    assert_eq!(medium("one"), None);
+    rig.library.note_start(&one).unwrap();
+    let broken = rig.library.machine(&name("one")).unwrap_err();
+    assert!(broken.message.contains("variable store"), "it had one once it had started: {broken}");
+}
+
+#[test]
 fn no_verb_replaces_a_machine() {
     let rig = Rig::new().with(&["one", "two"]);
     fs::write(rig.library.machine(&name("two")).unwrap().files.disk(), "precious").unwrap();
     let refused = [
-        rig.library.create(&name("two"), &new_machine(&rig.template()), &Unwatched).unwrap_err(),
+        rig.library.create(&name("two"), &new_machine()).unwrap_err(),
         rig.library.clone_machine(&name("one"), &name("two"), &Unwatched).unwrap_err(),
         rig.library.rename(&name("one"), &name("two")).unwrap_err(),
     ];
@@ -227,7 +241,7 @@ fn act_and_die() {
     let dir = PathBuf::from(dir);
     let library = open(&dir);
     match act.as_str() {
-        "create" => drop(library.create(&name("new"), &new_machine(&dir.join("vars.fd")), &Unwatched).unwrap()),
+        "create" => drop(library.create(&name("new"), &new_machine()).unwrap()),
         "clone" => drop(library.clone_machine(&name("one"), &name("new"), &Unwatched).unwrap()),
         "change" => {
             let change = Change { cores: Some(3), disk_size: Some(2 * DISK), ..Change::default() };
@@ -257,12 +271,13 @@ fn a_crash_after_any_step_leaves_each_machine_whole_or_absent() {
             let library = open(rig.dir.path());
             for entry in library.list(&|_| false).unwrap() {
                 let machine = entry.machine.unwrap_or_else(|report| panic!("{act}, step {step}: {report}"));
-                let nvram = fs::read(machine.files.nvram()).unwrap();
-                match machine.name.as_str() {
-                    "one" => assert_eq!(nvram, b"its own variables"),
-                    "new" if act == "clone" => assert_eq!(nvram, b"its own variables"),
-                    _ => assert_eq!(nvram, b"variables"),
-                }
+                let nvram = fs::read_to_string(machine.files.nvram()).ok();
+                let expected = match machine.name.as_str() {
+                    "new" if act == "create" => None,
+                    "new" | "one" => Some("its own variables"),
+                    _ => Some("variables"),
+                };
+                assert_eq!(nvram.as_deref(), expected);
             }
             assert_eq!(rig.staged(), 0, "{act}, step {step}: the next start sweeps what is left");
             assert!(rig.names().contains(&"two".to_owned()));
@@ -279,11 +294,9 @@ fn a_crash_after_any_step_leaves_each_machine_whole_or_absent() {
 #[test]
 fn two_that_make_the_same_machine_at_once_make_it_once() {
     let rig = Rig::new();
-    let template = rig.template();
     let made: Vec<_> = std::thread::scope(|scope| {
-        let makers: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| rig.library.create(&name("one"), &new_machine(&template), &Unwatched).map(drop)))
-            .collect();
+        let makers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| rig.library.create(&name("one"), &new_machine()).map(drop))).collect();
         makers.into_iter().map(|maker| maker.join().unwrap()).collect()
     });
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");

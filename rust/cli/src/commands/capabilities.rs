@@ -142,6 +142,7 @@ mod tests {
             pause: true,
             efi: Ok(()),
             display: Ok(()),
+            forwards: Ok(()),
             suspend: Ok(vec![]),
             limits: Limits { cores: (1, 64), memory: (4 << 20, 8 << 30) },
             features: vec![

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Publishes every change of the lifecycle.
-pub(super) async fn lifecycle(name: MachineName, handle: Handle, events: Arc<Events>) {
+pub(crate) async fn lifecycle(name: MachineName, handle: Handle, events: Arc<Events>) {
     let mut snapshots = handle.watch();
     // The supervisor ends when the last handle is dropped, so this task must not hold one.
     drop(handle);

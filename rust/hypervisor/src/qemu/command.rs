@@ -3,7 +3,7 @@
 use super::{firmware::Firmware, probe::Accelerator};
 use crate::{
     disks::{Attached, Bus},
-    spec::{Boot, MachineSpec, Screen},
+    spec::{Boot, Forward, MachineSpec, Screen},
 };
 use dvn_types::Arch;
 use std::{
@@ -62,8 +62,12 @@ pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     let sockets = Sockets(&spec.runtime_dir);
     let mut line = Line::default();
     // Only what is given here: no default devices, no user configuration.
-    line.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]).pair("-display", "none");
-    line.pair("-name", format!("guest={}", spec.name));
+    line.flags(&["-nodefaults", "-no-user-config"]).pair("-display", "none");
+    if let Boot::Linux { .. } = spec.boot {
+        // A kernel that panics resets the machine. One that boots by EFI may restart itself, as installers do.
+        line.flags(&["-no-reboot"]);
+    }
+    line.pair("-name", option("guest=", spec.name.as_ref()));
     line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     let (machine, cpu) = machine(spec, start.accelerator);
     line.pair("-machine", format!("{machine},memory-backend=memory")).pair("-cpu", cpu);
@@ -127,7 +131,11 @@ fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
         disk(line, index, &attached);
     }
     for (index, nic) in devices.nics.iter().enumerate() {
-        line.pair("-netdev", format!("user,id=net{index}"));
+        let mut network = format!("user,id=net{index}");
+        for Forward { host, guest } in devices.forwards.iter().filter(|_| index == 0) {
+            network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        }
+        line.pair("-netdev", network);
         line.pair("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile=", nic.mac));
     }
     line.pair("-device", "virtio-rng-pci");

@@ -81,6 +81,7 @@ impl Qemu {
             pause: true,
             efi: efi(&programs),
             display: Ok(()),
+            forwards: Ok(()),
             suspend: Ok(CANNOT_SAVE.to_vec()),
             limits: LIMITS,
             features: features::all(&programs, accelerator, &kvm),

@@ -70,6 +70,9 @@ impl Vz {
             shares: true,
             pause: true,
             efi: Ok(()),
+            forwards: Err(
+                "macOS gives the guest an address that this Mac reaches, and forwards no port to it".to_owned()
+            ),
             display: Err("macOS shows a guest's screen only in a window, and this program has none".to_owned()),
             suspend: host.suspends(),
             limits: host.limits(),

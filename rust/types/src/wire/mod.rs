@@ -7,6 +7,7 @@ mod boots;
 mod capabilities;
 mod events;
 mod generations;
+mod library;
 mod requests;
 mod settings;
 mod status;
@@ -16,6 +17,10 @@ pub use boots::{BootList, BootOutcome, BootRecord};
 pub use capabilities::{BackendView, FeatureView};
 pub use events::{Connection, Connections, Event, What};
 pub use generations::{GenerationList, GenerationStatus, GenerationsStatus, Prospect, RollbackRequest, Verdict};
+pub use library::{
+    Addresses, CreateRequest, DiskSpace, Exposed, ExtraDisk, GuestOs, Hardware, ListRequest, MachineList, NameRequest,
+    Role, RunRequest, SetRequest, SharedDirectory, Stopped, Vm,
+};
 pub use requests::{DestroyRequest, Done, StartRequest, StopRequest, Trimmed};
 pub use settings::{ConfigView, SettingView};
 pub use status::{BootTimeline, DaemonStatus, MachineStatus, State, TimelinePhase};

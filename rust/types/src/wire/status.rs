@@ -67,6 +67,13 @@ pub enum State {
         #[serde(default, rename = "lastExit", skip_serializing_if = "Option::is_none")]
         last_exit: Option<String>,
     },
+    /// No guest; its memory is saved on disk. The next start continues it.
+    Suspended,
+    /// Another process runs the machine, for example Tart.
+    Elsewhere {
+        /// That process.
+        pid: u32,
+    },
     /// A guest is booting.
     Starting,
     /// The guest answers.

@@ -1,0 +1,270 @@
+//! A machine of the library that was started: its lifecycle, and its guest while there is one.
+//!
+//! ```text
+//!  demand ▸ Reservation (memory) ▸ lifecycle ▸ EfiGuest (lock, spec) ▸ Continuing: restore what is suspended, else boot
+//! ```
+
+use crate::{
+    budget::Budget,
+    events::Events,
+    machine::observe,
+    reservation::{Budgeted, Reservation},
+    views,
+};
+use dvn_guest::{
+    efi::{EfiGuest, Extras},
+    service,
+};
+use dvn_hypervisor::{
+    Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor,
+    disks::SystemDisk,
+    spec::{Forward, MachineSpec, Share},
+};
+use dvn_library::{Library, Machine, State, lock::RunLock};
+use dvn_lifecycle::{Handle, Phase, Policy, Snapshot};
+use dvn_types::{
+    Kind, MachineName, Report, Sizes,
+    wire::{self, Addresses, RunRequest, Stopped},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
+
+/// How long a guest may take to power off before it is killed.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a boot may take; to read gigabytes of saved memory takes a while.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A machine that was started.
+pub struct Vm {
+    name: MachineName,
+    files: dvn_library::Files,
+    handle: Handle,
+    provider: Arc<EfiGuest>,
+    guests: Arc<Continuing>,
+    reservation: Arc<Reservation>,
+    _tasks: JoinSet<()>,
+}
+
+impl Vm {
+    /// A machine whose lifecycle begins now, stopped.
+    pub fn new(
+        machine: &Machine,
+        library: Library,
+        hypervisor: Arc<dyn Hypervisor>,
+        runtime_dir: PathBuf,
+        budget: Arc<Budget>,
+        events: Arc<Events>,
+    ) -> Vm {
+        let name = machine.name.clone();
+        let capabilities = hypervisor.capabilities().clone();
+        let provider = Arc::new(EfiGuest::new(library, name.clone(), capabilities, runtime_dir));
+        let guests = Arc::new(Continuing { hypervisor, provider: Arc::clone(&provider), current: Mutex::default() });
+        let reservation = Arc::new(Reservation::new(budget, name.clone(), machine.config.memory_size));
+        let budgeted = Budgeted { hypervisor: Arc::clone(&guests) as _, reservation: Arc::clone(&reservation) };
+        let policy = Policy::new(None, GRACE, BOOT_TIMEOUT);
+        let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(budgeted), Arc::clone(&provider) as _, policy)
+            .gated(Arc::clone(&reservation) as _);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(observe::lifecycle(name.clone(), handle.clone(), events));
+        Vm { name, files: machine.files.clone(), handle, provider, guests, reservation, _tasks: tasks }
+    }
+
+    /// Whether it has a guest, or is getting one.
+    pub fn is_active(&self) -> bool {
+        !self.handle.snapshot().phase.is_at_rest()
+    }
+
+    /// The state of its lifecycle, unless it rests; a failed boot counts as such.
+    pub fn state(&self) -> Option<wire::State> {
+        let snapshot = self.handle.snapshot();
+        let rests = matches!(snapshot.phase, Phase::Stopped { .. });
+        (!rests).then(|| views::state(&snapshot, 0, Instant::now()))
+    }
+
+    /// How its last guest ended.
+    pub fn last_exit(&self) -> Option<Exit> {
+        match self.handle.snapshot().phase {
+            Phase::Stopped { last } => last,
+            _ => None,
+        }
+    }
+
+    /// What its boot waits for, if one does.
+    pub fn waits_for(&self) -> Option<String> {
+        self.reservation.waits_for()
+    }
+
+    /// Boots or restores it; resolves when it runs.
+    pub async fn start(&self, sizes: Sizes, request: &RunRequest) -> Result<(), Report> {
+        if !self.is_active() {
+            self.provider.set_extras(extras(request));
+        }
+        self.handle.start(sizes).await
+    }
+
+    /// Stops it; resolves when it is off.
+    pub async fn stop(&self, force: bool) -> Result<Stopped, Report> {
+        self.handle.stop(force).await?;
+        Ok(Stopped { exit: self.last_exit().map(|exit| exit.to_string()), discarded: false })
+    }
+
+    /// Pauses it.
+    pub async fn pause(&self) -> Result<(), Report> {
+        self.handle.pause().await
+    }
+
+    /// Resumes it.
+    pub async fn resume(&self) -> Result<(), Report> {
+        self.handle.resume().await
+    }
+
+    /// Saves its memory and ends its guest; resolves when the lifecycle has seen that end.
+    pub async fn suspend(&self) -> Result<(), Report> {
+        let guest = self.guest()?;
+        guest.suspend(self.files.saved_state()).await?;
+        let ended = |snapshot: &Snapshot| snapshot.phase.is_at_rest();
+        // An actor that has ended has no guest.
+        let _ = self.handle.watch().wait_for(ended).await;
+        Ok(())
+    }
+
+    /// A stream to the agent in its guest.
+    pub async fn agent_stream(&self) -> Result<GuestStream, Report> {
+        service::connect(&*self.guest()?).await
+    }
+
+    /// The addresses of its guest, those of IPv4 first.
+    pub async fn addresses(&self) -> Result<Addresses, Report> {
+        let mut found = service::addresses(&*self.guest()?).await?;
+        found.sort_by_key(|address| address.address.is_ipv6());
+        if found.is_empty() {
+            return Err(Report::new(Kind::Guest, format!("{} has no address yet", self.name))
+                .hint("wait until its network is up: darwin-vz-nix ip --wait 60"));
+        }
+        let addresses = found.iter().map(|address| address.address.to_string()).collect();
+        Ok(Addresses { addresses, source: "agent".to_owned() })
+    }
+
+    /// Its screen.
+    pub fn display(&self) -> Result<Arc<dyn Display>, Report> {
+        self.guest()?.display().ok_or_else(|| {
+            Report::new(Kind::Config, format!("{} runs without a screen", self.name))
+                .hint("start it without --no-graphics, on a backend that can show a screen")
+        })
+    }
+
+    /// Stops it and refuses to start it again.
+    pub async fn shut_down(&self) {
+        self.handle.shut_down().await;
+    }
+
+    /// Its running guest.
+    fn guest(&self) -> Result<Arc<dyn Guest>, Report> {
+        let refused = |why: &str, hint: &str| {
+            Report::new(Kind::Busy, format!("{} {why}", self.name)).hint(format!("darwin-vz-nix {hint} {}", self.name))
+        };
+        match self.handle.snapshot().phase {
+            Phase::Running { .. } => self.guests.current().ok_or_else(|| refused("is stopping", "start")),
+            Phase::Paused { .. } => Err(refused("is paused", "resume")),
+            Phase::Starting => Err(refused("is still starting", "logs --console")),
+            _ => Err(refused("does not run", "start")),
+        }
+    }
+}
+
+fn extras(request: &RunRequest) -> Extras {
+    let disk = |disk: &wire::ExtraDisk| SystemDisk::new(&disk.path, disk.read_only);
+    let share = |share: &wire::SharedDirectory| Share {
+        tag: share.tag.clone(),
+        path: PathBuf::from(&share.path),
+        read_only: share.read_only,
+    };
+    Extras {
+        no_graphics: request.no_graphics,
+        disks: request.disks.iter().map(disk).collect(),
+        shares: request.shares.iter().map(share).collect(),
+        expose: request.expose.iter().map(|port| Forward { host: port.host, guest: port.guest }).collect(),
+    }
+}
+
+/// A hypervisor that restores a suspended machine where it is to boot it, and whose guests hold their machine's lock.
+struct Continuing {
+    hypervisor: Arc<dyn Hypervisor>,
+    provider: Arc<EfiGuest>,
+    current: Mutex<Option<Weak<LockedGuest>>>,
+}
+
+impl Continuing {
+    fn current(&self) -> Option<Arc<dyn Guest>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().and_then(Weak::upgrade).map(|guest| guest as _)
+    }
+}
+
+impl Hypervisor for Continuing {
+    fn capabilities(&self) -> &Capabilities {
+        self.hypervisor.capabilities()
+    }
+
+    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async move {
+            let Some((machine, lock)) = self.provider.take_lock() else {
+                return Err(Report::new(Kind::Internal, "a machine boots without its lock"));
+            };
+            let guest = match machine.state {
+                State::Suspended => self.hypervisor.restore(spec, machine.files.saved_state()).await,
+                _ => self.hypervisor.boot(spec).await,
+            };
+            let guest = Arc::new(LockedGuest { guest: guest?, lock: Mutex::new(Some(lock)) });
+            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&guest));
+            Ok(guest as Arc<dyn Guest>)
+        })
+    }
+}
+
+/// A guest that holds its machine's lock until it is gone.
+struct LockedGuest {
+    guest: Arc<dyn Guest>,
+    lock: Mutex<Option<RunLock>>,
+}
+
+impl Guest for LockedGuest {
+    fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.request_stop()
+    }
+    fn kill(&self) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.kill()
+    }
+    fn pause(&self) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.pause()
+    }
+    fn resume(&self) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.resume()
+    }
+    fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>> {
+        self.guest.connect(port)
+    }
+    fn listen(&self, port: u32) -> Result<GuestListener, Report> {
+        self.guest.listen(port)
+    }
+    fn exited(&self) -> BoxFuture<'_, Exit> {
+        Box::pin(async move {
+            let exit = self.guest.exited().await;
+            // Even if a connection still refers to the guest.
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+            exit
+        })
+    }
+    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
+        self.guest.suspend(state)
+    }
+    fn display(&self) -> Option<Arc<dyn Display>> {
+        self.guest.display()
+    }
+}
