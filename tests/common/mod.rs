@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
+mod library;
+
 use dvn_config::{GIB, HostFacts};
 use dvn_host::api_token::TokenFile;
 use dvn_http::{
@@ -15,7 +17,7 @@ use dvn_types::{
     wire::{
         BackendView, BootList, BootOutcome, BootRecord, BootTimeline, ConfigView, Connection, Connections,
         DaemonStatus, DestroyRequest, Event, GenerationList, GenerationStatus, GenerationsStatus, MachineStatus,
-        SOCKET_NAME, SettingView, StartRequest, State, StoreStatus, TimelinePhase, Trimmed, Verdict, What,
+        SOCKET_NAME, SettingView, StartRequest, State, Stopped, StoreStatus, TimelinePhase, Trimmed, Verdict, Vm, What,
     },
 };
 use futures_util::future::BoxFuture;
@@ -55,6 +57,8 @@ pub struct Fake {
     pub finished: AtomicUsize,
     /// The error of the next start or connection.
     pub fault: Mutex<Option<Report>>,
+    /// The machines of its library.
+    pub library: Mutex<Vec<Vm>>,
 }
 
 /// The server, until dropped.
@@ -148,6 +152,7 @@ impl Fake {
             brake: tokio::sync::Mutex::default(),
             finished: AtomicUsize::new(0),
             fault: Mutex::default(),
+            library: Mutex::default(),
         }
     }
 
@@ -346,12 +351,16 @@ impl Control for Fake {
         })
     }
 
-    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<(), Report>> {
+    fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<Stopped, Report>> {
         Box::pin(async move {
+            if self.vm_moved(machine, State::Stopped { last_exit: Some("powered-off".to_owned()) }).is_ok() {
+                self.called(format!("stop {machine} force={force}"))?;
+                return Ok(Stopped { exit: Some("powered-off".to_owned()), discarded: false });
+            }
             self.known(machine)?;
             self.called(format!("stop {machine} force={force}"))?;
             self.moved(State::Stopped { last_exit: Some("powered-off".to_owned()) });
-            Ok(())
+            Ok(Stopped { exit: Some("powered-off".to_owned()), discarded: false })
         })
     }
 
@@ -383,6 +392,9 @@ impl Control for Fake {
 
     fn destroy<'a>(&'a self, machine: &'a MachineName, keep: DestroyRequest) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
+            if self.forget_vm(machine) {
+                return self.called(format!("delete {machine}"));
+            }
             self.known(machine)?;
             let (keys, generations) = (keep.keep_keys, keep.keep_generations);
             self.called(format!("destroy {machine} keep_keys={keys} keep_generations={generations}"))?;

@@ -177,8 +177,11 @@ where
             }
             command = queue.recv() => {
                 let Some((command, reply)) = command else { return Ok(()) };
-                waiting.push_back(Some(reply));
-                send(&mut writer, &command).await?;
+                // QEMU may have ended, and its last event, which says why, may not be read yet. So this is not the end: the reader
+                // finds it. The dropped `reply` says that QEMU is gone.
+                if send(&mut writer, &command).await.is_ok() {
+                    waiting.push_back(Some(reply));
+                }
             }
         }
     }

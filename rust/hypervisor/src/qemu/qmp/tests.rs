@@ -32,6 +32,22 @@ async fn commands_are_answered_in_order_with_events_between() {
     assert_eq!(peer.await.unwrap()[1].trim(), r#"{"execute":"query-status"}"#);
 }
 
+/// A power button is pressed again while QEMU ends: the press fails, and the reason for the end comes all the same.
+#[tokio::test]
+async fn a_command_that_cannot_be_sent_loses_no_event() {
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    let (shutdown, mut causes) = mpsc::unbounded_channel();
+    let mut peer = BufReader::new(theirs);
+    peer.write_all(b"{\"QMP\": {}}\r\n").await.unwrap();
+    let qmp = Qmp::greet(ours, shutdown).await.unwrap();
+    peer.read_line(&mut String::new()).await.unwrap();
+    rustix::net::shutdown(peer.get_ref(), rustix::net::Shutdown::Read).unwrap();
+    assert_eq!(qmp.run("system_powerdown").await, Err("QEMU is gone".into()));
+    let event = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}});
+    peer.write_all(format!("{event}\r\n").as_bytes()).await.unwrap();
+    assert_eq!(causes.recv().await, Some(ShutdownCause::Guest));
+}
+
 #[tokio::test]
 async fn a_refusal_is_an_error_with_qemus_message() {
     let (ours, theirs) = tokio::io::duplex(4096);
