@@ -5,9 +5,7 @@ use dvn_http::library_control::{LibraryChange, LibraryControl};
 use dvn_hypervisor::GuestStream;
 use dvn_types::{
     Arch, Kind, MachineName, Report,
-    wire::{
-        Addresses, DiskSpace, GuestOs, Hardware, MachineList, Role, RunRequest, State, Vm,
-    },
+    wire::{Addresses, DiskSpace, GuestOs, Hardware, MachineList, Role, RunRequest, State, Vm},
 };
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,7 +112,10 @@ impl LibraryControl for Fake {
     fn addresses<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Addresses, Report>> {
         Box::pin(async move {
             self.vm(machine)?;
-            Ok(Addresses { addresses: vec!["192.168.64.7".to_owned(), "fd00::7".to_owned()], source: "agent".to_owned() })
+            Ok(Addresses {
+                addresses: vec!["192.168.64.7".to_owned(), "fd00::7".to_owned()],
+                source: "agent".to_owned(),
+            })
         })
     }
 

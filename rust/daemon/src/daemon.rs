@@ -54,7 +54,9 @@ impl Daemon {
         let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(&events)));
         let machines = Machines::new(factory(&state, &options, &events, inherited, &budget));
         let declared = settings.machines.keys().cloned().collect();
-        let vms = Vms::open(&state, declared, options.search_path.clone(), Arc::clone(&events), budget)?;
+        let search_path = options.search_path.clone();
+        let backend = Box::new(move || dvn_hypervisor::for_this_host(None, &search_path, None));
+        let vms = Vms::open(&state, declared, backend, Arc::clone(&events), budget)?;
         let broken = open(&machines, settings.machines).await;
         if let (true, Some(report)) = (is_watched && machines.working().is_empty(), broken) {
             return Err(report);

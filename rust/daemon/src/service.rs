@@ -216,7 +216,7 @@ impl LibraryControl for Daemon {
     }
 
     fn agent<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<GuestStream, Report>> {
-        Box::pin(async move { self.of_the_library(machine)?.connect(machine).await })
+        Box::pin(async move { self.of_the_library(machine)?.agent_stream(machine).await })
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod changes;
 mod inspect;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 use crate::{budget::Budget, events::Events};
@@ -17,11 +19,13 @@ use dvn_types::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use vm::Vm;
+
+/// Finds the backend of this host. Blocks.
+pub type Backend = dyn Fn() -> Result<Arc<dyn Hypervisor>, Report> + Send + Sync;
 
 /// The machines of the library.
 pub struct Vms {
@@ -30,7 +34,7 @@ pub struct Vms {
     declared: BTreeSet<MachineName>,
     /// Directories for sockets, one for each machine that runs.
     run: PathBuf,
-    search_path: OsString,
+    backend: Box<Backend>,
     events: Arc<Events>,
     budget: Arc<Budget>,
     started: Mutex<BTreeMap<MachineName, Arc<Vm>>>,
@@ -41,14 +45,14 @@ impl Vms {
     pub fn open(
         state: &StateDir,
         declared: BTreeSet<MachineName>,
-        search_path: OsString,
+        backend: Box<Backend>,
         events: Arc<Events>,
         budget: Arc<Budget>,
     ) -> Result<Vms, Report> {
         let library = Library::open(&state.machines(), &state.staging())?;
         let run = state.run();
         dvn_host::files::remove_all(&run)?;
-        Ok(Vms { library, declared, run, search_path, events, budget, started: Mutex::default() })
+        Ok(Vms { library, declared, run, backend, events, budget, started: Mutex::default() })
     }
 
     /// Whether the configuration declares a machine, so that it is no machine of the library.
@@ -62,7 +66,11 @@ impl Vms {
             let why = format!("{name} is not started with another size of its disk: the disk is a user's");
             return Err(Report::new(Kind::Config, why).hint(format!("darwin-vz-nix set {name} --disk-size SIZE")));
         }
-        self.vm(name)?.start(sizes, request).await
+        let vm = self.vm(name)?;
+        if !vm.is_active() {
+            blocking(|| self.refuse_mac_in_use(name))?;
+        }
+        vm.start(sizes, request).await
     }
 
     /// Stops a machine: by its power button and, after a grace period, by force; or at once. A suspended machine loses its saved
@@ -104,7 +112,7 @@ impl Vms {
     }
 
     /// A stream to the agent of a running machine.
-    pub async fn connect(&self, name: &MachineName) -> Result<GuestStream, Report> {
+    pub async fn agent_stream(&self, name: &MachineName) -> Result<GuestStream, Report> {
         self.active(name)?.agent_stream().await
     }
 
@@ -141,7 +149,7 @@ impl Vms {
         if let Some(vm) = self.started(name) {
             return Ok(vm);
         }
-        let (hypervisor, machine) = blocking(|| Ok::<_, Report>((self.hypervisor()?, self.library.machine(name)?)))?;
+        let (hypervisor, machine) = blocking(|| Ok::<_, Report>(((self.backend)()?, self.library.machine(name)?)))?;
         let mut started = self.all_started();
         let vm = started.entry(name.clone()).or_insert_with(|| {
             let runtime_dir = self.run.join(machine.record.id.get(..8).unwrap_or(&machine.record.id));
@@ -149,11 +157,6 @@ impl Vms {
             Arc::new(Vm::new(&machine, self.library.clone(), hypervisor, runtime_dir, budget, events))
         });
         Ok(Arc::clone(vm))
-    }
-
-    /// The backend of this host. Blocks.
-    fn hypervisor(&self) -> Result<Arc<dyn Hypervisor>, Report> {
-        dvn_hypervisor::for_this_host(None, &self.search_path, None)
     }
 
     /// A machine whose lifecycle has begun and whose guest is there.
@@ -165,6 +168,25 @@ impl Vms {
                 let report = Report::new(Kind::Busy, format!("{name} does not run"));
                 Err(report.hint(format!("start it: darwin-vz-nix start {name}")))
             }
+        }
+    }
+
+    /// Two guests with one MAC address disturb each other's network. A clone of a suspended machine has its MAC address.
+    fn refuse_mac_in_use(&self, name: &MachineName) -> Result<(), Report> {
+        let mac = self.library.machine(name)?.config.mac_address;
+        let others: Vec<_> =
+            self.all_started().iter().filter(|(_, vm)| vm.is_active()).map(|(of, _)| of.clone()).collect();
+        let same = others
+            .into_iter()
+            .filter(|other| other != name)
+            .find(|other| self.library.machine(other).is_ok_and(|machine| machine.config.mac_address == mac));
+        match same {
+            Some(other) => {
+                Err(Report::new(Kind::Busy, format!("{name} has the MAC address of {other}, which runs: {mac}")).hint(
+                    format!("stop {other} first, or give {name} another one: darwin-vz-nix set {name} --random-mac"),
+                ))
+            }
+            None => Ok(()),
         }
     }
 

@@ -73,6 +73,11 @@ impl EfiGuest {
         EfiGuest { library, name, capabilities, runtime_dir, extras, booting }
     }
 
+    /// The library that the machine is of.
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+
     /// What the next boot has beside the machine's own hardware.
     pub fn set_extras(&self, extras: Extras) {
         *self.extras.lock().unwrap_or_else(PoisonError::into_inner) = extras;
@@ -98,7 +103,6 @@ impl EfiGuest {
         let work = spawn_blocking(move || {
             let (machine, lock) = library.run(&name)?;
             let spec = spec(&machine, &extras, sizes, &can, &runtime_dir)?;
-            library.note_start(&machine)?;
             Ok::<_, Report>((machine, lock, spec))
         });
         let prepared = work.await.map_err(|e| Report::new(Kind::Internal, format!("a boot was lost: {e}")))?;

@@ -1,5 +1,5 @@
-//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock. Only a suspended guest
-//! leaves files.
+//! A hypervisor in memory, for tests under virtual time: no process, no socket, no real clock. Its only files are EFI variable
+//! stores and saved guests.
 //!
 //! A [`Script`] determines what its guests do and can be changed between boots; [`Counters`] count what happened. A
 //! guest
@@ -9,7 +9,7 @@ use crate::{
     capabilities::{Capabilities, Limits},
     saved::{self, Saving},
     seam::{Display, Exit, Guest, GuestListener, GuestStream, Hypervisor},
-    spec::MachineSpec,
+    spec::{Boot, MachineSpec},
 };
 use dvn_types::{Arch, Kind, Report};
 use futures_util::future::BoxFuture;
@@ -210,6 +210,11 @@ impl Sim {
         if let Some(why) = error(&script) {
             return Err(Report::new(Kind::Boot, why));
         }
+        if let Boot::Efi { variables } = &spec.boot
+            && !variables.exists()
+        {
+            fs::write(variables, "variables").map_err(|e| Report::new(Kind::State, e.to_string()))?;
+        }
         let alive = counters.alive.fetch_add(1, SeqCst) + 1;
         counters.max_alive.fetch_max(alive, SeqCst);
         let guest = Arc::new_cyclic(|me| SimGuest {
@@ -248,6 +253,11 @@ pub struct SimGuest {
 }
 
 impl SimGuest {
+    /// What it was booted with.
+    pub fn spec(&self) -> &MachineSpec {
+        &self.spec
+    }
+
     /// Ends the guest now. Later calls have no effect.
     pub fn end(&self, exit: Exit) {
         let ended = self.end.send_if_modified(|end| {

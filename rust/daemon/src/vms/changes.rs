@@ -23,7 +23,7 @@ impl Vms {
         self.refuse_declared(&name, "make")?;
         let medium = medium.map(PathBuf::from);
         let (can, host_cores) = {
-            let hypervisor = self.hypervisor()?;
+            let hypervisor = (self.backend)()?;
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
             (hypervisor.capabilities().clone(), cores)
         };
@@ -73,6 +73,7 @@ impl Vms {
 
     /// Deletes a machine that does not run, with its disk and all its files.
     pub fn delete(&self, name: &MachineName) -> Result<(), Report> {
+        self.refuse_declared(name, "delete")?;
         self.library.delete(name)?;
         self.forget(name);
         self.events.changed();

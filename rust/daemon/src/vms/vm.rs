@@ -15,6 +15,7 @@ use dvn_guest::{
     efi::{EfiGuest, Extras},
     service,
 };
+use dvn_host::blocking;
 use dvn_hypervisor::{
     Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor,
     disks::SystemDisk,
@@ -221,7 +222,10 @@ impl Hypervisor for Continuing {
                 State::Suspended => self.hypervisor.restore(spec, machine.files.saved_state()).await,
                 _ => self.hypervisor.boot(spec).await,
             };
-            let guest = Arc::new(LockedGuest { guest: guest?, lock: Mutex::new(Some(lock)) });
+            let guest = guest?;
+            // Now that the backend has made the variable store.
+            blocking(|| self.provider.library().note_start(&machine))?;
+            let guest = Arc::new(LockedGuest { guest, lock: Mutex::new(Some(lock)) });
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&guest));
             Ok(guest as Arc<dyn Guest>)
         })
