@@ -31,4 +31,5 @@ mod state;
 mod store;
 mod systemd;
 mod unauthenticated;
+mod vms;
 mod vsock;

@@ -8,7 +8,7 @@ use crate::{
     metrics,
     options::RunOptions,
     state_dir_watch::{Loss, StateDirWatch},
-    vms::Vms,
+    vms::{Backend, Vms},
 };
 use dvn_config::{HostFacts, MachineSettings, Settings};
 use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
@@ -54,8 +54,7 @@ impl Daemon {
         let budget = Arc::new(Budget::of(options.host.memory, Arc::clone(&events)));
         let machines = Machines::new(factory(&state, &options, &events, inherited, &budget));
         let declared = settings.machines.keys().cloned().collect();
-        let search_path = options.search_path.clone();
-        let backend = Box::new(move || dvn_hypervisor::for_this_host(None, &search_path, None));
+        let backend = backend(&settings, &options);
         let vms = Vms::open(&state, declared, backend, Arc::clone(&events), budget)?;
         let broken = open(&machines, settings.machines).await;
         if let (true, Some(report)) = (is_watched && machines.working().is_empty(), broken) {
@@ -193,6 +192,14 @@ impl Daemon {
     pub async fn shut_down(&self) {
         tokio::join!(self.machines.shut_down(), self.vms.shut_down());
     }
+}
+
+/// The backend of the library's machines: that of the configuration's first machine.
+fn backend(settings: &Settings, options: &RunOptions) -> Box<Backend> {
+    let search_path = options.search_path.clone();
+    let first = settings.machines.values().next();
+    let (name, accelerator) = first.map_or((None, None), |it| (it.backend, it.accelerator.clone()));
+    Box::new(move || dvn_hypervisor::for_this_host(name, &search_path, accelerator.as_deref()))
 }
 
 fn factory(
