@@ -1,11 +1,12 @@
 //! The macros that expand the table of settings in `table.rs`: each row becomes a `Key`, a field of `Layer` and of
-//! `Complete`, and for settings of a machine a field of `MachineSettings`.
+//! `Complete`, and for settings of a machine a field of one part of `MachineConfig`.
 
 /// Splits the table. The generated items are in the module that has the table.
 macro_rules! settings {
     (of the daemon { $($daemon:tt)* } of each machine { $($machine:tt)* }) => {
         every_setting! { $($daemon)* $($machine)* }
         settings_of_a_machine! { $($machine)* }
+        parts_of_a_machine! { [] [] [] $($machine)* }
     };
 }
 
@@ -13,7 +14,7 @@ macro_rules! settings {
 macro_rules! every_setting {
     ($(
         $(#[$more:meta])*
-        $key:ident $name:literal => $field:ident: $type:ident($plain:ty) {
+        $key:ident $name:literal => $field:ident: $type:ident($plain:ty) $(of $part:ident)? {
             about: $about:literal,
             flag: $placeholder:literal, $help:literal,
             default: $default:expr,
@@ -127,14 +128,11 @@ macro_rules! every_setting {
     };
 }
 
-/// The additional items for settings of a machine.
+/// The additional method of keys of a machine.
 macro_rules! settings_of_a_machine {
     ($(
         $(#[$more:meta])*
-        $key:ident $name:literal => $field:ident: $type:ident($plain:ty) {
-            about: $about:literal,
-            $($rest:tt)*
-        }
+        $key:ident $name:literal => $field:ident: $type:ident $plain:tt of $part:ident $body:tt
     )*) => {
         impl Key {
             /// Whether it is a setting of each machine. Other settings are the daemon's.
@@ -142,16 +140,66 @@ macro_rules! settings_of_a_machine {
                 matches!(self, $(Key::$key)|*)
             }
         }
+    };
+}
 
-        /// One machine's settings.
+/// The parts of `MachineConfig`. Sorts the rows first, one at a time: the brackets have those of `hardware`, `lifecycle` and
+/// `builder` so far.
+macro_rules! parts_of_a_machine {
+    ([$($hardware:tt)*] $lifecycle:tt $builder:tt
+        $(#$more:tt)* $key:ident $name:literal => $field:ident: $type:ident $plain:tt of hardware $body:tt $($rest:tt)*
+    ) => {
+        parts_of_a_machine! { [$($hardware)* { $(#$more)* $field $plain $body }] $lifecycle $builder $($rest)* }
+    };
+    ($hardware:tt [$($lifecycle:tt)*] $builder:tt
+        $(#$more:tt)* $key:ident $name:literal => $field:ident: $type:ident $plain:tt of lifecycle $body:tt $($rest:tt)*
+    ) => {
+        parts_of_a_machine! { $hardware [$($lifecycle)* { $(#$more)* $field $plain $body }] $builder $($rest)* }
+    };
+    ($hardware:tt $lifecycle:tt [$($builder:tt)*]
+        $(#$more:tt)* $key:ident $name:literal => $field:ident: $type:ident $plain:tt of builder $body:tt $($rest:tt)*
+    ) => {
+        parts_of_a_machine! { $hardware $lifecycle [$($builder)* { $(#$more)* $field $plain $body }] $($rest)* }
+    };
+    ([$($hardware:tt)*] [$($lifecycle:tt)*] [$($builder:tt)*]) => {
+        part_of_a_machine! {
+            /// A machine's virtual hardware, and what runs it.
+            HardwareConfig $($hardware)*
+        }
+        part_of_a_machine! {
+            /// How long a machine's guest may take to boot, to answer and to stop, and how long it runs unused.
+            #[derive(Copy)]
+            LifecyclePolicy $($lifecycle)*
+        }
+        part_of_a_machine! {
+            /// What a builder has beyond any other machine: its guest system, its data disk, the host's store and its SSH port.
+            BuilderConfig $($builder)*
+        }
+    };
+}
+
+/// One part of `MachineConfig`.
+macro_rules! part_of_a_machine {
+    ($(#$about_part:tt)* $part:ident $({
+        $(#$more:tt)* $field:ident ($plain:ty) { about: $about:literal, $($rest:tt)* }
+    })*) => {
+        $(#$about_part)*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct MachineSettings {
-            $(#[doc = concat!($about, ".")] $(#[$more])* pub $field: $plain,)*
+        pub struct $part {
+            $(#[doc = concat!($about, ".")] $(#$more)* pub $field: $plain,)*
         }
 
-        impl From<Complete> for MachineSettings {
-            fn from(complete: Complete) -> MachineSettings {
-                MachineSettings { $($field: complete.$field.value.0,)* }
+        impl From<&Complete> for $part {
+            fn from(complete: &Complete) -> $part {
+                $part { $($field: complete.$field.value.0.clone(),)* }
+            }
+        }
+
+        #[cfg(any(test, feature = "testing"))]
+        impl $part {
+            /// A sample for tests; see [`MachineConfig::sample`].
+            pub fn sample() -> $part {
+                $part::from(&Complete::sample())
             }
         }
     };

@@ -27,7 +27,7 @@ pub use error::ConfigError;
 pub use file::File;
 pub use host::{HostFacts, system};
 pub use origin::{Origin, Sourced};
-pub use table::{Complete, ENV_PREFIX, Key, Layer, MachineSettings};
+pub use table::{BuilderConfig, Complete, ENV_PREFIX, HardwareConfig, Key, Layer, LifecyclePolicy, MachineConfig};
 pub use value::{GIB, MIB, Raw, Setting, Size};
 
 use dvn_types::{
@@ -55,7 +55,7 @@ pub struct Settings {
     /// The loopback address of the API on TCP, if any.
     pub api_listen: Option<SocketAddr>,
     /// The machines, by name. Never empty.
-    pub machines: BTreeMap<MachineName, MachineSettings>,
+    pub machines: BTreeMap<MachineName, MachineConfig>,
 }
 
 /// The sources of settings.
@@ -154,7 +154,8 @@ impl Config {
 
     /// The daemon's settings: complete and checked.
     pub fn settings(&self, host: &HostFacts) -> Result<Settings, ConfigError> {
-        let machines = self.complete(host)?.into_iter().map(|(name, complete)| (name, complete.into())).collect();
+        let machines =
+            self.complete(host)?.into_iter().map(|(name, complete)| (name, MachineConfig::from(&complete))).collect();
         Ok(Settings { state_dir: self.state_dir(), api_listen: self.api_listen(), machines })
     }
 

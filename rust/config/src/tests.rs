@@ -22,7 +22,7 @@ fn settings(text: &str) -> Result<Settings, Report> {
     Ok(Config::load(sources(text)?)?.settings(&HOST)?)
 }
 
-fn builder(text: &str) -> MachineSettings {
+fn builder(text: &str) -> MachineConfig {
     settings(text).unwrap().machines.values().next().unwrap().clone()
 }
 
@@ -36,18 +36,19 @@ fn nothing_given_makes_one_machine_of_half_the_host() {
     assert_eq!(settings.state_dir, Path::new("/var/lib/darwin-vz-nix"));
     assert_eq!(settings.machines.keys().map(MachineName::as_str).collect::<Vec<_>>(), ["builder"]);
     let builder = builder("");
-    assert_eq!((builder.cores, builder.memory, builder.disk_size), (4, 8 * GIB, 100 * GIB));
-    assert_eq!(builder.idle_timeout, Some(Duration::from_secs(180 * 60)));
+    assert_eq!(builder.lifecycle.idle_timeout, Some(Duration::from_secs(180 * 60)));
+    let (hardware, builder) = (builder.hardware, &builder.builder);
+    assert_eq!((hardware.cores, hardware.memory, builder.disk_size), (4, 8 * GIB, 100 * GIB));
     assert_eq!(builder.listen.to_string(), "127.0.0.1:31122");
-    assert_eq!(builder.backend, None);
-    assert_eq!((builder.bundle, builder.rosetta, builder.share_store, builder.accelerator), (None, false, false, None));
+    assert_eq!((hardware.backend, hardware.accelerator), (None, None));
+    assert_eq!((&builder.bundle, builder.rosetta, builder.share_store), (&None, false, false));
     let small = HostFacts { cores: 1, memory: 3 * GIB, ..HOST };
     let config = Config::load(sources("").unwrap()).unwrap().settings(&small).unwrap();
-    let builder = &config.machines[&"builder".parse().unwrap()];
-    assert_eq!((builder.cores, builder.memory), (1, 1536 * MIB));
+    let hardware = &config.machines[&"builder".parse().unwrap()].hardware;
+    assert_eq!((hardware.cores, hardware.memory), (1, 1536 * MIB));
     let with_nix = HostFacts { nix: true, ..HOST };
     let config = Config::load(sources("").unwrap()).unwrap().settings(&with_nix).unwrap();
-    assert!(config.machines.values().all(|machine| machine.share_store), "a host with Nix shares its store");
+    assert!(config.machines.values().all(|machine| machine.builder.share_store), "a host with Nix shares its store");
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn flags_and_variables_are_for_the_chosen_machine() {
     two.machine = Some("b".parse().unwrap());
     two.flags = vec![(Key::Cores, "1".to_owned())];
     let settings = Config::load(two.clone()).unwrap().settings(&HOST).unwrap();
-    assert_eq!(settings.machines.values().map(|machine| machine.cores).collect::<Vec<_>>(), [4, 1]);
+    assert_eq!(settings.machines.values().map(|machine| machine.hardware.cores).collect::<Vec<_>>(), [4, 1]);
 
     two.machine = None;
     let report = Report::from(Config::load(two.clone()).unwrap_err());
@@ -181,28 +182,30 @@ fn sizes() {
 
 #[test]
 fn idle_timeouts_and_limits() {
-    let idle = |text: &str| builder(&format!("idle-timeout = {text}")).idle_timeout.map(|time| time.as_secs());
+    let lifecycle = |text: &str| builder(text).lifecycle;
+    let idle = |text: &str| lifecycle(&format!("idle-timeout = {text}")).idle_timeout.map(|time| time.as_secs());
     assert_eq!(idle("180"), Some(10_800));
     assert_eq!(idle("\"30s\""), Some(30));
     assert_eq!(idle("\"2h\""), Some(7_200));
     assert_eq!((idle("0"), idle("\"0s\"")), (None, None));
-    assert_eq!(builder("boot-timeout = 9").boot_timeout, Duration::from_secs(9));
-    let hang = |text: &str| builder(&format!("hang-timeout = {text}")).hang_timeout.map(|time| time.as_secs());
+    assert_eq!(lifecycle("boot-timeout = 9").boot_timeout, Duration::from_secs(9));
+    let hang = |text: &str| lifecycle(&format!("hang-timeout = {text}")).hang_timeout.map(|time| time.as_secs());
     assert_eq!((hang("4"), hang("\"2m\"")), (Some(4), Some(120)));
     assert_eq!((hang("0"), hang("\"0s\"")), (None, None));
-    assert_eq!(builder("boot-timeout = \"2m\"").boot_timeout, Duration::from_secs(120));
+    assert_eq!(lifecycle("boot-timeout = \"2m\"").boot_timeout, Duration::from_secs(120));
     assert!(settings("idle-timeout = 99999999999999").is_err());
 }
 
 #[test]
 fn paths_start_from_where_they_were_written() {
-    assert_eq!(builder("bundle = \"guest\"").bundle.unwrap(), Path::new("/etc/darwin-vz-nix/guest"));
-    assert_eq!(builder("bundle = \"~/guest\"").bundle.unwrap(), Path::new("/home/ada/guest"));
+    let bundle = |text: &str| builder(text).builder.bundle.clone().unwrap();
+    assert_eq!(bundle("bundle = \"guest\""), Path::new("/etc/darwin-vz-nix/guest"));
+    assert_eq!(bundle("bundle = \"~/guest\""), Path::new("/home/ada/guest"));
     let mut given = sources("").unwrap();
     given.flags.push((Key::Bundle, "./guest".to_owned()));
     given.flags.push((Key::StateDir, "state".to_owned()));
     let settings = Config::load(given).unwrap().settings(&HOST).unwrap();
-    assert_eq!(settings.machines.values().next().unwrap().bundle.as_deref(), Some(Path::new("/work/guest")));
+    assert_eq!(settings.machines.values().next().unwrap().builder.bundle.as_deref(), Some(Path::new("/work/guest")));
     assert_eq!(settings.state_dir, Path::new("/work/state"));
 }
 

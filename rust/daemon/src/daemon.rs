@@ -10,7 +10,7 @@ use crate::{
     state_dir_watch::{Loss, StateDirWatch},
     vms::{Backend, Vms},
 };
-use dvn_config::{HostFacts, MachineSettings, Settings};
+use dvn_config::{HostFacts, MachineConfig, Settings};
 use dvn_host::{activation::Inherited, api_token::TokenFile, machine_dir::StateDir, signals::StopSignals};
 use dvn_http::server;
 use dvn_types::{
@@ -198,7 +198,7 @@ impl Daemon {
 fn backend(settings: &Settings, options: &RunOptions) -> Box<Backend> {
     let search_path = options.search_path.clone();
     let first = settings.machines.values().next();
-    let (name, accelerator) = first.map_or((None, None), |it| (it.backend, it.accelerator.clone()));
+    let (name, accelerator) = first.map_or((None, None), |it| (it.hardware.backend, it.hardware.accelerator.clone()));
     Box::new(move || dvn_hypervisor::for_this_host(name, &search_path, accelerator.as_deref()))
 }
 
@@ -214,9 +214,9 @@ fn factory(
     MachineFactory {
         state: state.clone(),
         events: Arc::clone(events),
-        open: Box::new(move |name, settings| {
-            let (name, settings) = (name.clone(), settings.clone());
-            Machine::new(name, settings, &its_state, &its_options, Arc::clone(&its_events), Arc::clone(&budget))
+        open: Box::new(move |name, config| {
+            let (name, config) = (name.clone(), Arc::clone(config));
+            Machine::new(name, config, &its_state, &its_options, Arc::clone(&its_events), Arc::clone(&budget))
         }),
         inherited: Mutex::new(inherited),
         serving: AtomicBool::new(false),
@@ -224,10 +224,10 @@ fn factory(
 }
 
 /// Opens the configured machines. Returns the reason of the first one that is broken, if one is.
-async fn open(machines: &Machines, settings: BTreeMap<MachineName, MachineSettings>) -> Option<Report> {
+async fn open(machines: &Machines, configured: BTreeMap<MachineName, MachineConfig>) -> Option<Report> {
     let mut broken = None;
-    for (name, settings) in settings {
-        if let Err(report) = machines.declare(name, settings).await {
+    for (name, config) in configured {
+        if let Err(report) = machines.declare(name, config).await {
             broken.get_or_insert(report);
         }
     }

@@ -25,7 +25,7 @@ use crate::views;
 use activity::{Activities, Activity, Uses};
 use asked::Overheard;
 use clock::GuestClock;
-use dvn_config::MachineSettings;
+use dvn_config::MachineConfig;
 use dvn_generations::{Generations, Nix, Reconciler, TimeLimits};
 use dvn_guest::{
     boots::{self, Boots},
@@ -62,7 +62,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// A machine that the daemon manages.
 pub struct Machine {
     name: MachineName,
-    settings: MachineSettings,
+    config: Arc<MachineConfig>,
     dir: MachineDir,
     capabilities: Capabilities,
     handle: Handle,
@@ -119,15 +119,15 @@ impl Parts {
         sim: dvn_hypervisor::sim::Sim,
         agent: Arc<dyn dvn_hypervisor::GuestAgent>,
         dir: &MachineDir,
-        settings: &MachineSettings,
+        config: &MachineConfig,
     ) -> Result<Parts, Report> {
         Ok(Parts {
             hypervisor: Arc::new(sim),
-            provider: Arc::new(dvn_lifecycle::InMemory::with(agent).with_memory(settings.memory)),
+            provider: Arc::new(dvn_lifecycle::InMemory::with(agent).with_memory(config.hardware.memory)),
             warm: WarmConnection::default(),
             connect_program: Vec::new(),
             assertion: None,
-            generations: Arc::new(Generations::open(dir, settings, &[])?),
+            generations: Arc::new(Generations::open(dir, Arc::clone(&config.builder), &[])?),
             boots: Boots::of(dir),
             nix: Nix {
                 programs: None,
@@ -147,23 +147,25 @@ impl Machine {
     /// Creates what is missing in the machine's directory, and starts its tasks. Does not boot.
     pub fn new(
         name: MachineName,
-        settings: MachineSettings,
+        config: Arc<MachineConfig>,
         state: &StateDir,
         options: &RunOptions,
         events: Arc<Events>,
         budget: Arc<Budget>,
     ) -> Result<Machine, Report> {
-        let accelerator = settings.accelerator.as_deref();
-        let hypervisor = dvn_hypervisor::for_this_host(settings.backend, &options.search_path, accelerator)?;
+        let (hardware, builder) = (&config.hardware, &config.builder);
+        let accelerator = hardware.accelerator.as_deref();
+        let hypervisor = dvn_hypervisor::for_this_host(hardware.backend, &options.search_path, accelerator)?;
         let dir = state.make_machine(&name)?;
         let connect_program = provision::connect_program(options, &name)?;
         provision::provision(&dir, &name, &connect_program)?;
-        let sharing = Sharing::new(&name, &settings, &dir)?;
+        let sharing = Sharing::new(&name, builder, &dir)?;
         let capabilities = hypervisor.capabilities().clone();
-        let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
+        let generations = Arc::new(Generations::open(&dir, Arc::clone(builder), &capabilities.archs)?);
         let provider = BuilderGuest::new(
             name.clone(),
-            settings.clone(),
+            hardware,
+            Arc::clone(builder),
             dir.clone(),
             capabilities,
             Arc::clone(&generations) as _,
@@ -171,7 +173,7 @@ impl Machine {
         );
         let (warm, boots) = (provider.warm(), provider.boots());
         let nix = Nix {
-            programs: settings.nix.clone(),
+            programs: builder.nix.clone(),
             search_path: options.search_path.clone(),
             environment: options.nix_environment.clone(),
             address: dir.direct_address(),
@@ -191,13 +193,13 @@ impl Machine {
             sharing,
             budget,
         };
-        Ok(Machine::assemble(name, settings, dir, parts, events))
+        Ok(Machine::assemble(name, config, dir, parts, events))
     }
 
     /// A machine of these parts; creates no files.
     pub fn assemble(
         name: MachineName,
-        settings: MachineSettings,
+        config: Arc<MachineConfig>,
         dir: MachineDir,
         parts: Parts,
         events: Arc<Events>,
@@ -205,16 +207,17 @@ impl Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let activity = Arc::new(watch::Sender::<Activity>::default());
         let activities = activity.subscribe();
-        let reservation = Arc::new(Reservation::new(parts.budget, name.clone(), settings.memory));
+        let lifecycle = config.lifecycle;
+        let reservation = Arc::new(Reservation::new(parts.budget, name.clone(), config.hardware.memory));
         let handle = dvn_lifecycle::spawn(
             name.clone(),
             Arc::new(Budgeted { hypervisor: parts.hypervisor, reservation: Arc::clone(&reservation) }),
             Arc::new(Overheard::new(parts.provider, Arc::clone(&activity))),
-            Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
+            Policy::new(lifecycle.idle_timeout, lifecycle.stop_grace, lifecycle.boot_timeout),
         )
         .gated(Arc::clone(&reservation) as _);
         let clock = Arc::new(GuestClock::new(name.clone()));
-        let hang_timeout = settings.hang_timeout;
+        let hang_timeout = lifecycle.hang_timeout;
         let uses = || Uses::of(activities.clone());
         let (of, to) = (|| name.clone(), || Arc::clone(&events));
         let mut watchers = JoinSet::new();
@@ -236,7 +239,7 @@ impl Machine {
         watchers.spawn(observe::generations(of(), Arc::clone(&parts.generations), to()));
         Machine {
             name,
-            settings,
+            config,
             dir,
             capabilities,
             handle,
@@ -276,11 +279,6 @@ impl Machine {
         }
     }
 
-    /// The configured settings.
-    pub fn settings(&self) -> &MachineSettings {
-        &self.settings
-    }
-
     /// Its status, for the API.
     pub fn status(&self) -> MachineStatus {
         let snapshot = self.handle.snapshot();
@@ -293,9 +291,9 @@ impl Machine {
             waits_for: self.reservation.waits_for(),
             since_unix_ms: snapshot.since_unix_ms,
             boots: snapshot.boots,
-            listen: vec![self.settings.listen.to_string()],
-            cores: sizes.cores.unwrap_or(self.settings.cores),
-            memory: sizes.memory.unwrap_or(self.settings.memory),
+            listen: vec![self.config.builder.listen.to_string()],
+            cores: sizes.cores.unwrap_or(self.config.hardware.cores),
+            memory: sizes.memory.unwrap_or(self.config.hardware.memory),
             disk_size: sizes.disk_size.unwrap_or_else(|| self.disk_size()),
             generations: self.generations.status().map(|status| as_it_runs(status, &snapshot)),
             last_boot: snapshot.last_boot.map(Into::into),
@@ -376,9 +374,10 @@ impl Machine {
 
     /// The size of the data disk unless a start requests another one, in bytes.
     fn disk_size(&self) -> u64 {
-        match self.settings.ephemeral {
-            true => self.settings.disk_size,
-            false => disk::size(&self.dir.data_disk(), self.settings.disk_size),
+        let configured = self.config.builder.disk_size;
+        match self.config.builder.ephemeral {
+            true => configured,
+            false => disk::size(&self.dir.data_disk(), configured),
         }
     }
 
@@ -431,9 +430,9 @@ impl Machine {
     /// The capabilities of its backend. Programs are looked for now; the guests that it boots were determined at the daemon's
     /// start.
     pub fn backend(&self) -> BackendView {
-        let (settings, path) = (&self.settings, &self.nix.search_path);
-        let accelerator = settings.accelerator.as_deref();
-        let now = blocking(|| dvn_hypervisor::for_this_host(settings.backend, path, accelerator));
+        let (hardware, path) = (&self.config.hardware, &self.nix.search_path);
+        let accelerator = hardware.accelerator.as_deref();
+        let now = blocking(|| dvn_hypervisor::for_this_host(hardware.backend, path, accelerator));
         let features =
             now.map_or_else(|_| self.capabilities.features.clone(), |now| now.capabilities().features.clone());
         views::backend_view(&self.capabilities, &features, path.to_string_lossy().into_owned())
@@ -484,7 +483,7 @@ impl Machine {
             provision::provision(&state.make_machine(&self.name)?, &self.name, &self.connect_program)?;
             self.generations.reset()?;
             match &self.sharing {
-                Some(sharing) => sharing.begin_anew(&self.settings, &self.dir),
+                Some(sharing) => sharing.begin_anew(&self.config.builder, &self.dir),
                 None => Ok(()),
             }
         })?;

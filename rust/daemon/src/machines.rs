@@ -9,7 +9,7 @@ mod tests;
 pub use slot::{MachineFactory, pollable};
 
 use crate::machine::Machine;
-use dvn_config::MachineSettings;
+use dvn_config::MachineConfig;
 use dvn_host::activation::Inherited;
 use dvn_types::{Keep, Kind, MachineName, Report, wire::MachineStatus};
 use slot::Slot;
@@ -32,8 +32,8 @@ impl Machines {
     }
 
     /// Opens a machine that the configuration declares.
-    pub async fn declare(&self, name: MachineName, settings: MachineSettings) -> Result<Arc<Machine>, Report> {
-        self.add(name, settings, true).await
+    pub async fn declare(&self, name: MachineName, config: MachineConfig) -> Result<Arc<Machine>, Report> {
+        self.add(name, config, true).await
     }
 
     /// Opens a machine that no configuration declares.
@@ -41,18 +41,18 @@ impl Machines {
     /// # Errors
     /// `Busy`: there is one of that name. Any other: the machine is listed as broken, for this reason.
     #[cfg_attr(not(test), expect(dead_code, reason = "the library of machines will call it"))]
-    pub async fn insert(&self, name: MachineName, settings: MachineSettings) -> Result<Arc<Machine>, Report> {
-        self.add(name, settings, false).await
+    pub async fn insert(&self, name: MachineName, config: MachineConfig) -> Result<Arc<Machine>, Report> {
+        self.add(name, config, false).await
     }
 
-    async fn add(&self, name: MachineName, settings: MachineSettings, declared: bool) -> Result<Arc<Machine>, Report> {
+    async fn add(&self, name: MachineName, config: MachineConfig, declared: bool) -> Result<Arc<Machine>, Report> {
         let slot = {
             let mut slots = self.slots();
             if slots.contains_key(&name) {
                 let report = Report::new(Kind::Busy, format!("there is a machine {name} already"));
                 return Err(report.hint("choose another name, or delete that machine"));
             }
-            let slot = Slot::new(name.clone(), settings, declared, Arc::clone(&self.factory));
+            let slot = Slot::new(name.clone(), config, declared, Arc::clone(&self.factory));
             slots.insert(name, Arc::clone(&slot));
             slot
         };

@@ -2,7 +2,7 @@
 //! guest's boot either succeed, with the file created again, or fail with one error that says what to do.
 
 use crate::{budget::Budget, machine::Machine, options::RunOptions};
-use dvn_config::{HostFacts, MachineSettings};
+use dvn_config::{BuilderConfig, HostFacts, MachineConfig};
 use dvn_generations::Generations;
 use dvn_guest::{builder::BuilderGuest, bundle::fixture};
 use dvn_host::{
@@ -32,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 struct Lab {
     dir: tempfile::TempDir,
     name: MachineName,
-    settings: MachineSettings,
+    config: Arc<MachineConfig>,
 }
 
 impl Lab {
@@ -41,14 +41,15 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         fixture::x86_64(&dir.path().join("bundle"));
         fs::create_dir(dir.path().join("store")).unwrap();
-        let settings = MachineSettings {
+        let builder = BuilderConfig {
             bundle: Some(dir.path().join("bundle")),
             share_store: true,
             store_dir: dir.path().join("store"),
             store_daemon: dir.path().join("no-daemon"),
-            ..MachineSettings::sample()
+            ..BuilderConfig::sample()
         };
-        let lab = Lab { dir, name: "builder".parse().unwrap(), settings };
+        let config = Arc::new(MachineConfig { builder: builder.into(), ..MachineConfig::sample() });
+        let lab = Lab { dir, name: "builder".parse().unwrap(), config };
         lab.stand().unwrap();
         lab
     }
@@ -63,17 +64,17 @@ impl Lab {
 
     /// Does all that the daemon and a boot do with files, in another thread, so that a hang is noticed.
     fn stand(&self) -> Result<(), Report> {
-        let (root, name, settings) = (self.root(), self.name.clone(), self.settings.clone());
+        let (root, name, config) = (self.root(), self.name.clone(), Arc::clone(&self.config));
         let (done, outcome) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            done.send(runtime.block_on(stand(&root, name, settings)))
+            done.send(runtime.block_on(stand(&root, name, config)))
         });
         outcome.recv_timeout(TIMEOUT).expect("it hangs")
     }
 }
 
-async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Result<(), Report> {
+async fn stand(root: &Path, name: MachineName, config: Arc<MachineConfig>) -> Result<(), Report> {
     let state = StateDir::open(root)?;
     let log = state.daemon_log();
     LogFile::append(&log, 10).map_err(|e| state_error(&log, "cannot write", &e))?;
@@ -90,7 +91,7 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         detached: true,
     };
     let budget = Arc::new(Budget::of(u64::MAX, Arc::default()));
-    let _machine = Machine::new(name.clone(), settings.clone(), &state, &options, Arc::default(), budget)?;
+    let _machine = Machine::new(name.clone(), Arc::clone(&config), &state, &options, Arc::default(), budget)?;
     TokenFile::at(state.api_token())?;
     let _api = server::bind(&state.api_socket())?;
 
@@ -110,8 +111,9 @@ async fn stand(root: &Path, name: MachineName, settings: MachineSettings) -> Res
         limits: Limits { cores: (1, 8), memory: (0, u64::MAX) },
         features: vec![],
     };
-    let generations = Arc::new(Generations::open(&dir, &settings, &capabilities.archs)?);
-    let provider = BuilderGuest::new(name, settings, dir.clone(), capabilities, generations, None);
+    let builder = Arc::clone(&config.builder);
+    let generations = Arc::new(Generations::open(&dir, Arc::clone(&builder), &capabilities.archs)?);
+    let provider = BuilderGuest::new(name, &config.hardware, builder, dir.clone(), capabilities, generations, None);
     let spec = GuestProvider::prepare(&provider, Sizes::default()).await?;
     console::log(&spec.console_log).map_err(|e| state_error(&spec.console_log, "cannot write", &e))?;
     // The log of a recipe's build, and the build's directory.

@@ -15,9 +15,9 @@ use dvn_types::{Kind, Report};
 pub async fn bundle(subject: &Subject) -> Finding {
     // A boot never shrinks the image: one that is larger than configured keeps its size, unless each boot starts with a
     // new one.
-    let disk = subject.settings.as_ref().map_or(0, |settings| match settings.ephemeral {
-        true => settings.disk_size,
-        false => disk::size(&subject.dir().data_disk(), settings.disk_size),
+    let disk = subject.settings.as_ref().map_or(0, |settings| match settings.builder.ephemeral {
+        true => settings.builder.disk_size,
+        false => disk::size(&subject.dir().data_disk(), settings.builder.disk_size),
     });
     match open(subject).await {
         Ok(Some(opened)) => judge_bundle(opened, disk),

@@ -14,7 +14,7 @@ pub async fn open(subject: &Subject) -> Result<Option<Result<Bundle, BundleError
     let settings = needs::settings(subject)?;
     let can = subject.backend.as_ref();
     let can = can.map_err(|_| Finding::not_applicable("nothing runs guests here: see the check backend"))?;
-    let Some(dir) = settings.bundle.clone() else { return Ok(Some(Err(BundleError::None))) };
+    let Some(dir) = settings.builder.bundle.clone() else { return Ok(Some(Err(BundleError::None))) };
     let guests = can.guests.clone();
     let opened = timeout(TIMEOUT, spawn_blocking(move || Bundle::open(&dir, &guests))).await;
     opened.ok().transpose().map_err(|lost| Report::new(Kind::Internal, lost.to_string()).into())

@@ -26,7 +26,7 @@ struct Facts {
 /// The check `port`.
 pub async fn check(subject: &Subject) -> Finding {
     let configured = match needs::settings(subject) {
-        Ok(settings) => settings.listen,
+        Ok(settings) => settings.builder.listen,
         Err(finding) => return finding,
     };
     // Of a machine that is broken because the port is taken, the daemon has no address: then it is found out who has it.

@@ -11,7 +11,7 @@ const LABEL: &str = "org.nixos.darwin-vz";
 /// The check `service`.
 pub async fn check(subject: &Subject) -> Finding {
     let listen = match needs::settings(subject) {
-        Ok(settings) => settings.listen,
+        Ok(settings) => settings.builder.listen,
         Err(finding) => return finding,
     };
     if let Some(launchctl) = subject.find("launchctl") {

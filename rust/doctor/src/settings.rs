@@ -5,8 +5,8 @@ use super::{
     needs,
     subject::{Observer, Subject},
 };
-use dvn_config::{MachineSettings, Size};
-use dvn_hypervisor::{Capabilities, Requirements};
+use dvn_config::{HardwareConfig, Size};
+use dvn_hypervisor::Capabilities;
 use dvn_types::{
     Arch, Kind, Report,
     wire::{BackendView, FeatureView},
@@ -16,53 +16,46 @@ use dvn_types::{
 pub async fn settings(subject: &Subject) -> Finding {
     match &subject.settings {
         Ok(settings) => {
+            let hardware = &settings.hardware;
             if let Some(Err(report)) =
-                subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&requirements(settings)))
+                subject.capabilities.as_ref().ok().map(|can| can.admit_sizes(&hardware.requirements()))
             {
                 return report.into();
             }
-            let (memory, disk) = (Size(settings.memory), Size(settings.disk_size));
-            let cores = if settings.cores == 1 { "1 core".to_owned() } else { format!("{} cores", settings.cores) };
+            let (memory, disk) = (Size(hardware.memory), Size(settings.builder.disk_size));
+            let cores = if hardware.cores == 1 { "1 core".to_owned() } else { format!("{} cores", hardware.cores) };
             Finding::ok(format!("{cores}, {memory} of memory, a disk of {disk}"))
         }
         Err(report) => report.clone().into(),
     }
 }
 
-fn requirements(settings: &MachineSettings) -> Requirements {
-    Requirements { cores: settings.cores, memory: settings.memory, nested: settings.nested }
-}
-
 /// The check `nested`.
 pub async fn nested(subject: &Subject) -> Finding {
-    let settings = match needs::settings(subject) {
-        Ok(settings) => settings,
+    let hardware = match needs::settings(subject) {
+        Ok(settings) => &settings.hardware,
         Err(finding) => return finding,
     };
     // Another check reports a bad bundle. Assume the host's own architecture then.
     let arch = super::opened_bundle::fit(subject).await.map(|bundle| bundle.arch).or(Arch::host());
-    judge_nested(settings, &subject.capabilities, arch)
+    judge_nested(hardware, &subject.capabilities, arch)
 }
 
-fn judge_nested(
-    settings: &MachineSettings,
-    capabilities: &Result<Capabilities, Report>,
-    arch: Option<Arch>,
-) -> Finding {
-    if !settings.nested {
+fn judge_nested(hardware: &HardwareConfig, capabilities: &Result<Capabilities, Report>, arch: Option<Arch>) -> Finding {
+    if !hardware.nested {
         return Finding::not_applicable("the machine does not use it");
     }
     let (Ok(can), Some(arch)) = (capabilities, arch) else {
         return Finding::not_applicable("nothing runs guests here: see the check backend");
     };
-    can.admit_nesting(&requirements(settings), arch)
+    can.admit_nesting(&hardware.requirements(), arch)
         .map_or_else(Finding::from, |()| Finding::ok("guests can run virtual machines"))
 }
 
 /// The check `backend`.
 pub async fn backend(subject: &Subject) -> Finding {
     match needs::settings(subject) {
-        Ok(settings) => judge_backend(&subject.backend, settings.share_store, subject.observer),
+        Ok(settings) => judge_backend(&subject.backend, settings.builder.share_store, subject.observer),
         Err(finding) => finding,
     }
 }
@@ -108,7 +101,7 @@ fn judge_backend(backend: &Result<BackendView, Report>, share_store: bool, obser
 /// The check `rosetta`.
 pub async fn rosetta(subject: &Subject) -> Finding {
     match needs::settings(subject) {
-        Ok(settings) => judge_rosetta(settings.rosetta, &subject.backend),
+        Ok(settings) => judge_rosetta(settings.builder.rosetta, &subject.backend),
         Err(finding) => finding,
     }
 }
@@ -200,9 +193,9 @@ mod tests {
 
     #[test]
     fn virtual_machines_in_the_guest_are_judged_as_a_boot_does() {
-        let wanted = MachineSettings { nested: true, ..MachineSettings::sample() };
-        let judged = |settings: &MachineSettings, can| judge_nested(settings, &can, Arch::host());
-        assert_eq!(judged(&MachineSettings::sample(), nesting(false)).outcome, Outcome::NotApplicable);
+        let wanted = HardwareConfig { nested: true, ..HardwareConfig::sample() };
+        let judged = |hardware: &HardwareConfig, can| judge_nested(hardware, &can, Arch::host());
+        assert_eq!(judged(&HardwareConfig::sample(), nesting(false)).outcome, Outcome::NotApplicable);
         let finding = judged(&wanted, nesting(false));
         assert_eq!((finding.outcome, finding.kind), (Outcome::Failed, Some(Kind::Host)));
         assert!(finding.hints[0].contains("set nested-virtualization to false"), "{finding:?}");

@@ -56,8 +56,8 @@ pub async fn check(subject: &Subject) -> Finding {
     judge(&Facts {
         alias,
         config: Config::read(&said.stdout),
-        listen: listening.unwrap_or(settings.listen),
-        boot: settings.boot_timeout,
+        listen: listening.unwrap_or(settings.builder.listen),
+        boot: settings.lifecycle.boot_timeout,
         user: super::opened_bundle::fit(subject).await.map(|bundle| bundle.ssh_user),
         pinned: pinned_line(&subject.dir(), &subject.machine),
         exists: |path| path.try_exists(),

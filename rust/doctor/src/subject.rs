@@ -3,7 +3,7 @@
 
 use super::program::Program;
 use dvn_client::Client;
-use dvn_config::MachineSettings;
+use dvn_config::MachineConfig;
 use dvn_host::{
     machine_dir::{self, MachineDir},
     search_path,
@@ -26,7 +26,7 @@ pub struct Subject {
     /// The state directory.
     pub state_dir: PathBuf,
     /// The machine's settings, or what is wrong with them.
-    pub settings: Result<MachineSettings, Report>,
+    pub settings: Result<MachineConfig, Report>,
     /// The API's TCP address, if configured.
     pub api_listen: Option<SocketAddr>,
     /// What the backend can do on this computer, whichever programs are installed, or why there is none.

@@ -16,9 +16,9 @@ const ENOUGH: usize = 100;
 /// The check `store-case`.
 pub async fn store_case(subject: &Subject) -> Finding {
     match needs::settings(subject) {
-        Ok(settings) if settings.share_store => {
-            let probe = probe_case(&settings.store_dir, |path| fs::symlink_metadata(path).map(drop));
-            judge_case(probe, &settings.store_dir)
+        Ok(settings) if settings.builder.share_store => {
+            let store_dir = &settings.builder.store_dir;
+            judge_case(probe_case(store_dir, |path| fs::symlink_metadata(path).map(drop)), store_dir)
         }
         Ok(_) => Finding::not_applicable("the store is not shared with the guest"),
         Err(finding) => finding,

@@ -5,7 +5,7 @@ use crate::{
     hints::BUILD_AGAIN,
     store::Store,
 };
-use dvn_config::MachineSettings;
+use dvn_config::BuilderConfig;
 use dvn_guest::{builder::BootSource, bundle::Bundle};
 use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_types::{
@@ -15,16 +15,14 @@ use dvn_types::{
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::{Notify, watch};
 
 /// The generations of one machine and their state.
 pub struct Generations {
     pub(crate) store: Store,
-    recipe: Option<PathBuf>,
-    bundle: Option<PathBuf>,
-    disk_size: u64,
+    config: Arc<BuilderConfig>,
     archs: Vec<Arch>,
     /// Held from a change of the state until it is written, so that changes are written in their order. Readers take only the
     /// lock of `inner`, and wait for no disk.
@@ -83,24 +81,22 @@ impl BootSource for Generations {
         inner.booted = Some(number);
         drop(inner);
         self.changes.send_replace(());
-        if number == 0 { self.bundle.clone() } else { Some(self.store.bundle(number)) }
+        if number == 0 { self.config.bundle.clone() } else { Some(self.store.bundle(number)) }
     }
 }
 
 impl Generations {
     /// Reads the state from disk, and makes the configured recipe's generation current if it is good. Creates nothing.
-    pub fn open(dir: &MachineDir, settings: &MachineSettings, archs: &[Arch]) -> Result<Generations, Report> {
+    pub fn open(dir: &MachineDir, config: Arc<BuilderConfig>, archs: &[Arch]) -> Result<Generations, Report> {
         let (store, read, there) = Store::open(dir.generations())?;
         let mut state = read.clone();
-        state.follow(settings.recipe.as_deref(), &bootable(&store, there, archs));
+        state.follow(config.recipe.as_deref(), &bootable(&store, there, archs));
         if state != read {
             store.write(&state)?;
         }
         Ok(Generations {
             store,
-            recipe: settings.recipe.clone(),
-            bundle: settings.bundle.clone(),
-            disk_size: settings.disk_size,
+            config,
             archs: archs.to_owned(),
             writing: Mutex::new(()),
             inner: Mutex::new(Inner { state, trial: None, booted: None, work: Work::Free }),
@@ -117,7 +113,7 @@ impl Generations {
     /// State for the status display. `None` without generations and without a recipe.
     pub fn status(&self) -> Option<GenerationsStatus> {
         let inner = self.inner();
-        (self.recipe.is_some() || inner.state.upcoming() > 1).then(|| self.overview(&inner))
+        (self.config.recipe.is_some() || inner.state.upcoming() > 1).then(|| self.overview(&inner))
     }
 
     /// All generations, the configured bundle first.
@@ -125,7 +121,7 @@ impl Generations {
         let inner = self.inner();
         let configured = GenerationStatus {
             number: 0,
-            bundle: self.bundle.clone(),
+            bundle: self.config.bundle.clone(),
             recipe: None,
             output: None,
             built_unix_ms: None,
@@ -145,7 +141,7 @@ impl Generations {
         });
         GenerationList {
             status: self.overview(&inner),
-            recipe: self.recipe.clone(),
+            recipe: self.config.recipe.clone(),
             held: inner.state.is_held(),
             generations: std::iter::once(configured).chain(built).collect(),
         }
@@ -165,7 +161,7 @@ impl Generations {
             }
             (None, Work::GivenUp { why }) => Some(Prospect::GivenUp { why: why.clone() }),
             (None, Work::Free) => {
-                match (inner.state.next(self.recipe.as_deref()), inner.state.of(self.recipe.as_deref())) {
+                match (inner.state.next(self.config.recipe.as_deref()), inner.state.of(self.config.recipe.as_deref())) {
                     (Next::Try(number), _) => Some(Prospect::Waiting { number }),
                     (Next::Nothing, Some((number, generation))) => match &generation.verdict {
                         Verdict::Bad { why } => Some(Prospect::Bad { number, why: why.clone() }),
@@ -220,7 +216,7 @@ impl Generations {
     pub fn reset(&self) -> Result<(), Report> {
         let _writing = self.writing();
         let (_, mut state, there) = Store::open(self.store.root().to_owned())?;
-        state.follow(self.recipe.as_deref(), &there);
+        state.follow(self.config.recipe.as_deref(), &there);
         *self.inner() = Inner { state, trial: None, booted: None, work: Work::Free };
         self.changes.send_replace(());
         Ok(())
@@ -240,9 +236,9 @@ impl Generations {
         let inner = self.inner();
         let next = match inner.work {
             Work::GivenUp { .. } => Next::Nothing,
-            _ => inner.state.next(self.recipe.as_deref()),
+            _ => inner.state.next(self.config.recipe.as_deref()),
         };
-        match (next, &self.recipe) {
+        match (next, &self.config.recipe) {
             (Next::Build, Some(recipe)) => Task::Build(recipe.clone()),
             (Next::Try(number), _) => Task::Try(number),
             _ if inner.booted.is_some_and(|booted| booted != inner.state.current()) => Task::Leave,
@@ -259,12 +255,12 @@ impl Generations {
     pub(crate) fn adopt(&self, recipe: PathBuf, output: String, place: &Path) -> Result<u32, Report> {
         self.store.settle()?;
         let bundle = Bundle::open(place, &self.archs)?;
-        if bundle.minimum_disk > self.disk_size {
+        if bundle.minimum_disk > self.config.disk_size {
             return Err(Report::new(Kind::Config, "the new guest needs a larger data disk than disk-size allows")
                 .hint(format!("set disk-size to {} bytes or more", bundle.minimum_disk)));
         }
         // Hosts are configured for the present guest (`nix-config`), and are not configured again.
-        if let Some(Ok(base)) = self.bundle.as_deref().map(|dir| Bundle::open(dir, &self.archs))
+        if let Some(Ok(base)) = self.config.bundle.as_deref().map(|dir| Bundle::open(dir, &self.archs))
             && (base.arch, &base.ssh_user) != (bundle.arch, &bundle.ssh_user)
         {
             let is = format!("for {} with the user {}", bundle.arch, bundle.ssh_user);
@@ -340,7 +336,7 @@ impl Generations {
         let (changed, before, after) = {
             let mut inner = self.inner();
             let before = inner.state.clone();
-            let changed = change(&mut inner, self.recipe.as_deref())?;
+            let changed = change(&mut inner, self.config.recipe.as_deref())?;
             (changed, before, inner.state.clone())
         };
         if let Err(report) = blocking(|| self.store.write(&after)) {

@@ -8,27 +8,22 @@
 //! The connection with the banner is kept for a moment for the client whose connection caused the boot. So SSH itself confirms
 //! that the guest is ready, at no cost to the client.
 
+mod preparation;
+
 use super::{
     agent::Agent,
     boots::{Boots, Tried},
-    bundle::{Bundle, BundleError},
-    disk, payload,
     sharing::Sharing,
     symptoms,
 };
-use crate::ssh::keys::Keys;
-use bytesize::ByteSize;
-use dvn_config::MachineSettings;
+use dvn_config::{BuilderConfig, HardwareConfig};
 use dvn_host::machine_dir::MachineDir;
-use dvn_hypervisor::{
-    Capabilities, Guest, GuestStream, Requirements,
-    disks::{CacheDisk, SystemDisk},
-    spec::{Boot, Devices, MachineSpec, Nic, Share},
-};
+use dvn_hypervisor::{Capabilities, Guest, GuestStream, Requirements, spec::MachineSpec};
 use dvn_lifecycle::{BootEvent, GuestProvider, Ready};
-use dvn_protocol::{CACHE_DISK, GuestConfig, HostPorts, SSH_PORT, STORE_TAG, ShareMount, VERSION, messages::DataDisk};
+use dvn_protocol::{HostPorts, SSH_PORT, messages::DataDisk};
 use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase, ms};
 use futures_util::future::BoxFuture;
+use preparation::Preparation;
 use std::{
     io::Cursor,
     path::{Path, PathBuf},
@@ -36,16 +31,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     task::spawn_blocking,
     time::{Instant, timeout},
 };
-
-/// Where the guest mounts the host's store.
-const STORE_MOUNT: &str = "/mnt/nix-store";
 
 /// How long sshd may take to send its banner after the agent has reported it ready.
 const BANNER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -62,7 +54,8 @@ const AFTER_ANOTHER: Duration = Duration::from_secs(10);
 /// Provides the guest of a builder machine.
 pub struct BuilderGuest {
     name: MachineName,
-    settings: MachineSettings,
+    requirements: Requirements,
+    config: Arc<BuilderConfig>,
     dir: MachineDir,
     capabilities: Capabilities,
     source: Arc<dyn BootSource>,
@@ -109,15 +102,29 @@ impl BuilderGuest {
     /// For the machine of this name and directory, on a hypervisor with these capabilities; with the host's store, or without.
     pub fn new(
         name: MachineName,
-        settings: MachineSettings,
+        hardware: &HardwareConfig,
+        config: Arc<BuilderConfig>,
         dir: MachineDir,
         capabilities: Capabilities,
         source: Arc<dyn BootSource>,
         sharing: Option<Arc<Sharing>>,
     ) -> BuilderGuest {
         let (token, rebuilt, warm, preparing) = Default::default();
-        let boots = Boots::of(&dir);
-        BuilderGuest { name, settings, dir, capabilities, source, sharing, token, rebuilt, warm, boots, preparing }
+        let (boots, requirements) = (Boots::of(&dir), hardware.requirements());
+        BuilderGuest {
+            name,
+            requirements,
+            config,
+            dir,
+            capabilities,
+            source,
+            sharing,
+            token,
+            rebuilt,
+            warm,
+            boots,
+            preparing,
+        }
     }
 
     /// The connection that confirmed the last boot.
@@ -134,21 +141,32 @@ impl BuilderGuest {
         self.warm.take();
         let token = format!("{:032x}", rand::random::<u128>());
         token.clone_into(&mut self.token.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut settings = self.settings.clone();
-        settings.bundle = self.source.bundle();
-        settings.cores = sizes.cores.unwrap_or(settings.cores);
-        settings.memory = sizes.memory.unwrap_or(settings.memory);
+        let bundle = self.source.bundle();
+        let requirements = Requirements {
+            cores: sizes.cores.unwrap_or(self.requirements.cores),
+            memory: sizes.memory.unwrap_or(self.requirements.memory),
+            ..self.requirements
+        };
         let boots = self.boots.clone();
-        let tried = Tried { bundle: settings.bundle.clone(), cores: settings.cores, memory: settings.memory };
+        let tried = Tried { bundle: bundle.clone(), cores: requirements.cores, memory: requirements.memory };
         // Before the rest, which may hang at a file of the bundle: then the boot is on record.
         spawn_blocking(move || boots.begin(tried)).await.map_err(lost)?;
         let alone = timeout(AFTER_ANOTHER, Arc::clone(&self.preparing).lock_owned());
-        let alone = alone.await.map_err(|_| hangs(settings.bundle.as_deref()))?;
-        let (name, dir, capabilities) = (self.name.clone(), self.dir.clone(), self.capabilities.clone());
-        let (sharing, disk_size) = (self.sharing.clone(), sizes.disk_size);
+        let alone = alone.await.map_err(|_| hangs(bundle.as_deref()))?;
+        let preparation = Preparation {
+            name: self.name.clone(),
+            requirements,
+            bundle,
+            disk_size: sizes.disk_size,
+            config: Arc::clone(&self.config),
+            dir: self.dir.clone(),
+            capabilities: self.capabilities.clone(),
+            sharing: self.sharing.clone(),
+            token,
+        };
         let work = spawn_blocking(move || {
             let _alone = alone;
-            prepare(name, &settings, disk_size, &dir, &capabilities, sharing.as_deref(), token)
+            preparation.run()
         });
         let (spec, rebuilt) = work.await.map_err(lost)??;
         self.rebuilt.store(rebuilt, Ordering::Relaxed);
@@ -233,100 +251,6 @@ impl GuestProvider for BuilderGuest {
             BootEvent::Ended(exit) => self.boots.ended(exit.to_string()),
         }
     }
-}
-
-/// Does the host's part. Returns the spec, and whether the data disk was created again. `disk_size` is the size that this start
-/// requests, in bytes. Blocks.
-fn prepare(
-    name: MachineName,
-    settings: &MachineSettings,
-    disk_size: Option<u64>,
-    dir: &MachineDir,
-    capabilities: &Capabilities,
-    sharing: Option<&Sharing>,
-    token: String,
-) -> Result<(MachineSpec, bool), Report> {
-    if capabilities.archs.is_empty() {
-        return Err(Report::new(Kind::Host, format!("no {} is installed, so no VM can start", capabilities.backend))
-            .hint("install it: on Debian and Ubuntu the package qemu-system-x86, or qemu-system-arm for ARM guests"));
-    }
-    let bundle = Bundle::open(settings.bundle.as_deref().ok_or(BundleError::None)?, &capabilities.archs)?;
-    let requirements = Requirements { cores: settings.cores, memory: settings.memory, nested: settings.nested };
-    capabilities.admit_sizes(&requirements)?;
-    capabilities.admit_nesting(&requirements, bundle.arch)?;
-    let keys = Keys::ensure(dir, &name)?;
-    let cache = CacheDisk::of(dir);
-    if settings.ephemeral {
-        disk::discard(&cache)?;
-    }
-    let disk::Image { size, rebuilt } = disk::ensure(&cache, settings.disk_size, disk_size, bundle.minimum_disk)?;
-    if let Some(why) = &rebuilt {
-        tracing::warn!(machine = %name, "the data disk is made anew, and what was cached on it is gone: {why}");
-    }
-    if disk_size.is_none() && size > settings.disk_size {
-        let (has, configured) = (ByteSize(size).display().iec(), ByteSize(settings.disk_size).display().iec());
-        tracing::info!(machine = %name, "the data disk is {has} already, more than the configured {configured}, and stays so");
-    }
-    let sharing = sharing.filter(|sharing| match unavailable_reason(&bundle, settings) {
-        Some(why) => {
-            sharing.impossible(&why);
-            false
-        }
-        None => true,
-    });
-    let (shares, mounts) = if sharing.is_some() { shares(settings) } else { (vec![], vec![]) };
-    let store_record = sharing.map(Sharing::record);
-    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-    let config = GuestConfig {
-        version: VERSION,
-        token,
-        host_name: format!("darwin-vz-{name}"),
-        unix_seconds,
-        host_ports: HostPorts::HIGH,
-        shares: mounts,
-        store_record,
-        cache_disk: Some(CACHE_DISK.to_owned()),
-    };
-    let runtime_dir = dir.fresh_run_dir()?;
-    let initrd = runtime_dir.join("initrd");
-    payload::append(&bundle.initrd, &initrd, &config, &keys)?;
-    let images = bundle.images.into_iter();
-    let spec = MachineSpec {
-        name,
-        arch: bundle.arch,
-        cores: settings.cores,
-        memory: settings.memory,
-        boot: Boot::Linux { kernel: bundle.kernel, initrd, cmdline: bundle.cmdline, cache: Some(cache) },
-        devices: Devices {
-            disks: images.map(|image| SystemDisk::new(image.path, image.read_only)).collect(),
-            nics: vec![Nic { mac: dir.mac_address()? }],
-            forwards: vec![],
-            shares,
-            display: None,
-            vsock: true,
-            rosetta: settings.rosetta,
-            nested: settings.nested,
-        },
-        runtime_dir,
-        console_log: dir.console_log(),
-    };
-    Ok((spec, rebuilt.is_some()))
-}
-
-/// Why the guest cannot build on the host's store, as far as that is known before the boot; `None` if it can.
-fn unavailable_reason(bundle: &Bundle, settings: &MachineSettings) -> Option<String> {
-    if !bundle.host_store {
-        return Some("the guest bundle does not have the feature host-store".to_owned());
-    }
-    let dir = &settings.store_dir;
-    (!dir.is_dir()).then(|| format!("store-dir {} is no directory", dir.display()))
-}
-
-/// The host's store as a share, and where the guest mounts it.
-fn shares(settings: &MachineSettings) -> (Vec<Share>, Vec<ShareMount>) {
-    let share = Share { tag: STORE_TAG.into(), path: settings.store_dir.clone(), read_only: true };
-    let mount = ShareMount { tag: STORE_TAG.into(), mount_point: STORE_MOUNT.into(), read_only: true };
-    (vec![share], vec![mount])
 }
 
 /// Reads sshd's banner, and returns a stream that begins with it again.

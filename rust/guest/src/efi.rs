@@ -220,7 +220,7 @@ fn spec(
         boot: Boot::Efi { variables: machine.files.nvram() },
         devices: Devices {
             disks,
-            nics: vec![Nic { mac: config.mac_address.clone() }],
+            nics: vec![Nic { mac: config.mac_address }],
             forwards: extras.expose.clone(),
             shares: extras.shares.clone(),
             display: screen(config, can).filter(|_| !extras.no_graphics),

@@ -17,7 +17,7 @@ mod identity;
 mod tests;
 
 use super::agent::Readiness;
-use dvn_config::MachineSettings;
+use dvn_config::BuilderConfig;
 use dvn_host::{blocking, machine_dir::MachineDir};
 use dvn_hypervisor::{Guest, GuestAgent};
 use dvn_nix::{HostStore, Limits, Session, StoreSettings};
@@ -83,27 +83,23 @@ pub struct Hold {
 }
 
 impl Sharing {
-    /// Reads the state of earlier daemons. `None` if the settings don't share the store.
-    pub fn new(
-        name: &MachineName,
-        settings: &MachineSettings,
-        dir: &MachineDir,
-    ) -> Result<Option<Arc<Sharing>>, Report> {
-        if !settings.share_store {
+    /// Reads the state of earlier daemons. `None` if the configuration does not share the store.
+    pub fn new(name: &MachineName, config: &BuilderConfig, dir: &MachineDir) -> Result<Option<Arc<Sharing>>, Report> {
+        if !config.share_store {
             return Ok(None);
         }
         let state_dir = dir.make_store_state()?;
         let gate = || {
             HostStore::new(StoreSettings {
-                daemon_socket: settings.store_daemon.clone(),
-                store_dir: settings.store_dir.clone(),
+                daemon_socket: config.store_daemon.clone(),
+                store_dir: config.store_dir.clone(),
                 logical_dir: LOGICAL.to_owned(),
                 state_dir: state_dir.clone(),
                 limits: Limits::default(),
             })
         };
         let file = state_dir.join("record");
-        let restored = match Identity::read(&file).filter(|left| left.is_of(settings)) {
+        let restored = match Identity::read(&file).filter(|left| left.is_of(config)) {
             Some(identity) => gate().map(|gate| Some((gate, identity))),
             None => Ok(None),
         };
@@ -116,7 +112,7 @@ impl Sharing {
                 }
                 dir.remove_store_state()?;
                 dir.make_store_state()?;
-                let identity = Identity::new(settings);
+                let identity = Identity::new(config);
                 identity.write(&file)?;
                 (gate()?, identity)
             }
@@ -137,9 +133,9 @@ impl Sharing {
     }
 
     /// Starts over after the machine's disk and directory were deleted.
-    pub fn begin_anew(&self, settings: &MachineSettings, dir: &MachineDir) -> Result<(), Report> {
+    pub fn begin_anew(&self, config: &BuilderConfig, dir: &MachineDir) -> Result<(), Report> {
         dir.make_store_state()?;
-        let identity = Identity::new(settings);
+        let identity = Identity::new(config);
         identity.write(&self.file)?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
         self.gate.forget_all()

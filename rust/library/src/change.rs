@@ -111,7 +111,7 @@ fn grow(machine: &Machine, size: u64) -> Result<(), Report> {
         )
         .hint(format!("a disk can grow: ask for more than {now} bytes")));
     }
-    if size % 512 != 0 {
+    if !size.is_multiple_of(512) {
         return Err(Report::new(
             Kind::Config,
             format!("a disk cannot have {size} bytes: it is made of sectors of 512"),

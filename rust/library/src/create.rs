@@ -29,7 +29,7 @@ impl Library {
     /// Makes a machine with an empty disk. Never replaces one; nothing is left behind on an error. The first boot makes its
     /// variable store.
     pub fn create(&self, name: &MachineName, new: &NewMachine) -> Result<Machine, Report> {
-        if new.disk_size == 0 || new.disk_size % 512 != 0 {
+        if new.disk_size == 0 || !new.disk_size.is_multiple_of(512) {
             return Err(Report::new(
                 Kind::Config,
                 format!("a disk cannot have {} bytes: it is made of sectors of 512", new.disk_size),

@@ -2,7 +2,7 @@
 //! the supervisor, which would use all ways and repeat them.
 
 use crate::lab::{Lab, TIMEOUT};
-use dvn_config::{Config, File, HostFacts, MachineSettings, Sources};
+use dvn_config::{Config, File, HostFacts, MachineConfig, Sources};
 use dvn_generations::Generations;
 use dvn_guest::builder::BuilderGuest;
 use dvn_host::machine_dir::{MachineDir, StateDir};
@@ -23,7 +23,7 @@ const POWERS_OFF_WITHIN: Duration = Duration::from_secs(60);
 struct Bare {
     lab: Lab,
     name: MachineName,
-    settings: MachineSettings,
+    config: MachineConfig,
     dir: MachineDir,
 }
 
@@ -40,20 +40,22 @@ impl Bare {
             default_state_dir: lab.state(),
         };
         let settings = Config::load(sources).unwrap().settings(&HostFacts::gather()).unwrap();
-        let (name, settings) = settings.machines.into_iter().next().unwrap();
+        let (name, config) = settings.machines.into_iter().next().unwrap();
         let dir = StateDir::open(&lab.state()).unwrap().make_machine(&name).unwrap();
-        Bare { lab, name, settings, dir }
+        Bare { lab, name, config, dir }
     }
 
     async fn boot(&self) -> (Arc<dyn Guest>, Ready) {
         let path = self.lab.path.as_ref();
+        let (hardware, builder) = (&self.config.hardware, &self.config.builder);
         let hypervisor =
-            dvn_hypervisor::for_this_host(self.settings.backend, path, self.settings.accelerator.as_deref()).unwrap();
+            dvn_hypervisor::for_this_host(hardware.backend, path, hardware.accelerator.as_deref()).unwrap();
         let capabilities = hypervisor.capabilities().clone();
-        let generations = Generations::open(&self.dir, &self.settings, &capabilities.archs).unwrap();
+        let generations = Generations::open(&self.dir, Arc::clone(builder), &capabilities.archs).unwrap();
         let provider = BuilderGuest::new(
             self.name.clone(),
-            self.settings.clone(),
+            hardware,
+            Arc::clone(builder),
             self.dir.clone(),
             capabilities,
             Arc::new(generations),

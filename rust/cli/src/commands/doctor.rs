@@ -175,7 +175,7 @@ async fn subject(context: &Context) -> Result<Subject, Report> {
         found.ok_or_else(|| Report::new(Kind::NotFound, format!("there is no machine {machine}")))
     });
     let (backend, accelerator) = match &settings {
-        Ok(settings) => (settings.backend, settings.accelerator.as_deref()),
+        Ok(settings) => (settings.hardware.backend, settings.hardware.accelerator.as_deref()),
         Err(_) => (None, None),
     };
     let client = context.client();
@@ -261,10 +261,11 @@ impl GuestSession {
 /// no effect.
 async fn activate(subject: &Subject) {
     let Ok(settings) = &subject.settings else { return };
-    if std::net::TcpListener::bind(settings.listen).is_ok() {
+    let listen = settings.builder.listen;
+    if std::net::TcpListener::bind(listen).is_ok() {
         return;
     }
-    let Ok(_connection) = TcpStream::connect(settings.listen).await else { return };
+    let Ok(_connection) = TcpStream::connect(listen).await else { return };
     let begun = Instant::now();
     while subject.client.health().await.is_err() && begun.elapsed() < ACTIVATION_TIMEOUT {
         tokio::time::sleep(POLL_INTERVAL).await;

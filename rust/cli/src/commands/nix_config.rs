@@ -85,7 +85,7 @@ impl Guest {
     /// Reads the machine's bundle. Without one, assumes the host's architecture and the default user.
     pub fn of(context: &Context, machine: &MachineName) -> Result<Guest, Report> {
         let settings = context.settings()?;
-        match settings.machines.get(machine).and_then(|machine| machine.bundle.as_deref()) {
+        match settings.machines.get(machine).and_then(|machine| machine.builder.bundle.as_deref()) {
             Some(bundle) => {
                 let bundle = Bundle::open(bundle, &[Arch::Aarch64, Arch::X86_64])?;
                 Ok(Guest { arch: bundle.arch, user: bundle.ssh_user })
@@ -169,7 +169,7 @@ impl NixConfig {
     pub async fn run(self, context: &Context) -> Result<(), Report> {
         let machine = context.machine()?;
         let settings = context.settings()?;
-        let settings = settings
+        let config = settings
             .machines
             .get(&machine)
             .ok_or_else(|| Report::new(Kind::NotFound, format!("there is no machine {machine}")))?;
@@ -184,11 +184,11 @@ impl NixConfig {
         let builder = Builder {
             machine: machine.clone(),
             guest: Guest::of(context, &machine)?,
-            rosetta: settings.rosetta,
-            nested: settings.nested,
-            cores: settings.cores,
-            listen: listening.unwrap_or_else(|| settings.listen.to_string()),
-            connect_timeout: connect_timeout(settings),
+            rosetta: config.builder.rosetta,
+            nested: config.hardware.nested,
+            cores: config.hardware.cores,
+            listen: listening.unwrap_or_else(|| config.builder.listen.to_string()),
+            connect_timeout: connect_timeout(&config.lifecycle),
             direct_address: dir.direct_address(),
             user_key: dir.user_key(),
             known_hosts: dir.known_hosts(),

@@ -90,13 +90,13 @@ fn the_configuration_file_matches_the_job() {
         let machine = settings.machines.values().next().unwrap();
         assert_eq!(settings.state_dir, PathBuf::from(job["WorkingDirectory"].as_str().unwrap()), "{name}");
         assert!(
-            job["ExitTimeOut"].as_u64().unwrap() > machine.stop_grace.as_secs(),
+            job["ExitTimeOut"].as_u64().unwrap() > machine.lifecycle.stop_grace.as_secs(),
             "{name}: launchd would kill a stop"
         );
         assert!(job.get("KeepAlive").is_none(), "{name}: a service that cannot start would be started for ever");
-        assert_eq!(machine.ephemeral, name == "ephemeral", "{name}");
-        assert_eq!(machine.nested, name == "virtual-machines", "{name}");
-        assert_eq!(machine.idle_timeout.is_none(), name == "always-on" || name == "everything", "{name}");
+        assert_eq!(machine.builder.ephemeral, name == "ephemeral", "{name}");
+        assert_eq!(machine.hardware.nested, name == "virtual-machines", "{name}");
+        assert_eq!(machine.lifecycle.idle_timeout.is_none(), name == "always-on" || name == "everything", "{name}");
     }
 }
 
@@ -114,7 +114,7 @@ fn the_ssh_block_has_the_programs_names_and_files() {
             |line: String| assert!(block.lines().any(|l| l.trim() == line), "{name}: no {line:?} in\n{block}");
         contains(format!("Host {}", host_alias(machine)));
         contains(format!("HostKeyAlias {}", host_alias(machine)));
-        contains(format!("Port {}", own.listen.port()));
+        contains(format!("Port {}", own.builder.listen.port()));
         if name != "everything" {
             contains(format!("IdentityFile {}", key.display()));
         }
@@ -128,11 +128,11 @@ fn builder(settings: &Settings) -> Builder {
     Builder {
         machine: machine.clone(),
         guest: Guest { arch: Arch::Aarch64, user: "builder".to_owned() },
-        rosetta: own.rosetta,
-        nested: own.nested,
-        cores: own.cores,
-        listen: own.listen.to_string(),
-        connect_timeout: connect_timeout(own),
+        rosetta: own.builder.rosetta,
+        nested: own.hardware.nested,
+        cores: own.hardware.cores,
+        listen: own.builder.listen.to_string(),
+        connect_timeout: connect_timeout(&own.lifecycle),
         direct_address: dir.direct_address(),
         user_key: dir.user_key(),
         known_hosts: dir.known_hosts(),
@@ -279,7 +279,7 @@ fn the_daemon_takes_the_sockets_that_launchd_opens_for_it() {
         assert_eq!(sockets.len(), 1, "{name}: launchd has no such socket for this program, or several");
         let handed = sockets[0].as_raw_fd();
         // A client that connected before the daemon ran is served, since its connection starts the daemon.
-        let address = launchd.address(machine.listen);
+        let address = launchd.address(machine.builder.listen);
         let client = TcpStream::connect_timeout(&address, Duration::from_secs(5));
         let mut inherited = Inherited::of(sockets);
         let listener = inherited.listen(address).unwrap();

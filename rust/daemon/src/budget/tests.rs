@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::{Machine, Parts};
-use dvn_config::MachineSettings;
+use dvn_config::{HardwareConfig, LifecyclePolicy, MachineConfig};
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
     GuestAgent,
@@ -124,13 +124,17 @@ fn lab(idle_timeout: Option<Duration>, agent: Arc<dyn GuestAgent>) -> Lab {
     let events = Arc::new(Events::default());
     let budget = Arc::new(Budget::of(6 * GIB, Arc::clone(&events)));
     let boot_timeout = Duration::from_secs(30);
-    let settings = MachineSettings { memory: 4 * GIB, idle_timeout, boot_timeout, ..MachineSettings::sample() };
+    let config = Arc::new(MachineConfig {
+        hardware: HardwareConfig { memory: 4 * GIB, ..HardwareConfig::sample() },
+        lifecycle: LifecyclePolicy { idle_timeout, boot_timeout, ..LifecyclePolicy::sample() },
+        ..MachineConfig::sample()
+    });
     let sim = Sim::new(Script { boot: Duration::from_secs(20), ..Script::default() });
     let machines = ["a", "b", "c"].map(|machine| {
         let dir = state.make_machine(&name(machine)).unwrap();
-        let parts = Parts::in_memory(sim.clone(), Arc::clone(&agent), &dir, &settings).unwrap();
+        let parts = Parts::in_memory(sim.clone(), Arc::clone(&agent), &dir, &config).unwrap();
         let parts = Parts { budget: Arc::clone(&budget), ..parts };
-        Arc::new(Machine::assemble(name(machine), settings.clone(), dir, parts, Arc::clone(&events)))
+        Arc::new(Machine::assemble(name(machine), Arc::clone(&config), dir, parts, Arc::clone(&events)))
     });
     Lab { _tmp: tmp, machines: machines.into(), events, sim }
 }

@@ -82,7 +82,7 @@ impl Machine {
             None => self.connect(&lease, port).await?,
         };
         let record = self.events.connection_opened(&self.name, service);
-        Ok(Connection { lease, guest, record, silence: self.settings.idle_timeout, _hold: hold })
+        Ok(Connection { lease, guest, record, silence: self.config.lifecycle.idle_timeout, _hold: hold })
     }
 
     async fn connect(&self, lease: &Lease, port: u32) -> Result<GuestStream, Entry> {
@@ -110,7 +110,7 @@ impl Machine {
         let tried = format!("{} ({failures} in a row)", report.message);
         let has_agent = answer.is_some();
         match answer {
-            Some(Err(silence)) if self.settings.hang_timeout.is_some() => {
+            Some(Err(silence)) if self.config.lifecycle.hang_timeout.is_some() => {
                 let why = Report { message: format!("{tried}, and {silence}"), ..report };
                 self.replace(lease, true, why).await
             }

@@ -63,7 +63,7 @@ pub(super) async fn generations(name: MachineName, generations: Arc<Generations>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dvn_config::MachineSettings;
+    use dvn_config::BuilderConfig;
     use dvn_guest::builder::BootSource;
     use dvn_host::machine_dir::StateDir;
     use dvn_types::wire::{GenerationsStatus, What};
@@ -74,8 +74,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let name: MachineName = "builder".parse().unwrap();
         let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
-        let settings = MachineSettings { recipe: Some("/nix/store/r.drv".into()), ..MachineSettings::sample() };
-        let generations = Arc::new(Generations::open(&dir, &settings, &[]).unwrap());
+        let config = BuilderConfig { recipe: Some("/nix/store/r.drv".into()), ..BuilderConfig::sample() };
+        let generations = Arc::new(Generations::open(&dir, config.into(), &[]).unwrap());
         let events = Arc::new(Events::default());
         let (mut seen, shown) = (events.subscribe(), *events.generation().borrow());
         let observer = super::generations(name, Arc::clone(&generations), Arc::clone(&events));

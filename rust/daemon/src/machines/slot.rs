@@ -18,7 +18,7 @@ use crate::{
     machine::Machine,
     ssh_listener::{self, Target},
 };
-use dvn_config::MachineSettings;
+use dvn_config::MachineConfig;
 use dvn_host::{activation::Inherited, blocking, machine_dir::StateDir};
 use dvn_hypervisor::BACKENDS;
 use dvn_types::{
@@ -46,8 +46,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// For this long after a failed attempt, connections get its reason without another attempt.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Opens a machine with this name and these settings. Blocks.
-pub type Opener = dyn Fn(&MachineName, &MachineSettings) -> Result<Machine, Report> + Send + Sync;
+/// Opens a machine with this name and configuration. Blocks.
+pub type Opener = dyn Fn(&MachineName, &Arc<MachineConfig>) -> Result<Machine, Report> + Send + Sync;
 
 /// Opens the machines; shared by all slots.
 pub struct MachineFactory {
@@ -67,7 +67,7 @@ pub struct MachineFactory {
 pub struct Slot {
     me: Weak<Slot>,
     name: MachineName,
-    settings: MachineSettings,
+    config: Arc<MachineConfig>,
     /// A configuration declares the machine, so it is created again when it is deleted.
     declared: bool,
     factory: Arc<MachineFactory>,
@@ -104,16 +104,11 @@ enum Port {
 
 impl Slot {
     /// A slot for this machine, which is not opened yet.
-    pub fn new(
-        name: MachineName,
-        settings: MachineSettings,
-        declared: bool,
-        factory: Arc<MachineFactory>,
-    ) -> Arc<Slot> {
+    pub fn new(name: MachineName, config: MachineConfig, declared: bool, factory: Arc<MachineFactory>) -> Arc<Slot> {
         Arc::new_cyclic(|me| Slot {
             me: me.clone(),
             name,
-            settings,
+            config: Arc::new(config),
             declared,
             factory,
             entry: Mutex::new(Entry { standing: Standing::New, port: Port::Unbound, retry: None }),
@@ -145,20 +140,20 @@ impl Slot {
     }
 
     fn status_of_broken(&self, cause: Report, since_unix_ms: u64) -> MachineStatus {
-        let settings = &self.settings;
+        let (hardware, builder) = (&self.config.hardware, &self.config.builder);
         let listens = !matches!(self.entry().port, Port::Unbound);
         MachineStatus {
             name: self.name.clone(),
-            backend: settings.backend.map_or(BACKENDS.first().copied().unwrap_or("none"), |it| it.as_str()).to_owned(),
-            accelerator: settings.accelerator.clone().unwrap_or_else(|| "unknown".to_owned()),
+            backend: hardware.backend.map_or(BACKENDS.first().copied().unwrap_or("none"), |it| it.as_str()).to_owned(),
+            accelerator: hardware.accelerator.clone().unwrap_or_else(|| "unknown".to_owned()),
             state: State::Broken { cause },
             waits_for: None,
             since_unix_ms,
             boots: 0,
-            listen: listens.then(|| settings.listen.to_string()).into_iter().collect(),
-            cores: settings.cores,
-            memory: settings.memory,
-            disk_size: settings.disk_size,
+            listen: listens.then(|| builder.listen.to_string()).into_iter().collect(),
+            cores: hardware.cores,
+            memory: hardware.memory,
+            disk_size: builder.disk_size,
             last_boot: None,
             generations: None,
             store: StoreStatus::default(),
@@ -194,8 +189,8 @@ impl Slot {
         let began = Instant::now();
         let opened = match self.bind() {
             Ok(()) => {
-                let (factory, name, settings) = (Arc::clone(&self.factory), self.name.clone(), self.settings.clone());
-                let opening = spawn_blocking(move || (factory.open)(&name, &settings)).await;
+                let (factory, name, config) = (Arc::clone(&self.factory), self.name.clone(), Arc::clone(&self.config));
+                let opening = spawn_blocking(move || (factory.open)(&name, &config)).await;
                 opening.unwrap_or_else(|error| Err(self.lost(&error))).map(Arc::new)
             }
             Err(report) => Err(report),
@@ -215,7 +210,7 @@ impl Slot {
         if !matches!(self.entry().port, Port::Unbound) {
             return Ok(());
         }
-        let address = self.settings.listen;
+        let address = self.config.builder.listen;
         let listener = self.factory.inherited.lock().unwrap_or_else(PoisonError::into_inner).listen(address)?;
         self.entry().port = Port::Bound(pollable(listener)?);
         Ok(())
@@ -260,7 +255,7 @@ impl Slot {
         let mut entry = self.entry();
         match std::mem::replace(&mut entry.port, Port::Unbound) {
             Port::Bound(listener) => {
-                tracing::info!(machine = %self.name, address = %self.settings.listen, "waiting for connections");
+                tracing::info!(machine = %self.name, address = %self.config.builder.listen, "waiting for connections");
                 let target = SlotTarget { name: self.name.clone(), slot: self.me.clone() };
                 let served = ssh_listener::serve_ssh(listener, Arc::new(target));
                 entry.port = Port::Served(AbortOnDropHandle::new(tokio::spawn(served)));

@@ -5,7 +5,7 @@ use crate::{
     events::Events,
     machine::{Machine, Parts},
 };
-use dvn_config::MachineSettings;
+use dvn_config::{BuilderConfig, MachineConfig};
 use dvn_host::{activation::Inherited, machine_dir::StateDir};
 use dvn_hypervisor::{
     sim::{Script, Sim},
@@ -55,13 +55,13 @@ impl Lab {
         let machines = Machines::new(MachineFactory {
             state: state.clone(),
             events: Arc::clone(&events),
-            open: Box::new(move |name, settings| {
+            open: Box::new(move |name, config| {
                 if let Some(fault) = its_faults.lock().unwrap().get(name) {
                     return Err(fault.clone());
                 }
                 let dir = its_state.make_machine(name)?;
-                let parts = Parts::in_memory(its_sim.clone(), sim_agent::detached(), &dir, settings)?;
-                Ok(Machine::assemble(name.clone(), settings.clone(), dir, parts, Arc::clone(&its_events)))
+                let parts = Parts::in_memory(its_sim.clone(), sim_agent::detached(), &dir, config)?;
+                Ok(Machine::assemble(name.clone(), Arc::clone(config), dir, parts, Arc::clone(&its_events)))
             }),
             inherited: Mutex::new(Inherited::default()),
             serving: AtomicBool::new(false),
@@ -88,8 +88,8 @@ fn name(name: &str) -> MachineName {
     name.parse().unwrap()
 }
 
-fn settings(listen: SocketAddr) -> MachineSettings {
-    MachineSettings { listen, ..MachineSettings::sample() }
+fn config(listen: SocketAddr) -> MachineConfig {
+    MachineConfig { builder: BuilderConfig { listen, ..BuilderConfig::sample() }.into(), ..MachineConfig::sample() }
 }
 
 fn anywhere() -> SocketAddr {
@@ -117,9 +117,9 @@ async fn a_broken_machine_is_listed_with_its_reason_and_stops_no_other() {
     let (address, other_program) = taken();
     lab.breaks(&damaged);
     let mut seen = lab.events.subscribe();
-    lab.machines.declare(good.clone(), settings(anywhere())).await.unwrap();
-    lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
-    let report = lab.machines.declare(shut.clone(), settings(address)).await.map(drop).unwrap_err();
+    lab.machines.declare(good.clone(), config(anywhere())).await.unwrap();
+    lab.machines.declare(damaged.clone(), config(anywhere())).await.map(drop).unwrap_err();
+    let report = lab.machines.declare(shut.clone(), config(address)).await.map(drop).unwrap_err();
     assert_eq!(report.kind, Kind::Busy);
     assert!(report.message.contains(&address.to_string()) && report.hints[0].contains("ss -ltnp"), "{report:?}");
 
@@ -154,7 +154,7 @@ async fn a_broken_machine_is_tried_again_each_minute_and_by_connections_not_in_a
     let lab = Lab::new(Script::default());
     let broken = name("a");
     lab.breaks(&broken);
-    lab.machines.declare(broken.clone(), settings(anywhere())).await.map(drop).unwrap_err();
+    lab.machines.declare(broken.clone(), config(anywhere())).await.map(drop).unwrap_err();
     lab.is_mended();
     lab.machines.ready(&broken, false).await.map(drop).unwrap_err();
     sleep(Duration::from_secs(2)).await;
@@ -173,7 +173,7 @@ async fn a_client_of_a_broken_machine_gets_the_reason_and_once_it_is_repaired_th
     lab.breaks(&broken);
     let (address, free) = taken();
     drop(free);
-    lab.machines.declare(broken.clone(), settings(address)).await.map(drop).unwrap_err();
+    lab.machines.declare(broken.clone(), config(address)).await.map(drop).unwrap_err();
     let mut client = TcpStream::connect(address).await.unwrap();
     let mut said = String::new();
     timeout(TIMEOUT, client.read_to_string(&mut said)).await.unwrap().unwrap();
@@ -196,17 +196,14 @@ async fn nothing_is_left_of_a_hundred_removed_machines() {
         if n % 10 == 9 {
             lab.breaks(name);
         }
-        let opened = lab.machines.insert(name.clone(), settings(anywhere())).await;
+        let opened = lab.machines.insert(name.clone(), config(anywhere())).await;
         assert_eq!(opened.is_err(), n % 10 == 9);
         if let (true, Ok(machine)) = (n % 10 == 0, opened) {
             machine.start(Sizes::default()).await.unwrap();
         }
     }
     assert!(tasks() > before + 100);
-    assert_eq!(
-        lab.machines.insert(names[0].clone(), settings(anywhere())).await.map(drop).unwrap_err().kind,
-        Kind::Busy
-    );
+    assert_eq!(lab.machines.insert(names[0].clone(), config(anywhere())).await.map(drop).unwrap_err().kind, Kind::Busy);
     assert_eq!(lab.sim.counters().alive.load(SeqCst), 10);
     for name in &names {
         lab.machines.remove(name).await.unwrap();
@@ -226,7 +223,7 @@ async fn a_removal_ends_connections_and_frees_the_port() {
     let (address, free) = taken();
     drop(free);
     let removed = name("a");
-    let machine = lab.machines.insert(removed.clone(), settings(address)).await.unwrap();
+    let machine = lab.machines.insert(removed.clone(), config(address)).await.unwrap();
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"x").await.unwrap();
     timeout(TIMEOUT, client.read_exact(&mut [0])).await.unwrap().unwrap();
@@ -253,7 +250,7 @@ async fn a_removal_ends_connections_and_frees_the_port() {
 async fn a_machine_can_be_removed_while_it_boots_and_waiters_are_refused() {
     let lab = Lab::new(Script { boot: Duration::from_secs(30), ..Script::default() });
     let removed = name("a");
-    let machine = lab.machines.insert(removed.clone(), settings(anywhere())).await.unwrap();
+    let machine = lab.machines.insert(removed.clone(), config(anywhere())).await.unwrap();
     let starting = tokio::spawn(async move { machine.start(Sizes::default()).await });
     while lab.sim.counters().boots.load(SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -262,15 +259,15 @@ async fn a_machine_can_be_removed_while_it_boots_and_waiters_are_refused() {
     assert_eq!(starting.await.unwrap().unwrap_err().kind, Kind::Busy);
     let counters = lab.sim.counters();
     assert_eq!((counters.cancelled.load(SeqCst), counters.alive.load(SeqCst)), (1, 0));
-    lab.machines.insert(removed.clone(), settings(anywhere())).await.unwrap();
+    lab.machines.insert(removed.clone(), config(anywhere())).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_deletion_creates_a_declared_machine_again_and_removes_any_other() {
     let lab = Lab::new(Script::default());
     let [declared, other, damaged] = ["a", "b", "c"].map(name);
-    lab.machines.declare(declared.clone(), settings(anywhere())).await.unwrap();
-    lab.machines.insert(other.clone(), settings(anywhere())).await.unwrap();
+    lab.machines.declare(declared.clone(), config(anywhere())).await.unwrap();
+    lab.machines.insert(other.clone(), config(anywhere())).await.unwrap();
     let disk = lab.state.machine(&declared).data_disk();
     std::fs::write(&disk, "x").unwrap();
     lab.machines.delete(&declared, Keep::default()).await.unwrap();
@@ -285,7 +282,7 @@ async fn a_deletion_creates_a_declared_machine_again_and_removes_any_other() {
 
     // The deletion of its files repairs a machine.
     lab.breaks(&damaged);
-    lab.machines.declare(damaged.clone(), settings(anywhere())).await.map(drop).unwrap_err();
+    lab.machines.declare(damaged.clone(), config(anywhere())).await.map(drop).unwrap_err();
     lab.is_mended();
     lab.machines.delete(&damaged, Keep::default()).await.unwrap();
     lab.machines.get(&damaged).unwrap();

@@ -6,7 +6,7 @@ use crate::{
     events::Events,
     machine::{Machine, Parts},
 };
-use dvn_config::MachineSettings;
+use dvn_config::{BuilderConfig, LifecyclePolicy, MachineConfig};
 use dvn_host::{connection_slots::SlotLimits, machine_dir::StateDir};
 use dvn_hypervisor::{
     sim::{Script, Sim},
@@ -42,10 +42,14 @@ pub(super) async fn bounded_door(script: Script, idle_timeout: Option<Duration>,
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let settings = MachineSettings { idle_timeout, listen: address, ..MachineSettings::sample() };
+    let config = MachineConfig {
+        lifecycle: LifecyclePolicy { idle_timeout, ..LifecyclePolicy::sample() },
+        builder: BuilderConfig { listen: address, ..BuilderConfig::sample() }.into(),
+        ..MachineConfig::sample()
+    };
     let sim = Sim::new(script);
-    let parts = Parts::in_memory(sim.clone(), sim_agent::detached(), &dir, &settings).unwrap();
-    let machine = Arc::new(Machine::assemble(name, settings, dir, parts, Arc::new(Events::default())));
+    let parts = Parts::in_memory(sim.clone(), sim_agent::detached(), &dir, &config).unwrap();
+    let machine = Arc::new(Machine::assemble(name, config.into(), dir, parts, Arc::new(Events::default())));
     tokio::spawn(serve_within(bounds, listener, Arc::clone(&machine) as _));
     Door { _tmp: tmp, machine, address, sim }
 }

@@ -2,7 +2,7 @@
 //! notice.
 
 use super::*;
-use dvn_config::MachineSettings;
+use dvn_config::BuilderConfig;
 use dvn_guest::builder::BootSource;
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
@@ -128,9 +128,9 @@ fn lab(outcomes: Outcomes) -> Lab {
     let tmp = tempfile::tempdir().unwrap();
     let name: MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
-    let settings = MachineSettings { recipe: Some(RECIPE.into()), ..MachineSettings::sample() };
+    let config = Arc::new(BuilderConfig { recipe: Some(RECIPE.into()), ..BuilderConfig::sample() });
     let outcomes = Arc::new(outcomes);
-    let generations = Arc::new(Generations::open(&dir, &settings, &[Arch::X86_64]).unwrap());
+    let generations = Arc::new(Generations::open(&dir, config, &[Arch::X86_64]).unwrap());
     let sim = Sim::new(Script::default());
     let boots = Boots { outcomes: Arc::clone(&outcomes), generations: Arc::clone(&generations) };
     let policy = Policy::new(None, Duration::from_secs(60), Duration::from_secs(60));

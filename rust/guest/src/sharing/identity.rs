@@ -1,6 +1,6 @@
 //! The name of the record of known paths.
 
-use dvn_config::MachineSettings;
+use dvn_config::BuilderConfig;
 use dvn_host::{files::write_atomic, regular_file};
 use dvn_types::{Kind, Report};
 use serde::{Deserialize, Serialize};
@@ -24,17 +24,17 @@ impl Identity {
     }
 
     /// A new name.
-    pub fn new(settings: &MachineSettings) -> Identity {
+    pub fn new(config: &BuilderConfig) -> Identity {
         Identity {
             record: format!("{:032x}", rand::random::<u128>()),
-            store_dir: settings.store_dir.clone(),
-            store_daemon: settings.store_daemon.clone(),
+            store_dir: config.store_dir.clone(),
+            store_daemon: config.store_daemon.clone(),
         }
     }
 
     /// Whether the record belongs to the configured store.
-    pub fn is_of(&self, settings: &MachineSettings) -> bool {
-        (&self.store_dir, &self.store_daemon) == (&settings.store_dir, &settings.store_daemon)
+    pub fn is_of(&self, config: &BuilderConfig) -> bool {
+        (&self.store_dir, &self.store_daemon) == (&config.store_dir, &config.store_daemon)
     }
 
     /// Replaces the file.

@@ -11,7 +11,7 @@ use tokio::{
     sync::mpsc,
 };
 
-fn settings(store_dir: &Path) -> MachineSettings {
+fn config(store_dir: &Path) -> Arc<BuilderConfig> {
     let text = format!("share-store = true\nstore-dir = {store_dir:?}\nstore-daemon = \"/nonexistent/socket\"");
     let sources = Sources {
         flags: vec![],
@@ -23,26 +23,26 @@ fn settings(store_dir: &Path) -> MachineSettings {
         default_state_dir: "/s".into(),
     };
     let host = HostFacts { cores: 2, memory: 1 << 34, arch: None, rosetta: false, nix: false };
-    Config::load(sources).unwrap().settings(&host).unwrap().machines.into_values().next().unwrap()
+    Config::load(sources).unwrap().settings(&host).unwrap().machines.into_values().next().unwrap().builder
 }
 
 struct Bench {
     _tmp: tempfile::TempDir,
     dir: MachineDir,
-    settings: MachineSettings,
+    config: Arc<BuilderConfig>,
 }
 
 fn bench() -> Bench {
     let tmp = tempfile::tempdir().unwrap();
     let name = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
-    let settings = settings(tmp.path());
-    Bench { _tmp: tmp, dir, settings }
+    let config = config(tmp.path());
+    Bench { _tmp: tmp, dir, config }
 }
 
 impl Bench {
-    fn sharing(&self, settings: &MachineSettings) -> Arc<Sharing> {
-        Sharing::new(&"builder".parse().unwrap(), settings, &self.dir).unwrap().unwrap()
+    fn sharing(&self, config: &BuilderConfig) -> Arc<Sharing> {
+        Sharing::new(&"builder".parse().unwrap(), config, &self.dir).unwrap().unwrap()
     }
 }
 
@@ -82,9 +82,9 @@ async fn agent(answer: fn(&Ask) -> Result<Answer, String>) -> (Arc<dyn GuestAgen
 #[test]
 fn a_record_keeps_its_name_until_it_is_of_another_store_or_damaged_or_the_disk_is_new() {
     let bench = bench();
-    let first = bench.sharing(&bench.settings).record();
-    assert_eq!(bench.sharing(&bench.settings).record(), first);
-    let moved = MachineSettings { store_daemon: "/elsewhere".into(), ..bench.settings.clone() };
+    let first = bench.sharing(&bench.config).record();
+    assert_eq!(bench.sharing(&bench.config).record(), first);
+    let moved = BuilderConfig { store_daemon: "/elsewhere".into(), ..(*bench.config).clone() };
     let second = bench.sharing(&moved).record();
     assert_ne!(second, first);
     let sharing = bench.sharing(&moved);
@@ -95,14 +95,14 @@ fn a_record_keeps_its_name_until_it_is_of_another_store_or_damaged_or_the_disk_i
     assert_eq!(bench.sharing(&moved).record(), third);
     fs::write(bench.dir.store_state().join("record"), "{").unwrap();
     assert_ne!(bench.sharing(&moved).record(), third);
-    let off = MachineSettings { share_store: false, ..moved };
+    let off = BuilderConfig { share_store: false, ..moved };
     assert!(Sharing::new(&"builder".parse().unwrap(), &off, &bench.dir).unwrap().is_none());
 }
 
 #[tokio::test]
 async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_connections() {
     let bench = bench();
-    let sharing = bench.sharing(&bench.settings);
+    let sharing = bench.sharing(&bench.config);
     let (agent, mut asks) = agent(|_| Ok(Answer::Done)).await;
     assert!(
         sharing.enter(Some(&agent)).await.unwrap().is_none() && asks.try_recv().is_err(),
@@ -120,7 +120,7 @@ async fn without_the_hosts_daemon_the_guest_leaves_its_store_once_for_all_connec
 #[tokio::test]
 async fn a_guest_that_cannot_leave_the_hosts_store_serves_no_connection() {
     let bench = bench();
-    let sharing = bench.sharing(&bench.settings);
+    let sharing = bench.sharing(&bench.config);
     let (agent, _asks) = agent(|_| Err("it hangs".to_owned())).await;
     sharing.set(Boot { in_use: true, ..Boot::default() });
     for _ in 0..2 {

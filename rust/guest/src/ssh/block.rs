@@ -7,7 +7,7 @@
 //! Rule: only options that OpenSSH 8.7 knows (macOS 14 has a newer one). ssh refuses its whole configuration for one unknown
 //! option, for every host.
 
-use dvn_config::MachineSettings;
+use dvn_config::LifecyclePolicy;
 use std::time::Duration;
 
 /// Options with the same value for every machine, in the order of printing. A list that begins with `+` extends ssh's
@@ -112,10 +112,10 @@ const MOST: Duration = Duration::from_secs(1_000_000);
 
 /// How long a connection may wait. The worst case: the previous guest is stopping, the newest generation does not come
 /// up, and the one before it boots.
-pub fn connect_timeout(settings: &MachineSettings) -> Duration {
+pub fn connect_timeout(lifecycle: &LifecyclePolicy) -> Duration {
     let whole = |time: Duration| Duration::from_secs(time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)));
-    let boots = whole(settings.boot_timeout).saturating_mul(2);
-    boots.saturating_add(whole(settings.stop_grace)).min(MOST)
+    let boots = whole(lifecycle.boot_timeout).saturating_mul(2);
+    boots.saturating_add(whole(lifecycle.stop_grace)).min(MOST)
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn the_timeout_covers_the_longest_wait_for_a_guest() {
         let times =
-            |boot_timeout, stop_grace| MachineSettings { boot_timeout, stop_grace, ..MachineSettings::sample() };
+            |boot_timeout, stop_grace| LifecyclePolicy { boot_timeout, stop_grace, ..LifecyclePolicy::sample() };
         let seconds = Duration::from_secs;
         for (boot, stop, expected) in [
             (seconds(180), seconds(30), 390),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{events::Events, machine::Parts};
-use dvn_config::MachineSettings;
+use dvn_config::{LifecyclePolicy, MachineConfig};
 use dvn_host::machine_dir::StateDir;
 use dvn_hypervisor::{
     GuestAgent,
@@ -26,21 +26,21 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(agent: Arc<dyn GuestAgent>, set: impl FnOnce(&mut MachineSettings)) -> Rig {
+    fn new(agent: Arc<dyn GuestAgent>, set: impl FnOnce(&mut LifecyclePolicy)) -> Rig {
         let tmp = tempfile::tempdir().unwrap();
         let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&"builder".parse().unwrap()).unwrap();
-        let mut settings = MachineSettings::sample();
-        set(&mut settings);
+        let mut config = MachineConfig::sample();
+        set(&mut config.lifecycle);
         let sim = Sim::new(Script::default());
-        let parts = Parts::in_memory(sim.clone(), agent, &dir, &settings).unwrap();
+        let parts = Parts::in_memory(sim.clone(), agent, &dir, &config).unwrap();
         let events = Arc::<Events>::default();
-        let machine = Machine::assemble("builder".parse().unwrap(), settings, dir, parts, events);
+        let machine = Machine::assemble("builder".parse().unwrap(), config.into(), dir, parts, events);
         Rig { machine, sim, _dir: tmp }
     }
 
     /// A machine whose running guest refuses connections after this time; its agent reports this number of builds, or does not
     /// answer.
-    async fn unreachable(after: Duration, builds: Option<u32>, set: impl FnOnce(&mut MachineSettings)) -> Rig {
+    async fn unreachable(after: Duration, builds: Option<u32>, set: impl FnOnce(&mut LifecyclePolicy)) -> Rig {
         let agent = sim_agent::that_may_say(move |ask| match ask {
             Ask::Builds => builds.map(|running| Answer::Builds { running }),
             _ => Some(Answer::Done),
@@ -103,7 +103,7 @@ async fn builds_keep_a_guest_that_accepts_no_connections_and_the_error_says_so()
 
 #[tokio::test(start_paused = true)]
 async fn without_a_hang_timeout_a_silent_guest_stays() {
-    let rig = Rig::unreachable(Duration::from_secs(10), None, |settings| settings.hang_timeout = None).await;
+    let rig = Rig::unreachable(Duration::from_secs(10), None, |lifecycle| lifecycle.hang_timeout = None).await;
     let report = rig.refusal().await;
     assert!(report.message.contains("did not answer") && report.hints[0].contains("stop --force"), "{report:?}");
     assert_eq!(rig.boots(), 1);
