@@ -25,8 +25,6 @@ pub mod record;
 pub mod space;
 mod staging;
 #[cfg(test)]
-mod steps;
-#[cfg(test)]
 mod tests;
 
 pub use create::NewMachine;

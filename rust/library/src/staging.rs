@@ -1,5 +1,8 @@
 //! The directory in which machines are made before they appear, and into which they go to be deleted.
 
+#[cfg(test)]
+mod steps;
+
 use dvn_host::files::{private_dir, remove_all, state_error};
 use dvn_types::{Kind, Report};
 use rustix::{
@@ -140,5 +143,5 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), Report> {
 /// A change on disk is done.
 pub(crate) fn step() {
     #[cfg(test)]
-    crate::steps::reached();
+    steps::reached();
 }
