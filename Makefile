@@ -18,7 +18,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz chaos lint locks check-darwin check-names check-nix check-nixos check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
+.PHONY: help demo demo-vms test bench fuzz chaos lint locks check-darwin check-names check-nix check-nixos check-guests link-darwin sign fmt deny book references guest setup checks tests-setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,6 +27,12 @@ demo: setup ## watch a build start a VM, run in it, and the VM stop
 	@source tests/tools/env.sh
 	guests $(firstword $(GUESTS))
 	tests/tools/demo.sh
+
+demo-vms: setup ## watch a machine install itself from an ISO, serve, be suspended, cloned and deleted
+	@source tests/tools/env.sh
+	guests $(firstword $(GUESTS))
+	installer $(firstword $(GUESTS))
+	tests/tools/demo-vms.sh
 
 test: tests-setup ## everything except the benchmarks
 	@source tests/tools/env.sh

@@ -6,90 +6,17 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DVN_TEST_NIX:?run this as: make demo}" "${DVN_TEST_BUNDLE:?run this as: make demo}"
 
-dir=$(mktemp -d /tmp/dvn-demo.XXXXXX)   # short: the paths of Unix sockets may not exceed 107 bytes
-daemon='' job=''
-idle=5          # seconds
-console=$dir/state/machines/builder/console.log
-tty=''; if [ -t 1 ] && [ "${TERM:-dumb}" != dumb ]; then tty=1; fi
-bold='' dim='' green='' red='' plain=''
-if [ -n "$tty" ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'; fi
+# shellcheck source=tests/tools/steps.sh
+. tests/tools/steps.sh
+idle=5 # seconds
 
-now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-seconds() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
-
-# end TARGET: stops a process, or a group given as -PID, and waits for it, at most 20 seconds.
-end() {
-  kill -- "$1" 2>/dev/null || true
-  for _ in {1..200}; do kill -0 -- "$1" 2>/dev/null || break; sleep 0.1; done
-  kill -9 -- "$1" 2>/dev/null || true
-}
-cleanup() {
-  trap - EXIT
-  trap '' INT TERM
-  [ -z "$job" ] || end "-$job"
-  [ -z "$daemon" ] || end "$daemon"
-  chmod -R u+w "$dir" 2>/dev/null || true   # Nix makes what is in a store read-only
-  rm -rf "$dir"
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-ok() { printf '  %s✓%s %s\n' "$green" "$plain" "$*"; }
-tail_of() { if [ -s "$2" ]; then printf '%s\n' "--- last lines of $1" >&2; tail -n 15 "$2" >&2; fi; }
-fail() {
-  printf '\n%s✗ %s%s\n' "$red" "$*" "$plain" >&2
-  tail_of "the last command" "$dir/log"
-  tail_of "the daemon's log" "$dir/daemon.log"
-  tail_of "the guest's console" "$console"
-  exit 1
-}
-same() { [ "$2" = "$3" ] || fail "$1: expected '$3', found '$2'"; }
-differ() { [ "$2" != "$3" ] || fail "$1: both are '$2'"; }
-
-# run WHAT COMMAND…: WHAT and the time that passes are shown while it runs; its output goes to $dir/log.
-run() {
-  local what=$1 start log_line last=0 passed i=0 frames='|/-+'
-  shift
-  start=$(now_ms)
-  : >"$dir/log"
-  set -m   # a process group of its own, so that all of it can be ended
-  "$@" </dev/null >"$dir/log" 2>&1 &
-  job=$!
-  set +m
-  while kill -0 "$job" 2>/dev/null; do
-    passed=$(($(now_ms) - start))
-    if [ -n "$tty" ]; then
-      log_line=$(tail -n 1 "$dir/log" | tr -d '\r\033' | cut -c1-50)
-      printf '\r\e[K  %s %s %s %s%s%s' "${frames:i++%4:1}" "$what" "$(seconds "$passed")" "$dim" "$log_line" "$plain"
-    elif [ $((passed / 10000)) -gt "$last" ]; then
-      last=$((passed / 10000))
-      printf '  … %s %s\n' "$what" "$(seconds "$passed")"
-    fi
-    sleep 0.1
-  done
-  if [ -n "$tty" ]; then printf '\r\e[K'; fi
-  local code=0
-  wait "$job" || code=$?
-  job=''
-  [ "$code" = 0 ] || fail "$what: exit code $code after $(seconds $(($(now_ms) - start)))"
-  ok "$what ($(seconds $(($(now_ms) - start))))"
-}
-
-program=${CARGO_TARGET_DIR:-$PWD/target}/release/darwin-vz-nix
-dvn() { "$program" --state-dir "$dir/state" --config "$dir/config.toml" "$@"; }
 # status FILTER [OPTION…]: of jq, on what `status` says
 status() { dvn status --json 2>"$dir/log" | jq -er "${@:2}" "$1" || fail "status does not answer or lacks $1"; }
 
 title "Preparing"
-run "compiling darwin-vz-nix" cargo build --release --locked --quiet --bin darwin-vz-nix
-[ -x "$program" ] || fail "cargo left no $program"
+compile
 arch=$(jq -er .arch "$DVN_TEST_BUNDLE/guest.json") || fail "$DVN_TEST_BUNDLE is no guest bundle"
-for _ in {1..50}; do
-  port=$((RANDOM % 20000 + 20000))
-  if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
-done
+port=$(free_port)
 cat >"$dir/config.toml" <<TOML
 bundle = "$DVN_TEST_BUNDLE"
 cores = $(($(nproc) < 2 ? 1 : 2))
@@ -102,13 +29,7 @@ listen = "127.0.0.1:$port"
 TOML
 
 title "A daemon that listens, and no VM"
-set -m   # Ctrl-C is for this script, which then ends the daemon, which ends its guest
-"$program" --state-dir "$dir/state" --config "$dir/config.toml" run </dev/null >"$dir/daemon.log" 2>&1 &
-daemon=$!
-set +m
-answers() { until dvn status --json >/dev/null; do kill -0 "$daemon" || return 1; sleep 0.05; done; }
-export -f answers dvn; export program dir daemon
-run "the daemon answers" timeout 20 bash -c answers
+start_daemon
 same "the machine" "$(status '.machines[0].state')" stopped
 same "boots so far" "$(status '.machines[0].boots')" 0
 # Looked up, not tried: a connection would start the VM.
