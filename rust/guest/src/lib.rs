@@ -8,6 +8,7 @@ pub mod builder;
 pub mod bundle;
 pub mod disk;
 pub mod payload;
+pub mod service;
 pub mod sharing;
 pub mod ssh;
 pub mod symptoms;

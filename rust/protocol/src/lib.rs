@@ -7,10 +7,13 @@
 //! [`messages::Request`]s, and the guest answers each with one [`messages::FromAgent::Reply`] of the same id, in any
 //! order. A line that is not a request gets an error as its reply if it has an id, and is skipped otherwise; on the
 //! host an invalid line ends the connection.
+//!
+//! [`service`] is another protocol, of the agent that runs as a service in a guest with its own operating system.
 
 use serde::{Deserialize, Serialize};
 
 pub mod messages;
+pub mod service;
 pub mod superblock;
 
 /// Version of everything in this crate. Host and guest refuse a peer of another version.
