@@ -1,6 +1,6 @@
 //! Starts a command: environment, user, working directory, terminal or pipes, a session of its own.
 
-use super::{PATH, users, users::User};
+use super::{programs::PATH, users, users::User};
 use crate::threads::background;
 use dvn_protocol::service::{Exec, TtySize};
 use rustix::{

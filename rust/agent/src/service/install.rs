@@ -1,7 +1,7 @@
 //! `darwin-vz-agent install`: copies this program to its place, and has the guest's init system run it, now and at every
 //! start.
 
-use super::PATH;
+use super::programs::PATH;
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

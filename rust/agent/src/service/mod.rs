@@ -13,11 +13,13 @@ mod connection;
 mod facts;
 pub mod install;
 mod power;
+mod programs;
 mod session;
 mod users;
 
 use crate::{console::say, threads::background, vsock};
 use dvn_protocol::service::SERVICE_PORT;
+use programs::PATH;
 use std::{
     io,
     os::fd::OwnedFd,
@@ -33,9 +35,6 @@ const BACKLOG: i32 = 128;
 /// The kernel's interface to vsock, and the driver that adds it.
 const DEVICE: &str = "/dev/vsock";
 const DRIVER: &str = "vmw_vsock_virtio_transport";
-
-/// Directories with programs, for commands and for the agent itself.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
 
 /// Runs the service. Returns only if it cannot start.
 pub fn main() -> ExitCode {

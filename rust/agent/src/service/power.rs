@@ -1,6 +1,6 @@
 //! Powers the guest off by its own means.
 
-use super::PATH;
+use super::programs::PATH;
 use crate::console::say;
 use std::{
     path::Path,

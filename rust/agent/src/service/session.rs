@@ -226,31 +226,36 @@ impl Session<'_> {
         }
     }
 
-    /// Reads as much output as there is now and may wait for the client. Closes the outputs of a command that has ended.
+    /// Reads as much output as there is now and may wait for the client, from both outputs in turn.
     fn collect(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        for which in [0, 1] {
-            while self.output.waiting().len() < OUTPUT_LIMIT
-                && let Some(output) = &running.outputs[which]
-            {
-                let most = self.left.map_or(PIECE, |left| left[which].min(PIECE));
-                match read(output, &mut self.scratch[..most]) {
-                    Ok(0) => running.outputs[which] = None,
-                    Ok(n) => {
-                        let data = &self.scratch[..n];
-                        let frame = if which == 0 { Frame::Stdout(data) } else { Frame::Stderr(data) };
-                        frame.encode(self.output.tail());
-                        if let Some(left) = &mut self.left {
-                            left[which] -= n;
-                        }
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) if self.left.is_none() => break,
-                    // All was read, or it is a terminal that no process has open (EIO).
-                    Err(_) => running.outputs[which] = None,
-                }
-            }
+        let mut more = true;
+        while more && self.output.waiting().len() < OUTPUT_LIMIT {
+            more = [0, 1].map(|which| self.collect_from(which)).contains(&true);
         }
+    }
+
+    /// Reads a piece of an output; false if there is none now. Closes the output at its end, or once the command has
+    /// ended and all of it was read.
+    fn collect_from(&mut self, which: usize) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let Some(output) = &running.outputs[which] else { return false };
+        let most = self.left.map_or(PIECE, |left| left[which].min(PIECE));
+        match read(output, &mut self.scratch[..most]) {
+            Ok(n) if n > 0 => {
+                let data = &self.scratch[..n];
+                let frame = if which == 0 { Frame::Stdout(data) } else { Frame::Stderr(data) };
+                frame.encode(self.output.tail());
+                if let Some(left) = &mut self.left {
+                    left[which] -= n;
+                }
+                return true;
+            }
+            Err(Errno::INTR) => return true,
+            Err(Errno::AGAIN) if self.left.is_none() => {}
+            // A terminal that no process has open fails (EIO).
+            _ => running.outputs[which] = None,
+        }
+        false
     }
 
     /// Queues the last frame once the command has ended and its output is read.

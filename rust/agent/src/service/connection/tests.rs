@@ -153,6 +153,17 @@ fn output_and_error_output_are_apart_and_the_code_is_that_of_the_command() {
 }
 
 #[test]
+fn a_flood_of_output_does_not_keep_error_output_back() {
+    let mut host = Host::start(&shell("yes & sleep 0.2; echo err >&2; wait"));
+    let began = Instant::now();
+    while let (false, _) = host.next().unwrap() {
+        assert!(began.elapsed() < LIMIT, "no error output");
+    }
+    host.stream.shutdown(Shutdown::Both).unwrap();
+    host.agent.join().unwrap();
+}
+
+#[test]
 fn input_reaches_the_command_and_its_end_too() {
     let mut host = Host::start(&Exec { stdin: true, ..exec("cat", &[]) });
     host.send(Frame::Stdin(b"hello "));
@@ -247,7 +258,7 @@ fn a_terminal_is_the_controlling_one_and_gets_what_is_typed() {
 
 #[test]
 fn a_signal_reaches_the_whole_process_group() {
-    let mut host = Host::start(&shell("sleep 300 & echo $!; trap 'wait; exit 9' TERM; wait"));
+    let mut host = Host::start(&shell("trap 'wait; exit 9' TERM; sh -c 'echo $$; exec sleep 300' & wait"));
     let sleeper = host.read_until("\n");
     host.send(Frame::Signal(0));
     host.send(Frame::Signal(200));
