@@ -8,6 +8,7 @@ use dvn_guest::bundle::{self, Bundle};
 use dvn_protocol::{
     AGENT_PORT, GuestConfig, HostPorts, NIX_PORT, PAYLOAD_DIR, SSH_PORT, STORE_PORT, ShareMount, VERSION,
     messages::{Answer, Ask, FromAgent, MAX_LINE},
+    service::{Call, Exec, Frame, Reply, SERVICE_PORT, TtySize, frames::MAX_DATA},
 };
 use dvn_types::Arch;
 use serde::de::DeserializeOwned;
@@ -101,6 +102,7 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
     };
     port(SSH_PORT, "guest", "sshd");
     port(NIX_PORT, "guest", "nix-daemon");
+    port(SERVICE_PORT, "guest", "agent as a service");
     port(AGENT_PORT, "host", "agent protocol");
     port(STORE_PORT, "host", "gate");
     for named in [HostPorts::HIGH.agent, HostPorts::HIGH.store] {
@@ -142,6 +144,43 @@ fn the_page_has_the_numbers_and_words_of_host_and_agent() {
         .map(|row| serde_json::from_str::<Value>(&quoted(&row[0])[0]).unwrap()["type"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(messages, variants::<FromAgent>("type"));
+}
+
+#[test]
+fn the_page_has_the_calls_and_frames_of_the_agent_as_a_service() {
+    const SECTION: &str = "The agent as a service";
+    let page = Page::read();
+    let calls = page.table(SECTION, "call");
+    assert_eq!(first_quoted(&calls), variants::<Call>("call"));
+    let kinds: BTreeSet<String> = calls.iter().map(|row| quoted(&row[2])[0].clone()).collect();
+    assert_eq!(kinds, variants::<Reply>("kind"));
+    let every = Exec {
+        command: "x".into(),
+        args: vec![String::new()],
+        env: [("A".into(), String::new())].into(),
+        workdir: Some(String::new()),
+        user: Some(String::new()),
+        tty: Some(TtySize { rows: 0, cols: 0 }),
+        stdin: true,
+        detach: true,
+    };
+    let fields: BTreeSet<String> = page.table(SECTION, "field").iter().flat_map(|row| quoted(&row[0])).collect();
+    assert_eq!(fields, keys(&serde_json::to_value(every).unwrap()));
+    let section = page.0.split(&format!("## {SECTION}\n")).nth(1).unwrap();
+    assert!(section.contains(&format!("{},{:03}), the data", MAX_DATA / 1000, MAX_DATA % 1000)), "the longest frame");
+    for (frame, name) in [
+        (Frame::Stdin(b""), "stdin"),
+        (Frame::Stdout(b""), "stdout"),
+        (Frame::Stderr(b""), "stderr"),
+        (Frame::Resize(TtySize { rows: 0, cols: 0 }), "resize"),
+        (Frame::Signal(0), "signal"),
+        (Frame::Exit(0), "exit"),
+        (Frame::Killed(0), "killed"),
+    ] {
+        let rows = page.table(SECTION, "kind");
+        let row = rows.iter().find(|row| row[0] == frame.to_bytes()[0].to_string()).unwrap();
+        assert_eq!(row[2], format!("`{name}`"));
+    }
 }
 
 #[test]

@@ -134,7 +134,10 @@ pub fn line(message: &impl Serialize) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{
+        collection::{btree_map, vec},
+        prelude::*,
+    };
     use serde_json::{from_slice, from_str, to_string};
 
     /// The wire form is a contract with agents of other releases: `docs/guest-contract.md` has the same examples.
@@ -211,7 +214,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            command: String, args: Vec<String>, env: BTreeMap<String, String>, workdir: Option<String>,
+            command: String, args in vec(any::<String>(), 0..4),
+            env in btree_map(any::<String>(), any::<String>(), 0..4), workdir: Option<String>,
             user: Option<String>, size: Option<(u16, u16)>, stdin: bool, detach: bool,
         ) {
             let tty = size.map(|(rows, cols)| TtySize { rows, cols });

@@ -1,11 +1,10 @@
 //! The two boot stages, except for the parts with a module of their own.
 
 use super::{
-    accounts,
-    console::{Phases, say, since_kernel},
-    disk, modules, mounts, net,
+    accounts, disk, modules, mounts, net,
     payload::{self, Payload},
 };
+use crate::console::{Phases, say, since_kernel};
 use crate::pid1::tasks::Outcome;
 use dvn_protocol::GuestConfig;
 use rustix::{

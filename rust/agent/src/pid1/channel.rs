@@ -10,12 +10,10 @@
 
 mod lines;
 
-use super::{
-    console::{Phases, say},
-    requests::Requests,
-    shutdown, vsock,
-};
+use super::{requests::Requests, shutdown};
+use crate::console::{Phases, say};
 use crate::pid1::tasks::Outcome;
+use crate::vsock;
 use dvn_protocol::{
     VERSION,
     messages::{Ask, DataDisk, FromAgent, MAX_LINE, Request},
@@ -69,7 +67,7 @@ fn serve(socket: File, ready: &FromAgent, requests: &Arc<Requests>) -> io::Resul
         match request {
             Ok(Request { id, ask }) if Requests::is_slow(&ask) => {
                 let (requests, writer) = (Arc::clone(requests), writer.clone());
-                crate::pid1::tasks::background("request", move || {
+                crate::threads::background("request", move || {
                     // The connection may have ended meanwhile.
                     let _ = writer.send(&FromAgent::Reply { id, result: requests.answer(&ask) });
                 });

@@ -166,8 +166,19 @@ mod tests {
     use super::*;
     use std::{sync::mpsc, thread};
 
+    /// The reaper takes every child, those of other tests too, so this test has a process of its own.
     #[test]
     fn a_child_that_starts_right_after_the_kernel_knew_of_none_is_reaped() {
+        const ALONE: &str = "DVN_TEST_REAPER";
+        if std::env::var_os(ALONE).is_none() {
+            let name = concat!(module_path!(), "::a_child_that_starts_right_after_the_kernel_knew_of_none_is_reaped");
+            let (_, name) = name.split_once("::").unwrap();
+            let mut alone = Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
         let (started, child) = mpsc::channel();
         thread::spawn(move || {
             turn(|| {

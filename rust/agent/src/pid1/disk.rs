@@ -8,7 +8,8 @@
 
 pub mod trouble;
 
-use super::{children, console::say, mounts};
+use super::{children, mounts};
+use crate::console::say;
 use crate::pid1::tasks::Outcome;
 use dvn_protocol::{
     messages::DataDisk,

@@ -16,11 +16,12 @@
 
 use super::{
     accounts::BuildUsers,
-    console::say,
     disk, ending, figures,
     host_store::{database, layers},
 };
-use crate::pid1::tasks::{Outcome, background};
+use crate::console::say;
+use crate::pid1::tasks::Outcome;
+use crate::threads::background;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},

@@ -16,8 +16,11 @@
 pub mod database;
 pub mod layers;
 
-use super::{accounts::BuildUsers, console::say, figures, nix, shares, vsock};
-use crate::pid1::tasks::{Outcome, background, serve};
+use super::{accounts::BuildUsers, figures, nix, shares};
+use crate::console::say;
+use crate::pid1::tasks::{Outcome, serve};
+use crate::threads::background;
+use crate::vsock;
 use dvn_protocol::{GuestConfig, STORE_TAG, ShareMount, StoreGreeting};
 use std::{
     fs,

@@ -16,7 +16,6 @@ mod boot;
 mod channel;
 mod children;
 mod cmdline;
-mod console;
 mod disk;
 mod ending;
 mod figures;
@@ -35,9 +34,11 @@ mod shares;
 mod shutdown;
 mod ssh;
 mod tasks;
-mod vsock;
 
-use console::{Phases, say};
+use crate::{
+    console::{Phases, say},
+    threads::background,
+};
 use dvn_protocol::{NIX_PORT, SSH_PORT};
 use garbage::{Collector, with_room};
 use host_store::HostStore;
@@ -46,7 +47,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use tasks::{Outcome, SERVICES, background, serve, vsock_port};
+use tasks::{Outcome, SERVICES, serve, vsock_port};
 
 /// Runs the agent: as PID 1, or as one of the commands for guests with another PID 1.
 pub fn main() -> ExitCode {
@@ -68,7 +69,10 @@ fn beside_pid_1(words: &[String]) -> ExitCode {
         [command, root, directory] if command == "initrd" => service::initrd(root, directory),
         [command] if command == "service" => service::serve_host(),
         _ => {
-            eprintln!("darwin-vz-agent is a guest's PID 1, or is run there as `initrd ROOT DIRECTORY` and `service`");
+            eprintln!(
+                "darwin-vz-agent is a guest's PID 1, or is run there as `initrd ROOT DIRECTORY` and `service`; in a guest \
+                 with its own operating system as `install` and `daemon`"
+            );
             return ExitCode::from(64);
         }
     };

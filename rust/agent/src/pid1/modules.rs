@@ -1,6 +1,6 @@
 //! Kernel modules of the initramfs: files in one directory, loaded in the order of its `list`.
 
-use super::console::say;
+use crate::console::say;
 use rustix::{fs, io::Errno, system};
 use std::path::Path;
 

@@ -3,7 +3,8 @@
 //! One connection is kept open in advance: by the time a client arrives, the daemon's process for it has opened the
 //! store's database.
 
-use super::{accounts::BuildUsers, children, console::say, ending, figures};
+use super::{accounts::BuildUsers, children, ending, figures};
+use crate::console::say;
 use crate::pid1::tasks::Outcome;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -66,7 +67,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Starts the daemon on this store or the default one, and restarts it whenever it ends.
 pub fn start(store: Option<String>) {
     *STORE.lock().unwrap_or_else(PoisonError::into_inner) = store;
-    crate::pid1::tasks::background("nix-daemon", keep_running);
+    crate::threads::background("nix-daemon", keep_running);
 }
 
 /// Makes later daemons work on the default store.
@@ -152,7 +153,7 @@ pub fn connect() -> io::Result<UnixStream> {
         Some(connection) => connection,
         None => dial(TIMEOUT)?,
     };
-    crate::pid1::tasks::background("nix-ahead", || drop(replace_warm(dial(TIMEOUT).ok())));
+    crate::threads::background("nix-ahead", || drop(replace_warm(dial(TIMEOUT).ok())));
     Ok(connection)
 }
 

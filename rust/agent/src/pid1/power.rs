@@ -3,7 +3,8 @@
 //! The kernel loses presses that come before a program has opened the device. So [`watch`] is called before Ready, and
 //! [`wait_for_button`] right before it, as another PID 1 may still be loading the driver.
 
-use super::{console::say, mounts, shutdown};
+use super::{mounts, shutdown};
+use crate::console::say;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, inotify, open},
@@ -49,7 +50,7 @@ pub fn watch() {
     };
     // After the directory watch has begun, so that no device is missed in between.
     buttons.look(Path::new(DEVICES));
-    crate::pid1::tasks::background("power", move || {
+    crate::threads::background("power", move || {
         loop {
             match buttons.wait(news.as_ref()) {
                 Ok(News::Pressed) => {

@@ -12,14 +12,14 @@
 //! at the host's request, the agent asks PID 1 to power off.
 
 use super::{
-    accounts, boot, channel, children,
-    console::{Phases, say},
-    disk,
+    accounts, boot, channel, children, disk,
     garbage::{Collector, with_room},
     host_store::{self, HostStore, layers},
     mounts, nix, payload, power, requests, shares, shutdown, ssh,
 };
-use crate::pid1::tasks::{Outcome, SERVICES, background, serve, vsock_port};
+use crate::console::{Phases, say};
+use crate::pid1::tasks::{Outcome, SERVICES, serve, vsock_port};
+use crate::threads::background;
 use dvn_protocol::{
     GuestConfig, NIX_PORT, SSH_PORT,
     messages::{BootPhase, DataDisk},

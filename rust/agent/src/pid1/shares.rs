@@ -1,9 +1,7 @@
 //! Directories of the host, over VirtioFS.
 
-use super::{
-    console::{say, since_kernel},
-    mounts,
-};
+use super::mounts;
+use crate::console::{say, since_kernel};
 use crate::pid1::tasks::Outcome;
 use dvn_protocol::ShareMount;
 use rustix::mount::MountFlags;

@@ -1,11 +1,8 @@
 //! The shutdown: ends all processes, leaves the data disk clean, powers off. It runs once, in the first thread that
 //! starts it.
 
-use super::{
-    children,
-    console::{say, since_kernel},
-    disk, ending, nix,
-};
+use super::{children, disk, ending, nix};
+use crate::console::{say, since_kernel};
 use rustix::{
     process::Signal,
     system::{RebootCommand, reboot},
@@ -100,7 +97,7 @@ pub fn catch_signals() {
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
         set
     };
-    crate::pid1::tasks::background("signals", move || {
+    crate::threads::background("signals", move || {
         let mut signal = 0;
         // SAFETY: both pointers are to values that outlive the call.
         while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}

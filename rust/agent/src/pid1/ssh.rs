@@ -6,7 +6,8 @@
 
 mod login;
 
-use super::{children, console::say, ending, payload, relay};
+use super::{children, ending, payload, relay};
+use crate::console::say;
 use crate::pid1::tasks::Outcome;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
@@ -95,7 +96,7 @@ impl Pool {
         let state = Mutex::new(State { warm: VecDeque::new(), used: false, banner: None });
         let pool = Arc::new(Pool { state, changed: Condvar::new(), taken });
         let filler = Arc::clone(&pool);
-        crate::pid1::tasks::background("sshd", move || filler.keep_filled());
+        crate::threads::background("sshd", move || filler.keep_filled());
         Ok(pool)
     }
 

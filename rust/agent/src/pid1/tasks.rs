@@ -1,6 +1,9 @@
 //! Background work: threads, and services that are joined with connections.
 
-use super::{console::say, relay, vsock};
+use super::relay;
+use crate::console::say;
+use crate::threads::background;
+use crate::vsock;
 use std::{io, os::fd::OwnedFd, thread, time::Duration};
 
 /// Why a step of the boot failed; a sentence for the console.
@@ -42,12 +45,4 @@ where
             }
         }
     });
-}
-
-/// Starts a thread with a small stack, as there is one for each connection. A panic ends only that thread.
-pub fn background(name: &str, work: impl FnOnce() + Send + 'static) {
-    let thread = thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024);
-    if let Err(e) = thread.spawn(work) {
-        say(format_args!("{name}: no thread: {e}"));
-    }
 }

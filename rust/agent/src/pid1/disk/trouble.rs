@@ -5,7 +5,9 @@
 //! without marking the disk clean. The next boot formats it.
 
 use super::disks;
-use crate::pid1::{console::say, ending, shutdown, tasks::background};
+use crate::console::say;
+use crate::pid1::{ending, shutdown};
+use crate::threads::background;
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},

@@ -1,10 +1,11 @@
 //! The DHCP client: obtains an address, renews its lease, and starts over when it is lost.
 
 use super::{
-    super::{console::say, ending},
+    super::ending,
     dhcp::{self, Answer, Kind, Question},
     link::Link,
 };
+use crate::console::say;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt},
     rand::{GetRandomFlags, getrandom},

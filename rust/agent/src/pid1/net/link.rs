@@ -147,7 +147,7 @@ fn socket_address(address: Ipv4Addr) -> [u8; 16] {
 /// Builds expect 127.0.0.1.
 pub fn loopback_up() {
     if let Err(e) = Link::named("lo").and_then(|lo| lo.up()) {
-        super::super::console::say(format_args!("loopback: {e}"));
+        crate::console::say(format_args!("loopback: {e}"));
     }
 }
 
