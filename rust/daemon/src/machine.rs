@@ -115,13 +115,13 @@ impl Machine {
         let activity = Arc::new(watch::Sender::<Activity>::default());
         let activities = activity.subscribe();
         let reservation = Arc::new(Reservation::new(parts.budget, name.clone(), settings.memory));
-        let handle = dvn_lifecycle::spawn(
+        let handle = dvn_lifecycle::spawn_gated(
+            Some(Arc::clone(&reservation) as _),
             name.clone(),
             Arc::new(Budgeted { hypervisor: parts.hypervisor, reservation: Arc::clone(&reservation) }),
             Arc::new(Overheard::new(parts.provider, Arc::clone(&activity))),
             Policy::new(settings.idle_timeout, settings.stop_grace, settings.boot_timeout),
-        )
-        .gated(Arc::clone(&reservation) as _);
+        );
         let clock = Arc::new(GuestClock::new(name.clone()));
         let hang_timeout = settings.hang_timeout;
         let uses = || Uses::of(activities.clone());
@@ -373,12 +373,13 @@ impl Machine {
     }
 
     async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
-        // Refuse the demands that wait for a boot: they hold `files` for reading. Once it is locked for writing, no boot can
-        // begin until the files are new.
-        self.handle.stop(true).await?;
-        // Demands that arrive before the lock may wait for memory; the second stop refuses them.
-        let (_files, stopped) = tokio::join!(self.files.write(), self.handle.stop(true));
-        stopped?;
+        // Once `files` is locked for writing, no boot can begin until the files are new.
+        let _files = {
+            // Demands that wait for a boot, or are about to, hold it for reading.
+            let _refused = self.handle.refuse_demands();
+            self.handle.stop(true).await?;
+            self.files.write().await
+        };
         self.handle.stop(true).await?;
         blocking(|| {
             self.dir.destroy(keep)?;
