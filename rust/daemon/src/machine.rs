@@ -27,7 +27,7 @@ use activity::{Activities, Activity, Uses};
 use asked::Overheard;
 use clock::GuestClock;
 use dvn_config::MachineSettings;
-use dvn_generations::{Generations, Nix, Reconciler};
+use dvn_generations::{Files, Generations, Nix, Reconciler};
 use dvn_guest::{
     boots::{self, Boots},
     builder::WarmConnection,
@@ -54,7 +54,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{RwLock, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -76,7 +76,7 @@ pub struct Machine {
     connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
     /// Locked for writing while the machine's files or its guest are replaced, and for reading by every call that may boot.
-    files: Arc<RwLock<()>>,
+    files: Arc<Files>,
     generations: Arc<Generations>,
     boots: Boots,
     nix: Nix,
