@@ -24,7 +24,7 @@ use dvn_types::{
 use futures_util::FutureExt;
 use std::{
     pin::pin,
-    sync::{Barrier, atomic::Ordering::SeqCst},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 use tokio::time::{Instant, sleep};
 
@@ -189,7 +189,7 @@ async fn a_refusal_ends_the_waits_of_its_account_and_those_that_come_until_it_is
     assert!(pin!(budget.demand(mine, &b, linux(4))).now_or_never().is_none());
 }
 
-/// A demand and the end of its machine at the same time, on two threads.
+/// A demand and the end of its machine at the same time, on two threads, with all small differences in time.
 #[test]
 fn no_demand_waits_on_after_its_machine_was_closed() {
     let budget = budget(6);
@@ -197,23 +197,32 @@ fn no_demand_waits_on_after_its_machine_was_closed() {
     let _in = runtime.enter();
     let _guest = budget.admit(0, &name("a"), linux(6)).now_or_never().unwrap().unwrap();
     let why = Report::new(Kind::Busy, "shutting down");
-    for _ in 0..500 {
-        let reservation = Reservation::new(Arc::clone(&budget), name("b"), 4 * GIB);
-        let [begin, closed] = [(); 2].map(|()| Barrier::new(2));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _in = runtime.enter();
-                begin.wait();
-                let mut pass = reservation.pass(Sizes::default());
+    let machines: Vec<_> = (0..6000).map(|_| Reservation::new(Arc::clone(&budget), name("b"), 4 * GIB)).collect();
+    let [begun, closed, wait_on] = [0; 3].map(AtomicUsize::new);
+    let until = |what: &AtomicUsize, round| {
+        while what.load(SeqCst) <= round {
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _in = runtime.enter();
+            for (round, machine) in machines.iter().enumerate() {
+                let mut pass = machine.pass(Sizes::default());
+                begun.store(round + 1, SeqCst);
                 let before = pass.as_mut().now_or_never().is_some();
-                closed.wait();
-                assert!(before || pass.now_or_never().is_some(), "it waits on");
-            });
-            begin.wait();
-            reservation.close(&why);
-            closed.wait();
+                until(&closed, round);
+                wait_on.fetch_add(usize::from(!before && pass.now_or_never().is_none()), SeqCst);
+            }
         });
-    }
+        for (round, machine) in machines.iter().enumerate() {
+            until(&begun, round);
+            (0..round % 200).for_each(|_| std::hint::spin_loop());
+            machine.close(&why);
+            closed.store(round + 1, SeqCst);
+        }
+    });
+    assert_eq!(wait_on.into_inner(), 0);
 }
 
 #[test]
