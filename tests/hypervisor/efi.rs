@@ -78,6 +78,12 @@ async fn what_cannot_be_saved_goes_on() {
     let refusal = guest.suspend(machine.path("nowhere/state")).await.unwrap_err();
     assert_eq!(refusal.kind, Kind::State, "{refusal}");
     machine.until(&*guest, "the medium all the same", |machine| machine.console().contains("medium: ready")).await;
+    // Nothing says any more what the state would fit. QEMU still has the disk.
+    fs::remove_file(machine.path("disk.img")).unwrap();
+    let refusal = guest.suspend(machine.path("state")).await.unwrap_err();
+    assert!(refusal.kind == Kind::State && !machine.path("state").exists(), "{refusal}");
+    let last = machine.counted().len();
+    machine.until(&*guest, "it to count on", |machine| machine.counted().len() > last + 1).await;
     machine.powers_off(&*guest).await;
 }
 

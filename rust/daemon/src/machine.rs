@@ -8,6 +8,7 @@ mod hang;
 mod host_awake;
 mod monitor;
 pub(crate) mod observe;
+mod parts;
 mod provision;
 mod reach;
 mod store_hold;
@@ -26,10 +27,10 @@ use activity::{Activities, Activity, Uses};
 use asked::Overheard;
 use clock::GuestClock;
 use dvn_config::MachineConfig;
-use dvn_generations::{Generations, Nix, Reconciler, TimeLimits};
+use dvn_generations::{Files, Generations, Nix, Reconciler};
 use dvn_guest::{
     boots::{self, Boots},
-    builder::{BuilderGuest, WarmConnection},
+    builder::WarmConnection,
     disk,
     sharing::Sharing,
 };
@@ -37,15 +38,15 @@ use dvn_host::{
     blocking,
     machine_dir::{MachineDir, StateDir},
 };
-use dvn_hypervisor::{Capabilities, Exit, Hypervisor};
-use dvn_lifecycle::{GuestProvider, Handle, Phase, Policy, Snapshot};
+use dvn_hypervisor::{Capabilities, Exit};
+use dvn_lifecycle::{Handle, Phase, Policy, Snapshot};
 use dvn_protocol::messages::{Answer, Ask};
 use dvn_types::{
     Keep, Kind, MachineName, Report, Sizes,
     wire::{BackendView, BootList, GenerationList, GenerationsStatus, MachineStatus, StoreStatus, Trimmed},
 };
-use host_awake::PowerAssertion;
 use monitor::Monitor;
+pub use parts::Parts;
 use reach::Reach;
 use std::{
     path::PathBuf,
@@ -53,7 +54,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{RwLock, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -75,7 +76,7 @@ pub struct Machine {
     connect_program: Vec<u8>,
     sharing: Option<Arc<Sharing>>,
     /// Locked for writing while the machine's files or its guest are replaced, and for reading by every call that may boot.
-    files: Arc<RwLock<()>>,
+    files: Arc<Files>,
     generations: Arc<Generations>,
     boots: Boots,
     nix: Nix,
@@ -88,61 +89,6 @@ pub struct Machine {
 /// How long a guest may take to answer with its load: clients that gather metrics have short timeouts, too.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The parts of a machine.
-pub struct Parts {
-    /// Runs the guests.
-    pub hypervisor: Arc<dyn Hypervisor>,
-    /// Makes the guests ready.
-    pub provider: Arc<dyn GuestProvider>,
-    /// Holds the connection that confirmed a boot, until a client takes it.
-    pub warm: WarmConnection,
-    /// The text of the direct door's program.
-    pub connect_program: Vec<u8>,
-    /// Keeps the host awake while the guest is in use, if the host has a program for that.
-    pub assertion: Option<PowerAssertion>,
-    /// The guest systems that can boot besides the configured bundle.
-    pub generations: Arc<Generations>,
-    /// The records of its boots.
-    pub boots: Boots,
-    /// The host's `nix`.
-    pub nix: Nix,
-    /// The host's store in its guests, if it is shared.
-    pub sharing: Option<Arc<Sharing>>,
-    /// The memory for all machines together.
-    pub budget: Arc<Budget>,
-}
-
-#[cfg(test)]
-impl Parts {
-    /// The parts of a machine whose guest is in memory and has this agent.
-    pub fn in_memory(
-        sim: dvn_hypervisor::sim::Sim,
-        agent: Arc<dyn dvn_hypervisor::GuestAgent>,
-        dir: &MachineDir,
-        config: &MachineConfig,
-    ) -> Result<Parts, Report> {
-        Ok(Parts {
-            hypervisor: Arc::new(sim),
-            provider: Arc::new(dvn_lifecycle::InMemory::with(agent).with_memory(config.hardware.memory)),
-            warm: WarmConnection::default(),
-            connect_program: Vec::new(),
-            assertion: None,
-            generations: Arc::new(Generations::open(dir, Arc::clone(&config.builder), &[])?),
-            boots: Boots::of(dir),
-            nix: Nix {
-                programs: None,
-                search_path: "".into(),
-                environment: vec![],
-                address: dir.direct_address(),
-                log: dir.build_log(),
-                time_limits: TimeLimits::default(),
-            },
-            sharing: None,
-            budget: Arc::new(Budget::of(u64::MAX, Arc::default())),
-        })
-    }
-}
-
 impl Machine {
     /// Creates what is missing in the machine's directory, and starts its tasks. Does not boot.
     pub fn new(
@@ -153,46 +99,7 @@ impl Machine {
         events: Arc<Events>,
         budget: Arc<Budget>,
     ) -> Result<Machine, Report> {
-        let (hardware, builder) = (&config.hardware, &config.builder);
-        let accelerator = hardware.accelerator.as_deref();
-        let hypervisor = dvn_hypervisor::for_this_host(hardware.backend, &options.search_path, accelerator)?;
-        let dir = state.make_machine(&name)?;
-        let connect_program = provision::connect_program(options, &name)?;
-        provision::provision(&dir, &name, &connect_program)?;
-        let sharing = Sharing::new(&name, builder, &dir)?;
-        let capabilities = hypervisor.capabilities().clone();
-        let generations = Arc::new(Generations::open(&dir, Arc::clone(builder), &capabilities.archs)?);
-        let provider = BuilderGuest::new(
-            name.clone(),
-            hardware,
-            Arc::clone(builder),
-            dir.clone(),
-            capabilities,
-            Arc::clone(&generations) as _,
-            sharing.clone(),
-        );
-        let (warm, boots) = (provider.warm(), provider.boots());
-        let nix = Nix {
-            programs: builder.nix.clone(),
-            search_path: options.search_path.clone(),
-            environment: options.nix_environment.clone(),
-            address: dir.direct_address(),
-            log: dir.build_log(),
-            time_limits: TimeLimits::default(),
-        };
-        let assertion = PowerAssertion::find(&options.search_path);
-        let parts = Parts {
-            hypervisor,
-            provider: Arc::new(provider),
-            warm,
-            connect_program,
-            assertion,
-            generations,
-            boots,
-            nix,
-            sharing,
-            budget,
-        };
+        let (dir, parts) = Parts::make(&name, &config, state, options, budget)?;
         Ok(Machine::assemble(name, config, dir, parts, events))
     }
 
@@ -207,15 +114,15 @@ impl Machine {
         let capabilities = parts.hypervisor.capabilities().clone();
         let activity = Arc::new(watch::Sender::<Activity>::default());
         let activities = activity.subscribe();
-        let lifecycle = config.lifecycle;
         let reservation = Arc::new(Reservation::new(parts.budget, name.clone(), config.hardware.memory));
-        let handle = dvn_lifecycle::spawn(
+        let lifecycle = config.lifecycle;
+        let handle = dvn_lifecycle::spawn_gated(
+            Some(Arc::clone(&reservation) as _),
             name.clone(),
             Arc::new(Budgeted { hypervisor: parts.hypervisor, reservation: Arc::clone(&reservation) }),
             Arc::new(Overheard::new(parts.provider, Arc::clone(&activity))),
             Policy::new(lifecycle.idle_timeout, lifecycle.stop_grace, lifecycle.boot_timeout),
-        )
-        .gated(Arc::clone(&reservation) as _);
+        );
         let clock = Arc::new(GuestClock::new(name.clone()));
         let hang_timeout = lifecycle.hang_timeout;
         let uses = || Uses::of(activities.clone());
@@ -471,12 +378,13 @@ impl Machine {
     }
 
     async fn replace_files(&self, state: &StateDir, keep: Keep) -> Result<(), Report> {
-        // Refuse the demands that wait for a boot: they hold `files` for reading. Once it is locked for writing, no boot can
-        // begin until the files are new.
-        self.handle.stop(true).await?;
-        // Demands that arrive before the lock may wait for memory; the second stop refuses them.
-        let (_files, stopped) = tokio::join!(self.files.write(), self.handle.stop(true));
-        stopped?;
+        // Once `files` is locked for writing, no boot can begin until the files are new.
+        let _files = {
+            // Demands that wait for a boot, or are about to, hold it for reading.
+            let _refused = self.handle.refuse_demands();
+            self.handle.stop(true).await?;
+            self.files.write().await
+        };
         self.handle.stop(true).await?;
         blocking(|| {
             self.dir.destroy(keep)?;

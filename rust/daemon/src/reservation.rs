@@ -1,11 +1,10 @@
 //! Reserves a machine's share of the [`Budget`]: its demands wait here for room, and its guest holds the room until it is gone.
 //!
 //! The rule: a demand waits before the lifecycle receives it. So the boot timeout does not run meanwhile, and a client that
-//! disconnects withdraws its demand. A boot without a demand that holds room waits in [`Hypervisor::boot`], within the boot
-//! timeout.
+//! disconnects withdraws its demand. A boot whose demands were all withdrawn does not begin unless there is room at once.
 
-use crate::budget::{Budget, Need, Room};
-use dvn_hypervisor::{Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor, spec::MachineSpec};
+use crate::budget::{Budget, Need, Refusal, Room};
+use dvn_hypervisor::{Capabilities, Guest, Hold, Hypervisor, spec::MachineSpec};
 use dvn_lifecycle::{Gate, Handle, Phase};
 use dvn_types::{GuestKind, MachineName, Report, Sizes};
 use futures_util::future::BoxFuture;
@@ -22,8 +21,11 @@ pub struct Reservation {
     machine: MachineName,
     /// The configured need.
     need: Need,
-    /// Why demands are refused, once the machine is shutting down.
-    closed: Mutex<Option<Report>>,
+    account: u64,
+    /// Refuses demands, once the machine is shutting down.
+    closed: Mutex<Option<Refusal>>,
+    /// Locked while a guest of this machine exists, also that of a cancelled boot.
+    occupied: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Reservation {
@@ -31,7 +33,8 @@ impl Reservation {
     pub fn new(budget: Arc<Budget>, machine: MachineName, memory: u64) -> Reservation {
         // The only kind so far.
         let need = Need { memory, kind: GuestKind::Linux };
-        Reservation { budget, machine, need, closed: Mutex::default() }
+        let account = budget.account();
+        Reservation { budget, machine, need, account, closed: Mutex::default(), occupied: Arc::default() }
     }
 
     /// What the machine's boot waits for, if one does.
@@ -39,13 +42,16 @@ impl Reservation {
         self.budget.waits_for(&self.machine)
     }
 
-    async fn admit(&self, memory: Option<u64>) -> Result<Room, Report> {
-        let need = Need { memory: memory.unwrap_or(self.need.memory), ..self.need };
-        self.budget.admit(&self.machine, need).await
+    fn need(&self, memory: Option<u64>) -> Need {
+        Need { memory: memory.unwrap_or(self.need.memory), ..self.need }
     }
 
-    fn closed(&self) -> Option<Report> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What a guest of this memory holds until it is gone: its room, and the place of the machine's one guest.
+    async fn hold(&self, memory: u64) -> Result<Hold, Report> {
+        let place = Arc::clone(&self.occupied).lock_owned().await;
+        // Resolves at once: the boot has taken the room already.
+        let room = self.budget.admit(self.account, &self.machine, self.need(Some(memory))).await?;
+        Ok(Box::new((room, place)))
     }
 
     /// Shortens the idle time of an unused guest while another machine waits for room. A guest that builds is still asked for
@@ -74,20 +80,27 @@ impl fmt::Debug for Reservation {
 impl Gate for Reservation {
     fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>> {
         Box::pin(async move {
-            match self.closed() {
-                Some(why) => Err(why),
-                None => Ok(Box::new(self.admit(sizes.memory).await?) as Box<dyn Any + Send>),
-            }
+            let room = self.budget.demand(self.account, &self.machine, self.need(sizes.memory)).await?;
+            Ok(Box::new(room) as Box<dyn Any + Send>)
         })
     }
 
-    fn turn_away(&self, why: &Report) {
-        self.budget.turn_away(&self.machine, why);
+    fn pass_now(&self, sizes: Sizes) -> Result<Box<dyn Any + Send>, Report> {
+        let room: Room = self.budget.demand_now(self.account, &self.machine, self.need(sizes.memory))?;
+        Ok(Box::new(room))
+    }
+
+    fn vacant(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.occupied.lock().await) })
+    }
+
+    fn shut(&self, why: &Report) -> Box<dyn Any + Send> {
+        Box::new(self.budget.refuse(self.account, why))
     }
 
     fn close(&self, why: &Report) {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.clone());
-        self.turn_away(why);
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.get_or_insert_with(|| self.budget.refuse(self.account, why));
     }
 }
 
@@ -104,66 +117,22 @@ impl Hypervisor for Budgeted {
         self.hypervisor.capabilities()
     }
 
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
-            // Resolves at once if the demand still holds the room.
-            let room = self.reservation.admit(Some(spec.memory)).await?;
-            Ok(ReservingGuest::wrap(self.hypervisor.boot(spec).await?, room))
+            let room = self.reservation.hold(spec.memory).await?;
+            self.hypervisor.boot_holding(spec, Box::new((room, hold))).await
         })
     }
 
-    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn restore_holding(
+        &self,
+        spec: MachineSpec,
+        state: PathBuf,
+        hold: Hold,
+    ) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
-            let room = self.reservation.admit(Some(spec.memory)).await?;
-            Ok(ReservingGuest::wrap(self.hypervisor.restore(spec, state).await?, room))
+            let room = self.reservation.hold(spec.memory).await?;
+            self.hypervisor.restore_holding(spec, state, Box::new((room, hold))).await
         })
-    }
-}
-
-/// A guest that holds room until it is gone.
-struct ReservingGuest {
-    guest: Arc<dyn Guest>,
-    room: Mutex<Option<Room>>,
-}
-
-impl ReservingGuest {
-    fn wrap(guest: Arc<dyn Guest>, room: Room) -> Arc<dyn Guest> {
-        Arc::new(ReservingGuest { guest, room: Mutex::new(Some(room)) })
-    }
-}
-
-impl Guest for ReservingGuest {
-    fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.request_stop()
-    }
-    fn kill(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.kill()
-    }
-    fn pause(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.pause()
-    }
-    fn resume(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.resume()
-    }
-    fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>> {
-        self.guest.connect(port)
-    }
-    fn listen(&self, port: u32) -> Result<GuestListener, Report> {
-        self.guest.listen(port)
-    }
-    fn exited(&self) -> BoxFuture<'_, Exit> {
-        Box::pin(async move {
-            let exit = self.guest.exited().await;
-            // Even if a lease still refers to the guest.
-            let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).take();
-            drop(room);
-            exit
-        })
-    }
-    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.suspend(state)
-    }
-    fn display(&self) -> Option<Arc<dyn Display>> {
-        self.guest.display()
     }
 }

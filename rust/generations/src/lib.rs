@@ -17,6 +17,7 @@
 //! Rule: a client never gets a generation that has not been seen to work. Tries happen without leases, under the lock
 //! that clients wait for, and end with a good guest.
 
+mod files;
 mod generation_state;
 mod generations;
 mod health;
@@ -25,6 +26,7 @@ mod nix;
 mod reconciler;
 mod store;
 
+pub use files::{Files, Reading};
 pub use generations::{Generations, examine};
 #[cfg(fuzzing)]
 pub use health::ask as ask_to_build;

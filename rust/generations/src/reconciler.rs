@@ -3,16 +3,19 @@
 //!
 //! ```text
 //!  build: lease ▸ system builder ▸ adopt                   permanent failure: stops until asked; temporary: retries
-//!  try:   idle moment ▸ stop ▸ boot ▸ examine              good ─▶ current
+//!  try:   idle moment ▸ room ▸ stop ▸ boot ▸ examine       good ─▶ current
 //!                                   └ fails: boot the last good one ▸ bad
 //!  leave: idle moment ▸ stop                               the next boot takes the current one
 //! ```
 //!
 //! Rules: the guest is replaced at an *idle moment* only. That is while this task holds the machine's lock for writing,
 //! no lease exists and no build runs. A client that connects meanwhile waits for the lock and gets a guest that works.
+//! A try keeps the room of the machine's guest from its beginning to its end, and does not begin while another machine waits
+//! for that room: it neither takes a room from others nor waits for one under the lock.
 //! Nothing repeats without end: a try ends in a verdict, and setbacks are limited.
 
 use super::{
+    files::Files,
     generations::{Generations, Task, Work},
     hints::BUILD_AGAIN,
     nix::{Failure, SystemBuilder},
@@ -27,12 +30,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{RwLock, RwLockWriteGuard},
+    sync::RwLockWriteGuard,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
-/// Interval of checks whether a build without a connection is over.
+/// Interval of checks whether a build without a connection is over, or whether there is room for a try.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// Delay after the first setback. It doubles with each further one.
@@ -51,7 +54,7 @@ pub struct Reconciler {
     /// The machine's supervisor.
     pub handle: Handle,
     /// Held for reading by everything that may cause a boot, and for writing while the guest is replaced.
-    pub files: Arc<RwLock<()>>,
+    pub files: Arc<Files>,
     /// The generations and their state.
     pub generations: Arc<Generations>,
     /// Builds and examines guest systems.
@@ -63,7 +66,7 @@ pub struct Reconciler {
 /// Whether the guest may be replaced now.
 enum Moment<'a> {
     Now(RwLockWriteGuard<'a, ()>),
-    /// A client uses the guest. Its end changes the machine's snapshot.
+    /// A client uses the guest, or waits for it. The end of that changes the machine's snapshot, or releases the lock.
     InUse,
     /// A build without a connection runs. Its end does not change the snapshot.
     Builds,
@@ -72,7 +75,7 @@ enum Moment<'a> {
 /// How a task ended.
 enum Step {
     Done,
-    /// Wait for a change of the machine's snapshot.
+    /// Wait for a change of the machine's snapshot, or for the lock.
     Changed,
     /// Wait this long.
     Later(Duration),
@@ -83,10 +86,11 @@ enum Step {
 impl Reconciler {
     /// Runs for ever. Dropping the future aborts the task; a try is then without a verdict.
     pub async fn run(self) {
-        let mut snapshots = self.handle.watch();
+        let (mut snapshots, mut released) = (self.handle.watch(), self.files.released());
         let mut setbacks = 0;
         loop {
             snapshots.borrow_and_update();
+            released.borrow_and_update();
             let step = match self.generations.task() {
                 Task::Nothing => Step::Changed,
                 Task::Build(recipe) => self.build(&recipe).await,
@@ -108,8 +112,11 @@ impl Reconciler {
             let change = async {
                 match wait {
                     Some(wait) => sleep(wait).await,
-                    // The supervisor outlives this task, which holds a handle.
-                    None => drop(snapshots.changed().await),
+                    // The supervisor and the lock outlive this task, which holds both.
+                    None => tokio::select! {
+                        _ = snapshots.changed() => {}
+                        _ = released.changed() => {}
+                    },
                 }
             };
             tokio::select! {
@@ -180,6 +187,13 @@ impl Reconciler {
     }
 
     async fn attempt(&self, number: u32) -> Step {
+        let _room = match self.handle.keep_room() {
+            Ok(room) => room,
+            Err(why) => {
+                tracing::debug!(machine = %self.name, generation = number, "not tried yet: {why}");
+                return Step::Later(PERIOD);
+            }
+        };
         let _files = match self.moment().await {
             Moment::Now(files) => files,
             Moment::InUse => return Step::Changed,
@@ -210,7 +224,7 @@ impl Reconciler {
                 self.generations.is_bad(number, why);
                 Step::Done
             }
-            // It could not be tried: another machine has the memory, or the user stopped it. The verdict stands.
+            // It could not be tried: the user stopped it, for example. The verdict stands.
             Err(also) if !is_guest_failure(&also) => {
                 self.generations.is_bad(number, why);
                 Step::Setback(also)
@@ -254,7 +268,7 @@ impl Reconciler {
     async fn moment(&self) -> Moment<'_> {
         // Everything that may cause a boot holds this lock until its lease is granted, so no lease can appear from here
         // on.
-        let Ok(files) = self.files.try_write() else { return Moment::InUse };
+        let Some(files) = self.files.try_write() else { return Moment::InUse };
         match self.handle.snapshot().phase {
             Phase::Stopped { .. } | Phase::Failed { .. } => Moment::Now(files),
             Phase::Running { leases: 0, .. } => {

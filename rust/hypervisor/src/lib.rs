@@ -27,5 +27,5 @@ pub use admission::Requirements;
 pub use agent::GuestAgent;
 pub use backends::{BACKENDS, Backend, for_this_host};
 pub use capabilities::{Capabilities, Feature, Limits, Part};
-pub use seam::{Display, Exit, Guest, GuestListener, GuestStream, Hypervisor, Stream};
+pub use seam::{Display, Exit, Guest, GuestListener, GuestStream, Hold, Hypervisor, Stream};
 pub use unauthenticated::Unauthenticated;

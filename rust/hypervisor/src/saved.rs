@@ -2,11 +2,11 @@
 //! disks that the memory belongs to.
 //!
 //! ```text
-//!  STATE.partial ── saved, guest ended ──▶ STATE.json, then STATE ── loaded ──▶ both removed, then the guest is resumed
+//!  STATE.partial ── saved, guest paused ──▶ STATE.json, then STATE ── guest ended ─ … ─ loaded ──▶ both removed, guest resumed
 //! ```
 //!
 //! The rule: memory is loaded once, and only if the disks are unchanged. A guest that resumes with a disk that has
-//! changed since would destroy the file system on it.
+//! changed since would destroy the file system on it. A guest ends only once its state is complete: until then it can go on.
 
 use crate::spec::{Boot, MachineSpec};
 use dvn_host::{files, regular_file};
@@ -97,7 +97,7 @@ impl Saving {
         &self.partial
     }
 
-    /// Completes the state, after the guest has ended and its memory is written.
+    /// Completes the state of a guest that is paused and whose memory is written. The facts are those of the paused guest.
     pub fn finish(mut self, facts: Facts, identity: Option<String>) -> Result<(), Report> {
         let cannot = |e: io::Error| files::state_error(&self.state, "cannot save the guest in", &e);
         let record = Record { version: VERSION, facts, identity };
@@ -112,10 +112,13 @@ impl Saving {
 
 impl Drop for Saving {
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = remove(&self.partial)
-        {
-            tracing::warn!("{error}");
+        if self.finished {
+            return;
+        }
+        for file in [&self.partial, &record_of(&self.state)] {
+            if let Err(error) = remove(file) {
+                tracing::warn!("{error}");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
 use dvn_types::{Kind, Report};
 use futures_util::future::BoxFuture;
 use std::{
+    any::Any,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +24,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A boxed [`Stream`].
 pub type GuestStream = Box<dyn Stream>;
+
+/// What a guest holds until it is gone. The backend only drops it.
+pub type Hold = Box<dyn Any + Send>;
 
 /// Why a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +57,33 @@ impl fmt::Display for Exit {
 pub trait Hypervisor: Send + Sync + 'static {
     /// What the backend can do on this host.
     fn capabilities(&self) -> &Capabilities;
-    /// Starts a guest. Resolves when it runs, long before it is ready. Dropping the future leaves no guest behind.
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>>;
+    /// Starts a guest. Resolves when it runs, long before it is ready. Dropping the future ends the guest, which may take
+    /// a while.
+    ///
+    /// Drops `hold` once there is no guest any more and its resources are released: after its end and before
+    /// [`Guest::exited`] resolves, or after a boot that failed or whose future was dropped.
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>>;
+    /// Starts a guest that holds nothing.
+    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        self.boot_holding(spec, Box::new(()))
+    }
     /// Restores a guest that [`Guest::suspend`] saved at `state`. Resolves when it runs; the state is removed then. The
     /// spec must equal that of the boot, except for `runtime_dir` and `console_log`, and the disks must be unchanged;
-    /// otherwise it fails and the state stays. Dropping the future leaves no guest behind.
+    /// otherwise it fails and the state stays. Dropping the future and `hold` have the same effect as with a boot.
     ///
     /// [`Capabilities::suspend`] says which machines support it.
-    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
-        drop((spec, state));
+    fn restore_holding(
+        &self,
+        spec: MachineSpec,
+        state: PathBuf,
+        hold: Hold,
+    ) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        drop((spec, state, hold));
         Box::pin(std::future::ready(Err(cannot_suspend(self.capabilities().backend, "it does not save guests"))))
+    }
+    /// Restores a guest that holds nothing.
+    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        self.restore_holding(spec, state, Box::new(()))
     }
 }
 

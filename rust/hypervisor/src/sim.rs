@@ -8,7 +8,7 @@
 use crate::{
     capabilities::{Capabilities, Limits},
     saved::{self, Saving},
-    seam::{Display, Exit, Guest, GuestListener, GuestStream, Hypervisor},
+    seam::{Display, Exit, Guest, GuestListener, GuestStream, Hold, Hypervisor},
     spec::{Boot, MachineSpec},
 };
 use dvn_types::{Arch, Kind, Report};
@@ -40,6 +40,8 @@ pub struct Script {
     pub boot_wedged: bool,
     /// `boot` panics.
     pub boot_panics: bool,
+    /// How long the guest of a cancelled boot exists after the boot was dropped.
+    pub cancel: Duration,
     /// Time from the power button to the guest's end.
     pub power_off: Duration,
     /// How many presses of the power button the guest ignores.
@@ -70,6 +72,7 @@ impl Default for Script {
             boot_error: None,
             boot_wedged: false,
             boot_panics: false,
+            cancel: Duration::ZERO,
             power_off: Duration::from_millis(200),
             deaf_to_presses: 0,
             verbs_wedged: false,
@@ -160,12 +163,25 @@ impl Sim {
     }
 }
 
-/// Counts a boot that is dropped before it ends.
-struct Unfinished<'a>(&'a Counters);
+/// Counts a boot that is dropped before it ends, and keeps what its guest holds for a while.
+struct Unfinished<'a> {
+    counters: &'a Counters,
+    hold: Option<Hold>,
+    cancel: Duration,
+}
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.cancelled.fetch_add(1, SeqCst);
+        // A boot that has ended leaves nothing to hold.
+        let Some(hold) = self.hold.take() else { return };
+        self.counters.cancelled.fetch_add(1, SeqCst);
+        if !self.cancel.is_zero() {
+            let gone = tokio::time::sleep(self.cancel);
+            tokio::spawn(async move {
+                gone.await;
+                drop(hold);
+            });
+        }
     }
 }
 
@@ -174,17 +190,22 @@ impl Hypervisor for Sim {
         &self.capabilities
     }
 
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
             self.shared.counters.boots.fetch_add(1, SeqCst);
-            self.start(spec, |script| script.boot_error.clone()).await
+            self.start(spec, hold, |script| script.boot_error.clone()).await
         })
     }
 
-    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn restore_holding(
+        &self,
+        spec: MachineSpec,
+        state: PathBuf,
+        hold: Hold,
+    ) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
             saved::check(&state, &saved::facts(self.capabilities.backend, &spec, &[])?)?;
-            let guest = self.start(spec, |script| script.restore_error.clone()).await?;
+            let guest = self.start(spec, hold, |script| script.restore_error.clone()).await?;
             saved::forget(&state)?;
             self.shared.counters.restores.fetch_add(1, SeqCst);
             Ok(guest)
@@ -196,17 +217,18 @@ impl Sim {
     async fn start(
         &self,
         spec: MachineSpec,
+        hold: Hold,
         error: impl FnOnce(&Script) -> Option<String> + Send,
     ) -> Result<Arc<dyn Guest>, Report> {
         let counters = &self.shared.counters;
         let script = lock(&self.shared.script).clone();
         assert!(!script.boot_panics, "the script says so");
-        let unfinished = Unfinished(counters);
+        let mut unfinished = Unfinished { counters, hold: Some(hold), cancel: script.cancel };
         tokio::time::sleep(script.boot).await;
         if script.boot_wedged {
             std::future::pending::<()>().await;
         }
-        std::mem::forget(unfinished);
+        let hold = unfinished.hold.take();
         if let Some(why) = error(&script) {
             return Err(Report::new(Kind::Boot, why));
         }
@@ -221,6 +243,7 @@ impl Sim {
             me: me.clone(),
             spec,
             end: watch::Sender::new(None),
+            hold: Mutex::new(hold),
             presses: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             kill_works_at: Instant::now() + script.deaf_to_kill,
@@ -242,6 +265,7 @@ pub struct SimGuest {
     me: Weak<SimGuest>,
     spec: MachineSpec,
     end: watch::Sender<Option<Exit>>,
+    hold: Mutex<Option<Hold>>,
     presses: AtomicUsize,
     paused: AtomicBool,
     kill_works_at: Instant,
@@ -260,17 +284,12 @@ impl SimGuest {
 
     /// Ends the guest now. Later calls have no effect.
     pub fn end(&self, exit: Exit) {
-        let ended = self.end.send_if_modified(|end| {
-            let first = end.is_none();
-            if first {
-                *end = Some(exit);
-            }
-            first
-        });
-        if ended {
-            self.shared.counters.alive.fetch_sub(1, SeqCst);
-            lock(&self.listeners).clear();
-        }
+        // Only the first end has it.
+        let Some(hold) = lock(&self.hold).take() else { return };
+        self.shared.counters.alive.fetch_sub(1, SeqCst);
+        lock(&self.listeners).clear();
+        drop(hold);
+        self.end.send_replace(Some(exit));
     }
 
     /// From now on each `connect` fails after this time.

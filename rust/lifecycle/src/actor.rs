@@ -9,6 +9,7 @@ use super::{
     command::{Answer, Command, Lease},
     counters::Counters,
     events::{Effect, Event, News},
+    handle::Gate,
     job::{self, Done, Waiter},
     machine::{AfterStop, Machine, Policy, STUCK_AFTER, State, deadline, step},
     pause_jobs,
@@ -26,6 +27,8 @@ use tokio::{
 };
 
 pub(super) struct Actor {
+    /// Demands pass it before they come here.
+    pub(super) gate: Option<Arc<dyn Gate>>,
     name: MachineName,
     hypervisor: Arc<dyn Hypervisor>,
     preparation: Arc<dyn GuestProvider>,
@@ -63,6 +66,7 @@ impl Actor {
         (publisher, agent): (watch::Sender<Snapshot>, watch::Sender<Option<Arc<dyn GuestAgent>>>),
     ) -> Self {
         Actor {
+            gate: None,
             name,
             hypervisor,
             preparation,
@@ -126,7 +130,10 @@ impl Actor {
             Command::Demand { reply, .. } | Command::Resume { reply } if self.refuses => {
                 let _ = reply.send(Err(reports::shutting_down()));
             }
-            Command::Demand { insist, sizes, reply } => {
+            // Without an answer: it has to pass the gate first.
+            Command::Demand { insist, admitted: false, .. }
+                if self.machine.state.needs_boot(insist, Instant::now()) => {}
+            Command::Demand { insist, sizes, reply, .. } => {
                 if let Some(refusal) = self.refuse_sizes(sizes) {
                     let _ = reply.send(Err(refusal));
                     return;
@@ -214,6 +221,9 @@ impl Actor {
                 if let News::BootFailed(cause) = &news {
                     self.preparation.on_boot_event(BootEvent::Failed(cause.clone()));
                 }
+                if let News::NoRoom(why) = &news {
+                    tracing::info!(machine = %self.name, boot = epoch, "{why}");
+                }
                 if let News::Exited(exit) = &news {
                     self.preparation.on_boot_event(BootEvent::Ended(exit.clone()));
                     self.guest = None;
@@ -253,7 +263,8 @@ impl Actor {
                 let demand = self.waiters.iter().map(|waiter| waiter.since).min().unwrap_or_else(Instant::now);
                 let run = Run::new(demand, self.sizes);
                 let (hypervisor, preparation) = (self.hypervisor.clone(), self.preparation.clone());
-                self.jobs.spawn(boot::boot(hypervisor, preparation, run.sizes, epoch, run.cancel.clone()));
+                let gate = self.gate.clone();
+                self.jobs.spawn(boot::boot(gate, hypervisor, preparation, run.sizes, epoch, run.cancel.clone()));
                 self.run = Some(run);
             }
             Effect::AwaitReady => {

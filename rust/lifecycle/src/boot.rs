@@ -5,13 +5,14 @@
 
 use super::{
     events::News,
+    handle::Gate,
     job::{Done, Up, guarded},
     provider::{GuestProvider, Ready},
     reports,
 };
 use dvn_hypervisor::{Guest, GuestAgent, Hypervisor};
 use dvn_types::{BootTimeline, MachineName, Report, Sizes, TimelinePhase, ms, unix_ms};
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -108,14 +109,19 @@ pub(super) fn merge_sizes(a: Sizes, b: Sizes) -> Option<Sizes> {
     })
 }
 
-/// Prepares and boots a guest.
+/// Prepares and boots a guest, if there is room for it.
 pub(super) async fn boot(
+    gate: Option<Arc<dyn Gate>>,
     hypervisor: Arc<dyn Hypervisor>,
     preparation: Arc<dyn GuestProvider>,
     sizes: Sizes,
     epoch: u64,
     cancel: CancellationToken,
 ) -> Done {
+    let _room = match enter(gate, sizes, &cancel).await {
+        Ok(room) => room,
+        Err(why) => return Done::News { epoch, news: News::NoRoom(why) },
+    };
     let boot = async {
         let overdue = async {
             cancel.cancelled().await;
@@ -139,6 +145,20 @@ pub(super) async fn boot(
     match guarded(boot).await {
         Ok(Ok(up)) => Done::Up { epoch, up },
         Ok(Err(cause)) | Err(cause) => Done::News { epoch, news: News::BootFailed(cause) },
+    }
+}
+
+/// Takes the room for the guest. There is some, unless all the demands that had passed the gate were withdrawn.
+async fn enter(
+    gate: Option<Arc<dyn Gate>>,
+    sizes: Sizes,
+    cancel: &CancellationToken,
+) -> Result<Option<Box<dyn Any + Send>>, Report> {
+    let Some(gate) = gate else { return Ok(None) };
+    tokio::select! {
+        biased;
+        () = gate.vacant() => gate.pass_now(sizes).map(Some),
+        () = cancel.cancelled() => Err(reports::cancelled()),
     }
 }
 

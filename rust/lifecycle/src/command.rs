@@ -12,6 +12,8 @@ pub(super) enum Command {
     Demand {
         insist: bool,
         sizes: Sizes,
+        /// It has passed the gate, or there is none. Any other demand is dropped without an answer if it needs a boot.
+        admitted: bool,
         reply: Answer<Lease>,
     },
     Release {

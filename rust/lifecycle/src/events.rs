@@ -48,6 +48,8 @@ pub enum News {
     Up,
     /// The boot failed or was cancelled, for this reason. There is no guest.
     BootFailed(Report),
+    /// The boot was not begun, because there is no room for its guest, for this reason. The guest is not at fault.
+    NoRoom(Report),
     /// The guest answers.
     Ready,
     /// The guest will never answer, for this reason.
@@ -71,7 +73,7 @@ pub enum News {
 /// An action that the actor must perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Begin the boot whose epoch is the machine's present `boots`. Answered by `Up` or `BootFailed`.
+    /// Begin the boot whose epoch is the machine's present `boots`. Answered by `Up`, `BootFailed` or `NoRoom`.
     Boot,
     /// Wait until the new guest is ready. Answered by `Ready` or `NotReady`, unless the guest is killed.
     AwaitReady,

@@ -17,10 +17,17 @@ use tokio::{
 /// Admits demands for a guest before the machine receives them.
 pub trait Gate: fmt::Debug + Send + Sync + 'static {
     /// Resolves once a guest of these sizes may boot. The result is held until the demand is answered. Dropping the future
-    /// cancels the wait.
+    /// cancels the wait. Called only while no guest is there to stay.
     fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>>;
-    /// Refuses all waiting demands with this error.
-    fn turn_away(&self, why: &Report);
+    /// Admits a guest of these sizes without a wait. The result keeps its room.
+    ///
+    /// # Errors
+    /// `Busy`: it would have to wait, for this reason.
+    fn pass_now(&self, sizes: Sizes) -> Result<Box<dyn Any + Send>, Report>;
+    /// Resolves once the machine's earlier guests have released their resources, also the guest of a cancelled boot.
+    fn vacant(&self) -> BoxFuture<'_, ()>;
+    /// Refuses with this error all demands that wait, and those that arrive until the result is dropped.
+    fn shut(&self, why: &Report) -> Box<dyn Any + Send>;
     /// Refuses all waiting and all later demands with this error.
     fn close(&self, why: &Report);
 }
@@ -36,17 +43,12 @@ pub struct Handle {
 
 impl Handle {
     pub(super) fn new(
+        gate: Option<Arc<dyn Gate>>,
         commands: mpsc::UnboundedSender<Command>,
         snapshots: watch::Receiver<Snapshot>,
         agents: watch::Receiver<Option<Arc<dyn GuestAgent>>>,
     ) -> Handle {
-        Handle { gate: None, commands, snapshots, agents }
-    }
-
-    /// A handle of the same machine whose demands pass this gate.
-    #[must_use]
-    pub fn gated(self, gate: Arc<dyn Gate>) -> Handle {
-        Handle { gate: Some(gate), ..self }
+        Handle { gate, commands, snapshots, agents }
     }
 
     /// Boots the guest if necessary, and keeps it running while the lease exists. Resolves once the guest answers.
@@ -76,10 +78,23 @@ impl Handle {
         if self.commands.send(Command::Stop { force, reply }).is_err() {
             return Ok(());
         }
-        if let Some(gate) = &self.gate {
-            gate.turn_away(&reports::being_stopped());
-        }
+        // Only those that wait now.
+        drop(self.refuse_demands());
         answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Refuses the demands that wait for a boot, as a stop does, and those that arrive until the result is dropped. Demands for
+    /// a guest that boots or runs are not affected.
+    pub fn refuse_demands(&self) -> Option<Box<dyn Any + Send>> {
+        self.gate.as_ref().map(|gate| gate.shut(&reports::being_stopped()))
+    }
+
+    /// Keeps the room for a guest of the configured sizes until the result is dropped, while the guest is stopped and started.
+    ///
+    /// # Errors
+    /// `Busy`: another machine comes first, or there is no room.
+    pub fn keep_room(&self) -> Result<Option<Box<dyn Any + Send>>, Report> {
+        self.gate.as_ref().map(|gate| gate.pass_now(Sizes::default())).transpose()
     }
 
     /// Stops the guest of this boot as [`Handle::stop`] does, if it still exists; does not affect a later guest. Resolves when
@@ -150,17 +165,26 @@ impl Handle {
     }
 
     async fn demand(&self, insist: bool, sizes: Sizes) -> Result<Lease, Report> {
-        let _passed = match &self.gate {
-            Some(gate) if self.may_boot(insist) => Some(gate.pass(sizes).await?),
-            _ => None,
-        };
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Demand { insist, sizes, reply }).map_err(|_| reports::shutting_down())?;
-        answer.await.unwrap_or_else(|_| Err(reports::shutting_down()))
+        loop {
+            let passed = match &self.gate {
+                Some(gate) if self.may_boot(insist) => Some(gate.pass(sizes).await?),
+                _ => None,
+            };
+            let admitted = passed.is_some() || self.gate.is_none();
+            let (reply, answer) = oneshot::channel();
+            let demand = Command::Demand { insist, sizes, admitted, reply };
+            self.commands.send(demand).map_err(|_| reports::shutting_down())?;
+            match answer.await {
+                Ok(answer) => return answer,
+                Err(_) if admitted => return Err(reports::shutting_down()),
+                // The guest has gone meanwhile, so that this demand needs room for the next one.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Whether a demand of now may cause a boot. A guest that is there has passed the gate already, and a demand that the
-    /// lifecycle refuses needs no room. (If the guest goes meanwhile, the next boot waits at the hypervisor.)
+    /// lifecycle refuses needs no room.
     fn may_boot(&self, insist: bool) -> bool {
         match &self.snapshots.borrow().phase {
             Phase::Starting | Phase::Running { .. } | Phase::Paused { .. } => false,

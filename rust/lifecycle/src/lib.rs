@@ -51,5 +51,5 @@ pub use in_memory::InMemory;
 pub use machine::Policy;
 pub use provider::{BootEvent, GuestProvider, Ready};
 pub use snapshot::{Phase, Snapshot};
-pub use spawn::spawn;
+pub use spawn::{spawn, spawn_gated};
 pub use state::LOOK_AGAIN;

@@ -21,6 +21,8 @@
 //!
 //! [`pausing`](super::pausing) has the transitions of a paused guest.
 //!
+//! `NoRoom` leads from Starting back to Stopped: the guest was not tried.
+//!
 //! In Failed, and in a Stopping that leads to Failed, a demand is refused until the back-off is over, unless it insists.
 //!
 //! Invariant: a guest or a boot exists exactly while the state says so, and every request (a demand, a stop) is answered
@@ -197,7 +199,13 @@ impl Stepper<'_> {
                 self.to(state, vec![Effect::Kill])
             }
             (State::Starting { .. }, News::BootFailed(cause)) => self.fail(cause),
-            (State::Stopping { what: Leaving::Boot, then, .. }, News::BootFailed(_)) => self.settle(then, None),
+            // The guest is not at fault, so there is no back-off.
+            (State::Starting { .. }, News::NoRoom(why)) => {
+                self.to(State::Stopped { last: None }, vec![Effect::Deny(why)])
+            }
+            (State::Stopping { what: Leaving::Boot, then, .. }, News::BootFailed(_) | News::NoRoom(_)) => {
+                self.settle(then, None)
+            }
             (State::Booting { waiters, .. }, News::Ready) => {
                 let idle = self.idle(waiters);
                 Stepper { failures: 0, ..self }

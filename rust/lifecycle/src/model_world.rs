@@ -116,7 +116,8 @@ impl Pair {
             at_once.push(Event::Release { epoch: epoch - 1 });
         }
         if world.booting {
-            at_once.extend([news(News::Up), news(News::BootFailed(report("no boot")))]);
+            let failures = [News::BootFailed(report("no boot")), News::NoRoom(report("no room"))];
+            at_once.extend([News::Up].into_iter().chain(failures).map(news));
         }
         if world.awaiting {
             at_once.extend([news(News::Ready), news(News::NotReady(report("not ready")))]);
@@ -150,7 +151,7 @@ impl Pair {
         let mut world = self.world.clone();
         let apply = |world: &mut World, news: &News| match news {
             News::Up => (world.booting, world.alive) = (false, true),
-            News::BootFailed(_) => world.booting = false,
+            News::BootFailed(_) | News::NoRoom(_) => world.booting = false,
             News::Ready | News::NotReady(_) => world.awaiting = false,
             News::Builds(_) => world.asked = false,
             News::Paused => world.execution = Execution::Paused,
@@ -309,6 +310,7 @@ impl Pair {
         let stale = [
             News::Up,
             News::BootFailed(report("stale")),
+            News::NoRoom(report("stale")),
             News::Ready,
             News::NotReady(report("stale")),
             News::Builds(0),

@@ -35,7 +35,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2u64).prop_map(Op::Reacquire),
         1 => any::<bool>().prop_map(Op::Stop),
         2 => Just(Op::Pause),
-        8 => (0..13u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
+        8 => (0..14u8, prop_oneof![9 => Just(0u64), 1 => Just(1)]).prop_map(|(news, ago)| Op::News(news, ago)),
         3 => Just(Op::OnTime),
         3 => (0..300_000u64).prop_map(Op::Later),
     ]
@@ -65,6 +65,7 @@ fn news(kind: u8) -> News {
         9 => News::Resumed,
         10 => News::PauseRefused(report()),
         11 => News::Wedged(report()),
+        12 => News::NoRoom(report()),
         _ => News::Explained(report()),
     }
 }

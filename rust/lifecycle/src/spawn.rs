@@ -1,6 +1,12 @@
 //! Starts a machine's actor.
 
-use super::{actor::Actor, handle::Handle, machine::Policy, provider::GuestProvider, snapshot::Snapshot};
+use super::{
+    actor::Actor,
+    handle::{Gate, Handle},
+    machine::Policy,
+    provider::GuestProvider,
+    snapshot::Snapshot,
+};
 use dvn_hypervisor::Hypervisor;
 use dvn_types::MachineName;
 use std::sync::Arc;
@@ -15,10 +21,22 @@ pub fn spawn(
     preparation: Arc<dyn GuestProvider>,
     policy: Policy,
 ) -> Handle {
+    spawn_gated(None, name, hypervisor, preparation, policy)
+}
+
+/// The same for a machine whose demands pass this gate.
+pub fn spawn_gated(
+    gate: Option<Arc<dyn Gate>>,
+    name: MachineName,
+    hypervisor: Arc<dyn Hypervisor>,
+    preparation: Arc<dyn GuestProvider>,
+    policy: Policy,
+) -> Handle {
     let (commands, inbox) = mpsc::unbounded_channel();
     let (publisher, snapshots) = watch::channel(Snapshot::default());
     let (agent, agents) = watch::channel(None);
-    let actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), (publisher, agent));
+    let mut actor = Actor::new(name, hypervisor, preparation, policy, inbox, commands.downgrade(), (publisher, agent));
+    actor.gate.clone_from(&gate);
     tokio::spawn(actor.run());
-    Handle::new(commands, snapshots, agents)
+    Handle::new(gate, commands, snapshots, agents)
 }

@@ -136,6 +136,17 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Whether a demand of now leads to a boot. One that does not insist is refused within the back-off.
+    pub fn needs_boot(&self, insist: bool, now: Instant) -> bool {
+        match self {
+            State::Stopped { .. } | State::Stopping { .. } => true,
+            State::Failed { retry_at, .. } => insist || now >= *retry_at,
+            State::Starting { .. } | State::Booting { .. } | State::Running { .. } | State::Paused { .. } => false,
+        }
+    }
+}
+
 /// The idle timer of a running guest without a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {

@@ -5,8 +5,11 @@
 //!   Broken ─────────────────────────▶ Works ────────────────────────────────────────────▶ Gone
 //!     │  ▲                                                                                  ▲
 //!     │  └─ a start; a connection or the next minute, but not within a second of the last   │
-//!     └─────────────────────────────────────────────────────────────────────────────────────┘
+//!     └─────────────────────────────────────────────────────────────────────────────────────┤
+//!                                                  its files cannot be deleted: Undeleted ◀─┘
 //! ```
+//!
+//! An undeleted machine is listed as broken. Only another DELETE tries again; the machine is not opened any more.
 //!
 //! The rule: a slot owns everything that belongs to its machine, so nothing of the machine is left when the slot is dropped. The
 //! port is bound before the machine is opened and stays bound while the machine is broken: a client that connects gets the
@@ -93,6 +96,11 @@ enum Standing {
         /// When the last attempt began, and when it ended.
         tried: (Instant, Instant),
     },
+    /// Removed, but its files are still there.
+    Undeleted {
+        report: Report,
+        since_unix_ms: u64,
+    },
     Gone,
 }
 
@@ -125,7 +133,7 @@ impl Slot {
     pub fn machine(&self) -> Result<Arc<Machine>, Report> {
         match self.standing() {
             Standing::Works(machine) => Ok(machine),
-            Standing::Broken { report, .. } => Err(report),
+            Standing::Broken { report, .. } | Standing::Undeleted { report, .. } => Err(report),
             Standing::New | Standing::Gone => Err(self.is_gone()),
         }
     }
@@ -134,7 +142,9 @@ impl Slot {
     pub fn status(&self) -> Option<MachineStatus> {
         match self.standing() {
             Standing::Works(machine) => Some(machine.status()),
-            Standing::Broken { report, since_unix_ms, .. } => Some(self.status_of_broken(report, since_unix_ms)),
+            Standing::Broken { report, since_unix_ms, .. } | Standing::Undeleted { report, since_unix_ms } => {
+                Some(self.status_of_broken(report, since_unix_ms))
+            }
             Standing::New | Standing::Gone => None,
         }
     }
@@ -173,6 +183,7 @@ impl Slot {
             match me.standing() {
                 Standing::Works(machine) => Ok(machine),
                 Standing::Gone => Err(me.is_gone()),
+                Standing::Undeleted { report, .. } => Err(report),
                 Standing::Broken { report, tried: (began, ended), .. }
                     if began >= asked || !insist && ended.elapsed() < QUIET =>
                 {
@@ -274,6 +285,7 @@ impl Slot {
         match self.standing() {
             Standing::Works(machine) => machine.destroy(&self.factory.state, keep).await,
             Standing::New | Standing::Gone => Err(self.is_gone()),
+            Standing::Undeleted { report, .. } => Err(report),
             Standing::Broken { .. } => {
                 blocking(|| self.factory.state.machine(&self.name).destroy(keep))?;
                 // The request was to delete the files. Whether the machine works now is in its status.
@@ -288,7 +300,7 @@ impl Slot {
         let _alone = self.alone.lock().await;
         match self.standing() {
             Standing::New | Standing::Gone => return Err(self.is_gone()),
-            Standing::Broken { .. } => {}
+            Standing::Broken { .. } | Standing::Undeleted { .. } => {}
             // The only step that may fail comes first: a machine whose guest does not end stays unchanged.
             Standing::Works(machine) => machine.stop(true).await?,
         }
@@ -308,12 +320,19 @@ impl Slot {
         }
         let deleted = blocking(|| self.factory.state.machine(&self.name).destroy(Keep::default()));
         self.factory.events.forget(&self.name);
-        if let Err(report) = deleted {
-            self.is_broken(report.clone(), Instant::now());
-            return Err(report);
-        }
+        let deleted = deleted.map_err(|why| self.is_undeleted(why));
         self.factory.events.changed();
-        Ok(())
+        deleted
+    }
+
+    fn is_undeleted(&self, why: Report) -> Report {
+        let message = format!("the machine {} could not be deleted: {}", self.name, why.message);
+        let report = Report { message, ..why }
+            .hint(format!("delete it again once that is mended: `darwin-vz-nix --machine {} destroy`", self.name));
+        self.entry().standing = Standing::Undeleted { report: report.clone(), since_unix_ms: unix_ms() };
+        tracing::error!(machine = %self.name, "{report}");
+        self.factory.events.moved(&self.name, State::Broken { cause: report.clone() });
+        report
     }
 
     fn is_gone(&self) -> Report {

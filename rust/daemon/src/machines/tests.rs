@@ -262,6 +262,36 @@ async fn a_machine_can_be_removed_while_it_boots_and_waiters_are_refused() {
     lab.machines.insert(removed.clone(), config(anywhere())).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_files_cannot_be_deleted_stays_broken_until_they_can() {
+    let lab = Lab::new(Script::default());
+    let removed = name("a");
+    lab.machines.insert(removed.clone(), config(anywhere())).await.unwrap();
+    // A file in place of the directory of all machines: what is below it cannot be looked at.
+    let (machines, aside) =
+        (lab.state.machine(&removed).root().parent().unwrap().to_owned(), lab._tmp.path().join("aside"));
+    std::fs::rename(&machines, &aside).unwrap();
+    std::fs::write(&machines, "").unwrap();
+    let report = lab.machines.remove(&removed).await.unwrap_err();
+    assert!(report.message.starts_with("the machine a could not be deleted: "), "{report:?}");
+    assert!(report.hints.last().unwrap().contains("`darwin-vz-nix --machine a destroy`"), "{report:?}");
+    std::fs::remove_file(&machines).unwrap();
+    std::fs::rename(&aside, &machines).unwrap();
+
+    // The minute after which a broken machine is tried again, and a start.
+    sleep(Duration::from_secs(200)).await;
+    let broken = State::Broken { cause: report.clone() };
+    assert_eq!(lab.state_of(&removed), Some(broken.clone()));
+    assert_eq!(lab.machines.ready(&removed, true).await.map(drop).unwrap_err(), report);
+    assert_eq!(
+        lab.machines.insert(removed.clone(), config(anywhere())).await.map(drop).unwrap_err().kind,
+        Kind::Busy
+    );
+    assert_eq!(lab.state_of(&removed), Some(broken));
+    lab.machines.delete(&removed, Keep::default()).await.unwrap();
+    assert!(lab.machines.status().is_empty() && !lab.state.machine(&removed).root().exists());
+}
+
 #[tokio::test]
 async fn a_deletion_creates_a_declared_machine_again_and_removes_any_other() {
     let lab = Lab::new(Script::default());

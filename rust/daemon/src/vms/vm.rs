@@ -17,11 +17,11 @@ use dvn_guest::{
 };
 use dvn_host::blocking;
 use dvn_hypervisor::{
-    Capabilities, Display, Exit, Guest, GuestListener, GuestStream, Hypervisor,
+    Capabilities, Display, Exit, Guest, GuestStream, Hold, Hypervisor,
     disks::SystemDisk,
     spec::{Forward, MachineSpec, Share},
 };
-use dvn_library::{Library, Machine, State, lock::RunLock};
+use dvn_library::{Library, Machine, State};
 use dvn_lifecycle::{Handle, Phase, Policy, Snapshot};
 use dvn_types::{
     Kind, MachineName, Report, Sizes,
@@ -69,8 +69,9 @@ impl Vm {
         let reservation = Arc::new(Reservation::new(budget, name.clone(), machine.config.memory_size));
         let budgeted = Budgeted { hypervisor: Arc::clone(&guests) as _, reservation: Arc::clone(&reservation) };
         let policy = Policy::new(None, GRACE, BOOT_TIMEOUT);
-        let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(budgeted), Arc::clone(&provider) as _, policy)
-            .gated(Arc::clone(&reservation) as _);
+        let gate = Some(Arc::clone(&reservation) as _);
+        let handle =
+            dvn_lifecycle::spawn_gated(gate, name.clone(), Arc::new(budgeted), Arc::clone(&provider) as _, policy);
         let mut tasks = JoinSet::new();
         tasks.spawn(observe::lifecycle(name.clone(), handle.clone(), events));
         Vm { name, files: machine.files.clone(), handle, provider, guests, reservation, _tasks: tasks }
@@ -198,13 +199,13 @@ fn extras(request: &RunRequest) -> Extras {
 struct Continuing {
     hypervisor: Arc<dyn Hypervisor>,
     provider: Arc<EfiGuest>,
-    current: Mutex<Option<Weak<LockedGuest>>>,
+    current: Mutex<Option<Weak<dyn Guest>>>,
 }
 
 impl Continuing {
     fn current(&self) -> Option<Arc<dyn Guest>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().and_then(Weak::upgrade).map(|guest| guest as _)
+        current.as_ref().and_then(Weak::upgrade)
     }
 }
 
@@ -213,62 +214,20 @@ impl Hypervisor for Continuing {
         self.hypervisor.capabilities()
     }
 
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
         Box::pin(async move {
             let Some((machine, lock)) = self.provider.take_lock() else {
                 return Err(Report::new(Kind::Internal, "a machine boots without its lock"));
             };
+            let hold: Hold = Box::new((lock, hold));
             let guest = match machine.state {
-                State::Suspended => self.hypervisor.restore(spec, machine.files.saved_state()).await,
-                _ => self.hypervisor.boot(spec).await,
+                State::Suspended => self.hypervisor.restore_holding(spec, machine.files.saved_state(), hold).await?,
+                _ => self.hypervisor.boot_holding(spec, hold).await?,
             };
-            let guest = guest?;
             // Now that the backend has made the variable store.
             blocking(|| self.provider.library().note_start(&machine))?;
-            let guest = Arc::new(LockedGuest { guest, lock: Mutex::new(Some(lock)) });
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&guest));
-            Ok(guest as Arc<dyn Guest>)
+            Ok(guest)
         })
-    }
-}
-
-/// A guest that holds its machine's lock until it is gone.
-struct LockedGuest {
-    guest: Arc<dyn Guest>,
-    lock: Mutex<Option<RunLock>>,
-}
-
-impl Guest for LockedGuest {
-    fn request_stop(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.request_stop()
-    }
-    fn kill(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.kill()
-    }
-    fn pause(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.pause()
-    }
-    fn resume(&self) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.resume()
-    }
-    fn connect(&self, port: u32) -> BoxFuture<'_, Result<GuestStream, Report>> {
-        self.guest.connect(port)
-    }
-    fn listen(&self, port: u32) -> Result<GuestListener, Report> {
-        self.guest.listen(port)
-    }
-    fn exited(&self) -> BoxFuture<'_, Exit> {
-        Box::pin(async move {
-            let exit = self.guest.exited().await;
-            // Even if a connection still refers to the guest.
-            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-            exit
-        })
-    }
-    fn suspend(&self, state: PathBuf) -> BoxFuture<'_, Result<(), Report>> {
-        self.guest.suspend(state)
-    }
-    fn display(&self) -> Option<Arc<dyn Display>> {
-        self.guest.display()
     }
 }

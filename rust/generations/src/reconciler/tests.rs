@@ -11,7 +11,7 @@ use dvn_hypervisor::{
     sim_agent,
     spec::MachineSpec,
 };
-use dvn_lifecycle::{BootEvent, GuestProvider, Lease, Policy, Ready};
+use dvn_lifecycle::{BootEvent, Gate, GuestProvider, Lease, Policy, Ready};
 use dvn_protocol::messages::Answer;
 use dvn_types::{
     Arch,
@@ -19,12 +19,15 @@ use dvn_types::{
 };
 use futures_util::future::BoxFuture;
 use std::{
+    any::Any,
     collections::BTreeSet,
     sync::{
-        Mutex,
+        Mutex, Weak,
         atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -118,13 +121,57 @@ struct Lab {
     outcomes: Arc<Outcomes>,
     sim: Sim,
     handle: Handle,
-    files: Arc<RwLock<()>>,
+    files: Arc<Files>,
     generations: Arc<Generations>,
     reconciler: AbortOnDropHandle<()>,
 }
 
+/// A computer with room for one guest, which another program may take whenever it is free.
+#[derive(Debug)]
+struct OneRoom {
+    free: Arc<Semaphore>,
+    /// Held by the demands for this machine's guest.
+    mine: Mutex<Weak<OwnedSemaphorePermit>>,
+}
+
+impl Gate for OneRoom {
+    fn pass(&self, sizes: Sizes) -> BoxFuture<'_, Result<Box<dyn Any + Send>, Report>> {
+        Box::pin(async move {
+            loop {
+                match self.pass_now(sizes) {
+                    Ok(room) => return Ok(room),
+                    Err(_) => sleep(Duration::from_secs(1)).await,
+                }
+            }
+        })
+    }
+    fn pass_now(&self, _: Sizes) -> Result<Box<dyn Any + Send>, Report> {
+        let mut mine = self.mine.lock().unwrap();
+        let room = match mine.upgrade() {
+            Some(room) => room,
+            None => {
+                let full = |_| Report::new(Kind::Busy, "another guest has it");
+                Arc::new(Arc::clone(&self.free).try_acquire_owned().map_err(full)?)
+            }
+        };
+        *mine = Arc::downgrade(&room);
+        Ok(Box::new(room))
+    }
+    fn vacant(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    fn shut(&self, _: &Report) -> Box<dyn Any + Send> {
+        Box::new(())
+    }
+    fn close(&self, _: &Report) {}
+}
+
 /// A machine with an unbuilt recipe, and a reconciler.
 fn lab(outcomes: Outcomes) -> Lab {
+    lab_with(outcomes, None)
+}
+
+fn lab_with(outcomes: Outcomes, gate: Option<Arc<dyn Gate>>) -> Lab {
     let tmp = tempfile::tempdir().unwrap();
     let name: MachineName = "builder".parse().unwrap();
     let dir = StateDir::open(&tmp.path().join("s")).unwrap().make_machine(&name).unwrap();
@@ -134,7 +181,7 @@ fn lab(outcomes: Outcomes) -> Lab {
     let sim = Sim::new(Script::default());
     let boots = Boots { outcomes: Arc::clone(&outcomes), generations: Arc::clone(&generations) };
     let policy = Policy::new(None, Duration::from_secs(60), Duration::from_secs(60));
-    let handle = dvn_lifecycle::spawn(name.clone(), Arc::new(sim.clone()), Arc::new(boots), policy);
+    let handle = dvn_lifecycle::spawn_gated(gate, name.clone(), Arc::new(sim.clone()), Arc::new(boots), policy);
     let files = Arc::default();
     let reconciler = Reconciler {
         name,
@@ -169,6 +216,16 @@ impl Lab {
 
     fn prospect(&self) -> Option<Prospect> {
         self.list().status.prospect
+    }
+
+    async fn until_some<T>(&self, what: &str, mut find: impl FnMut(&Lab) -> Option<T>) -> T {
+        let mut found = None;
+        self.until(what, |lab| {
+            found = find(lab);
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
     }
 
     async fn until(&self, what: &str, mut is_so: impl FnMut(&Lab) -> bool) {
@@ -227,6 +284,44 @@ async fn a_client_that_connects_during_a_failing_try_gets_the_last_good_guest() 
         sleep(DAY).await;
         assert_eq!((lab.booted(), lab.outcomes.built.load(SeqCst)), (vec![0, 1, 0], 1), "it is not tried again");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_keeps_its_room_to_its_end_and_waits_for_none() {
+    let free = Arc::new(Semaphore::new(1));
+    let gate = OneRoom { free: Arc::clone(&free), mine: Mutex::default() };
+    let lab = lab_with(Outcomes { broken: Mutex::new([1].into()), ..Outcomes::default() }, Some(Arc::new(gate)));
+    lab.until("it is built", |lab| matches!(lab.prospect(), Some(Prospect::Building { .. }))).await;
+    let other = lab.until_some("the other guest", |_| free.try_acquire().ok()).await;
+    lab.until("it waits", |lab| lab.prospect() == Some(Prospect::Waiting { number: 1 })).await;
+    sleep(DAY).await;
+    assert_eq!((lab.prospect(), lab.booted()), (Some(Prospect::Waiting { number: 1 }), vec![0]));
+    assert!(lab.files.try_write().is_some(), "clients need not wait for the try");
+    drop(other);
+    lab.until("it is tried", |lab| matches!(lab.prospect(), Some(Prospect::Trying { .. }))).await;
+    lab.until("it is bad, and the last good one boots", |lab| {
+        let bad = matches!(lab.prospect(), Some(Prospect::Bad { .. }));
+        assert!(bad || free.try_acquire().is_err(), "another guest could take the room: {:?}", lab.booted());
+        bad
+    })
+    .await;
+    assert_eq!(lab.booted(), [0, 1, 0]);
+}
+
+/// A client that waits for memory holds the lock; when it leaves, the machine's state does not change.
+#[tokio::test(start_paused = true)]
+async fn a_try_begins_when_the_last_client_that_waits_has_left() {
+    let lab = lab(Outcomes::default());
+    lab.until("it is built", |lab| matches!(lab.prospect(), Some(Prospect::Building { .. }))).await;
+    let waiting = lab.files.read().await;
+    lab.until("it waits", |lab| lab.prospect() == Some(Prospect::Waiting { number: 1 })).await;
+    lab.handle.stop(true).await.unwrap();
+    sleep(DAY).await;
+    assert_eq!(lab.booted(), [0]);
+    drop(waiting);
+    let begun = Instant::now();
+    lab.until("it is current", |lab| lab.current() == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

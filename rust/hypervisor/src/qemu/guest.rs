@@ -10,7 +10,7 @@ use super::{
     vsock::{self, Dialler},
 };
 use crate::{
-    saved::{self, Saving},
+    saved,
     seam::{Display, Exit, Guest, GuestListener, GuestStream, exit_future},
     spec::MachineSpec,
 };
@@ -146,16 +146,18 @@ impl Guest for QemuGuest {
         let exited = exit_future(&self.exit);
         // In a task, so that it completes or is undone even if this future is dropped.
         let work = tokio::spawn(async move {
-            let saving = suspend::blocking(move || Saving::begin(&state)).await?;
-            let file = suspend::create(saving.path())?;
-            suspend::save(&qmp, &Sockets(&spec.runtime_dir).state(), file).await.map_err(suspend::cannot)?;
+            let socket = Sockets(&spec.runtime_dir).state();
+            let facts = move || suspend::facts(&spec, firmware.as_ref());
+            suspend::save(&qmp, &socket, state.clone(), facts).await?;
             // QEMU may exit before it answers.
             let _ = qmp.run("quit").await;
             match exited.await {
-                Exit::Suspended => {}
-                other => return Err(suspend::cannot(format!("it was saved, but then it {other}"))),
+                Exit::Suspended => Ok(()),
+                other => {
+                    suspend::blocking(move || saved::forget(&state)).await?;
+                    Err(suspend::cannot(format!("it was saved, but then it {other}")))
+                }
             }
-            suspend::blocking(move || saving.finish(suspend::facts(&spec, firmware.as_ref())?, None)).await
         });
         Box::pin(async { work.await.unwrap_or_else(|e| Err(suspend::cannot(e.to_string()))) })
     }

@@ -16,6 +16,7 @@ mod process;
 mod qmp;
 mod screen;
 mod shield;
+mod starting;
 mod suspend;
 mod vm_task;
 mod vsock;
@@ -23,7 +24,7 @@ mod vsock;
 use super::{advice, capabilities::cannot_nest, console, saved};
 use crate::{
     capabilities::{Capabilities, Limits, Part},
-    seam::{Guest, Hypervisor},
+    seam::{Guest, Hold, Hypervisor},
     spec::{Boot, MachineSpec},
 };
 use command::{Sockets, Start};
@@ -34,6 +35,7 @@ use guest::QemuGuest;
 use probe::{Accelerator, Programs, VIRTIOFS, VSOCK};
 use process::Process;
 use qmp::{Qmp, ShutdownCause};
+use starting::Starting;
 use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixListener,
@@ -90,7 +92,7 @@ impl Qemu {
     }
 
     /// Starts a guest; with `restore`, one that waits for a saved state.
-    async fn launch(&self, spec: MachineSpec, restore: bool) -> Result<Arc<QemuGuest>, Report> {
+    async fn launch(&self, spec: MachineSpec, restore: bool, hold: Hold) -> Result<Arc<QemuGuest>, Report> {
         self.capabilities.admit_machine(&spec)?;
         let emulator = probe::system_emulator(spec.arch);
         let native = Arch::host() == Some(spec.arch);
@@ -104,53 +106,63 @@ impl Qemu {
         };
         process::kill_orphans(&spec.runtime_dir, &[&emulator, VSOCK, VIRTIOFS]);
         let cannot = |what: &str, e: io::Error| Report::new(Kind::Host, format!("cannot {what}: {e}"));
-        let helpers = self.helpers(&spec)?;
+        let mut starting = Starting::new(hold);
+        let sockets = self.helpers(&spec, &mut starting.helpers)?;
         let monitor =
             UnixListener::bind(Sockets(&spec.runtime_dir).qmp()).map_err(|e| cannot("listen for QEMU's monitor", e))?;
         let console = console::log(&spec.console_log).map_err(|e| cannot("write the console log", e))?;
-        let mut helpers = all_ready(helpers).await?;
+        for (helper, socket) in starting.helpers.iter_mut().zip(&sockets) {
+            helper.has_made(socket).await?;
+        }
 
         let start = Start { accelerator, firmware: firmware.as_ref(), restore };
-        let mut qemu = Process::start(&self.programs, &emulator, command::qemu(&spec, start))?;
+        let qemu = starting.qemu.insert(Process::start(&self.programs, &emulator, command::qemu(&spec, start))?);
         let console = qemu.stdout().map(|out| console::keep(out, console));
         let (shutdown, causes) = mpsc::unbounded_channel();
-        let qmp = greeted(&mut qemu, &mut helpers, &monitor, shutdown).await?;
+        let qmp = greeted(qemu, &mut starting.helpers, &monitor, shutdown).await?;
+        let complete = starting.complete();
+        let (qemu, helpers, hold) =
+            complete.ok_or_else(|| Report::new(Kind::Internal, "QEMU was lost while it started"))?;
 
         let kill = CancellationToken::new();
         let (exit_out, exit) = watch::channel(None);
         let (pause_requests, pauses) = mpsc::unbounded_channel();
         let runtime_dir = spec.runtime_dir.clone();
         let task = VmTask { qemu, helpers, console, causes, pause_requests: pauses, kill: kill.clone(), runtime_dir };
-        tokio::spawn(async move { exit_out.send_replace(Some(task.run().await)) });
+        tokio::spawn(async move {
+            let exit = task.run().await;
+            drop(hold);
+            exit_out.send_replace(Some(exit));
+        });
         let savable = self.capabilities.admit_suspend(&spec);
         Ok(Arc::new(QemuGuest::new(spec, savable, firmware, qmp, pause_requests, kill, exit)))
     }
 
     /// Restores a saved guest.
-    async fn restore(&self, spec: MachineSpec, state: PathBuf) -> Result<Arc<dyn Guest>, Report> {
+    async fn load(&self, spec: MachineSpec, state: PathBuf, hold: Hold) -> Result<Arc<dyn Guest>, Report> {
         self.capabilities.admit_suspend(&spec)?;
         let firmware = self.programs.firmware(spec.arch)?;
         let (of, at) = (spec.clone(), state.clone());
         let fits = spawn_blocking(move || saved::check(&at, &suspend::facts(&of, Some(&firmware))?));
         fits.await.map_err(|e| Report::new(Kind::Internal, format!("the saved guest was not checked: {e}")))??;
-        let guest = self.launch(spec, true).await?;
+        let guest = self.launch(spec, true, hold).await?;
         guest.load(state).await?;
         Ok(guest)
     }
 
-    /// Starts the helper programs for a guest's devices. Returns each with the socket that it creates.
-    fn helpers(&self, spec: &MachineSpec) -> Result<Vec<(Process, PathBuf)>, Report> {
-        let sockets = Sockets(&spec.runtime_dir);
-        let mut helpers = Vec::new();
+    /// Starts the helper programs for a guest's devices. Returns the socket that each of them creates.
+    fn helpers(&self, spec: &MachineSpec, helpers: &mut Vec<Process>) -> Result<Vec<PathBuf>, Report> {
+        let of = Sockets(&spec.runtime_dir);
+        let mut sockets = Vec::new();
         if spec.devices.vsock {
-            let helper = Process::start(&self.programs, VSOCK, command::vsock(spec))?;
-            helpers.push((helper, sockets.vhost_vsock()));
+            helpers.push(Process::start(&self.programs, VSOCK, command::vsock(spec))?);
+            sockets.push(of.vhost_vsock());
         }
         for index in 0..spec.devices.shares.len() {
-            let helper = Process::start(&self.programs, VIRTIOFS, command::virtiofs(spec, index))?;
-            helpers.push((helper, sockets.share(index)));
+            helpers.push(Process::start(&self.programs, VIRTIOFS, command::virtiofs(spec, index))?);
+            sockets.push(of.share(index));
         }
-        Ok(helpers)
+        Ok(sockets)
     }
 
     /// The firmware. Creates the machine's variable store if it is missing.
@@ -168,16 +180,6 @@ fn efi(programs: &Programs) -> Result<(), String> {
         true => Ok(()),
         false => Err("no UEFI firmware for QEMU is installed".to_owned()),
     }
-}
-
-/// Waits until each helper has created its socket.
-async fn all_ready(helpers: Vec<(Process, PathBuf)>) -> Result<Vec<Process>, Report> {
-    let mut ready = Vec::new();
-    for (mut helper, socket) in helpers {
-        helper.has_made(&socket).await?;
-        ready.push(helper);
-    }
-    Ok(ready)
 }
 
 /// Waits for QEMU's monitor and its greeting.
@@ -213,10 +215,15 @@ impl Hypervisor for Qemu {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
-        Box::pin(async { Ok(self.launch(spec, false).await? as Arc<dyn Guest>) })
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async { Ok(self.launch(spec, false, hold).await? as Arc<dyn Guest>) })
     }
-    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
-        Box::pin(Qemu::restore(self, spec, state))
+    fn restore_holding(
+        &self,
+        spec: MachineSpec,
+        state: PathBuf,
+        hold: Hold,
+    ) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(self.load(spec, state, hold))
     }
 }

@@ -118,7 +118,13 @@ impl Process {
         Ok(kill_process(pid, if paused { Signal::STOP } else { Signal::CONT })?)
     }
 
-    /// Kills it.
+    /// Its number, until it has ended.
+    #[cfg(test)]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Kills it, and waits until it is gone.
     pub async fn kill(&mut self) {
         // An error means that it has ended already.
         let _ = self.child.kill().await;

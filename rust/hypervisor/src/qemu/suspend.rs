@@ -1,7 +1,7 @@
 //! Saves a guest's memory and devices to a file, and loads them: a migration in QEMU's terms.
 //!
 //! ```text
-//!  save:  stop ─▶ migrate unix:SOCKET ─▶ this program copies to the file ─▶ completed
+//!  save:  stop ─▶ migrate unix:SOCKET ─▶ this program copies to the file ─▶ completed ─▶ record ─▶ the caller ends QEMU
 //!  load:  migrate-incoming unix:SOCKET ─▶ this program copies from the file ─▶ completed; the guest is paused
 //! ```
 //!
@@ -10,7 +10,7 @@
 
 use super::{firmware::Firmware, qmp::Qmp};
 use crate::{
-    saved::{self, Facts},
+    saved::{self, Facts, Saving},
     spec::MachineSpec,
 };
 use dvn_host::files::state_error;
@@ -40,8 +40,46 @@ pub fn cannot(why: String) -> Report {
     Report::new(Kind::Guest, format!("cannot suspend the guest: {why}"))
 }
 
+/// Saves a guest in `state`, which is complete afterwards, and leaves the guest paused. After an error there is no state, and
+/// the guest is resumed unless it was paused before. `facts` are taken while the guest is paused.
+pub async fn save(
+    qmp: &Qmp,
+    socket: &Path,
+    state: PathBuf,
+    facts: impl FnOnce() -> Result<Facts, Report> + Send + 'static,
+) -> Result<(), Report> {
+    // First, so that a second call does not touch the state of the first.
+    let listener = UnixListener::bind(socket).map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => cannot("it is being suspended already".to_owned()),
+        _ => cannot(e.to_string()),
+    })?;
+    let saved = save_through(qmp, socket, listener, state, facts).await;
+    let _ = std::fs::remove_file(socket);
+    saved
+}
+
+async fn save_through(
+    qmp: &Qmp,
+    socket: &Path,
+    listener: UnixListener,
+    state: PathBuf,
+    facts: impl FnOnce() -> Result<Facts, Report> + Send + 'static,
+) -> Result<(), Report> {
+    let saving = blocking(move || Saving::begin(&state)).await?;
+    let file = create(saving.path())?;
+    let ran = qmp.run("query-status").await.map_err(cannot)?["running"] == true;
+    let saved = match stream_out(qmp, socket, listener, file).await {
+        Ok(()) => blocking(move || saving.finish(facts()?, None)).await,
+        Err(why) => Err(cannot(why)),
+    };
+    if saved.is_err() && ran {
+        let _ = qmp.run("cont").await;
+    }
+    saved
+}
+
 /// Creates the file for a guest's memory, readable by its owner only.
-pub fn create(path: &Path) -> Result<File, Report> {
+fn create(path: &Path) -> Result<File, Report> {
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     file.map_err(|e| state_error(path, "cannot save the guest in", &e))
 }
@@ -51,21 +89,6 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Report> + Send + 'static,
 ) -> Result<T, Report> {
     spawn_blocking(work).await.map_err(|e| cannot(e.to_string()))?
-}
-
-/// Saves a guest, which is paused afterwards. After an error it is resumed, unless it was paused before.
-pub async fn save(qmp: &Qmp, socket: &Path, to: File) -> Result<(), String> {
-    let listener = UnixListener::bind(socket).map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => "it is being suspended already".to_owned(),
-        _ => e.to_string(),
-    })?;
-    let ran = qmp.run("query-status").await?["running"] == true;
-    let saved = stream_out(qmp, socket, listener, to).await;
-    let _ = std::fs::remove_file(socket);
-    if saved.is_err() && ran {
-        let _ = qmp.run("cont").await;
-    }
-    saved
 }
 
 async fn stream_out(qmp: &Qmp, socket: &Path, listener: UnixListener, mut to: File) -> Result<(), String> {
@@ -127,3 +150,6 @@ fn blocking_stream(stream: tokio::net::UnixStream) -> io::Result<UnixStream> {
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests;

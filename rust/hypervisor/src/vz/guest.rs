@@ -7,7 +7,6 @@ use super::{
     suspend,
 };
 use crate::{
-    saved::Saving,
     seam::{Exit, Guest, GuestListener, GuestStream, exit_future},
     spec::MachineSpec,
 };
@@ -143,14 +142,15 @@ impl Guest for VzGuest {
         let (saved, exited) = (self.saved.clone(), exit_future(&self.exit));
         // In a task, so that it completes or is undone even if this future is dropped.
         let work = tokio::spawn(async move {
-            let saving = suspend::blocking(move || Saving::begin(&state)).await?;
-            suspend::save(&machine, saving.path()).await?;
+            suspend::save(&machine, state.clone(), identity, move || suspend::facts(&spec)).await?;
             saved.cancel();
             match exited.await {
-                Exit::Suspended => {}
-                other => return Err(suspend::cannot(format!("it was saved, but then it {other}"))),
+                Exit::Suspended => Ok(()),
+                other => {
+                    suspend::blocking(move || crate::saved::forget(&state)).await?;
+                    Err(suspend::cannot(format!("it was saved, but then it {other}")))
+                }
             }
-            suspend::blocking(move || saving.finish(suspend::facts(&spec)?, identity)).await
         });
         Box::pin(async { work.await.unwrap_or_else(|e| Err(suspend::cannot(e.to_string()))) })
     }

@@ -28,7 +28,7 @@ mod vm_task;
 use super::{console, saved};
 use crate::{
     capabilities::Capabilities,
-    seam::{Guest, Hypervisor},
+    seam::{Guest, Hold, Hypervisor},
     spec::MachineSpec,
 };
 use bridge::Machine;
@@ -87,11 +87,11 @@ impl Vz {
     }
 
     /// Restores a saved guest.
-    async fn restore(&self, spec: MachineSpec, state: PathBuf) -> Result<Arc<dyn Guest>, Report> {
+    async fn load(&self, spec: MachineSpec, state: PathBuf, hold: Hold) -> Result<Arc<dyn Guest>, Report> {
         self.capabilities.admit_suspend(&spec)?;
         let (of, at) = (spec.clone(), state.clone());
         let identity = suspend::blocking(move || saved::check(&at, &suspend::facts(&of)?)).await?;
-        let guest = self.launch(spec, identity, Some(&state)).await?;
+        let guest = self.launch(spec, identity, Some(&state), hold).await?;
         // From now on the disks may change and no longer match the state.
         suspend::blocking(move || saved::forget(&state)).await?;
         guest.resume().await?;
@@ -104,6 +104,7 @@ impl Vz {
         spec: MachineSpec,
         identity: Option<String>,
         state: Option<&Path>,
+        hold: Hold,
     ) -> Result<Arc<VzGuest>, Report> {
         self.capabilities.admit_machine(&spec)?;
         self.host.check(&spec)?;
@@ -133,7 +134,11 @@ impl Vz {
             saved: saved.clone(),
             runtime_dir: spec.runtime_dir.clone(),
         };
-        tokio::spawn(async move { exit_out.send_replace(Some(task.run(started_out).await)) });
+        tokio::spawn(async move {
+            let exit = task.run(started_out).await;
+            drop(hold);
+            exit_out.send_replace(Some(exit));
+        });
         let machine = Arc::downgrade(&machine);
         match started.await {
             Ok(Ok(())) => {
@@ -153,10 +158,15 @@ impl Hypervisor for Vz {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn boot(&self, spec: MachineSpec) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
-        Box::pin(async { Ok(self.launch(spec, None, None).await? as Arc<dyn Guest>) })
+    fn boot_holding(&self, spec: MachineSpec, hold: Hold) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(async { Ok(self.launch(spec, None, None, hold).await? as Arc<dyn Guest>) })
     }
-    fn restore(&self, spec: MachineSpec, state: PathBuf) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
-        Box::pin(Vz::restore(self, spec, state))
+    fn restore_holding(
+        &self,
+        spec: MachineSpec,
+        state: PathBuf,
+        hold: Hold,
+    ) -> BoxFuture<'_, Result<Arc<dyn Guest>, Report>> {
+        Box::pin(self.load(spec, state, hold))
     }
 }

@@ -5,12 +5,12 @@ use super::{
     reason::describe,
 };
 use crate::{
-    saved::{self, Facts},
+    saved::{self, Facts, Saving},
     spec::MachineSpec,
 };
 use dvn_types::{Kind, Report};
 use std::{
-    path::Path,
+    path::PathBuf,
     sync::{Arc, Weak},
 };
 use tokio::task::spawn_blocking;
@@ -47,14 +47,25 @@ pub async fn ask<D: Done>(
     answer.await.map_err(|e| Report::new(Kind::Guest, format!("cannot {what}: {}", describe(&e))))
 }
 
-/// Saves a guest, which is paused afterwards. After an error it is resumed, unless it was paused before.
-pub async fn save(machine: &Weak<Machine>, to: &Path) -> Result<(), Report> {
+/// Saves a guest in `state`, which is complete afterwards, and leaves the guest paused. After an error there is no state, and
+/// the guest is resumed unless it was paused before. `facts` are taken while the guest is paused.
+pub async fn save(
+    machine: &Weak<Machine>,
+    state: PathBuf,
+    identity: Option<String>,
+    facts: impl FnOnce() -> Result<Facts, Report> + Send + 'static,
+) -> Result<(), Report> {
     let what = "suspend the guest";
+    let saving = blocking(move || Saving::begin(&state)).await?;
+    let to = saving.path();
     let path = to.to_str().ok_or_else(|| cannot(format!("the path {} is not UTF-8", to.display())))?.to_owned();
     ask(machine, what, Machine::can_save).await?;
     // A paused guest stays paused: the framework refuses to pause it again, but saves it.
     let paused = ask(machine, what, Machine::pause).await;
-    let saved = ask(machine, what, |machine| machine.save(path)).await;
+    let saved = match ask(machine, what, |machine| machine.save(path)).await {
+        Ok(()) => blocking(move || saving.finish(facts()?, identity)).await,
+        Err(why) => Err(why),
+    };
     if saved.is_err() && paused.is_ok() {
         let _ = ask(machine, what, Machine::resume).await;
     }

@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
@@ -359,6 +359,40 @@ async fn a_cancelled_boot_leaves_no_guest() {
     assert_eq!(vz.boot(disk).await.err().unwrap().kind, Kind::State);
 }
 
+/// Says when it is dropped how many machines exist.
+struct Probe(Option<oneshot::Sender<isize>>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = self.0.take().unwrap().send(super::standin::machines());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_holds_is_dropped_after_its_machine_is_gone() {
+    let stand_in = StandIn::take();
+    let tmp = tempfile::tempdir().unwrap();
+    let vz = Vz::probe().unwrap();
+    let probe = || {
+        let (gone, machines) = oneshot::channel();
+        (Box::new(Probe(Some(gone))), machines)
+    };
+    // Cancelled at different moments of the start.
+    for wait in [0, 1, 4, 6] {
+        let (hold, machines) = probe();
+        let boot = vz.boot_holding(spec(tmp.path()), hold);
+        let _ = timeout(Duration::from_millis(wait), boot).await.map(drop);
+        assert_eq!(machines.await.unwrap(), 0, "after {wait} ms");
+    }
+    let (hold, mut machines) = probe();
+    let guest = vz.boot_holding(spec(tmp.path()), hold).await.unwrap();
+    assert!(machines.try_recv().is_err());
+    guest.kill().await.unwrap();
+    guest.exited().await;
+    assert_eq!(machines.try_recv().unwrap(), 0, "though the guest is still referred to");
+    drop(stand_in);
+}
+
 #[test]
 fn what_this_host_lacks_is_said_before_a_boot() {
     let stand_in = StandIn::take();
@@ -443,6 +477,16 @@ async fn a_suspended_guest_is_restored_in_another_machine() {
     fs::write(&state, "rubbish").unwrap();
     let refusal = vz.restore(spec.clone(), state.clone()).await.err().unwrap();
     assert!(refusal.message.contains("cannot load the saved VM") && state.exists(), "{refusal:?}");
+
+    let disk = tmp.path().join("disk.img");
+    fs::write(&disk, [0; 512]).unwrap();
+    let guest = vz.boot(having(tmp.path(), |it| it.disks = vec![SystemDisk::new(&disk, false)])).await.unwrap();
+    fs::remove_file(&disk).unwrap();
+    let state = tmp.path().join("other");
+    let refusal = guest.suspend(state.clone()).await.unwrap_err();
+    assert!(refusal.message.contains("disk.img") && !state.exists(), "{refusal}");
+    guest.pause().await.expect("it goes on");
+    drop(guest);
 
     let guest = vz.boot(spec).await.unwrap();
     // The directory does not exist, so the framework cannot write there, and the guest continues to run.
