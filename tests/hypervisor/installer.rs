@@ -1,7 +1,8 @@
-//! The installer (`tests/guest/installer`) puts a system on an empty disk, which then boots without it. It writes to no other disk.
+//! The installer (`tests/guest/installer`) puts a system on an empty disk, which then boots without it, and can be suspended with a
+//! vsock device. The installer writes to no other disk.
 
 use crate::machine::{Machine, medium};
-use dvn_hypervisor::{Backend, Exit, disks::SystemDisk};
+use dvn_hypervisor::{Backend, Exit, Guest, disks::SystemDisk};
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
@@ -23,18 +24,45 @@ async fn an_installer_fills_an_empty_disk_and_the_machine_boots_from_it() {
     let console = machine.console();
     assert!(console.contains("installer: up") && console.contains("installer: installed"), "{console}");
 
-    let guest = machine.hypervisor.boot(machine.spec_with(vec![disk.clone()])).await.unwrap();
+    let alone = || {
+        let mut spec = machine.spec_with(vec![disk.clone()]);
+        spec.devices.vsock = true;
+        spec
+    };
+    let guest = machine.hypervisor.boot(alone()).await.unwrap();
     let ready = |boot: u32| format!("system: ready boots={boot} ip=10.0.2.15 port=8096");
     machine.until(&*guest, "the system", |machine| machine.console().contains(&ready(1))).await;
+    keeps_its_vsock_device_if_it_is_not_saved(&machine, &*guest).await;
+    let state = machine.path("state");
+    guest.pause().await.unwrap();
+    guest.suspend(state.clone()).await.unwrap();
+    assert_eq!(guest.exited().await, Exit::Suspended);
+    let guest = machine.hypervisor.restore(alone(), state.clone()).await.unwrap();
+    machine.until(&*guest, "the vsock device", |machine| machine.console().contains(VSOCK_IS_BACK)).await;
+    assert!(!machine.console().contains("system: ready"), "it did not boot: {}", machine.console());
+    assert!(!state.exists(), "the state is used up");
     machine.powers_off(&*guest).await;
 
     // The firmware starts the installer first, which leaves the system as it is.
-    let guest = machine.hypervisor.boot(machine.spec_with(vec![installer(), disk])).await.unwrap();
+    let guest = machine.hypervisor.boot(machine.spec_with(vec![installer(), disk.clone()])).await.unwrap();
     machine.until(&*guest, "the system again", |machine| machine.console().contains(&ready(2))).await;
     let console = machine.console();
     assert!(console.contains("installer: up") && !console.contains("installer: installing"), "{console}");
     guest.kill().await.unwrap();
     assert_eq!(guest.exited().await, Exit::Killed);
+}
+
+/// The system's line when its kernel has bound the device.
+const VSOCK_IS_BACK: &str = "system: vsock device: bind";
+
+/// Something is in the way of the stream that QEMU writes, so saving fails after the device was unplugged.
+async fn keeps_its_vsock_device_if_it_is_not_saved(machine: &Machine, guest: &dyn Guest) {
+    let obstacle = machine.path("run/state");
+    fs::write(&obstacle, "").unwrap();
+    let refusal = guest.suspend(machine.path("state")).await.unwrap_err();
+    assert!(refusal.message.starts_with("cannot suspend the guest: it is being suspended already"), "{refusal}");
+    machine.until(guest, "the vsock device", |machine| machine.console().contains(VSOCK_IS_BACK)).await;
+    fs::remove_file(obstacle).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
