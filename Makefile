@@ -40,6 +40,7 @@ test: tests-setup ## everything except the benchmarks
 	DVN_TEST_BUNDLE_systemd=$$(tests/guest/variants.sh systemd)
 	export DVN_TEST_BUNDLE_systemd
 	medium $(firstword $(GUESTS))
+	installer $(firstword $(GUESTS))
 	with_swift
 	DVN_SCHEMATHESIS=$$(tests/tools/schemathesis.sh)
 	DVN_MDBOOK=$$(tests/tools/mdbook.sh)

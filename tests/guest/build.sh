@@ -16,6 +16,8 @@ umask 022
 . "$(dirname "$0")/../tools/lib.sh"
 # shellcheck source=tests/tools/debian.sh
 . "$(dirname "$0")/../tools/debian.sh"
+# shellcheck source=tests/guest/parts.sh
+. "$(dirname "$0")/parts.sh"
 
 kernel_suite=bookworm # QEMU 7.2 crashes with newer kernels under TCG
 user_suite=trixie     # bookworm's Nix is too old for local-overlay-store
@@ -24,7 +26,6 @@ user_packages="nix-bin openssh-server openssh-sftp-server busybox-static bash-st
 unwanted='^(adduser|base-passwd|bzip2|curl|debconf|debianutils|gcc-.*-base|init-.*|libaudit-common|libdb5.*|libdbd-.*|libdbi-.*|libdebconf.*|libgdbm.*|libpam-modules.*|libpam-runtime|libperl.*|libsemanage.*|libsepol.*|libtext-.*|libwww-.*|login.*|logsave|lsb-base|mount|openssh-client|openssl|openssl-provider.*|passwd|perl.*|procps|readline-common|runit-helper|sensible-utils|systemd|sysvinit-utils|ucf|xz-utils)$'
 
 here=$(cd "$(dirname "$0")" && pwd)
-repo=$(cd "$here/../.." && pwd)
 say() { echo "guest: $*" >&2; }
 
 arguments=("$@") arch='' agent='' out='' update=
@@ -37,11 +38,7 @@ while [ $# -gt 0 ]; do
     *) die "unknown argument $1; see the top of $0" ;;
   esac
 done
-case $arch in
-  x86_64) deb=amd64 triplet=x86_64-linux-gnu kernel_package=linux-image-cloud-amd64 ;;
-  aarch64) deb=arm64 triplet=aarch64-linux-gnu kernel_package=linux-image-arm64 ;; # the cloud kernel has no power button
-  *) die "--arch must be x86_64 or aarch64" ;;
-esac
+of_arch "$arch"
 for tool in apt-get debugfs dpkg-deb gzip lz4 mke2fs readelf sha256sum xz zstd; do
   PATH=$PATH:/usr/sbin:/sbin command -v $tool >/dev/null ||
     die "$tool is missing: apt-get install binutils e2fsprogs lz4 xz-utils zstd"
@@ -55,15 +52,15 @@ trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 
 # --- packages --------------------------------------------------------------------------------------------------------------
 
+# shellcheck disable=SC2034  # for debian.sh
 debian_state=$work/apt debian_arch=$deb
 
 # shellcheck disable=SC2317  # called by debian_list
 resolve() { # prints "SUITE FILE.deb", one a line
   local image suite file
   debian_index "$kernel_suite"
-  image=$(debian_apt "$kernel_suite" apt-cache show "$kernel_package" | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n1)
-  [ -n "$image" ] || die "$kernel_package of $kernel_suite names no kernel"
-  debian_apt "$kernel_suite" apt-get --print-uris download "$image" | awk -v s="$kernel_suite" '{print s, $2}'
+  image=$(kernel_image "$kernel_suite")
+  package_files "$kernel_suite" "$image"
   # shellcheck disable=SC2086 # a list of words
   debian_closure $user_suite $user_packages | while read -r suite file; do
     [[ ${file%%_*} =~ $unwanted ]] || echo "$suite $file"
@@ -71,20 +68,15 @@ resolve() { # prints "SUITE FILE.deb", one a line
 }
 
 # The package list belongs to the scripts' text, so that a change of them resolves anew.
-list=$cache/packages/$arch-$(cat "$here/build.sh" "$here/../tools/debian.sh" | sha256sum | cut -c1-16)
+list=$cache/packages/$arch-$(cat "$here"/{build,parts}.sh "$here/../tools/debian.sh" | sha256sum | cut -c1-16)
 found=
 [ ! -e "$list" ] || [ -n "$update" ] || found=1
 debian_list ${update:+--anew} "$list" resolve
 
 # --- agent and key ---------------------------------------------------------------------------------------------------------
 
-if [ -z "$agent" ]; then
-  target=$arch-unknown-linux-musl
-  (cd "$repo" && cargo build --quiet -p darwin-vz-agent --profile agent --target "$target") >&2 ||
-    die "the agent does not build; if the target is missing: rustup target add $target"
-  agent=${CARGO_TARGET_DIR:-$repo/target}/$target/agent/darwin-vz-agent
-fi
-key=$(cat "$here/build.sh" "$list" "$agent" | sha256sum | cut -c1-32)
+[ -n "$agent" ] || agent=$(build_agent "$arch")
+key=$(cat "$here"/{build,parts}.sh "$list" "$agent" | sha256sum | cut -c1-32)
 bundle=$cache/guests/$arch-$key
 finish() {
   [ -z "$out" ] || { mkdir -p "$(dirname "$out")" && ln -sfn "$bundle" "$out"; }
@@ -119,28 +111,8 @@ mkdir -p "$root"/{darwin-vz,data,dev,etc/nix,etc/ssl/certs,home,mnt,nix/store,ni
 for dir in bin sbin lib lib64; do ln -s usr/$dir "$root/$dir"; done
 ln -s ../run "$root/var/run"
 ln -s ../tmp "$root/var/tmp"
-libs=usr/lib/$triplet
 
-declare -A added=()
-libraries() { # copies what a program loads, and what that loads
-  local name
-  for name in $(readelf -d "$1" 2>/dev/null | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
-    [ -z "${added[$name]:-}" ] || continue
-    added[$name]=1
-    local from=$tree/$libs/$name
-    [ -e "$from" ] || from=$tree/usr/lib/$name
-    [ -e "$from" ] || die "$1 needs $name, which no package brought: see 'unwanted' in $0"
-    cp -L "$from" "$root/$libs/$name"
-    libraries "$from"
-  done
-}
-programs="usr/bin/bash-static usr/bin/busybox usr/bin/nix usr/sbin/sshd usr/sbin/mke2fs
-  usr/lib/openssh/sshd-session usr/lib/openssh/sshd-auth usr/lib/openssh/sftp-server"
-for file in $programs; do
-  [ -e "$tree/$file" ] || die "no package brought $file"
-  cp -L "$tree/$file" "$root/$file"
-  libraries "$tree/$file"
-done
+take_programs usr/bin/{bash-static,busybox,nix} usr/sbin/{sshd,mke2fs} usr/lib/openssh/{sshd-session,sshd-auth,sftp-server}
 case $arch in
   x86_64) loader=ld-linux-x86-64.so.2 && ln -s ../lib/$triplet/$loader "$root/usr/lib64/$loader" ;;
   aarch64) loader=ld-linux-aarch64.so.1 && ln -s $triplet/$loader "$root/usr/lib/$loader" ;;
@@ -221,28 +193,18 @@ fi
 image=$(echo "$kernel_tree"/boot/vmlinuz-*)
 [ -f "$image" ] || die "the kernel package has no single /boot/vmlinuz-*"
 number() { od -An -v -t "u$3" -j $(($2)) -N "$3" "$1" | tr -d ' '; }
-bytes() { od -An -v -t x1 -j $(($2)) -N "$3" "$1" | tr -d ' \n'; }
-unpack() { # unpack FILE: by magic number. A size follows the compressed kernel, hence "trailing garbage"
-  case $(bytes "$1" 0 4) in
-    28b52ffd) zstd -qdc "$1" ;;
-    02214c18) lz4 -qdc "$1" ;;
-    fd377a58) xz -dc --single-stream "$1" ;;
-    1f8b*) gzip -dcq "$1" || [ $? = 2 ] ;;
-    *) cat "$1" ;;
-  esac
-}
 case $arch in
   x86_64) # the ELF kernel inside the bzImage: QEMU starts it without a boot loader, and nothing is decompressed at boot
     offset=$((($(number "$image" 0x1f1 1) + 1) * 512 + $(number "$image" 0x248 4)))
     length=$(($(number "$image" 0x24c 4) - 4))
     tail -c +$((offset + 1)) "$image" | head -c $length >"$work/vmlinux.z" || true # tail sees head close the pipe
     kernel=vmlinux
-    unpack "$work/vmlinux.z" >"$new/$kernel"
+    decompress "$work/vmlinux.z" >"$new/$kernel"
     [ "$(bytes "$new/$kernel" 0 4)" = 7f454c46 ] || die "no ELF kernel in $image"
     ;;
   aarch64)
     kernel=Image
-    unpack "$image" >"$new/$kernel"
+    decompress "$image" >"$new/$kernel"
     [ "$(bytes "$new/$kernel" 0x38 4)" = 41524d64 ] || die "$image is no arm64 Image"
     ;;
 esac
@@ -252,12 +214,8 @@ esac
 modules="crc16 mbcache jbd2 crc32c_generic ext4 virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_console virtio_blk failover net_failover virtio_net
   vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport fuse virtiofs overlay rng-core virtio-rng
   button gpio-pl061 gpio_keys evdev"
-for module in $modules; do
-  file=$(find "$kernel_tree" \( -name "$module.ko" -o -name "$module.ko.*" \) | head -n1)
-  [ -n "$file" ] || continue # built into this kernel, or not of this architecture
-  unpack "$file" >"$initrd/mods/$module.ko"
-  echo "$module.ko" >>"$initrd/mods/list"
-done
+# shellcheck disable=SC2086 # a list of words
+take_modules "$kernel_tree" "$initrd/mods" $modules
 cp "$agent" "$initrd/init"
 
 newc() { # newc MODE NAME [FILE [MINOR]]: one entry of a cpio archive in the "newc" format, owned by root; MINOR of a memory device

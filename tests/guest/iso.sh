@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Builds the test medium: an ISO that firmware (UEFI) boots by itself, from Debian's kernel, busybox and systemd's EFI stub. What it does
-# is in medium/init.
+# Builds a test medium: an ISO that firmware (UEFI) boots by itself, from Debian's kernel, busybox and systemd's EFI stub.
 #
-#   iso.sh --arch x86_64|aarch64 [--update]
+#   iso.sh --arch x86_64|aarch64 [--agent FILE|none] [--update] [medium|installer]
+#
+#   medium      says what it finds, counts on the console, and powers off at the power button
+#   installer   installs a system on an empty disk: a web server, and the guest's agent as a service. --agent takes a ready-made
+#               agent instead of building it, or none
 #
 # The last line on stdout is the file. It lies in the cache, named by everything that went into it, and is there either whole or not at
-# all. --update looks for newer packages; otherwise the versions first found for this script stay, and no network is needed.
+# all. --update looks for newer packages; otherwise the versions first found for these scripts stay, and no network is needed.
 #
 # Cache: $DVN_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/darwin-vz-nix). Needs no privileges, no loop device.
-# Needs these Debian packages: mtools python3-minimal xorriso (and apt, dpkg, coreutils).
+# Needs these Debian packages: binutils mtools python3-minimal xorriso (and apt, dpkg, coreutils, findutils, tar).
 set -euo pipefail
 export LC_ALL=C SOURCE_DATE_EPOCH=0
 umask 022
@@ -16,29 +19,37 @@ umask 022
 . "$(dirname "$0")/../tools/lib.sh"
 # shellcheck source=tests/tools/debian.sh
 . "$(dirname "$0")/../tools/debian.sh"
+# shellcheck source=tests/guest/parts.sh
+. "$(dirname "$0")/parts.sh"
 
 suite=bookworm # QEMU 7.2 crashes with newer kernels under TCG
 here=$(cd "$(dirname "$0")" && pwd)
 
-arguments=("$@") arch='' update=
+arguments=("$@") arch='' agent='' update='' medium=medium
 while [ $# -gt 0 ]; do
   case $1 in
     --arch) arch=${2:?} && shift 2 ;;
+    --agent) agent=${2:?} && shift 2 ;;
     --update) update=1 && shift ;;
+    medium | installer) medium=$1 && shift ;;
     *) die "unknown argument $1; see the top of $0" ;;
   esac
 done
-case $arch in
-  x86_64) deb=amd64 efi=X64 stub=linuxx64.efi.stub kernel_package=linux-image-cloud-amd64 console=ttyS0 ;;
-  aarch64) deb=arm64 efi=AA64 stub=linuxaa64.efi.stub kernel_package=linux-image-arm64 console=ttyAMA0 ;;
-  *) die "--arch must be x86_64 or aarch64" ;;
-esac
-need mformat mtools; need python3 python3-minimal; need xorriso xorriso; need dpkg-deb dpkg
+of_arch "$arch"
+need mformat mtools; need python3 python3-minimal; need xorriso xorriso; need dpkg-deb dpkg; need readelf binutils
+
+# What is special about a medium: its `label`, the kernel's `modules`, `packages` besides those of every medium, each printed as
+# `SUITE FILE.deb`, and `fill`, which completes $root, its initial RAM disk.
+# shellcheck source=tests/guest/medium/contents.sh
+# shellcheck source=tests/guest/installer/contents.sh
+. "$here/$medium/contents.sh"
 
 mkdir -p "$DVN_CACHE"/{debs,media,packages}
 cache=$(cd "$DVN_CACHE" && pwd)
 work=$(mktemp -d "$cache/media/.building.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+
+# --- packages --------------------------------------------------------------------------------------------------------------
 
 # shellcheck disable=SC2034  # for debian.sh
 debian_state=$work/apt debian_arch=$deb
@@ -47,18 +58,32 @@ debian_state=$work/apt debian_arch=$deb
 resolve() { # prints "SUITE FILE.deb", one a line
   local image
   debian_index "$suite"
-  image=$(debian_apt "$suite" apt-cache show "$kernel_package" | sed -n 's/^Depends:.*\(linux-image-[^ ,]*\).*/\1/p' | head -n1)
-  [ -n "$image" ] || die "$kernel_package of $suite names no kernel"
-  debian_apt "$suite" apt-get --print-uris download "$image" busybox-static systemd-boot-efi | awk -v s="$suite" '{print s, $2}'
+  image=$(kernel_image "$suite")
+  package_files "$suite" "$image" busybox-static systemd-boot-efi
+  packages
 }
 
-list=$cache/packages/medium-$arch-$(cat "$here/iso.sh" "$here/../tools/debian.sh" | sha256sum | cut -c1-16)
+scripts=("$here"/{iso,parts}.sh "$here/$medium/contents.sh")
+list=$cache/packages/$medium-$arch-$(cat "${scripts[@]}" "$here/../tools/debian.sh" | sha256sum | cut -c1-16)
 found=
 [ ! -e "$list" ] || [ -n "$update" ] || found=1
 debian_list ${update:+--anew} "$list" resolve
-key=$(cat "$here/iso.sh" "$here"/medium/* "$list" | sha256sum | cut -c1-32)
-iso=$cache/media/$arch-$key.iso
+
+# --- key -------------------------------------------------------------------------------------------------------------------
+
+case $medium:$agent in
+  installer:) agent=$(build_agent "$arch") ;;
+  *:none) agent='' ;;
+esac
+contents() { # what goes into the medium, with its names
+  (cd "$here" && sha256sum {iso,parts}.sh && find efi "$medium" -type f -print0 | sort -z | xargs -0 sha256sum)
+  cat "$list" ${agent:+"$agent"}
+}
+key=$(contents | sha256sum | cut -c1-32)
+prefix=${medium#medium}
+iso=$cache/media/${prefix:+$prefix-}$arch-$key.iso
 if [ -e "$iso" ]; then echo "$iso"; exit; fi
+
 if ! debian_fetch "$list" "$cache/debs"; then
   [ -n "$found" ] || die "packages cannot be had (apt says why above)"
   say "Debian has other versions by now"
@@ -66,34 +91,51 @@ if ! debian_fetch "$list" "$cache/debs"; then
   exec "$0" "${arguments[@]}" --update
 fi
 
-say "building $arch"
+# --- unpack ----------------------------------------------------------------------------------------------------------------
+
+say "building the $medium for $arch"
 tree=$work/packages root=$work/root
-mkdir -p "$tree" "$root"/{bin,dev,modules,proc,sys}
-while read -r _ file; do dpkg-deb -x "$cache/debs/$file" "$tree"; done <"$list"
+# With /usr merged, as on every Debian system.
+mkdir -p "$tree"/usr/{bin,sbin,lib,lib64}
+for dir in bin sbin lib lib64; do ln -s usr/$dir "$tree/$dir"; done
+while read -r _ file; do
+  dpkg-deb --fsys-tarfile "$cache/debs/$file" | tar -x --keep-directory-symlink --no-same-owner -C "$tree"
+done <"$list"
 
-cp "$tree/bin/busybox" "$root/bin/" 2>/dev/null || cp "$tree/usr/bin/busybox" "$root/bin/"
-cp "$here/medium/init" "$root/init"
-# In the order in which they need each other; what is missing is part of this kernel.
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console button gpio-pl061 gpio_keys evdev; do
-  file=$(find "$tree" -name "$module.ko" | head -n1)
-  [ -n "$file" ] || continue
-  cp "$file" "$root/modules/"
-  echo "$module.ko" >>"$root/modules/order"
-done
-"$here/medium/newc.py" "$root" >"$work/initrd"
-kernel=$(echo "$tree"/boot/vmlinuz-*)
-[ -f "$kernel" ] || die "the kernel package has no single /boot/vmlinuz-*"
-# A kernel that panics resets the machine, which QEMU takes for its end.
-"$here/medium/uki.py" "$tree/usr/lib/systemd/boot/efi/$stub" "$kernel" "$work/initrd" "console=$console panic=-1 quiet" "$work/boot.efi"
+# base DIRECTORY: begins an initial RAM disk: with busybox, the modules, and what the init of every medium does first.
+base() {
+  mkdir -p "$1"/{bin,dev,lib,modules,proc,sys}
+  cp "$tree/usr/bin/busybox" "$1/bin/"
+  cp "$here/efi/early.sh" "$1/lib/"
+  # shellcheck disable=SC2086,SC2154  # a list of words, from contents.sh
+  take_modules "$tree/usr/lib/modules" "$1/modules" $modules
+}
 
-# The EFI system partition, which is what the firmware reads of the ISO.
+# program DIRECTORY OUT: an EFI program that boots the kernel with this initial RAM disk.
+program() {
+  local kernel
+  kernel=$(echo "$tree"/boot/vmlinuz-*)
+  [ -f "$kernel" ] || die "the kernel package has no single /boot/vmlinuz-*"
+  "$here/efi/newc.py" "$1" >"$work/initrd"
+  # A kernel that panics resets the machine, which QEMU takes for its end.
+  "$here/efi/uki.py" "$tree/usr/lib/systemd/boot/efi/$stub" "$kernel" "$work/initrd" "console=$console panic=-1 quiet" "$2"
+}
+
+base "$root"
+fill
+program "$root" "$work/boot.efi"
+
+# --- the ISO ---------------------------------------------------------------------------------------------------------------
+
+# The EFI system partition, which is what the firmware reads of it.
 kib=$(($(stat -c %s "$work/boot.efi") / 1024 + 1024))
 truncate -s "${kib}K" "$work/esp.img"
-mformat -i "$work/esp.img" -v DVNTEST -N 0 ::
+# shellcheck disable=SC2154  # from contents.sh
+mformat -i "$work/esp.img" -v "$label" -N 0 ::
 mmd -i "$work/esp.img" ::/EFI ::/EFI/BOOT
 mcopy -i "$work/esp.img" "$work/boot.efi" "::/EFI/BOOT/BOOT$efi.EFI"
 mkdir "$work/empty"
-xorriso -as mkisofs -quiet -V DVNTEST -partition_offset 16 -append_partition 2 0xef "$work/esp.img" -appended_part_as_gpt \
+xorriso -as mkisofs -quiet -V "$label" -partition_offset 16 -append_partition 2 0xef "$work/esp.img" -appended_part_as_gpt \
   -e --interval:appended_partition_2:all:: -no-emul-boot -o "$work/medium.iso" "$work/empty" 2>"$work/log" || die "$(cat "$work/log")"
 chmod 444 "$work/medium.iso"
 mv "$work/medium.iso" "$iso"

@@ -1,7 +1,10 @@
 //! A machine boots from a medium beside an empty disk, is seen, suspended, goes on in another process, and hears its power button.
 
 use crate::machine::{DISK, Machine, PATIENCE, SCREEN};
-use dvn_hypervisor::{BACKENDS, Backend, Exit};
+use dvn_hypervisor::{
+    BACKENDS, Backend, Exit,
+    disks::{Bus, SystemDisk},
+};
 use dvn_types::Kind;
 use std::{fs, os::unix::fs::PermissionsExt};
 use tokio::time::timeout;
@@ -67,10 +70,10 @@ async fn what_is_no_saved_guest_is_refused_in_qemus_words_and_stays() {
 async fn what_cannot_be_saved_goes_on() {
     let machine = Machine::new(Backend::Qemu);
     let mut spec = machine.spec();
-    spec.devices.vsock = true;
+    spec.devices.disks[0].bus = Bus::Nvme;
     let guest = machine.hypervisor.boot(spec).await.unwrap();
     let refusal = guest.suspend(machine.path("state")).await.unwrap_err();
-    assert!(refusal.kind == Kind::Host && refusal.message.contains("vsock"), "{refusal}");
+    assert!(refusal.kind == Kind::Host && refusal.message.contains("NVMe"), "{refusal}");
     guest.kill().await.unwrap();
     assert_eq!(guest.exited().await, Exit::Killed);
 
@@ -85,6 +88,21 @@ async fn what_cannot_be_saved_goes_on() {
     let last = machine.counted().len();
     machine.until(&*guest, "it to count on", |machine| machine.counted().len() > last + 1).await;
     machine.powers_off(&*guest).await;
+}
+
+/// Its firmware, which finds nothing to boot here, does not release the vsock device.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_without_a_system_is_not_suspended_and_goes_on() {
+    let machine = Machine::new(Backend::Qemu);
+    let mut spec = machine.spec_with(vec![SystemDisk::new(machine.path("disk.img"), false)]);
+    spec.devices.vsock = true;
+    let guest = machine.hypervisor.boot(spec).await.unwrap();
+    let refusal = guest.suspend(machine.path("state")).await.unwrap_err();
+    assert!(refusal.kind == Kind::Guest && refusal.message.contains("vsock device"), "{refusal}");
+    assert!(!machine.path("state").exists() && !machine.path("state.partial").exists());
+    guest.display().unwrap().screenshot().await.expect("it still runs");
+    guest.kill().await.unwrap();
+    assert_eq!(guest.exited().await, Exit::Killed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A machine with an empty disk and the test medium (`tests/guest/iso.sh`), in a directory of its own.
+//! A machine with an empty disk and a medium of `tests/guest/iso.sh`, in a directory of its own.
 
 use dvn_hypervisor::{
     Backend, Exit, Guest, Hypervisor,
@@ -7,12 +7,7 @@ use dvn_hypervisor::{
     spec::{Boot, Devices, MachineSpec, Nic, Screen},
 };
 use dvn_types::Arch;
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{env, fs, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -32,22 +27,31 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(backend: Backend) -> Machine {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = fs::File::create(dir.path().join("disk.img")).unwrap();
-        disk.set_len(DISK).unwrap();
         let hypervisor = for_this_host(Some(backend), &env::var_os("PATH").unwrap(), None).unwrap();
-        Machine { dir, hypervisor }
+        let machine = Machine { dir: tempfile::tempdir().unwrap(), hypervisor };
+        machine.disk("disk.img", DISK);
+        machine
+    }
+
+    /// An empty disk of this name, of so many bytes.
+    pub fn disk(&self, name: &str, bytes: u64) -> SystemDisk {
+        fs::File::create(self.path(name)).unwrap().set_len(bytes).unwrap();
+        SystemDisk::new(self.path(name), false)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A machine without vsock; with a screen if the backend shows it.
+    /// The machine with its disk and the test medium.
     pub fn spec(&self) -> MachineSpec {
+        self.spec_with(vec![SystemDisk::new(self.path("disk.img"), false), medium("DVN_TEST_MEDIUM")])
+    }
+
+    /// A machine with these disks, without vsock; with a screen if the backend shows it.
+    pub fn spec_with(&self, disks: Vec<SystemDisk>) -> MachineSpec {
         let run = self.path("run");
         fs::create_dir_all(&run).unwrap();
-        let disks = vec![SystemDisk::new(self.path("disk.img"), false), SystemDisk::new(medium(), true)];
         let nics = vec![Nic { mac: "02:00:00:00:00:07".parse().unwrap() }];
         let display = self.hypervisor.capabilities().display.is_ok().then_some(SCREEN);
         MachineSpec {
@@ -89,19 +93,23 @@ impl Machine {
     /// Presses the power button and waits for the end.
     pub async fn powers_off(&self, guest: &dyn Guest) {
         guest.request_stop().await.unwrap();
-        let exit = tokio::time::timeout(PATIENCE, guest.exited()).await.expect("it hears the button");
+        self.is_off(guest).await;
+        assert!(self.console().contains(": power button"), "{}", self.console());
+    }
+
+    /// Waits until the guest has powered itself off.
+    pub async fn is_off(&self, guest: &dyn Guest) {
+        let exit = tokio::time::timeout(PATIENCE, guest.exited()).await.expect("it powers off");
         assert_eq!(exit, Exit::PoweredOff, "{}", self.console());
-        assert!(self.console().contains("medium: power button"), "{}", self.console());
         assert!(!self.path("run").exists(), "nothing of the boot is left");
     }
 }
 
-fn medium() -> &'static Path {
-    static MEDIUM: std::sync::LazyLock<PathBuf> = std::sync::LazyLock::new(|| {
-        let given = env::var_os("DVN_TEST_MEDIUM");
-        given
-            .expect("DVN_TEST_MEDIUM is not set: run this with `make test`, or give it what tests/guest/iso.sh prints")
-            .into()
+/// The ISO at this variable's path.
+pub fn medium(variable: &str) -> SystemDisk {
+    let path = env::var_os(variable);
+    let path = path.unwrap_or_else(|| {
+        panic!("{variable} is not set: run this with `make test`, or give it what tests/guest/iso.sh prints")
     });
-    &MEDIUM
+    SystemDisk::new(path, true)
 }

@@ -6,4 +6,5 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod efi;
+mod installer;
 mod machine;

@@ -42,3 +42,9 @@ medium() {
   DVN_TEST_MEDIUM=$("$(dirname "${BASH_SOURCE[0]}")/../guest/iso.sh" --arch "$1" | tail -n 1) || return
   export DVN_TEST_MEDIUM
 }
+
+# installer ARCH: the same of the ISO that installs a system.
+installer() {
+  DVN_TEST_INSTALLER=$("$(dirname "${BASH_SOURCE[0]}")/../guest/iso.sh" --arch "$1" installer | tail -n 1) || return
+  export DVN_TEST_INSTALLER
+}

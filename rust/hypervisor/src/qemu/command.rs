@@ -15,6 +15,12 @@ use std::{
 /// The guest's vsock context id. It is private to the helper's process.
 pub const GUEST_CID: u32 = 3;
 
+/// QEMU's name of the vsock device and of its connection to the helper, and of the port that a device has which can be
+/// unplugged.
+pub const VSOCK: &str = "vsock";
+pub const VSOCK_PORT: &str = "vsock-port";
+pub const VSOCK_DRIVER: &str = "vhost-user-vsock-pci";
+
 /// The sockets of one boot, in its runtime directory.
 #[derive(Clone, Debug)]
 pub struct Sockets<'a>(pub &'a Path);
@@ -92,7 +98,7 @@ pub fn qemu(spec: &MachineSpec, start: Start<'_>) -> Vec<OsString> {
     line.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
     line.pair("-chardev", option("socket,id=qmp,server=off,path=", &sockets.qmp()));
     line.pair("-mon", "chardev=qmp,mode=control");
-    devices(&mut line, spec, &sockets);
+    devices(&mut line, spec, start, &sockets);
     if start.restore {
         line.flags(&["-S"]).pair("-incoming", "defer");
     }
@@ -122,7 +128,7 @@ fn machine(spec: &MachineSpec, accelerator: Accelerator) -> (&'static str, &'sta
     (machine, cpu)
 }
 
-fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
+fn devices(line: &mut Line, spec: &MachineSpec, start: Start<'_>, sockets: &Sockets<'_>) {
     let devices = &spec.devices;
     if devices.display.is_some() || devices.disks.iter().any(|disk| disk.bus == Bus::Usb) {
         line.pair("-device", "qemu-xhci,id=usb");
@@ -140,8 +146,7 @@ fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
     }
     line.pair("-device", "virtio-rng-pci");
     if devices.vsock {
-        line.pair("-chardev", option("socket,id=vsock,path=", &sockets.vhost_vsock()));
-        line.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
+        vsock_device(line, has_vsock_port(spec), start.restore, sockets);
     }
     for (index, share) in devices.shares.iter().enumerate() {
         line.pair("-chardev", option(&format!("socket,id=share{index},path="), &sockets.share(index)));
@@ -153,6 +158,24 @@ fn devices(line: &mut Line, spec: &MachineSpec, sockets: &Sockets<'_>) {
         let card = if spec.arch == Arch::X86_64 { "virtio-vga" } else { "virtio-gpu-pci" };
         line.pair("-device", format!("{card},xres={width},yres={height}"));
         line.pair("-device", "usb-kbd,bus=usb.0").pair("-device", "usb-tablet,bus=usb.0");
+    }
+}
+
+/// Whether the machine's vsock device can be unplugged, which suspending the machine takes ([`super::hotplug`]).
+pub fn has_vsock_port(spec: &MachineSpec) -> bool {
+    spec.devices.vsock && matches!(spec.boot, Boot::Efi { .. })
+}
+
+/// The device; for a restore only its port, which was empty when the guest was saved.
+fn vsock_device(line: &mut Line, has_port: bool, restore: bool, sockets: &Sockets<'_>) {
+    let mut device = format!("{VSOCK_DRIVER},id={VSOCK},chardev={VSOCK}");
+    if has_port {
+        line.pair("-device", format!("pcie-root-port,id={VSOCK_PORT},chassis=1,slot=1"));
+        device.push_str(&format!(",bus={VSOCK_PORT}"));
+    }
+    if !(has_port && restore) {
+        line.pair("-chardev", option(&format!("socket,id={VSOCK},path="), &sockets.vhost_vsock()));
+        line.pair("-device", device);
     }
 }
 

@@ -82,7 +82,7 @@ pub fn all(programs: &Programs, accelerator: Accelerator, kvm: &Kvm) -> Vec<Feat
         Feature {
             name: "save-restore",
             available: true,
-            why: "machines that boot by EFI, without vsock device, shares and NVMe disks".to_owned(),
+            why: "machines that boot by EFI, without shares and NVMe disks".to_owned(),
         },
         Feature { name: "display", available: true, why: "QEMU takes screenshots".to_owned() },
     ]

@@ -1,8 +1,9 @@
 //! [`Guest`] for QEMU.
 
 use super::{
-    command::Sockets,
+    command::{self, Sockets},
     firmware::Firmware,
+    hotplug::VsockPort,
     qmp::Qmp,
     screen::QemuScreen,
     suspend,
@@ -16,7 +17,14 @@ use crate::{
 };
 use dvn_types::{Kind, Report};
 use futures_util::future::BoxFuture;
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
@@ -32,9 +40,44 @@ pub struct QemuGuest {
     firmware: Option<Firmware>,
     dialler: Dialler,
     qmp: Qmp,
-    pause_requests: mpsc::UnboundedSender<PauseRequest>,
+    vsock_port: Option<VsockPort>,
+    process: QemuProcess,
     kill: CancellationToken,
     exit: watch::Receiver<Option<Exit>>,
+}
+
+/// Stops and continues QEMU's whole process, which a guest with a vsock device takes instead of QEMU's own command
+/// `stop`. That would also stop and restart the queues of vhost-device-vsock, after which the device no longer reacts:
+/// this was observed within a few pauses with traffic. With the process stopped no queue changes, and data from the host
+/// waits.
+#[derive(Clone)]
+struct QemuProcess {
+    requests: mpsc::UnboundedSender<PauseRequest>,
+    is_paused: Arc<AtomicBool>,
+}
+
+impl QemuProcess {
+    async fn set_paused(&self, paused: bool) -> Result<(), String> {
+        let gone = || "it is gone".to_owned();
+        let (done, answer) = oneshot::channel();
+        self.requests.send(PauseRequest { paused, done }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(|error: io::Error| error.to_string())?;
+        self.is_paused.store(paused, Ordering::Release);
+        Ok(())
+    }
+
+    /// Does something for which the process must run. If it fails, a process that was paused is paused again.
+    async fn running<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let was_paused = self.is_paused.load(Ordering::Acquire);
+        if was_paused {
+            self.set_paused(false).await?;
+        }
+        let done = work.await;
+        if done.is_err() && was_paused {
+            self.set_paused(true).await?;
+        }
+        done
+    }
 }
 
 impl QemuGuest {
@@ -49,27 +92,19 @@ impl QemuGuest {
         exit: watch::Receiver<Option<Exit>>,
     ) -> QemuGuest {
         let dialler = Dialler::new(&spec.runtime_dir);
-        QemuGuest { spec, savable, firmware, dialler, qmp, pause_requests, kill, exit }
+        let vsock_port = command::has_vsock_port(&spec).then(|| VsockPort::new(qmp.clone(), &spec.runtime_dir));
+        let process = QemuProcess { requests: pause_requests, is_paused: Arc::default() };
+        QemuGuest { spec, savable, firmware, dialler, qmp, vsock_port, process, kill, exit }
     }
 
     /// Pauses or resumes the guest's processors.
     async fn set_paused(&self, paused: bool) -> Result<(), Report> {
         let done = match self.spec.devices.vsock {
-            true => self.pause_process(paused).await,
+            true => self.process.set_paused(paused).await,
             false => self.qmp.run(if paused { "stop" } else { "cont" }).await.map(drop),
         };
         let what = if paused { "pause" } else { "resume" };
         done.map_err(|why| Report::new(Kind::Guest, format!("cannot {what} the guest: {why}")))
-    }
-
-    /// Stops or continues QEMU's whole process. QEMU's own command `stop` would also stop and restart the queues of
-    /// vhost-device-vsock, after which the device no longer reacts: this was observed within a few pauses with traffic.
-    /// With the process stopped no queue changes, and data from the host waits.
-    async fn pause_process(&self, paused: bool) -> Result<(), String> {
-        let gone = || "it is gone".to_owned();
-        let (done, answer) = oneshot::channel();
-        self.pause_requests.send(PauseRequest { paused, done }).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map_err(|error: io::Error| error.to_string())
     }
 
     /// Loads a saved state into a guest that was started for it, removes the state and resumes the guest.
@@ -84,10 +119,18 @@ impl QemuGuest {
             return Err(Report::new(Kind::State, format!("the saved guest cannot be restored: {why}{more}"))
                 .hint("boot the machine instead; the content of its memory is lost then"));
         }
+        if let Some(port) = &self.vsock_port {
+            let plugged_in = port.plug_in().await;
+            plugged_in.map_err(|why| {
+                Report::new(Kind::Host, format!("the saved guest does not get its vsock device: {why}"))
+                    .hint("try again; the saved guest is still there")
+            })?;
+        }
         // From now on the disks may change and no longer match the state.
         let spent = spawn_blocking(move || saved::forget(&state));
         spent.await.map_err(|e| Report::new(Kind::Internal, format!("the saved guest was not removed: {e}")))??;
-        self.set_paused(false).await
+        let resumed = self.qmp.run("cont").await;
+        resumed.map(drop).map_err(|why| Report::new(Kind::Guest, format!("cannot resume the guest: {why}")))
     }
 }
 
@@ -143,12 +186,25 @@ impl Guest for QemuGuest {
             return Box::pin(std::future::ready(Err(why.clone())));
         }
         let (qmp, spec, firmware) = (self.qmp.clone(), self.spec.clone(), self.firmware.clone());
+        let (vsock_port, process) = (self.vsock_port.clone(), self.process.clone());
         let exited = exit_future(&self.exit);
         // In a task, so that it completes or is undone even if this future is dropped.
         let work = tokio::spawn(async move {
             let socket = Sockets(&spec.runtime_dir).state();
             let facts = move || suspend::facts(&spec, firmware.as_ref());
-            suspend::save(&qmp, &socket, state.clone(), facts).await?;
+            let mut failed = None;
+            let save = async {
+                let saved = suspend::save(&qmp, &socket, state.clone(), facts).await;
+                saved.map_err(|report| failed.insert(report).message.clone())
+            };
+            let saved = match vsock_port {
+                Some(port) => process.running(port.empty_during(save)).await,
+                None => save.await,
+            };
+            saved.map_err(|why| match failed {
+                Some(report) => Report { message: why, ..report },
+                None => suspend::cannot(why),
+            })?;
             // QEMU may exit before it answers.
             let _ = qmp.run("quit").await;
             match exited.await {

@@ -10,6 +10,7 @@ mod command;
 mod features;
 mod firmware;
 mod guest;
+mod hotplug;
 mod parent;
 mod probe;
 mod process;
@@ -53,8 +54,7 @@ const MONITOR_TIMEOUT: Duration = Duration::from_secs(30);
 const LIMITS: Limits = Limits { cores: (1, 255), memory: (64 << 20, u64::MAX) };
 
 /// What QEMU cannot save: state in another process, and machines that depend on the installed version of QEMU.
-const CANNOT_SAVE: [(Part, &str); 4] = [
-    (Part::Vsock, "it has a vsock device, and the connections in QEMU's helper for it cannot be saved"),
+const CANNOT_SAVE: [(Part, &str); 3] = [
     (Part::Share, "it has a share, and QEMU 7.2 cannot save the open files of its helper for it"),
     (Part::Nvme, "it has an NVMe disk, which QEMU cannot save"),
     (Part::Kernel, "it boots a kernel directly, on a machine that differs between versions of QEMU"),

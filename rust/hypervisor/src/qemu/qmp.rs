@@ -21,6 +21,8 @@ pub struct Qmp {
     commands: mpsc::Sender<Command>,
     /// QEMU's status of the current migration (saving or loading the guest); empty before the first.
     migration: watch::Receiver<String>,
+    /// QEMU's name of the device that was removed last; empty before the first.
+    removed: watch::Receiver<String>,
 }
 
 /// Why the guest was shut down, from the `SHUTDOWN` event.
@@ -54,12 +56,13 @@ impl Qmp {
         send(&mut writer, &json!({ "execute": "qmp_capabilities" })).await?;
         let (commands, queue) = mpsc::channel(8);
         let (migration_out, migration) = watch::channel(String::new());
-        let events = Events { shutdown, migration: migration_out };
+        let (removed_out, removed) = watch::channel(String::new());
+        let events = Events { shutdown, migration: migration_out, removed: removed_out };
         tokio::spawn(async move {
             // Ends when QEMU closes the monitor or the last `Qmp` is dropped. The error is of no use to either.
             let _ = converse(reader, writer, queue, events).await;
         });
-        Ok(Qmp { commands, migration })
+        Ok(Qmp { commands, migration, removed })
     }
 
     /// Runs a command without arguments. Returns QEMU's answer; the error is QEMU's message.
@@ -83,6 +86,28 @@ impl Qmp {
         let mut status = self.migration.clone();
         status.mark_unchanged();
         Migration { qmp: self.clone(), status }
+    }
+
+    /// The removal that the next command requests. Must be called before that command, so that no event is missed.
+    pub fn removal(&self) -> Removal {
+        let mut removed = self.removed.clone();
+        removed.mark_unchanged();
+        Removal(removed)
+    }
+}
+
+/// The removal of a device, which the guest has to agree to.
+pub struct Removal(watch::Receiver<String>);
+
+impl Removal {
+    /// Waits until QEMU has removed the device of this name. Cancel-safe.
+    pub async fn of(&mut self, device: &str) -> Result<(), String> {
+        loop {
+            self.0.changed().await.map_err(|_| gone())?;
+            if *self.0.borrow() == device {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -118,6 +143,7 @@ fn gone() -> String {
 struct Events {
     shutdown: mpsc::UnboundedSender<ShutdownCause>,
     migration: watch::Sender<String>,
+    removed: watch::Sender<String>,
 }
 
 impl Events {
@@ -129,6 +155,12 @@ impl Events {
             }
             Some("MIGRATION") => {
                 self.migration.send_replace(data["status"].as_str().unwrap_or_default().to_owned());
+            }
+            // Parts of a device have no name.
+            Some("DEVICE_DELETED") => {
+                if let Some(device) = data["device"].as_str() {
+                    self.removed.send_replace(device.to_owned());
+                }
             }
             _ => {}
         }

@@ -146,6 +146,23 @@ fn a_machine_has_what_was_asked_for_and_nothing_else() {
 }
 
 #[test]
+fn only_a_machine_by_efi_has_a_vsock_device_that_can_be_unplugged() {
+    let efi = with(efi(), |spec| spec.devices.vsock = true);
+    let line = text(&qemu(&efi, TCG));
+    let port = line.find("-device pcie-root-port,id=vsock-port,").unwrap();
+    let device = line.find("-device vhost-user-vsock-pci,id=vsock,chardev=vsock,bus=vsock-port").unwrap();
+    assert!(port < device && line.contains("socket,id=vsock,path=/r/vhost-vsock"), "{line}");
+    let line = text(&qemu(&efi, Start { restore: true, ..TCG }));
+    assert!(line.contains("pcie-root-port,id=vsock-port,"), "{line}");
+    assert!(!line.contains("vhost-user-vsock") && !line.contains("id=vsock,"), "{line}");
+    let line = text(&qemu(&spec(), TCG));
+    assert!(
+        line.contains("-device vhost-user-vsock-pci,id=vsock,chardev=vsock ") && !line.contains("root-port"),
+        "{line}"
+    );
+}
+
+#[test]
 fn the_builders_data_disk_is_marked() {
     let line = text(&qemu(&spec(), TCG));
     assert!(line.contains("drive=disk1,werror=report,rerror=report,serial=dvn-cache "), "{line}");
