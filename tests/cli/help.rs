@@ -131,12 +131,12 @@ fn every_verb() {
           --service <SERVICE>  Service of the guest [default: nix] [possible values: nix, ssh]
       -h, --help               Print help (see more with '--help')
     ");
-    assert_snapshot!(help("run"), @r"
+    assert_snapshot!(help("daemon"), @r"
     exit 0
     --- stdout
     Run the daemon in the foreground
 
-    Usage: darwin-vz-nix run [OPTIONS]
+    Usage: darwin-vz-nix daemon [OPTIONS]
 
     Options:
           --api-listen <ADDRESS>  Loopback address and port on which the HTTP API listens, too
@@ -321,7 +321,7 @@ fn a_wrong_command_line_is_exit_code_2() {
     assert_snapshot!(run(dir.path(), &["--machine", "A/B", "status"]), @r#"
     exit 2
     --- stderr
-    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter
+    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is not a machine name: a name has no slash, which is for images in a registry
 
     For more information, try '--help'.
     "#);
@@ -335,7 +335,7 @@ fn every_verbs_help_fits_a_screen_and_ends_in_examples() {
     for verb in &verbs {
         let text = run(dir.path(), &[verb, "-h"]);
         // A verb that takes settings lists all of them.
-        let lines = if ["run", "config"].contains(&verb.as_str()) { 50 } else { 30 };
+        let lines = if ["daemon", "config"].contains(&verb.as_str()) { 50 } else { 30 };
         assert!(text.lines().count() <= lines, "{verb} has {} lines", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{verb}: {text}");
         let (_, examples) = text.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{verb} has no examples"));
