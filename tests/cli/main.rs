@@ -10,6 +10,7 @@ mod daemon;
 mod doctor;
 mod exec;
 mod help;
+mod help_library;
 #[cfg(target_os = "linux")]
 mod inheritance;
 mod json;
@@ -91,9 +92,9 @@ pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 pub fn verbs(dir: &Path) -> Vec<String> {
     let text = run(dir, &["--help"]);
     let (_, groups) = text.split_once("COMMAND>\n\n").unwrap();
+    let (groups, _) = groups.split_once("\nOptions of every command:\n").unwrap();
     groups
         .lines()
-        .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  "))
         .flat_map(|line| line.split("  ").next().unwrap().split(", "))
         .map(str::to_owned)

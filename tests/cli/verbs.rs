@@ -179,7 +179,7 @@ fn start_shows_the_boot_and_stop_stops() {
     assert_snapshot!(run(server.path(), &["stop", "--force"]), @r"
     exit 0
     --- stdout
-    builder is stopped
+    builder is stopped; it powered itself off
     ");
     assert_snapshot!(run(server.path(), &["destroy", "--yes", "--keep-keys"]), @r"
     exit 0

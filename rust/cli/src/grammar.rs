@@ -26,9 +26,9 @@ Virtual machines and builders for Nix:
   pause, resume          Pause the guest; resume it
   status, logs           Show what runs; show the daemon's log, a console or a build's log
 Builders for Nix:
-  ssh, connect           Open a shell or run a command; connect to a service (called by Nix and ssh)
+  ssh, connect           Open a shell or run a command; connect to a service, for Nix and ssh
   nix-config             Print the configuration that a host needs to build on the machine
-  generations, destroy   Show the guest systems built from a recipe; delete disk, keys and generations
+  generations, destroy   Show the guest systems built from a recipe; delete disk and keys
 This program:
   daemon                 Run the daemon in the foreground
   doctor, capabilities   Diagnose problems; show what is supported here, with reasons
@@ -64,32 +64,60 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make a machine with an empty disk
+    ///
+    /// A name that is taken is refused: no machine is ever replaced. Without an installer the disk stays empty until a
+    /// machine is started with one as a further disk.
     Create(create::Create),
     /// Make a copy of a machine that does not run
+    ///
+    /// Where the file system can, both share the blocks of their disks, and the copy takes no time. The copy has another MAC
+    /// address. A copy of a suspended machine is suspended, too, and keeps the address.
     Clone(create::CloneMachine),
     /// List the machines
     List(list::List),
     /// Show what a machine is made of
     Get(list::Get),
     /// Change what a stopped machine is made of
+    ///
+    /// What is not given stays as it is. A suspended machine is refused: its saved memory fits only what it was saved on.
     Set(set::Set),
     /// Give a machine another name
     Rename(set::Rename),
     /// Delete machines with their disks
+    ///
+    /// It does not ask. A machine that runs is refused, and so is a builder (see `destroy`). After an error the others are
+    /// still deleted; the exit code is that of the first error.
     Delete(delete::Delete),
     /// Boot a machine and show its console until its guest ends
+    ///
+    /// Ctrl-C presses the power button, a second Ctrl-C forces the machine off. The exit code is 0 if the guest powered itself
+    /// off, was stopped or suspended, and another one if it crashed. The daemon runs the guest, so with --detach it continues.
+    ///
+    /// A directory is mounted in the guest by its tag: `mount -t virtiofs NAME /mnt`. Without a name the tag is
+    /// com.apple.virtio-fs.automount, which macOS mounts by itself.
     Run(run::Run),
     /// Save a machine's memory and end its guest
+    ///
+    /// The next start continues it. `stop` discards the saved memory instead.
     Suspend(suspend::Suspend),
     /// Run a command in a running machine
+    ///
+    /// The agent in the guest runs it. The exit code is the command's, or 128 and the number of the signal that killed it.
     Exec(exec::Exec),
     /// Print the address of a running machine
+    ///
+    /// An address of IPv4, if there is one; --json prints all. The agent in the guest is asked.
     Ip(ip::Ip),
     /// Save the screen of a running machine as a PNG
     Screenshot(screenshot::Screenshot),
     /// Start a machine, and the daemon if none runs
+    ///
+    /// A suspended machine continues. `run` can add devices, and stays attached to the machine.
     Start(start::Start),
     /// Stop a machine; a builder is started again by the next connection
+    ///
+    /// It presses the power button, and kills a guest that has not powered itself off in time. A suspended machine loses its
+    /// saved memory.
     Stop(stop::Stop),
     /// Pause the guest; the next connection resumes that of a builder
     Pause(pause::Pause),

@@ -8,8 +8,6 @@ use dvn_types::{Arch, MachineName, Report, wire::CreateRequest};
 /// Flags of `create`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A name that is taken is refused: no machine is ever replaced.
-
 Examples:
   darwin-vz-nix create web --from-iso nixos-minimal.iso --disk-size 20G
   darwin-vz-nix create 'My VM' --linux --cores 2 --memory 2G")]
@@ -23,7 +21,7 @@ pub struct Create {
     /// For Linux, which is the default
     #[arg(long)]
     linux: bool,
-    /// Size of its disk, such as 20G [default: 50GB]; it takes only what the guest writes
+    /// Size of its disk, which takes only what is written [default: 50GB]
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<Size>,
     /// Virtual processors [default: 4, or as many as there are]
@@ -32,7 +30,7 @@ pub struct Create {
     /// Memory, such as 2G [default: 4G]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
-    /// Architecture [default: the installer's, or this computer's]
+    /// Architecture [default: the installer's]
     #[arg(long, value_name = "ARCH", value_enum)]
     arch: Option<Architecture>,
     /// Print the machine as JSON
@@ -81,9 +79,6 @@ impl Create {
 /// Flags of `clone`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Where the file system can, both machines share the blocks of their disks, and the copy takes no time. The
-copy has another MAC address. A copy of a suspended machine is suspended, too, and keeps it.
-
 Examples:
   darwin-vz-nix clone base ci-1")]
 pub struct CloneMachine {

@@ -13,9 +13,6 @@ use std::process::ExitCode;
 /// Flags of `delete`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It does not ask. A machine that runs is not deleted, nor is a builder (see `destroy`). After an error the
-others are deleted nevertheless, and the exit code is that of the first error.
-
 Examples:
   darwin-vz-nix delete web 'My VM'
   darwin-vz-nix delete 'ci-*'")]

@@ -40,10 +40,7 @@ const TERM: u8 = 15;
 /// Flags of `exec`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The exit code is the command's; 128 and the signal's number if a signal killed it.
-
 Examples:
-  darwin-vz-nix exec web -- systemctl status nginx
   darwin-vz-nix exec -it -u admin web bash
   tar c src | darwin-vz-nix exec -i -w /srv web tar x")]
 pub struct Exec {

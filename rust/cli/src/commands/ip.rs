@@ -13,8 +13,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Flags of `ip`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It prints one address, of IPv4 if there is one; --json prints all. The agent in the guest is asked.
-
 Examples:
   ssh admin@$(darwin-vz-nix ip web --wait 60)")]
 pub struct Ip {

@@ -29,9 +29,7 @@ const RECENT: usize = 10;
 #[command(after_help = "\
 Examples:
   darwin-vz-nix logs --follow
-  darwin-vz-nix logs --console --lines 50
   darwin-vz-nix logs --console --follow web
-  darwin-vz-nix logs --boots
   darwin-vz-nix logs --console --boot -1")]
 pub struct Logs {
     /// Machine, of the library or not, whose console to show [default: that of --machine]

@@ -38,9 +38,6 @@ const POLL: Duration = Duration::from_secs(60);
 /// Flags of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ctrl-C presses the power button; a second Ctrl-C forces the machine off. The exit code is 0 when the guest
-powered itself off, was stopped or suspended. The daemon in the foreground is `darwin-vz-nix daemon`.
-
 Examples:
   darwin-vz-nix run web --expose 8080:80 --dir src:./src:ro
   darwin-vz-nix run web --detach --wait-for agent")]
@@ -57,14 +54,13 @@ pub struct Run {
     /// Share a directory, under NAME as its tag; :ro forbids writing
     #[arg(long, value_name = "[NAME:]PATH[:ro]")]
     dir: Vec<Directory>,
-    /// Let a port of this computer's loopback address lead to one of the guest
+    /// Let a port of this computer's loopback address lead to the guest's
     #[arg(long, value_name = "HOST:GUEST")]
     expose: Vec<Ports>,
     /// Return when it runs
     #[arg(long)]
     detach: bool,
-    /// Return when the agent answers, the guest has an address, or something listens on its port:
-    /// agent, ip or port:N
+    /// Wait until it has this: agent, ip (an address) or port:N
     #[arg(long, value_name = "WHAT", requires = "detach")]
     wait_for: Option<WaitFor>,
     /// Give up waiting after this many seconds

@@ -8,12 +8,8 @@ use dvn_types::{Kind, MachineName, Report, wire::SetRequest};
 /// Flags of `set`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is not given stays as it is. The machine must be stopped: a saved state fits only what it was saved on.
-
 Examples:
-  darwin-vz-nix set web --cores 2 --memory 4G
-  darwin-vz-nix set web --disk-size 100G
-  darwin-vz-nix set web --display 1920x1080 --no-display-refit")]
+  darwin-vz-nix set web --cores 2 --disk-size 100G")]
 pub struct Set {
     /// Machine
     #[arg(value_name = "NAME")]

@@ -17,8 +17,6 @@ use dvn_types::{
 /// Flags of `start`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A suspended machine continues. `run` stays attached to the machine, and can add devices.
-
 Examples:
   darwin-vz-nix start
   darwin-vz-nix start web

@@ -7,8 +7,6 @@ use dvn_types::{MachineName, Report, wire::StopRequest};
 /// Flags of `stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A suspended machine loses its saved memory.
-
 Examples:
   darwin-vz-nix stop
   darwin-vz-nix stop web

@@ -7,8 +7,6 @@ use dvn_types::{MachineName, Report};
 /// Flags of `suspend`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The next start continues it. `stop` discards the saved memory instead.
-
 Examples:
   darwin-vz-nix suspend web && darwin-vz-nix start web")]
 pub struct Suspend {
