@@ -5,6 +5,7 @@
 
 mod library;
 
+#[allow(unused_imports, reason = "each test program uses a part")]
 pub use library::vm;
 
 use dvn_config::{GIB, HostFacts};
