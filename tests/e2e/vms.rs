@@ -53,7 +53,15 @@ fn a_machine_installs_itself_serves_is_cloned_and_leaves_nothing() {
     if backend() != "vz" {
         // The port of the host leads to the server in the guest.
         let port = free_port();
-        lab.ok(&["run", "base", "--detach", "--expose", &format!("{port}:8096"), "--wait-for", &format!("port:{port}")]);
+        lab.ok(&[
+            "run",
+            "base",
+            "--detach",
+            "--expose",
+            &format!("{port}:8096"),
+            "--wait-for",
+            &format!("port:{port}"),
+        ]);
         wait("the page", || page(port).is_some_and(|page| page.contains(" 200 ")));
         assert_eq!(lab.ok(&["ip", "base", "--wait", "60"]), "10.0.2.15\n");
         let png = lab.dir.path().join("screen.png");
@@ -68,7 +76,8 @@ fn a_machine_installs_itself_serves_is_cloned_and_leaves_nothing() {
     let failed = lab.cli(&["exec", "base", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((failed.status.code(), failed.stdout.as_slice()), (Some(7), &b"out\n"[..]));
     assert_eq!(stderr(&failed), "err\n");
-    let mut cat = lab.program(&["exec", "-i", "base", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut cat =
+        lab.program(&["exec", "-i", "base", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     cat.stdin.take().unwrap().write_all(b"through and back").unwrap();
     assert_eq!(cat.wait_with_output().unwrap().stdout, b"through and back");
 

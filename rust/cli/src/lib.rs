@@ -19,6 +19,7 @@ mod progress;
 mod raw_terminal;
 mod readiness;
 mod runtime;
+mod tart;
 mod words;
 
 use clap::{
@@ -41,6 +42,9 @@ pub fn command() -> Command {
 /// Runs the program. Returns its exit code.
 pub fn main() -> ExitCode {
     let inheritance = Inheritance::take();
+    if let Some(arguments) = tart::arguments() {
+        return tart::main(arguments);
+    }
     let Cli { global, verb } = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
     output::colour(global.color.unwrap_or_default());
     let (json, flags) = (verb.wants_json(), verb.flags());

@@ -58,6 +58,12 @@ pub fn fail(report: &Report, json: bool) -> ExitCode {
         // The reader of stdout may be gone. stderr and the exit code still report the error.
         let _ = print(&format!("{}\n", serde_json::to_string(report).unwrap_or_default()));
     }
+    explain(report);
+    ExitCode::from(report.kind.exit_code())
+}
+
+/// Prints an error and its hints on stderr.
+pub fn explain(report: &Report) {
     let (red, blue, plain) =
         if colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[1;34m", "\x1b[0m") } else { ("", "", "") };
     let mut text = format!("{red}error:{plain} {}\n", report.message);
@@ -65,7 +71,6 @@ pub fn fail(report: &Report, json: bool) -> ExitCode {
         text.push_str(&format!("  {blue}hint:{plain} {hint}\n"));
     }
     let _ = io::stderr().write_all(text.as_bytes());
-    ExitCode::from(report.kind.exit_code())
 }
 
 /// Writes to stdout. Ends the program quietly if the reader has closed it (`| head`).

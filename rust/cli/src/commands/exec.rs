@@ -8,6 +8,7 @@ use crate::{
     raw_terminal::{self, RawTerminal},
 };
 use clap::Args;
+use dvn_client::Client;
 use dvn_protocol::service::{Call, Exec as Request, Frame, Reply};
 use dvn_types::{Kind, MachineName, Report};
 use std::{
@@ -111,6 +112,21 @@ impl Exec {
             detach: self.detach,
         }
     }
+}
+
+/// Runs a command of Tart's command line. Returns its exit code when it has ended.
+pub async fn attached(
+    client: &Client,
+    name: &MachineName,
+    command: Vec<String>,
+    (interactive, tty): (bool, bool),
+    terminal: Option<&str>,
+) -> Result<u8, Report> {
+    let (user, workdir, env, detach) = Default::default();
+    let exec = Exec { interactive, tty, user, workdir, env, detach, name: name.clone(), command };
+    let (reply, connection) = call(client, name, &Call::Exec(exec.request(terminal))).await?;
+    let Reply::Started { .. } = reply else { return Err(unexpected(&reply)) };
+    Ok(session(connection, interactive, tty).await?.exit_code())
 }
 
 /// The time from the command's start to its end.

@@ -123,7 +123,7 @@ async fn demand_at_rest(client: &Client, name: &MachineName) -> Result<(), Repor
 }
 
 /// Boots it, and follows its console to the end of its guest.
-async fn attached(client: &Client, name: &MachineName, request: &RunRequest) -> Result<(), Report> {
+pub async fn attached(client: &Client, name: &MachineName, request: &RunRequest) -> Result<(), Report> {
     let mut stops = Stops::watch(client, name)?;
     let booted = {
         let mut boot = pin!(progress::during(client, name, client.run(name, request)));

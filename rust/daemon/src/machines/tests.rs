@@ -283,10 +283,7 @@ async fn a_machine_whose_files_cannot_be_deleted_stays_broken_until_they_can() {
     let broken = State::Broken { cause: report.clone() };
     assert_eq!(lab.state_of(&removed), Some(broken.clone()));
     assert_eq!(lab.machines.ready(&removed, true).await.map(drop).unwrap_err(), report);
-    assert_eq!(
-        lab.machines.insert(removed.clone(), config(anywhere())).await.map(drop).unwrap_err().kind,
-        Kind::Busy
-    );
+    assert_eq!(lab.machines.insert(removed.clone(), config(anywhere())).await.map(drop).unwrap_err().kind, Kind::Busy);
     assert_eq!(lab.state_of(&removed), Some(broken));
     lab.machines.delete(&removed, Keep::default()).await.unwrap();
     assert!(lab.machines.status().is_empty() && !lab.state.machine(&removed).root().exists());
