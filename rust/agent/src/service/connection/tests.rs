@@ -33,7 +33,7 @@ enum End {
 
 impl Host {
     fn dial() -> Host {
-        Host::served_by(|client| serve(client))
+        Host::served_by(serve)
     }
 
     fn served_by(agent: impl FnOnce(&OwnedFd) + Send + 'static) -> Host {
