@@ -35,13 +35,17 @@ const END_OF_FILE: u8 = 4;
 /// Serves the command until it has ended and the client knows, or until the client is gone, which ends the command.
 /// `rest` is what the client has sent already.
 pub fn serve(client: &OwnedFd, running: Running, rest: &[u8]) {
-    let ended = match running.end_watch() {
-        Ok(ended) => ended,
+    match running.end_watch() {
+        Ok(ended) => serve_watched(client, running, ended, rest),
         Err(e) => {
             say(format_args!("a command was ended, since it cannot be watched: {e}"));
-            return running.end();
+            running.end();
         }
-    };
+    }
+}
+
+/// As [`serve`], with a descriptor that becomes readable when the command ends.
+pub fn serve_watched(client: &OwnedFd, running: Running, ended: PipeReader, rest: &[u8]) {
     let mut session = Session {
         client,
         running: Some(running),
@@ -123,10 +127,12 @@ impl Session<'_> {
             self.collect();
             self.conclude();
             self.flush()?;
-            if self.running.is_none() && self.output.waiting().is_empty() {
-                return Ok(());
+            match &self.running {
+                None if self.output.waiting().is_empty() => return Ok(()),
+                // There was no room for all that the command has left.
+                Some(_) if self.left.is_some() && self.output.waiting().is_empty() => {}
+                _ => self.wait()?,
             }
-            self.wait()?;
         }
     }
 

@@ -33,9 +33,13 @@ enum End {
 
 impl Host {
     fn dial() -> Host {
+        Host::served_by(serve)
+    }
+
+    fn served_by(agent: impl FnOnce(&OwnedFd) + Send + 'static) -> Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
-        let agent = thread::spawn(move || serve(&theirs.into()));
+        let agent = thread::spawn(move || agent(&theirs.into()));
         Host { reader: BufReader::new(ours.try_clone().unwrap()), stream: ours, decoder: Decoder::new(), agent }
     }
 
@@ -150,6 +154,17 @@ fn output_and_error_output_are_apart_and_the_code_is_that_of_the_command() {
     let both = run(&shell("echo out; echo err >&2; exit 7"));
     assert_eq!(both, ("out\n".into(), "err\n".into(), End::Exit(7)));
     assert_eq!(run(&shell("kill -TERM $$")).2, End::Killed(15));
+}
+
+/// Both pipes are full when it ends, which is more than the agent reads at once.
+#[test]
+fn all_that_a_command_has_left_arrives() {
+    let running = command::start(&shell("head -c 65536 /dev/zero; head -c 65536 /dev/zero >&2; exit 4")).unwrap();
+    let ended = running.end_watch().unwrap();
+    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+    let host = Host::served_by(|client| session::serve_watched(client, running, ended, &[]));
+    let (stdout, stderr, end) = host.finish();
+    assert_eq!((stdout.len(), stderr.len(), end), (65536, 65536, End::Exit(4)));
 }
 
 #[test]
