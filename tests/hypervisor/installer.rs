@@ -1,11 +1,16 @@
 //! The installer (`tests/guest/installer`) puts a system on an empty disk, which then boots without it, and can be suspended with a
 //! vsock device. The installer writes to no other disk.
 
-use crate::machine::{Machine, medium};
+use crate::machine::{Machine, PATIENCE, medium};
 use dvn_hypervisor::{Backend, Exit, Guest, disks::SystemDisk};
+use dvn_protocol::service::SERVICE_PORT;
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Duration, Instant, sleep, timeout},
 };
 
 /// The smallest disk, in bytes, that the installer accepts.
@@ -32,7 +37,15 @@ async fn an_installer_fills_an_empty_disk_and_the_machine_boots_from_it() {
     let guest = machine.hypervisor.boot(alone()).await.unwrap();
     let ready = |boot: u32| format!("system: ready boots={boot} ip=10.0.2.15 port=8096");
     machine.until(&*guest, "the system", |machine| machine.console().contains(&ready(1))).await;
+    let give_up = Instant::now() + PATIENCE;
+    while guest.connect(SERVICE_PORT).await.is_err() {
+        assert!(Instant::now() < give_up, "the agent does not listen: {}", machine.console());
+        sleep(Duration::from_millis(50)).await;
+    }
+    answers(&*guest).await;
     keeps_its_vsock_device_if_it_is_not_saved(&machine, &*guest).await;
+    answers(&*guest).await;
+    let mut left_open = guest.connect(SERVICE_PORT).await.unwrap();
     let state = machine.path("state");
     guest.pause().await.unwrap();
     guest.suspend(state.clone()).await.unwrap();
@@ -40,6 +53,8 @@ async fn an_installer_fills_an_empty_disk_and_the_machine_boots_from_it() {
     let guest = machine.hypervisor.restore(alone(), state.clone()).await.unwrap();
     machine.until(&*guest, "the vsock device", |machine| machine.console().contains(VSOCK_IS_BACK)).await;
     assert!(!machine.console().contains("system: ready"), "it did not boot: {}", machine.console());
+    answers(&*guest).await;
+    assert_eq!(left_open.read(&mut [0; 1]).await.unwrap(), 0, "connections do not survive");
     assert!(!state.exists(), "the state is used up");
     machine.powers_off(&*guest).await;
 
@@ -50,6 +65,15 @@ async fn an_installer_fills_an_empty_disk_and_the_machine_boots_from_it() {
     assert!(console.contains("installer: up") && !console.contains("installer: installing"), "{console}");
     guest.kill().await.unwrap();
     assert_eq!(guest.exited().await, Exit::Killed);
+}
+
+/// The agent answers a call.
+async fn answers(guest: &dyn Guest) {
+    let mut stream = timeout(PATIENCE, guest.connect(SERVICE_PORT)).await.unwrap().unwrap();
+    stream.write_all(b"{\"call\":\"hello\"}\n").await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&answer).contains("\"hostName\":\"dvn-demo\""));
 }
 
 /// The system's line when its kernel has bound the device.

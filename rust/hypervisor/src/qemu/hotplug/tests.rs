@@ -97,7 +97,7 @@ async fn a_guest_that_releases_its_device_too_late_gets_it_back() {
     };
     let (done, mut monitor): (Result<(), String>, _) = tokio::join!(port.empty_during(work), qemu);
     let why = done.unwrap_err();
-    assert!(why.contains("15 seconds") && why.contains("still be booting"), "{why}");
+    assert!(why.contains("20 seconds") && why.contains("still be booting"), "{why}");
     monitor.remove(VSOCK).await;
     monitor.answer("qom-list", json!({ "return": [{ "name": "type" }] })).await;
     monitor.plugs_in_again().await;
