@@ -27,6 +27,7 @@ use dvn_host::{
     tail::{Start, tail},
 };
 use dvn_hypervisor::GuestStream;
+use dvn_relay::ByteCounts;
 use dvn_types::{
     Kind, MachineName, Report, Service,
     wire::{Event, UPGRADE},
@@ -174,8 +175,8 @@ pub(super) async fn tunnel(
     request: Request,
     guest: impl Future<Output = Result<GuestStream, Report>>,
 ) -> Answer<Response> {
-    upgraded(slot, request, guest, |mut guest: GuestStream, mut client: GuestStream| async move {
-        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut guest).await {
+    upgraded(slot, request, guest, |guest: GuestStream, client: GuestStream| async move {
+        if let Err(error) = dvn_relay::copy(client, guest, &ByteCounts::default()).await {
             tracing::debug!(%error, "a connection to an agent broke");
         }
     })
