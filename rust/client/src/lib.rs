@@ -1,10 +1,14 @@
-//! The API's client: one connection for each call, over the daemon's Unix socket.
+//! The API's client: one connection for each call, over the daemon's Unix socket. What only machines of the library have is
+//! in `library`.
+
+mod library;
+mod path;
 
 use dvn_types::{
     Kind, MachineName, Report, Service,
     wire::{
         BackendView, BootList, ConfigView, Connections, DaemonStatus, DestroyRequest, Event, GenerationList,
-        RollbackRequest, SOCKET_NAME, StartRequest, StopRequest, Trimmed, UPGRADE,
+        RollbackRequest, SOCKET_NAME, StartRequest, StopRequest, Stopped, Trimmed, UPGRADE,
     },
 };
 use http_body_util::{BodyExt, Full};
@@ -15,6 +19,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use path::path_of;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
@@ -62,27 +67,27 @@ impl Client {
 
     /// Boots a machine; returns when it runs.
     pub async fn start(&self, machine: &MachineName, request: &StartRequest) -> Result<(), Report> {
-        self.post(&format!("/v1/machines/{machine}/start"), request).await
+        self.post(&path_of(machine, "/start"), request).await
     }
 
-    /// Stops a machine; returns when it is off.
-    pub async fn stop(&self, machine: &MachineName, request: &StopRequest) -> Result<(), Report> {
-        self.post(&format!("/v1/machines/{machine}/stop"), request).await
+    /// Stops a machine; returns when it is off, and how its guest ended.
+    pub async fn stop(&self, machine: &MachineName, request: &StopRequest) -> Result<Stopped, Report> {
+        self.send_json(Method::POST, &path_of(machine, "/stop"), request).await
     }
 
     /// Makes the guest discard its unused disk blocks on the host; starts it if needed.
     pub async fn trim(&self, machine: &MachineName) -> Result<Trimmed, Report> {
-        self.call(Method::POST, &format!("/v1/machines/{machine}/trim"), Bytes::new()).await
+        self.call(Method::POST, &path_of(machine, "/trim"), Bytes::new()).await
     }
 
     /// Pauses a machine's guest; returns when it is paused.
     pub async fn pause(&self, machine: &MachineName) -> Result<(), Report> {
-        self.order(&format!("/v1/machines/{machine}/pause")).await
+        self.order(&path_of(machine, "/pause")).await
     }
 
     /// Resumes it; returns when it answers.
     pub async fn resume(&self, machine: &MachineName) -> Result<(), Report> {
-        self.order(&format!("/v1/machines/{machine}/resume")).await
+        self.order(&path_of(machine, "/resume")).await
     }
 
     /// The open connections.
@@ -97,37 +102,42 @@ impl Client {
 
     /// The daemon's metrics, in OpenMetrics.
     pub async fn metrics(&self) -> Result<String, Report> {
-        let response = self.send(Method::GET, "/v1/metrics", Bytes::new(), None).await?;
-        let bytes = response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes();
+        let bytes = self.bytes("/v1/metrics").await?;
         String::from_utf8(bytes.into()).map_err(|error| strange(error.to_string()))
+    }
+
+    /// An answer that is not JSON.
+    async fn bytes(&self, path: &str) -> Result<Bytes, Report> {
+        let response = self.send(Method::GET, path, Bytes::new(), None).await?;
+        Ok(response.into_body().collect().await.map_err(|error| gone(&error))?.to_bytes())
     }
 
     /// Stops a machine and deletes its state.
     pub async fn destroy(&self, machine: &MachineName, keep: DestroyRequest) -> Result<(), Report> {
         let DestroyRequest { keep_keys, keep_generations } = keep;
-        let path = format!("/v1/machines/{machine}?keepKeys={keep_keys}&keepGenerations={keep_generations}");
+        let path = path_of(machine, &format!("?keepKeys={keep_keys}&keepGenerations={keep_generations}"));
         self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
     }
 
     /// The guest systems that a machine can boot.
     pub async fn generations(&self, machine: &MachineName) -> Result<GenerationList, Report> {
-        self.call(Method::GET, &format!("/v1/machines/{machine}/generations"), Bytes::new()).await
+        self.call(Method::GET, &path_of(machine, "/generations"), Bytes::new()).await
     }
 
     /// Selects the generation of the next boot.
     pub async fn roll_back(&self, machine: &MachineName, request: &RollbackRequest) -> Result<(), Report> {
-        self.post(&format!("/v1/machines/{machine}/generations/rollback"), request).await
+        self.post(&path_of(machine, "/generations/rollback"), request).await
     }
 
     /// Requests a build and a trial of the recipe; does not wait for them.
     pub async fn build_generation(&self, machine: &MachineName) -> Result<(), Report> {
-        let path = format!("/v1/machines/{machine}/generations/build");
+        let path = path_of(machine, "/generations/build");
         self.call::<serde_json::Value>(Method::POST, &path, Bytes::new()).await.map(drop)
     }
 
     /// Deletes a generation.
     pub async fn delete_generation(&self, machine: &MachineName, number: u32) -> Result<(), Report> {
-        let path = format!("/v1/machines/{machine}/generations/{number}");
+        let path = path_of(machine, &format!("/generations/{number}"));
         self.call::<serde_json::Value>(Method::DELETE, &path, Bytes::new()).await.map(drop)
     }
 
@@ -156,22 +166,22 @@ impl Client {
     ) -> Result<Text, Report> {
         // Left out for 0, so that an older daemon understands the request.
         let boot = if boot == 0 { String::new() } else { format!("&boot={boot}") };
-        self.text_of(&format!("/v1/machines/{machine}/console"), &boot, follow, lines).await
+        self.text_of(&path_of(machine, "/console"), &boot, follow, lines).await
     }
 
     /// The capabilities of a machine's backend, as the daemon determines them.
     pub async fn capabilities(&self, machine: &MachineName) -> Result<BackendView, Report> {
-        self.call(Method::GET, &format!("/v1/machines/{machine}/capabilities"), Bytes::new()).await
+        self.call(Method::GET, &path_of(machine, "/capabilities"), Bytes::new()).await
     }
 
     /// The records of a machine's last boots.
     pub async fn boots(&self, machine: &MachineName) -> Result<BootList, Report> {
-        self.call(Method::GET, &format!("/v1/machines/{machine}/boots"), Bytes::new()).await
+        self.call(Method::GET, &path_of(machine, "/boots"), Bytes::new()).await
     }
 
     /// The log of the last build of a machine's recipe, or its last lines.
     pub async fn build_log(&self, machine: &MachineName, follow: bool, lines: Option<usize>) -> Result<Text, Report> {
-        self.text(&format!("/v1/machines/{machine}/build-log"), follow, lines).await
+        self.text(&path_of(machine, "/build-log"), follow, lines).await
     }
 
     /// The events from now on.
@@ -182,8 +192,11 @@ impl Client {
 
     /// Opens a byte stream to a service of the guest; starts it if needed.
     pub async fn connect(&self, machine: &MachineName, service: Service) -> Result<RawStream, Report> {
-        let path = format!("/v1/machines/{machine}/connect/{service}");
-        let response = self.send(Method::GET, &path, Bytes::new(), Some(UPGRADE)).await?;
+        self.stream(&path_of(machine, &format!("/connect/{service}"))).await
+    }
+
+    async fn stream(&self, path: &str) -> Result<RawStream, Report> {
+        let response = self.send(Method::GET, path, Bytes::new(), Some(UPGRADE)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(strange(format!("it answered {} to a request for a stream", response.status())));
         }
@@ -209,8 +222,17 @@ impl Client {
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Report> {
+        self.send_json::<serde_json::Value>(Method::POST, path, body).await.map(drop)
+    }
+
+    async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Report> {
         let body = serde_json::to_vec(body).map_err(|error| strange(error.to_string()))?;
-        self.call::<serde_json::Value>(Method::POST, path, body.into()).await.map(drop)
+        self.call(method, path, body.into()).await
     }
 
     /// A request without a body and with an empty answer.
@@ -259,7 +281,7 @@ impl Client {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 Report::new(Kind::NotRunning, format!("no daemon answers on {socket}"))
-                    .hint("start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`")
+                    .hint("start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`")
                     .hint("if one runs with another state directory, pass it with --state-dir")
             }
             io::ErrorKind::PermissionDenied => {

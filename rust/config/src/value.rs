@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Component, Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -99,7 +100,18 @@ impl Setting for Size {
             Raw::Text(text) => size(text),
             _ => None,
         }
-        .ok_or_else(|| "give a size such as 8G or 512M, or a number of MiB".to_owned())
+        .ok_or_else(|| GIVE_A_SIZE.to_owned())
+    }
+}
+
+const GIVE_A_SIZE: &str = "give a size such as 8G or 512M, or a number of MiB";
+
+/// For flags that are no settings.
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        size(text).ok_or_else(|| GIVE_A_SIZE.to_owned())
     }
 }
 
