@@ -60,7 +60,7 @@
               export DARWIN_VZ_NIX_BUNDLE="''${DARWIN_VZ_NIX_BUNDLE:-${
                 self.packages.${pkgs.stdenv.hostPlatform.system}.base-guest
               }}"
-              if [ $# = 0 ]; then set -- run; fi
+              if [ $# = 0 ]; then set -- daemon; fi
               exec ${lib.getExe self.packages.${pkgs.stdenv.hostPlatform.system}.default} "$@"
             ''
           );

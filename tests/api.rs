@@ -116,11 +116,11 @@ fn every_refusal_is_a_report_with_a_fitting_status() {
         ("PUT /v1/status", "", "405 Method Not Allowed", Kind::Config, "/v1/status does not take PUT"),
         ("POST /v1/machines/zz/start", "", "404 Not Found", Kind::NotFound, "there is no machine zz"),
         (
-            "POST /v1/machines/Zz/stop",
+            "POST /v1/machines/.zz/stop",
             "",
             "404 Not Found",
             Kind::NotFound,
-            "\"Zz\" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter",
+            "\".zz\" is not a machine name: a name does not begin with a dot",
         ),
         (
             "POST /v1/machines/builder/start",

@@ -20,7 +20,7 @@ in
 
       launchd.daemons.${names.service} = {
         # `command`, not raw ProgramArguments: nix-darwin makes only the former wait for the volume of /nix.
-        command = "${cfg.package}/bin/darwin-vz-nix --config ${cfg.configFile} run";
+        command = "${cfg.package}/bin/darwin-vz-nix --config ${cfg.configFile} daemon";
         serviceConfig = {
           Label = names.label;
           UserName = cfg.user;

@@ -45,13 +45,21 @@ fn bash_completes_verbs_machines_and_generations() {
     assert_eq!(offered(dir, &["sta"]), ["start", "status"]);
     assert_eq!(offered(dir, &["--machine", ""]), ["builder", "ci"]);
     assert_eq!(offered(dir, &["status", "--machine", "c"]), ["ci"]);
+    // Those of the library too, as a shell reads them.
+    server.fake.library.lock().unwrap().extend(["My VM", "$(touch bad)", "ci-2"].map(crate::common::vm));
+    assert_eq!(offered(dir, &["start", "c"]), ["ci", "ci-2"]);
+    assert_eq!(offered(dir, &["exec", "My"]), ["My\\ VM"]);
+    assert_eq!(offered(dir, &["delete", "ci-2", "My\\ V"]), ["My\\ VM"]);
+    assert_eq!(offered(dir, &["logs", "--console", "$"]), ["\\$\\(touch\\ bad\\)"]);
+    assert!(!dir.join("bad").exists(), "a name is never executed");
+    assert!(offered(dir, &["delete", "--j"]).contains(&"--json".to_owned()));
     assert_eq!(offered(dir, &["generations", "rollback", ""]), ["0", "1"]);
     assert_eq!(offered(dir, &["generations", "delete", "0", "1"]), ["1"]);
     assert!(offered(dir, &["generations", "delete", "--j"]).contains(&"--json".to_owned()));
     assert_eq!(offered(dir, &["generations", "rol"]), ["rollback"]);
     // Settings: their names, and their values where they are few.
-    assert_eq!(offered(dir, &["run", "--store"]), ["--store-dir", "--store-daemon"]);
-    assert_eq!(offered(dir, &["run", "--backend", ""]), ["auto", "qemu", "vz"]);
+    assert_eq!(offered(dir, &["daemon", "--store"]), ["--store-dir", "--store-daemon"]);
+    assert_eq!(offered(dir, &["daemon", "--backend", ""]), ["auto", "qemu", "vz"]);
     assert_eq!(offered(dir, &["--log-level", "de"]), ["debug"]);
     drop(server);
 }
@@ -76,6 +84,11 @@ fn zsh_and_fish_ask_for_names() {
     let zsh = output("zsh");
     for (argument, completer) in [
         ("'--machine=", ":_darwin-vz-nix_machines'"),
+        ("':name ", ":_darwin-vz-nix_machines'"),
+        ("'::name ", ":_darwin-vz-nix_machines'"),
+        ("'*::names ", ":_darwin-vz-nix_machines'"),
+        ("':source ", ":_darwin-vz-nix_machines'"),
+        ("':old_name ", ":_darwin-vz-nix_machines'"),
         ("'::to ", ":_darwin-vz-nix_generations'"),
         ("'*::numbers ", ":_darwin-vz-nix_generations'"),
     ] {

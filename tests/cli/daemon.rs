@@ -27,7 +27,7 @@ fn start_launches_a_daemon_that_outlives_it() {
     );
     let text = run(dir.path(), &["status"]);
     assert!(text.starts_with("exit 0\n") && text.contains("\nbuilder  "), "{text}");
-    let text = run(dir.path(), &["run"]);
+    let text = run(dir.path(), &["daemon"]);
     assert!(text.starts_with("exit 8\n--- stderr\nerror: "), "a second daemon: {text}");
     assert!(run(dir.path(), &["stop", "--daemon"]).starts_with("exit 0\n"));
     for _ in 0..200 {
@@ -117,7 +117,7 @@ fn a_daemon_in_the_foreground_ends_when_none_of_its_machines_works() {
     let dir = crate::common::private_dir();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     std::fs::write(dir.path().join("config.toml"), format!("listen = \"{}\"\n", taken.local_addr().unwrap())).unwrap();
-    let text = run(dir.path(), &["run"]);
+    let text = run(dir.path(), &["daemon"]);
     assert!(text.starts_with("exit 8\n") && text.contains("another program has that port"), "{text}");
     assert!(!dir.path().join("api.sock").exists());
     let _daemon = Daemon(dir.path());

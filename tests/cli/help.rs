@@ -4,7 +4,8 @@ use super::run;
 use insta::assert_snapshot;
 use std::collections::BTreeMap;
 
-fn help(verb: &str) -> String {
+/// The short help of a verb, without what all have.
+pub fn help(verb: &str) -> String {
     let dir = crate::common::private_dir();
     let text = run(dir.path(), &[verb, "-h"]);
     // The same for every verb, and shown once.
@@ -17,46 +18,43 @@ fn the_program() {
     assert_snapshot!(run(dir.path(), &["--help"]), @r"
     exit 0
     --- stdout
-    A Linux builder for Nix that starts when a build needs it and stops when idle
+    Linux builders for Nix, and virtual machines, on one computer
 
     Usage: darwin-vz-nix [OPTIONS] <COMMAND>
 
-    Commands:
-      start         Start the machine, and the daemon if none runs
-      stop          Stop the machine; the next connection starts it again
-      pause         Pause the guest; the next connection resumes it
-      resume        Resume a paused guest
-      status        Show the machines
-      ssh           Open a shell in the guest or run a command there; starts it if needed
-      connect       Connect stdin and stdout to a service of the guest; called by Nix and ssh
-      run           Run the daemon in the foreground
-      logs          Show the daemon's log, the guest's console or a build's log
-      generations   Show the guest systems built from the recipe; roll back, build, delete
-      doctor        Diagnose problems, and repair them with --fix
-      destroy       Stop the machine and delete its disk, keys and generations
-      nix-config    Print the configuration that a host needs to build on the machine
-      config        Show the effective settings, and where each comes from
-      token         Print the token that the HTTP API requires on TCP, or create a new one
-      capabilities  Show what this computer and this program support, with reasons
-      completions   Print a completion script for a shell
+    Virtual machines:
+      create, clone          Make a machine with an empty disk, or a copy of another one
+      list, get, set         Show the machines; change cores, memory, disk or display of one
+      rename, delete         Rename a machine; delete machines with their disks
+      run, suspend           Boot a machine and show its console; save its memory and end its guest
+      exec, ip, screenshot   Run a command in a machine; show its addresses or its screen
+    Virtual machines and builders for Nix:
+      start, stop            Start or stop a machine; the daemon starts with it
+      pause, resume          Pause the guest; resume it
+      status, logs           Show what runs; show the daemon's log, a console or a build's log
+    Builders for Nix:
+      ssh, connect           Open a shell or run a command; connect to a service, for Nix and ssh
+      nix-config             Print the configuration that a host needs to build on the machine
+      generations, destroy   Show the guest systems built from a recipe; delete disk and keys
+    This program:
+      daemon                 Run the daemon in the foreground
+      doctor, capabilities   Diagnose problems; show what is supported here, with reasons
+      config, token          Show the effective settings; print the token of the HTTP API
+      completions            Print a completion script for a shell
 
-    Options:
-      -h, --help     Print help
-      -V, --version  Print version
-
-    Global options:
+    Options of every command:
           --state-dir <DIR>    State directory; also selects the daemon
           --config <FILE>      Configuration file
           --machine <NAME>     Machine [default: builder, or the only one]
           --log-level <LEVEL>  Log level: error, warn, info, debug or trace
           --color <WHEN>       When to use colours [possible values: auto, always, never]
       -v, --verbose...         Log at level debug; -vv logs at level trace
+      -h, --help               Print help
+      -V, --version            Print version
 
     Examples:
-      darwin-vz-nix start                  boot the machine now, and show how long each phase takes
-      darwin-vz-nix ssh -- uname -a        run a command in it, starting it if needed
-      darwin-vz-nix nix-config             print the Nix configuration to build on it
-      darwin-vz-nix doctor                 diagnose problems
+      darwin-vz-nix create web --from-iso installer.iso && darwin-vz-nix run web
+      darwin-vz-nix start && darwin-vz-nix nix-config    # the builder, and how Nix uses it
 
     Exit codes: 0 success; 2 wrong command line; 3 wrong setting; 4 no daemon answers; 5 the host
     lacks a requirement; 6 guest bundle; 7 the guest did not boot; 8 in use by another process;
@@ -70,34 +68,40 @@ fn every_verb() {
     assert_snapshot!(help("start"), @r"
     exit 0
     --- stdout
-    Start the machine, and the daemon if none runs
+    Start a machine, and the daemon if none runs
 
-    Usage: darwin-vz-nix start [OPTIONS]
+    Usage: darwin-vz-nix start [OPTIONS] [NAME]
+
+    Arguments:
+      [NAME]  Machine, of the library or not [default: that of --machine]
 
     Options:
           --cores <N>         Processors of the guest, for this boot
           --memory <SIZE>     Memory of the guest, for this boot, such as 8G
           --disk-size <SIZE>  Size of the data disk, such as 100G; a disk can grow, not shrink
           --json              Print the machine's status as JSON
-      -h, --help              Print help
+      -h, --help              Print help (see more with '--help')
     ");
     assert_snapshot!(help("stop"), @r"
     exit 0
     --- stdout
-    Stop the machine; the next connection starts it again
+    Stop a machine; a builder is started again by the next connection
 
-    Usage: darwin-vz-nix stop [OPTIONS]
+    Usage: darwin-vz-nix stop [OPTIONS] [NAME]
+
+    Arguments:
+      [NAME]  Machine, of the library or not [default: that of --machine]
 
     Options:
           --force   Force the guest off instead of pressing the power button
           --daemon  Stop every machine and end the daemon
           --json    Print the machine's status as JSON
-      -h, --help    Print help
+      -h, --help    Print help (see more with '--help')
     ");
     assert_snapshot!(help("status"), @r"
     exit 0
     --- stdout
-    Show the machines
+    Show the builders, and the other machines that run or are suspended
 
     Usage: darwin-vz-nix status [OPTIONS]
 
@@ -131,12 +135,12 @@ fn every_verb() {
           --service <SERVICE>  Service of the guest [default: nix] [possible values: nix, ssh]
       -h, --help               Print help (see more with '--help')
     ");
-    assert_snapshot!(help("run"), @r"
+    assert_snapshot!(help("daemon"), @r"
     exit 0
     --- stdout
     Run the daemon in the foreground
 
-    Usage: darwin-vz-nix run [OPTIONS]
+    Usage: darwin-vz-nix daemon [OPTIONS]
 
     Options:
           --api-listen <ADDRESS>  Loopback address and port on which the HTTP API listens, too
@@ -166,9 +170,12 @@ fn every_verb() {
     assert_snapshot!(help("logs"), @r"
     exit 0
     --- stdout
-    Show the daemon's log, the guest's console or a build's log
+    Show the daemon's log, a guest's console or a build's log
 
-    Usage: darwin-vz-nix logs [OPTIONS]
+    Usage: darwin-vz-nix logs [OPTIONS] [NAME]
+
+    Arguments:
+      [NAME]  Machine, of the library or not, whose console to show [default: that of --machine]
 
     Options:
           --console    Show the guest's serial console instead of the daemon's log
@@ -314,14 +321,14 @@ fn a_wrong_command_line_is_exit_code_2() {
     --- stderr
     error: the argument '--force' cannot be used with '--daemon'
 
-    Usage: darwin-vz-nix stop --force
+    Usage: darwin-vz-nix stop --force [NAME]
 
     For more information, try '--help'.
     ");
     assert_snapshot!(run(dir.path(), &["--machine", "A/B", "status"]), @r#"
     exit 2
     --- stderr
-    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter
+    error: invalid value 'A/B' for '--machine <NAME>': "A/B" is not a machine name: a name has no slash, which is for images in a registry
 
     For more information, try '--help'.
     "#);
@@ -335,7 +342,7 @@ fn every_verbs_help_fits_a_screen_and_ends_in_examples() {
     for verb in &verbs {
         let text = run(dir.path(), &[verb, "-h"]);
         // A verb that takes settings lists all of them.
-        let lines = if ["run", "config"].contains(&verb.as_str()) { 50 } else { 30 };
+        let lines = if ["daemon", "config"].contains(&verb.as_str()) { 50 } else { 30 };
         assert!(text.lines().count() <= lines, "{verb} has {} lines", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{verb}: {text}");
         let (_, examples) = text.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{verb} has no examples"));

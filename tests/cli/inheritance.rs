@@ -100,7 +100,7 @@ fn a_daemon_in_the_foreground_has_no_descriptor_of_its_starter_but_what_a_servic
         let address = listener.local_addr().unwrap();
         settings(dir.path(), &address.to_string());
         let strays = Inherited::open(dir.path());
-        let mut command = plain(dir.path(), &["run"]);
+        let mut command = plain(dir.path(), &["daemon"]);
         if handed_over {
             // As systemd does: descriptor 3, and the receiver's process id in the environment.
             let mut shell = std::process::Command::new("sh");
@@ -153,7 +153,7 @@ fn a_program_that_a_verb_starts_has_no_descriptor_of_the_verbs_starter() {
 fn a_daemon_whose_starter_blocked_signals_is_ended_by_them_all_the_same() {
     let dir = crate::common::private_dir();
     settings(dir.path(), "127.0.0.1:0");
-    let program = plain(dir.path(), &["run"]);
+    let program = plain(dir.path(), &["daemon"]);
     let mut blocked = std::process::Command::new("env");
     blocked.arg("--block-signal=TERM").arg(program.get_program()).args(program.get_args()).env_clear();
     blocked.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).process_group(0);

@@ -4,11 +4,14 @@ use super::{common::Server, program, run, verbs};
 use serde_json::Value;
 
 /// Verbs without it, and why.
-const WITHOUT: [(&str, &str); 7] = [
+const WITHOUT: [(&str, &str); 10] = [
     ("ssh", "its output is the guest's"),
     ("connect", "its output is the guest's"),
     ("logs", "a log is lines of text"),
-    ("run", "it prints only its log"),
+    ("run", "its output is the guest's"),
+    ("exec", "its output is the guest's"),
+    ("screenshot", "its output is an image"),
+    ("daemon", "it prints only its log"),
     ("destroy", "nothing is left to tell of"),
     ("completions", "a script for a shell"),
     ("", "the program itself"),

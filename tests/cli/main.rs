@@ -8,10 +8,14 @@ mod common;
 mod completions;
 mod daemon;
 mod doctor;
+mod exec;
 mod help;
+mod help_library;
 #[cfg(target_os = "linux")]
 mod inheritance;
 mod json;
+mod library;
+mod run;
 mod settings;
 #[cfg(target_os = "linux")]
 mod signals;
@@ -84,13 +88,16 @@ pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The verbs that the help shows.
+/// The verbs that the help shows, in their groups: those with an indent, several on a line.
 pub fn verbs(dir: &Path) -> Vec<String> {
     let text = run(dir, &["--help"]);
-    let (_, list) = text.split_once("Commands:\n").unwrap();
-    list.lines()
-        .take_while(|line| !line.is_empty())
-        .map(|line| line.split_whitespace().next().unwrap().into())
+    let (_, groups) = text.split_once("COMMAND>\n\n").unwrap();
+    let (groups, _) = groups.split_once("\nOptions of every command:\n").unwrap();
+    groups
+        .lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .flat_map(|line| line.split("  ").next().unwrap().split(", "))
+        .map(str::to_owned)
         .collect()
 }
 

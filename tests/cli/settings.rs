@@ -67,7 +67,7 @@ fn mistakes_in_the_file() {
     error: [DIR]/config.toml:2: there is no setting "memroy"
       hint: did you mean memory?
     "#);
-    assert_snapshot!(with_file("cores = 0\n", &["run"]), @r"
+    assert_snapshot!(with_file("cores = 0\n", &["daemon"]), @r"
     exit 3
     --- stderr
     error: [DIR]/config.toml:1: cores = 0: a guest needs a processor
@@ -128,7 +128,7 @@ fn mistakes_in_flags_and_variables() {
     error: --memory cannot be "much"
       hint: give a size such as 8G or 512M, or a number of MiB
     "#);
-    assert_snapshot!(run(dir.path(), &["run", "--disk-size", "65T"]), @r"
+    assert_snapshot!(run(dir.path(), &["daemon", "--disk-size", "65T"]), @r"
     exit 3
     --- stderr
     error: --disk-size = 65T: more than 64T cannot be meant
@@ -147,7 +147,7 @@ fn mistakes_in_flags_and_variables() {
       hint: check the path and its permissions, or leave --config out
     ");
     let with = |name: &str, value: &str| {
-        let mut command = program(dir.path(), &["run"]);
+        let mut command = program(dir.path(), &["daemon"]);
         command.env(name, value);
         transcript(dir.path(), command)
     };
@@ -166,7 +166,7 @@ fn mistakes_in_flags_and_variables() {
     assert_snapshot!(with("DARWIN_VZ_NIX_MACHINE", "-"), @r#"
     exit 3
     --- stderr
-    error: DARWIN_VZ_NIX_MACHINE: "-" is not a machine name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter
+    error: DARWIN_VZ_NIX_MACHINE: "-" is not a machine name: a name does not begin with a dash, which is for flags
     "#);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the settings: a mistake leaves nothing behind");
 }

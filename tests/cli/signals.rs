@@ -39,7 +39,7 @@ fn ended_cleanly(dir: &Path) {
 fn what_ends_a_terminal_or_a_session_stops_the_daemon_cleanly() {
     for signal in ENDS {
         let dir = crate::common::private_dir();
-        let mut daemon = in_the_foreground(dir.path(), plain(dir.path(), &["run"]));
+        let mut daemon = in_the_foreground(dir.path(), plain(dir.path(), &["daemon"]));
         send(daemon.id(), signal);
         let status = daemon.wait().unwrap();
         assert!(status.success(), "{signal}: {status}");
@@ -50,7 +50,7 @@ fn what_ends_a_terminal_or_a_session_stops_the_daemon_cleanly() {
 #[test]
 fn every_other_signal_does_nothing_to_a_daemon_however_it_was_started() {
     let dir = crate::common::private_dir();
-    let mut foreground = in_the_foreground(dir.path(), plain(dir.path(), &["run"]));
+    let mut foreground = in_the_foreground(dir.path(), plain(dir.path(), &["daemon"]));
     assert_still_answers(dir.path(), foreground.id());
     send(foreground.id(), "TERM");
     assert!(foreground.wait().unwrap().success());
@@ -76,9 +76,9 @@ fn assert_still_answers(dir: &Path, pid: u32) {
 #[test]
 fn a_terminal_that_is_closed_stops_the_daemon_on_it_cleanly() {
     let dir = crate::common::private_dir();
-    let program = plain(dir.path(), &["run"]);
+    let program = plain(dir.path(), &["daemon"]);
     let mut script = Command::new("script");
-    script.args(["-qec", &format!("exec {} run", env!("CARGO_BIN_EXE_darwin-vz-nix")), "/dev/null"]).env_clear();
+    script.args(["-qec", &format!("exec {} daemon", env!("CARGO_BIN_EXE_darwin-vz-nix")), "/dev/null"]).env_clear();
     script.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(dir.path());
     let mut terminal = in_the_foreground(dir.path(), script);
     let pid = pid_of_the_daemon(dir.path());
@@ -91,7 +91,7 @@ fn a_terminal_that_is_closed_stops_the_daemon_on_it_cleanly() {
 #[test]
 fn a_daemon_that_was_started_to_outlive_its_terminal_does() {
     let dir = crate::common::private_dir();
-    let program = plain(dir.path(), &["run"]);
+    let program = plain(dir.path(), &["daemon"]);
     let mut nohup = Command::new("sh");
     nohup.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]).arg(program.get_program()).args(program.get_args());
     nohup.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));

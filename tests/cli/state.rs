@@ -49,9 +49,9 @@ fn failed(json: &str) -> String {
     failed.map(|check| format!("{}: {} {}\n", check["name"], check["evidence"], check["hints"])).collect()
 }
 
-/// `start`, `run`, `nix-config` and `doctor` refuse a state directory alike.
+/// `start`, `daemon`, `nix-config` and `doctor` refuse a state directory alike.
 fn assert_refused(dir: &Path, state: &Path, code: i32, why: &str) {
-    for verb in ["start", "run", "nix-config"] {
+    for verb in ["start", "daemon", "nix-config"] {
         let (ended, _, error) = output_of(dir, state, &[verb]);
         assert!(ended == code && error.contains(why) && error.contains("hint: "), "{verb}: {ended} {error}");
         assert!(!error.contains("panicked"), "{error}");
@@ -155,7 +155,7 @@ fn no_verb_hangs_on_a_pipe_in_place_of_a_file() {
         let before = path.with_extension("before");
         fs::rename(&path, &before).unwrap();
         pipe(&path);
-        for verb in [&["start"][..], &["run"]] {
+        for verb in [&["start"][..], &["daemon"]] {
             let (code, _, error) = output_of(dir.path(), &state, verb);
             assert!(code == 9 && error.contains("it is a pipe") && error.contains("hint: move it away"), "{error}");
             // The daemon that `start` began stays where only the machine is at fault.

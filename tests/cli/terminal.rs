@@ -165,6 +165,13 @@ fn every_verb_reports_a_missing_daemon_alike() {
         &["generations", "build"],
         &["generations", "delete", "1"],
         &["config", "--daemon"],
+        &["stop", "My VM"],
+        &["suspend", "My VM"],
+        &["ip", "My VM"],
+        &["ip", "My VM", "--wait", "9"],
+        &["screenshot", "My VM"],
+        &["exec", "My VM", "true"],
+        &["logs", "My VM"],
     ] {
         assert_eq!(run(dir.path(), args), expected, "{args:?}");
     }

@@ -33,36 +33,36 @@ fn without_a_daemon() {
     exit 4
     --- stderr
     error: no daemon answers on [DIR]/api.sock
-      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`
       hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["status", "--json"]), @r#"
     exit 4
     --- stdout
-    {"kind":"not-running","message":"no daemon answers on [DIR]/api.sock","hints":["start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`","if one runs with another state directory, pass it with --state-dir"]}
+    {"kind":"not-running","message":"no daemon answers on [DIR]/api.sock","hints":["start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`","if one runs with another state directory, pass it with --state-dir"]}
     --- stderr
     error: no daemon answers on [DIR]/api.sock
-      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`
       hint: if one runs with another state directory, pass it with --state-dir
     "#);
     assert_snapshot!(run(dir, &["stop"]), @r"
     exit 4
     --- stderr
     error: no daemon answers on [DIR]/api.sock
-      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`
       hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["logs"]), @r"
     exit 4
     --- stderr
     error: no daemon answers on [DIR]/api.sock
-      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`
+      hint: start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`
       hint: if one runs with another state directory, pass it with --state-dir
     ");
     assert_snapshot!(run(dir, &["connect", "--stdio"]), @r"
     exit 4
     --- stderr
-    darwin-vz-nix: no daemon answers on [DIR]/api.sock; start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix run`; if one runs with another state directory, pass it with --state-dir
+    darwin-vz-nix: no daemon answers on [DIR]/api.sock; start one with `darwin-vz-nix start`, or in the foreground with `darwin-vz-nix daemon`; if one runs with another state directory, pass it with --state-dir
     ");
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "only the settings: asking makes nothing");
 }
@@ -179,7 +179,7 @@ fn start_shows_the_boot_and_stop_stops() {
     assert_snapshot!(run(server.path(), &["stop", "--force"]), @r"
     exit 0
     --- stdout
-    builder is stopped
+    builder is stopped; it powered itself off
     ");
     assert_snapshot!(run(server.path(), &["destroy", "--yes", "--keep-keys"]), @r"
     exit 0

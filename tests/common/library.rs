@@ -3,14 +3,14 @@
 use super::Fake;
 use dvn_http::library_control::{LibraryChange, LibraryControl};
 use dvn_hypervisor::GuestStream;
+use dvn_protocol::service::{Answer, Call, Decoder, Exec, Frame, Hello, Reply};
 use dvn_types::{
     Arch, Kind, MachineName, Report,
-    wire::{
-        Addresses, DiskSpace, GuestOs, Hardware, MachineList, Role, RunRequest, State, Vm,
-    },
+    wire::{Addresses, DiskSpace, GuestOs, Hardware, MachineList, Role, RunRequest, State, Stopped, Vm},
 };
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// A stopped machine of the library.
 pub fn vm(name: &str) -> Vm {
@@ -48,6 +48,7 @@ impl Fake {
         library.retain(|other| other.name != vm.name);
         library.push(vm.clone());
         library.sort_by(|one, two| one.name.cmp(&two.name));
+        self.generation.send_modify(|generation| *generation += 1);
     }
 
     /// Moves a machine of the library to another state.
@@ -55,6 +56,24 @@ impl Fake {
         let vm = self.vm(name)?;
         self.keep(&Vm { state, ..vm });
         Ok(())
+    }
+
+    /// Whether a machine is one of the library.
+    pub fn has_vm(&self, name: &MachineName) -> bool {
+        self.vm(name).is_ok()
+    }
+
+    /// Stops a machine of the library. That named `stubborn` only stops by force.
+    pub fn stop_vm(&self, name: &MachineName, force: bool) -> Result<Stopped, Report> {
+        if self.vm(name)?.state == State::Suspended {
+            self.vm_moved(name, State::Stopped { last_exit: None })?;
+            return Ok(Stopped { exit: None, discarded: true });
+        }
+        let exit = Some(if force { "killed" } else { "powered-off" }.to_owned());
+        if force || name.as_str() != "stubborn" {
+            self.vm_moved(name, State::Stopped { last_exit: exit.clone() })?;
+        }
+        Ok(Stopped { exit, discarded: false })
     }
 
     /// Removes a machine of the library, if it is one.
@@ -78,7 +97,8 @@ impl LibraryControl for Fake {
     }
 
     fn machine(&self, name: &MachineName) -> Result<Vm, Report> {
-        self.vm(name)
+        let mut all = self.machines(true)?.machines.into_iter();
+        all.find(|vm| vm.name == *name).map_or_else(|| self.vm(name), Ok)
     }
 
     fn change(&self, change: LibraryChange) -> Result<Vm, Report> {
@@ -114,7 +134,11 @@ impl LibraryControl for Fake {
     fn addresses<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<Addresses, Report>> {
         Box::pin(async move {
             self.vm(machine)?;
-            Ok(Addresses { addresses: vec!["192.168.64.7".to_owned(), "fd00::7".to_owned()], source: "agent".to_owned() })
+            self.called(format!("addresses {machine}"))?;
+            Ok(Addresses {
+                addresses: vec!["192.168.64.7".to_owned(), "fd00::7".to_owned()],
+                source: "agent".to_owned(),
+            })
         })
     }
 
@@ -125,20 +149,93 @@ impl LibraryControl for Fake {
         })
     }
 
-    /// What is sent comes back.
+    /// An agent that knows a few commands; see [`agent`].
     fn agent<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<GuestStream, Report>> {
         Box::pin(async move {
             self.vm(machine)?;
-            let (ours, mut theirs) = tokio::io::duplex(4096);
-            tokio::spawn(async move {
-                let mut bytes = [0; 1024];
-                while let Ok(read @ 1..) = theirs.read(&mut bytes).await {
-                    if theirs.write_all(&bytes[..read]).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            self.called(format!("agent {machine}"))?;
+            let (ours, theirs) = tokio::io::duplex(4096);
+            tokio::spawn(agent(theirs));
             Ok(Box::new(ours) as GuestStream)
         })
     }
+}
+
+/// Reads a request and obeys: `cat` sends its input back, `exit N` and `kill N` end so, `await-signal` ends by the first signal,
+/// `size` prints the terminal's size as it is then, `show` prints the request, `yes` never ends, and `cat` with files prints the
+/// sockets of a guest that listens on port 80.
+async fn agent(mut host: DuplexStream) -> io::Result<()> {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(host.read_u8().await?);
+    }
+    let Ok(call) = serde_json::from_slice::<Call>(&line) else {
+        return answer(&mut host, &Err("that is no request".to_owned())).await;
+    };
+    let exec = match call {
+        Call::Exec(exec) => exec,
+        Call::Hello => {
+            let (agent, os) = ("0.1.0".to_owned(), "Fake Linux".to_owned());
+            let hello = Hello { version: 1, agent, os, host_name: "fake".to_owned(), kernel: "6.1".to_owned() };
+            return answer(&mut host, &Ok(Reply::Hello(hello))).await;
+        }
+        _ => return answer(&mut host, &Ok(Reply::Done)).await,
+    };
+    if exec.command == "missing" {
+        return answer(&mut host, &Err("there is no program missing in the guest".to_owned())).await;
+    }
+    answer(&mut host, &Ok(Reply::Started { pid: 77 })).await?;
+    if exec.detach {
+        return Ok(());
+    }
+    let number = exec.args.first().and_then(|number| number.parse().ok()).unwrap_or(0);
+    match exec.command.as_str() {
+        "cat" if !exec.args.is_empty() => {
+            let socket = b"0: 00000000:0050 00000000:0000 0A 0 0 0 0 0 1\n";
+            host.write_all(&Frame::Stdout(socket).to_bytes()).await?;
+        }
+        "exit" => return host.write_all(&Frame::Exit(number).to_bytes()).await,
+        "kill" => return host.write_all(&Frame::Killed(number.to_le_bytes()[0]).to_bytes()).await,
+        "show" => {
+            let text = format!("{}\n", serde_json::to_string(&exec).unwrap());
+            host.write_all(&Frame::Stdout(text.as_bytes()).to_bytes()).await?;
+            host.write_all(&Frame::Stderr(b"shown\n").to_bytes()).await?;
+        }
+        "yes" => loop {
+            host.write_all(&Frame::Stdout(b"y\n").to_bytes()).await?;
+        },
+        "vanish" => return Ok(()),
+        _ => return interact(host, &exec).await,
+    }
+    host.write_all(&Frame::Exit(0).to_bytes()).await
+}
+
+/// Commands that react to what the host sends.
+async fn interact(mut host: DuplexStream, exec: &Exec) -> io::Result<()> {
+    let (mut decoder, mut bytes) = (Decoder::new(), [0; 1024]);
+    host.write_all(&Frame::Stdout(b"ready\n").to_bytes()).await?;
+    loop {
+        let read = host.read(&mut bytes).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        decoder.push(&bytes[..read]);
+        while let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
+            let answer = match (exec.command.as_str(), frame) {
+                ("cat", Frame::Stdin(b"")) => Frame::Exit(0).to_bytes(),
+                ("cat", Frame::Stdin(data)) => Frame::Stdout(data).to_bytes(),
+                ("await-signal", Frame::Signal(number)) => Frame::Killed(number).to_bytes(),
+                ("size", Frame::Resize(size)) => {
+                    let text = format!("{}x{}\n", size.rows, size.cols);
+                    [Frame::Stdout(text.as_bytes()).to_bytes(), Frame::Exit(0).to_bytes()].concat()
+                }
+                _ => continue,
+            };
+            host.write_all(&answer).await?;
+        }
+    }
+}
+
+async fn answer(host: &mut DuplexStream, answer: &Answer) -> io::Result<()> {
+    host.write_all(&dvn_protocol::service::line(answer).unwrap()).await
 }

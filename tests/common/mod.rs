@@ -5,6 +5,9 @@
 
 mod library;
 
+#[allow(unused_imports, reason = "each test program uses a part")]
+pub use library::vm;
+
 use dvn_config::{GIB, HostFacts};
 use dvn_host::api_token::TokenFile;
 use dvn_http::{
@@ -303,6 +306,9 @@ impl Control for Fake {
     }
 
     fn console_log(&self, machine: &MachineName, boot: i64) -> Result<PathBuf, Report> {
+        if self.has_vm(machine) {
+            return Ok(self.dir.join(format!("console of {machine}.log")));
+        }
         self.known(machine)?;
         Ok(self.dir.join(if boot == 0 { "console.log".to_owned() } else { format!("console{boot}.log") }))
     }
@@ -340,6 +346,10 @@ impl Control for Fake {
 
     fn start<'a>(&'a self, machine: &'a MachineName, request: StartRequest) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
+            let running = State::Running { leases: 0, idle_stop_in_ms: None, builds: 0 };
+            if self.vm_moved(machine, running).is_ok() {
+                return self.called(format!("start {machine} {request:?}"));
+            }
             self.known(machine)?;
             self.called(format!("start {machine} {request:?}"))?;
             self.moved(State::Starting);
@@ -353,9 +363,9 @@ impl Control for Fake {
 
     fn stop<'a>(&'a self, machine: &'a MachineName, force: bool) -> BoxFuture<'a, Result<Stopped, Report>> {
         Box::pin(async move {
-            if self.vm_moved(machine, State::Stopped { last_exit: Some("powered-off".to_owned()) }).is_ok() {
+            if self.has_vm(machine) {
                 self.called(format!("stop {machine} force={force}"))?;
-                return Ok(Stopped { exit: Some("powered-off".to_owned()), discarded: false });
+                return self.stop_vm(machine, force);
             }
             self.known(machine)?;
             self.called(format!("stop {machine} force={force}"))?;
@@ -366,6 +376,9 @@ impl Control for Fake {
 
     fn pause<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
+            if self.vm_moved(machine, State::Paused { leases: 0, resuming: false }).is_ok() {
+                return self.called(format!("pause {machine}"));
+            }
             self.known(machine)?;
             self.called(format!("pause {machine}"))?;
             self.moved(State::Paused { leases: 1, resuming: false });
@@ -375,6 +388,9 @@ impl Control for Fake {
 
     fn resume<'a>(&'a self, machine: &'a MachineName) -> BoxFuture<'a, Result<(), Report>> {
         Box::pin(async move {
+            if self.vm_moved(machine, State::Running { leases: 0, idle_stop_in_ms: None, builds: 0 }).is_ok() {
+                return self.called(format!("resume {machine}"));
+            }
             self.known(machine)?;
             self.called(format!("resume {machine}"))?;
             self.moved(State::Running { leases: 1, idle_stop_in_ms: None, builds: 0 });

@@ -69,7 +69,7 @@ fn with_recipe(script: &str) -> Lab {
 }
 
 fn run(lab: &mut Lab) {
-    let mut run = lab.program(&["run"]);
+    let mut run = lab.program(&["daemon"]);
     run.env("NIX_REMOTE", format!("local?root={}", lab.dir.path().join("host").display()));
     let log = fs::File::create(lab.dir.path().join("daemon.err")).unwrap();
     lab.adopt(run.stdout(Stdio::null()).stderr(log).spawn().unwrap());

@@ -183,7 +183,7 @@ impl Lab {
 
     pub fn run_daemon(&mut self) {
         let log = fs::File::create(self.dir.path().join("daemon.err")).unwrap();
-        let mut run = self.program(&["run"]);
+        let mut run = self.program(&["daemon"]);
         run.stdout(Stdio::null()).stderr(log);
         self.daemon = Some(run.spawn().unwrap());
         wait("the daemon to answer", || self.cli(&["status"]).status.success());
@@ -193,7 +193,7 @@ impl Lab {
     pub fn activate_daemon(&mut self, listener: TcpListener) {
         // The protocol requires the socket as descriptor 3 and the receiver's process id in the environment.
         let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
-        let program = self.program(&["run"]);
+        let program = self.program(&["daemon"]);
         let mut activated = Command::new("sh");
         activated.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
         activated.env_clear().envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));

@@ -88,11 +88,11 @@ fn missing_programs_name_their_packages() {
 #[test]
 fn a_port_in_use_and_a_second_daemon_are_refused() {
     let lab = Lab::running("");
-    let error = lab.fails(&["run"], 8);
+    let error = lab.fails(&["daemon"], 8);
     assert!(error.contains("already owns the state directory"), "{error}");
 
     let other = Lab::new(&format!("listen = \"127.0.0.1:{}\"", lab.port));
-    let error = other.fails(&["run"], 8);
+    let error = other.fails(&["daemon"], 8);
     assert!(error.contains(&lab.port.to_string()) && error.contains("ss -ltnp"), "{error}");
     assert!(!other.state().join("api.sock").exists());
     assert!(lab.is("stopped"), "the first one is unharmed");
@@ -103,16 +103,16 @@ fn a_state_directory_that_is_not_ours_alone_is_refused() {
     let lab = Lab::new("");
     fs::create_dir(lab.state()).unwrap();
     fs::set_permissions(lab.state(), fs::Permissions::from_mode(0o755)).unwrap();
-    let error = lab.fails(&["run"], 9);
+    let error = lab.fails(&["daemon"], 9);
     assert!(error.contains("chmod 700"), "{error}");
     fs::set_permissions(lab.state(), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(lab.state(), Some(65534), None).unwrap();
-    let error = lab.fails(&["run"], 9);
+    let error = lab.fails(&["daemon"], 9);
     assert!(error.contains("belongs to user 65534"), "{error}");
 
     let lab = Lab::new("");
     fs::write(lab.state(), "a file").unwrap();
-    let error = lab.fails(&["run"], 9);
+    let error = lab.fails(&["daemon"], 9);
     assert!(error.contains("cannot make the directory"), "{error}");
 }
 
@@ -122,11 +122,11 @@ fn keys_that_are_open_or_damaged_are_refused_and_kept() {
     lab.end_daemon();
     let key = lab.machine().join("id_ed25519");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(lab.fails(&["run"], 9).contains("chmod 600"));
+    assert!(lab.fails(&["daemon"], 9).contains("chmod 600"));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let whole = fs::read(&key).unwrap();
     fs::write(&key, &whole[..100]).unwrap();
-    assert!(lab.fails(&["run"], 9).contains("damaged"));
+    assert!(lab.fails(&["daemon"], 9).contains("damaged"));
     assert_eq!(fs::read(&key).unwrap(), &whole[..100]);
     fs::write(&key, whole).unwrap();
     lab.run_daemon();

@@ -103,7 +103,7 @@ TOML
 
 title "A daemon that listens, and no VM"
 set -m   # Ctrl-C is for this script, which then ends the daemon, which ends its guest
-"$program" --state-dir "$dir/state" --config "$dir/config.toml" run </dev/null >"$dir/daemon.log" 2>&1 &
+"$program" --state-dir "$dir/state" --config "$dir/config.toml" daemon </dev/null >"$dir/daemon.log" 2>&1 &
 daemon=$!
 set +m
 answers() { until dvn status --json >/dev/null; do kill -0 "$daemon" || return 1; sleep 0.05; done; }

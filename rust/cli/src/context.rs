@@ -23,8 +23,12 @@ pub struct Context {
     pub search_path: OsString,
     /// The environment variables for the host's `nix`.
     pub nix_environment: Vec<(OsString, OsString)>,
+    /// The kind of terminal: `TERM`.
+    pub terminal: Option<String>,
     /// The configuration file that was given, as an absolute path.
     named_config: Option<PathBuf>,
+    cwd: PathBuf,
+    home: Option<PathBuf>,
 }
 
 /// The environment, read once.
@@ -115,6 +119,8 @@ impl Context {
                 return Err(report.hint("set HOME, or give a directory with --state-dir"));
             }
         };
+        let (cwd, home) = (environment.cwd.clone(), environment.home().map(Path::to_owned));
+        let terminal = environment.variable("TERM").map(str::to_owned);
         let config = Config::load(Sources {
             machine: environment.given_machine(&global)?,
             home: environment.home().map(Path::to_owned),
@@ -124,12 +130,40 @@ impl Context {
             file,
             default_state_dir,
         })?;
-        Ok(Context { global, config, search_path, nix_environment, named_config })
+        Ok(Context { global, config, search_path, nix_environment, terminal, named_config, cwd, home })
     }
 
     /// The machine that the command applies to.
     pub fn machine(&self) -> Result<MachineName, Report> {
         Ok(self.config.chosen()?.clone())
+    }
+
+    /// The machine that a verb's NAME gives, which need not be in the configuration. Without a NAME, that of `--machine`.
+    pub fn named_or_chosen(&self, name: Option<&MachineName>) -> Result<MachineName, Report> {
+        match (name, &self.global.machine) {
+            (Some(name), Some(other)) if name != other => {
+                let report =
+                    Report::new(Kind::Config, format!("two machines are given: {name}, and {other} by --machine"));
+                Err(report.hint("leave one of them out"))
+            }
+            (Some(name), _) => Ok(name.clone()),
+            (None, _) => self.machine(),
+        }
+    }
+
+    /// An absolute path for the daemon, whose working directory is another one. `~/` is the home directory, since a shell expands it
+    /// only at the start of a word.
+    pub fn absolute(&self, path: &str) -> Result<String, Report> {
+        let path = match (path.strip_prefix("~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => self.cwd.join(path),
+        };
+        // Without the parts `.`.
+        let path: PathBuf = path.components().collect();
+        path.into_os_string().into_string().map_err(|path| {
+            Report::new(Kind::Config, format!("the path {} is not UTF-8, which the API requires", path.display()))
+                .hint("use a path of UTF-8 characters")
+        })
     }
 
     /// The state directory.

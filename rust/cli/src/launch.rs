@@ -64,7 +64,7 @@ fn spawn(context: &Context) -> Result<Child, Report> {
     let log = log_file::open(&log).map_err(|error| state_error(&log, "cannot write", &error))?;
     Command::new(this_program()?)
         .args(context.flags())
-        .args(["run", "--detached"])
+        .args(["daemon", "--detached"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // For output that is not logged, such as panics and messages of libraries.

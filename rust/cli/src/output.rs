@@ -1,14 +1,20 @@
 //! Output: errors, colours, times.
 
+use bytesize::ByteSize;
 use clap::ColorChoice;
+use dvn_config::{MIB, Size};
+use dvn_host::quoting::for_shell;
 use dvn_types::{Kind, Report};
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, IsTerminal, Write},
     process::ExitCode,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
+
+/// The end of the year 9999 in Unix milliseconds. RFC 3339 cannot represent later times.
+const LATEST: u64 = 253_402_300_799_000;
 
 /// The value of `--color`. Set once, before anything is printed.
 static COLOR_CHOICE: OnceLock<ColorChoice> = OnceLock::new();
@@ -100,6 +106,39 @@ pub fn milliseconds(ms: u64) -> String {
     if ms < 1000 { format!("{ms} ms") } else { format!("{}.{:02} s", ms / 1000, ms % 1000 / 10) }
 }
 
+/// A time, to the second.
+pub fn time(unix_ms: u64) -> String {
+    let unix_ms = unix_ms.min(LATEST);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+/// A size that was chosen, exactly, in the units in which it can be given: `8G`, `512M`, `50GB`.
+pub fn chosen_size(bytes: u64) -> String {
+    const MB: u64 = 1_000_000;
+    match bytes {
+        bytes if bytes % MIB == 0 || bytes % MB != 0 => Size(bytes).to_string(),
+        bytes if bytes % (1000 * MB) == 0 => format!("{}GB", bytes / (1000 * MB)),
+        bytes => format!("{}MB", bytes / MB),
+    }
+}
+
+/// A size that was measured, rounded: `1.9 GiB`.
+pub fn measured_size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// A word as a shell reads it, for commands in messages.
+pub fn shell_word(word: &str) -> String {
+    let quoted = for_shell([OsStr::new(word)]).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    quoted.unwrap_or_else(|| word.to_owned())
+}
+
+/// Prints a line on stderr, for a person: what a command that prints something else does meanwhile.
+pub fn notice(text: &str) {
+    // A closed stderr must not end the command.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,5 +174,25 @@ mod tests {
             assert_eq!(short(Duration::from_secs(seconds)), text);
         }
         assert_eq!((milliseconds(7), milliseconds(2345)), ("7 ms".to_owned(), "2.34 s".to_owned()));
+    }
+    #[test]
+    fn sizes_are_exact_where_they_were_chosen() {
+        for (bytes, text) in [
+            (8 << 30, "8G"),
+            (512 << 20, "512M"),
+            (50_000_000_000, "50GB"),
+            (1_500_000_000, "1500MB"),
+            (48 << 10, "48K"),
+            (1_000_000_513, "1000000513B"),
+        ] {
+            assert_eq!((chosen_size(bytes), text.parse()), (text.to_owned(), Ok(Size(bytes))));
+        }
+        assert_eq!(measured_size(2_000_000_000), "1.9 GiB");
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_divide_it() {
+        assert_eq!(shell_word("ci-1"), "ci-1");
+        assert_eq!(shell_word("My VM"), "'My VM'");
     }
 }

@@ -5,7 +5,7 @@ use crate::output;
 use dvn_client::Client;
 use dvn_types::{
     MachineName, Report,
-    wire::{MachineStatus, State},
+    wire::{DaemonStatus, State},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -88,20 +88,20 @@ pub async fn during<T>(
     let mut generation = 0;
     loop {
         let news = async {
-            match generation {
-                0 => client.status().await,
-                generation => client.status_after(generation, POLL).await,
-            }
+            let status = match generation {
+                0 => client.status().await?,
+                generation => client.status_after(generation, POLL).await?,
+            };
+            Ok::<_, Report>((status.generation, known(client, &status, machine).await))
         };
         tokio::select! {
             biased;
             outcome = &mut call => return outcome,
-            status = news => match status {
-                Ok(status) => {
+            news = news => match news {
+                Ok((seen, activity)) => {
                     // Zero means that no status is known yet, and requests one without waiting.
-                    generation = status.generation.max(1);
-                    let found = status.machines.iter().find(|status| status.name == *machine);
-                    if let Some(text) = found.and_then(activity) {
+                    generation = seen.max(1);
+                    if let Some(text) = activity {
                         progress.show(text);
                     }
                 }
@@ -112,18 +112,28 @@ pub async fn during<T>(
     }
 }
 
+/// What the machine does, a builder or one of the library.
+async fn known(client: &Client, status: &DaemonStatus, machine: &MachineName) -> Option<String> {
+    if let Some(status) = status.machines.iter().find(|status| status.name == *machine) {
+        return activity(machine, status.waits_for.as_deref(), &status.state);
+    }
+    let vm = client.machine(machine).await.ok()?;
+    activity(machine, vm.waits_for.as_deref(), &vm.state)
+}
+
 /// The machine's activity, while it is in transition.
-fn activity(status: &MachineStatus) -> Option<String> {
-    let name = &status.name;
-    if let Some(reason) = &status.waits_for {
+fn activity(name: &MachineName, waits_for: Option<&str>, state: &State) -> Option<String> {
+    if let Some(reason) = waits_for {
         return Some(format!("{name}: waits for {reason}"));
     }
-    match status.state {
+    match state {
         State::Starting => Some(format!("{name}: starting")),
         State::Paused { resuming: true, .. } => Some(format!("{name}: resuming")),
         State::Stopping { restart: false } => Some(format!("{name}: stopping")),
         State::Stopping { restart: true } => Some(format!("{name}: stopping, then starting again")),
         State::Stopped { .. }
+        | State::Suspended
+        | State::Elsewhere { .. }
         | State::Running { .. }
         | State::Paused { .. }
         | State::Failed { .. }

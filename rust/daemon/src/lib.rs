@@ -1,7 +1,7 @@
 //! The composition root: machines, doors, API and signals, put together for as long as the daemon runs.
 //!
 //! ```text
-//!  run ─▶ state directory + lock ─▶ Machines: keys, hypervisor, supervisor, SSH port of each ─▶ API ─▶ signal ─▶ guests off ─▶ end
+//!  daemon ─▶ state directory + lock ─▶ Machines: keys, hypervisor, supervisor, SSH port of each ─▶ API ─▶ signal ─▶ guests off ─▶ end
 //! ```
 
 mod budget;

@@ -4,21 +4,16 @@ use crate::{context::Context, output};
 use comfy_table::{Table, presets};
 use dvn_guest::boots;
 use dvn_types::{
-    Kind, Report,
+    Kind, MachineName, Report,
     wire::{BootOutcome, BootRecord},
 };
-use std::time::{Duration, UNIX_EPOCH};
 
-/// The end of the year 9999 in Unix milliseconds. RFC 3339 cannot represent later times.
-const LATEST: u64 = 253_402_300_799_000;
-
-/// The records of the machine's boots, the newest first. Reads files if no daemon runs.
-pub async fn of(context: &Context) -> Result<Vec<BootRecord>, Report> {
-    let machine = context.machine()?;
-    match context.client().boots(&machine).await {
+/// The records of a machine's boots, the newest first. Reads files if no daemon runs.
+pub async fn of(context: &Context, machine: &MachineName) -> Result<Vec<BootRecord>, Report> {
+    match context.client().boots(machine).await {
         Ok(list) => Ok(list.boots),
         Err(report) if report.kind == Kind::NotRunning => {
-            let left = boots::left(&dvn_host::machine_dir::MachineDir::of(&context.state_dir(), &machine));
+            let left = boots::left(&dvn_host::machine_dir::MachineDir::of(&context.state_dir(), machine));
             if left.is_empty() { Err(report) } else { Ok(left) }
         }
         Err(report) => Err(report),
@@ -46,7 +41,7 @@ pub fn table(newest_first: &[BootRecord]) -> String {
         table.add_row([
             record.number.to_string(),
             back,
-            time(record.begun_unix_ms),
+            output::time(record.begun_unix_ms),
             ready,
             outcome(record).to_owned(),
             console,
@@ -69,8 +64,12 @@ pub fn describe(record: &BootRecord) -> String {
     let bundle = record.bundle.as_ref().map_or_else(|| "no bundle".to_owned(), |bundle| bundle.display().to_string());
     let memory = dvn_config::Size(record.memory);
     let configuration = format!("{bundle}, {} of memory, cores: {}", memory, record.cores);
-    let mut text =
-        format!("boot {}, {}: {} ({configuration})\n", record.number, time(record.begun_unix_ms), outcome(record));
+    let mut text = format!(
+        "boot {}, {}: {} ({configuration})\n",
+        record.number,
+        output::time(record.begun_unix_ms),
+        outcome(record)
+    );
     if let Some(why) = record.went_wrong() {
         text.push_str(&format!("  {}\n", why.message));
         text.extend(why.hints.iter().map(|hint| format!("  hint: {hint}\n")));
@@ -86,9 +85,4 @@ fn outcome(record: &BootRecord) -> &str {
         BootOutcome::Failed { .. } => "failed",
         BootOutcome::Lost => "lost",
     }
-}
-
-fn time(unix_ms: u64) -> String {
-    let unix_ms = unix_ms.min(LATEST);
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }

@@ -4,7 +4,7 @@
 use crate::{context::Context, global::Global, output, runtime::block_on};
 use clap::{Args, ValueEnum};
 use dvn_types::{Kind, Report};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Time limit for the daemon's answer, since the user waits after pressing Tab.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,7 +31,15 @@ impl Complete {
     fn names(&self, global: Global) -> Result<String, Report> {
         let context = Context::new(global, Vec::new())?;
         match self.what {
-            What::Machines => Ok(context.config.names().map(|name| format!("{name}\n")).collect()),
+            What::Machines => block_on(async {
+                let client = context.client();
+                let list = tokio::time::timeout(TIMEOUT, client.machines(false)).await;
+                // Without a daemon, those of the configuration.
+                let list = list.ok().and_then(Result::ok).map(|list| list.machines).unwrap_or_default();
+                let names = list.into_iter().map(|vm| vm.name).chain(context.config.names().cloned());
+                let names: BTreeSet<String> = names.map(|name| format!("{name}\n")).collect();
+                Ok(names.into_iter().collect())
+            })?,
             What::Generations => block_on(async {
                 let (client, machine) = (context.client(), context.machine()?);
                 let list = tokio::time::timeout(TIMEOUT, client.generations(&machine)).await;

@@ -22,17 +22,24 @@ pub struct Completions {
 /// Replaces the generated completion function, which it calls for everything else.
 const BASH: &str = r#"
 _darwin_vz_nix_names() {
-    local cur="${COMP_WORDS[COMP_CWORD]}" what=''
+    local cur="${COMP_WORDS[COMP_CWORD]}" what='' name quoted
+    case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+        *' generations rollback '* | *' generations delete '*) [[ $cur == -* ]] || what=generations ;;
+        *' delete '*) [[ $cur == -* ]] || what=machines ;;
+    esac
     case "$3" in
         --machine) what=machines ;;
-        *)
-            case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
-                *' generations rollback '* | *' generations delete '*) [[ $cur == -* ]] || what=generations ;;
-            esac
+        start | stop | pause | resume | logs | --console | run | suspend | exec | ip | screenshot | get | set | rename | clone)
+            [[ $cur == -* ]] || what=machines
             ;;
     esac
     if [[ $what ]]; then
-        COMPREPLY=($(compgen -W "$("$1" complete "$what" 2>/dev/null)" -- "$cur"))
+        # Not compgen -W, which would expand what a name contains.
+        COMPREPLY=()
+        while IFS= read -r name; do
+            printf -v quoted %q "$name"
+            if [[ $name == "$cur"* || $quoted == "$cur"* ]]; then COMPREPLY+=("$quoted"); fi
+        done < <("$1" complete "$what" 2>/dev/null)
     else
         _darwin__vz__nix "$@"
     fi
@@ -43,6 +50,8 @@ complete -F _darwin_vz_nix_names -o bashdefault -o default darwin-vz-nix
 const ZSH: &str = r#"
 _darwin-vz-nix_machines() {
     local -a names; names=(${(f)"$(darwin-vz-nix complete machines 2>/dev/null)"})
+    # What follows a colon would be a description.
+    names=(${names//:/\\:})
     _describe -t machines machine names
 }
 _darwin-vz-nix_generations() {
@@ -54,6 +63,7 @@ _darwin-vz-nix_generations() {
 
 const FISH: &str = r"
 complete -c darwin-vz-nix -l machine -x -a '(darwin-vz-nix complete machines 2>/dev/null)'
+complete -c darwin-vz-nix -n '__fish_seen_subcommand_from start stop pause resume logs run suspend exec ip screenshot get set rename clone delete; and not __fish_seen_subcommand_from generations' -f -a '(darwin-vz-nix complete machines 2>/dev/null)'
 complete -c darwin-vz-nix -n '__fish_seen_subcommand_from generations; and __fish_seen_subcommand_from rollback delete' -f -a '(darwin-vz-nix complete generations 2>/dev/null)'
 ";
 
@@ -87,11 +97,15 @@ fn with_value_hints(command: Command) -> Command {
     command.mut_args(values).mut_subcommands(with_value_hints)
 }
 
+/// How zsh's lines begin for arguments that are machines. A new name is none.
+const MACHINES: [&str; 6] =
+    ["'--machine=", "':name -- ", "'::name -- ", "'*::names -- ", "':source -- ", "':old_name -- "];
+
 /// Sets the completion function at the end of an argument's line, and inserts the functions before the final call.
 fn zsh(script: &str) -> String {
     let line = |line: &str| {
         let completer = match line {
-            _ if line.starts_with("'--machine=") => "machines",
+            _ if MACHINES.iter().any(|begin| line.starts_with(begin)) => "machines",
             _ if line.starts_with("'::to -- ") || line.starts_with("'*::numbers -- ") => "generations",
             _ => return format!("{line}\n"),
         };

@@ -246,7 +246,7 @@ impl GuestSession {
         let (client, machine) = (&subject.client, &subject.machine);
         match self {
             GuestSession { daemon_ran: true, guest_ran: false } if unused(client, |name| name == machine).await => {
-                progress::during(client, machine, client.stop(machine, &StopRequest::default())).await
+                progress::during(client, machine, client.stop(machine, &StopRequest::default())).await.map(drop)
             }
             GuestSession { daemon_ran: false, .. } if unused(client, |_| true).await => {
                 progress::during(client, machine, client.shut_down()).await

@@ -13,7 +13,7 @@ use dvn_host::{
     machine_dir::StateDir,
     tail::{Start, tail},
 };
-use dvn_types::{Kind, Report};
+use dvn_types::{Kind, MachineName, Report};
 use futures_util::StreamExt;
 use std::{
     io::{self, IsTerminal, Write, stdout},
@@ -29,10 +29,12 @@ const RECENT: usize = 10;
 #[command(after_help = "\
 Examples:
   darwin-vz-nix logs --follow
-  darwin-vz-nix logs --console --lines 50
-  darwin-vz-nix logs --boots
+  darwin-vz-nix logs --console --follow web
   darwin-vz-nix logs --console --boot -1")]
 pub struct Logs {
+    /// Machine, of the library or not, whose console to show [default: that of --machine]
+    #[arg(value_name = "NAME")]
+    name: Option<MachineName>,
     /// Show the guest's serial console instead of the daemon's log
     #[arg(long)]
     console: bool,
@@ -57,20 +59,24 @@ impl Logs {
     /// Prints it.
     pub async fn run(mut self, context: &Context) -> Result<(), Report> {
         if self.boots {
-            return output::print(&boots::table(&boots::of(context).await?));
+            return output::print(&boots::table(&boots::of(context, &self.machine(context)?).await?));
         }
+        // The daemon's log is not a machine's.
+        self.console |= self.name.is_some() && !self.build;
         if let Some(boot) = self.boot {
             self.console = true;
             // On stderr, since stdout is only for the guest's output. A missing boot is reported below.
-            if let Some(record) = boots::of(context).await.ok().and_then(|boots| boots::find(boots, boot)) {
+            if let Some(record) =
+                boots::of(context, &self.machine(context)?).await.ok().and_then(|boots| boots::find(boots, boot))
+            {
                 let _ = io::stderr().write_all(boots::describe(&record).as_bytes());
             }
         }
         let lines = self.lines.or(self.follow.then_some(RECENT));
         let client = context.client();
         let text = match (self.console, self.build) {
-            (true, _) => client.console_of(&context.machine()?, self.boot.unwrap_or(0), self.follow, lines).await,
-            (_, true) => client.build_log(&context.machine()?, self.follow, lines).await,
+            (true, _) => client.console_of(&self.machine(context)?, self.boot.unwrap_or(0), self.follow, lines).await,
+            (_, true) => client.build_log(&self.machine(context)?, self.follow, lines).await,
             _ => client.logs(self.follow, lines).await,
         };
         match text {
@@ -84,6 +90,10 @@ impl Logs {
             Err(report) if report.kind == Kind::NotRunning => self.read_files(context, lines, report).await,
             Err(report) => Err(report),
         }
+    }
+
+    fn machine(&self, context: &Context) -> Result<MachineName, Report> {
+        context.named_or_chosen(self.name.as_ref())
     }
 
     /// Reads the file, for a daemon that does not run.
@@ -106,8 +116,8 @@ impl Logs {
         }
         let dir = StateDir::open(&root)?;
         let file = match (self.console, self.build) {
-            (true, _) => kept::console(&dir.machine(&context.machine()?), self.boot.unwrap_or(0))?,
-            (_, true) => dir.machine(&context.machine()?).build_log(),
+            (true, _) => kept::console(&dir.machine(&self.machine(context)?), self.boot.unwrap_or(0))?,
+            (_, true) => dir.machine(&self.machine(context)?).build_log(),
             _ => dir.daemon_log(),
         };
         Ok(file.exists().then_some(file))
@@ -115,14 +125,16 @@ impl Logs {
 }
 
 /// Prepares a log for its destination.
-struct Printer(Option<ForTerminal>);
+pub struct Printer(Option<ForTerminal>);
 
 impl Printer {
-    fn new(terminal: bool) -> Printer {
+    /// For a terminal, or for a pipe or file.
+    pub fn new(terminal: bool) -> Printer {
         Printer(terminal.then(ForTerminal::default))
     }
 
-    fn form(&mut self, piece: Vec<u8>) -> Vec<u8> {
+    /// Of a piece, what is printed.
+    pub fn form(&mut self, piece: Vec<u8>) -> Vec<u8> {
         match &mut self.0 {
             Some(terminal) => terminal.clean(&piece).into_bytes(),
             None => piece,

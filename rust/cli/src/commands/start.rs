@@ -10,7 +10,7 @@ use crate::{
 use clap::Args;
 use dvn_config::{HostFacts, start_request};
 use dvn_types::{
-    Report,
+    MachineName, Report,
     wire::{StartRequest, State},
 };
 
@@ -19,8 +19,12 @@ use dvn_types::{
 #[command(after_help = "\
 Examples:
   darwin-vz-nix start
+  darwin-vz-nix start web
   darwin-vz-nix start --cores 8 --memory 16G")]
 pub struct Start {
+    /// Machine, of the library or not [default: that of --machine]
+    #[arg(value_name = "NAME")]
+    name: Option<MachineName>,
     #[command(flatten)]
     sizes: SizeFlags,
     /// Print the machine's status as JSON
@@ -31,16 +35,20 @@ pub struct Start {
 impl Start {
     /// Returns when the machine runs.
     pub async fn run(self, context: &Context) -> Result<(), Report> {
-        let machine = context.machine()?;
+        let machine = context.named_or_chosen(self.name.as_ref())?;
         let request = self.request()?;
         let client = launch::ensure(context).await?;
-        let before = status::of(&client, &machine).await?;
+        let before = match (status::of(&client, &machine).await?, &self.name) {
+            // Of the library, or of nothing: then this says so.
+            (None, Some(_)) => Some(client.machine(&machine).await?.state),
+            (status, _) => status.map(|status| status.state),
+        };
         progress::during(&client, &machine, client.start(&machine, &request)).await?;
-        let after = status::of(&client, &machine).await?;
         if self.json {
-            return output::print_json(&after);
+            return status::print_one(&client, &machine).await;
         }
-        match before.map(|status| status.state) {
+        let after = status::of(&client, &machine).await?;
+        match before {
             Some(State::Running { .. }) => return output::print(&format!("{machine} runs already\n")),
             Some(State::Paused { .. }) => return output::print(&format!("{machine} is resumed\n")),
             _ => {}

@@ -1,18 +1,20 @@
 //! `status`: the machines as a table, or everything as JSON; once, or on each change.
 
 use crate::{
+    commands::list,
     context::Context,
     output::{self, milliseconds, short},
+    words,
 };
-use bytesize::ByteSize;
 use clap::Args;
 use comfy_table::{Table, presets};
 use dvn_client::Client;
 use dvn_config::Size;
 use dvn_types::{
     Kind, MachineName, Report,
-    wire::{BootTimeline, Connections, DaemonStatus, MachineStatus, State, StoreSharing},
+    wire::{BootTimeline, Connections, DaemonStatus, MachineStatus, Role, State, StoreSharing, Vm},
 };
+use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
 /// Flags of `status`.
@@ -38,6 +40,23 @@ pub async fn of(client: &Client, machine: &MachineName) -> Result<Option<Machine
     Ok(client.status().await?.machines.into_iter().find(|status| status.name == *machine))
 }
 
+/// Prints the status of one machine as JSON; one of the library as `get` does.
+pub async fn print_one(client: &Client, machine: &MachineName) -> Result<(), Report> {
+    match of(client, machine).await? {
+        Some(status) => output::print_json(&status),
+        None => output::print_json(&client.machine(machine).await?),
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Everything {
+    #[serde(flatten)]
+    status: DaemonStatus,
+    /// The machines of the library that run, are suspended, or should be.
+    library: Vec<Vm>,
+}
+
 /// The number of refused paths to show.
 const REFUSED: usize = 3;
 
@@ -59,7 +78,8 @@ impl Status {
         loop {
             let generation = status.generation;
             if terminal || shown != Some(generation) {
-                self.show(context, status, self.watch && terminal)?;
+                let library = library(&client).await?;
+                self.show(context, Everything { status, library }, self.watch && terminal)?;
                 shown = Some(generation);
             }
             if !self.watch {
@@ -91,32 +111,47 @@ impl Status {
         output::print(&lines(&mut table))
     }
 
-    fn show(&self, context: &Context, mut status: DaemonStatus, in_place: bool) -> Result<(), Report> {
+    fn show(&self, context: &Context, mut all: Everything, in_place: bool) -> Result<(), Report> {
         if let Some(name) = &context.global.machine {
-            status.machines.retain(|machine| machine.name == *name);
-            if status.machines.is_empty() {
+            all.status.machines.retain(|machine| machine.name == *name);
+            all.library.retain(|vm| vm.name == *name);
+            if all.status.machines.is_empty() && all.library.is_empty() {
                 return Err(Report::new(Kind::NotFound, format!("the daemon has no machine {name}"))
                     .hint("`darwin-vz-nix status` without --machine shows its machines"));
             }
         }
         match (self.json, self.watch) {
-            (true, false) => output::print_json(&status),
+            (true, false) => output::print_json(&all),
             (true, true) => {
                 let line =
-                    serde_json::to_string(&status).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
+                    serde_json::to_string(&all).map_err(|error| Report::new(Kind::Internal, error.to_string()))?;
                 output::print(&format!("{line}\n"))
             }
             (false, _) => {
                 // Move the cursor home and clear below it, which redraws without flicker.
                 let clear = if in_place { "\x1b[H\x1b[J" } else { "" };
-                output::print(&format!("{clear}{}", table(&status, unix_now())))
+                output::print(&format!("{clear}{}", table(&all.status, &all.library, unix_now())))
             }
         }
     }
 }
 
+/// The machines of the library that are more than files: all but those that were stopped in order.
+async fn library(client: &Client) -> Result<Vec<Vm>, Report> {
+    let of_interest = |vm: &Vm| match &vm.state {
+        State::Stopped { .. } => vm.waits_for.is_some(),
+        _ => true,
+    };
+    match client.machines(false).await {
+        Ok(list) => Ok(list.machines.into_iter().filter(|vm| vm.role == Role::Library && of_interest(vm)).collect()),
+        // A daemon of an older release has no library.
+        Err(report) if report.kind == Kind::NotFound => Ok(Vec::new()),
+        Err(report) => Err(report),
+    }
+}
+
 /// The table, and below it notes.
-pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
+pub fn table(status: &DaemonStatus, library: &[Vm], unix_now: Duration) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
@@ -134,6 +169,9 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
     for machine in &status.machines {
         table.add_row(row(machine, unix_now));
     }
+    for vm in library {
+        table.add_row(list::status_row(vm, unix_now));
+    }
     let mut text = lines(&mut table);
     for machine in &status.machines {
         text.push_str(&note(machine));
@@ -142,13 +180,14 @@ pub fn table(status: &DaemonStatus, unix_now: Duration) -> String {
         }
         text.push_str(&store(machine));
     }
+    text.extend(library.iter().map(list::note));
     text
 }
 
 /// The guest's use of the host's store, if there is something to report.
 fn store(machine: &MachineStatus) -> String {
     let (name, store) = (&machine.name, &machine.store);
-    let size = |bytes| ByteSize(bytes).display().iec().to_string();
+    let size = output::measured_size;
     let mut text = match &store.sharing {
         StoreSharing::Off => return String::new(),
         StoreSharing::Left { why } => format!("{name}: the host's store is not shared until the next boot: {why}\n"),
@@ -182,21 +221,15 @@ fn unix_now() -> Duration {
 }
 
 fn row(machine: &MachineStatus, unix_now: Duration) -> [String; 10] {
-    let (state, users, idle) = match &machine.state {
-        State::Stopped { .. } | State::Failed { .. } if machine.waits_for.is_some() => ("waiting", None, None),
-        State::Stopped { .. } => ("stopped", None, None),
-        State::Starting => ("starting", None, None),
-        State::Running { leases, idle_stop_in_ms, .. } => ("running", Some(*leases), *idle_stop_in_ms),
-        State::Paused { leases, .. } => ("paused", Some(*leases), None),
-        State::Stopping { restart: false } => ("stopping", None, None),
-        State::Stopping { restart: true } => ("restarting", None, None),
-        State::Failed { .. } => ("failed", None, None),
-        State::Broken { .. } => ("broken", None, None),
+    let (users, idle) = match &machine.state {
+        State::Running { leases, idle_stop_in_ms, .. } => (Some(*leases), *idle_stop_in_ms),
+        State::Paused { leases, .. } => (Some(*leases), None),
+        _ => (None, None),
     };
     let dash = || "-".to_owned();
     [
         machine.name.to_string(),
-        state.to_owned(),
+        words::state(&machine.state, machine.waits_for.is_some()).to_owned(),
         short(unix_now.saturating_sub(Duration::from_millis(machine.since_unix_ms))),
         users.map_or_else(dash, |users| users.to_string()),
         idle.map_or_else(dash, |ms| format!("in {}", short(Duration::from_millis(ms)))),
@@ -228,7 +261,7 @@ fn note(machine: &MachineStatus) -> String {
             format!("{name}: {builds} builds continue without a connection\n")
         }
         State::Failed { cause, attempts, retry_in_ms } => {
-            let hints = hints(cause);
+            let hints = words::hints(cause);
             let again = match retry_in_ms {
                 0 => "the next connection tries again".to_owned(),
                 ms => format!(
@@ -240,13 +273,9 @@ fn note(machine: &MachineStatus) -> String {
                 if *attempts == 1 { "the boot failed".to_owned() } else { format!("{attempts} boots failed in a row") };
             format!("{name}: {failed}: {}\n{hints}  {again}; `darwin-vz-nix start` tries at once\n", cause.message)
         }
-        State::Broken { cause } => format!("{name}: broken: {}\n{}", cause.message, hints(cause)),
+        State::Broken { cause } => format!("{name}: broken: {}\n{}", cause.message, words::hints(cause)),
         _ => String::new(),
     }
-}
-
-fn hints(cause: &Report) -> String {
-    cause.hints.iter().map(|hint| format!("  hint: {hint}\n")).collect()
 }
 
 /// A boot's phases, one a line, with their durations.
@@ -293,7 +322,7 @@ mod tests {
         let notes = |store| {
             let machine = MachineStatus { store, ..machine("a", State::Starting) };
             let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines: vec![machine] };
-            let text = table(&status, Duration::from_secs(1_065));
+            let text = table(&status, &[], Duration::from_secs(1_065));
             text.lines().skip(2).map(|line| format!("{line}\n")).collect::<String>()
         };
         let refused = |n: u32| RefusedPath { path: format!("/nix/store/{n}"), why: "a changed name".to_owned() };
@@ -334,7 +363,7 @@ mod tests {
             MachineStatus { listen: vec![], ..machine("h", State::Broken { cause: taken }) },
         ];
         let status = DaemonStatus { generation: 1, version: String::new(), pid: 1, machines };
-        assert_snapshot!(table(&status, Duration::from_secs(1_065)), @r"
+        assert_snapshot!(table(&status, &[], Duration::from_secs(1_065)), @r"
         MACHINE  STATE       FOR    USERS  IDLE STOP  LISTEN           CORES  MEMORY  DISK  LAST BOOT
         a        stopped     1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
         b        starting    1m 5s  -      -          127.0.0.1:31122  4      8G      100G  -
