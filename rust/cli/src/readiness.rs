@@ -72,7 +72,7 @@ async fn poll(client: &Client, name: &MachineName, what: WaitFor, limit: Duratio
             Err(_) => {}
         }
         if Instant::now() >= give_up {
-            let waited = format!("{name} runs, but {} s of waiting for {what} are over{why}", limit.as_secs());
+            let waited = format!("{name} runs, but {what} did not appear within {} s{why}", limit.as_secs());
             return Err(Report::new(Kind::Guest, waited)
                 .hint("see its console: `darwin-vz-nix logs --console`; --timeout allows it more time"));
         }

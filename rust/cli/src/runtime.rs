@@ -16,7 +16,7 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Report> {
     run(Builder::new_current_thread(), future)
 }
 
-/// For the daemon: several threads. Nothing wakes them while it is idle.
+/// For the daemon, and for `exec`, whose output may block: several threads. Nothing wakes them while they are idle.
 pub fn block_on_threads<F: Future>(future: F) -> Result<F::Output, Report> {
     let mut threads = Builder::new_multi_thread();
     threads.worker_threads(THREADS).thread_name("worker");

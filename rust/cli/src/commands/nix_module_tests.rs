@@ -77,7 +77,7 @@ fn launchd_starts_the_daemon_with_valid_arguments() {
         let arguments = &value["launchd"]["darwin-vz"]["ProgramArguments"];
         let line = arguments.as_array().unwrap().last().unwrap().as_str().unwrap();
         let cli = parsed(line);
-        assert!(matches!(cli.verb, Verb::Run(_)), "{name}: {line}");
+        assert!(matches!(cli.verb, Verb::Daemon(_)), "{name}: {line}");
         assert!(cli.global.config.unwrap().ends_with("…-darwin-vz-nix.toml"), "{name}: {line}");
     }
 }
