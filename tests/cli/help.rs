@@ -28,6 +28,7 @@ fn the_program() {
       rename, delete         Rename a machine; delete machines with their disks
       run, suspend           Boot a machine and show its console; save its memory and end its guest
       exec, ip, screenshot   Run a command in a machine; show its addresses or its screen
+      tart                   Take Tart's command line for these machines
     Virtual machines and builders for Nix:
       start, stop            Start or stop a machine; the daemon starts with it
       pause, resume          Pause the guest; resume it

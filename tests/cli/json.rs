@@ -4,13 +4,14 @@ use super::{common::Server, program, run, verbs};
 use serde_json::Value;
 
 /// Verbs without it, and why.
-const WITHOUT: [(&str, &str); 10] = [
+const WITHOUT: [(&str, &str); 11] = [
     ("ssh", "its output is the guest's"),
     ("connect", "its output is the guest's"),
     ("logs", "a log is lines of text"),
     ("run", "its output is the guest's"),
     ("exec", "its output is the guest's"),
     ("screenshot", "its output is an image"),
+    ("tart", "Tart's flags: --format json"),
     ("daemon", "it prints only its log"),
     ("destroy", "nothing is left to tell of"),
     ("completions", "a script for a shell"),

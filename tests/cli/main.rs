@@ -21,6 +21,7 @@ mod settings;
 mod signals;
 mod ssh_block;
 mod state;
+mod tart;
 mod terminal;
 mod token;
 mod unauthenticated;

@@ -53,15 +53,7 @@ fn a_machine_installs_itself_serves_is_cloned_and_leaves_nothing() {
     if backend() != "vz" {
         // The port of the host leads to the server in the guest.
         let port = free_port();
-        lab.ok(&[
-            "run",
-            "base",
-            "--detach",
-            "--expose",
-            &format!("{port}:8096"),
-            "--wait-for",
-            &format!("port:{port}"),
-        ]);
+        lab.ok(&["run", "base", "--detach", "--expose", &format!("{port}:8096"), "--wait-for", "port:8096"]);
         wait("the page", || page(port).is_some_and(|page| page.contains(" 200 ")));
         assert_eq!(lab.ok(&["ip", "base", "--wait", "60"]), "10.0.2.15\n");
         let png = lab.dir.path().join("screen.png");
@@ -80,6 +72,12 @@ fn a_machine_installs_itself_serves_is_cloned_and_leaves_nothing() {
         lab.program(&["exec", "-i", "base", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     cat.stdin.take().unwrap().write_all(b"through and back").unwrap();
     assert_eq!(cat.wait_with_output().unwrap().stdout, b"through and back");
+
+    // The same machine by Tart's command line.
+    assert_eq!(lab.ok(&["tart", "exec", "base", "uname", "-s"]), "Linux\n");
+    let listed: Value = serde_json::from_str(&lab.ok(&["tart", "list", "--format", "json"])).unwrap();
+    assert_eq!((&listed[0]["Name"], &listed[0]["State"]), (&"base".into(), &"running".into()), "{listed}");
+    assert!(lab.fails(&["tart", "run", "base"], 2).contains("runs already"));
 
     let refused = lab.fails(&["clone", "base", "one"], 8);
     assert!(refused.contains("it runs"), "{refused}");

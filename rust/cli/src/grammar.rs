@@ -6,6 +6,7 @@ use crate::{
         generations, ip, list, logs, nix_config, pause, run, screenshot, set, ssh, start, status, stop, suspend, token,
     },
     global::Global,
+    tart,
 };
 use clap::{Parser, Subcommand};
 use dvn_config::Key;
@@ -21,6 +22,7 @@ Virtual machines:
   rename, delete         Rename a machine; delete machines with their disks
   run, suspend           Boot a machine and show its console; save its memory and end its guest
   exec, ip, screenshot   Run a command in a machine; show its addresses or its screen
+  tart                   Take Tart's command line for these machines
 Virtual machines and builders for Nix:
   start, stop            Start or stop a machine; the daemon starts with it
   pause, resume          Pause the guest; resume it
@@ -110,6 +112,10 @@ pub enum Verb {
     Ip(ip::Ip),
     /// Save the screen of a running machine as a PNG
     Screenshot(screenshot::Screenshot),
+    /// Take Tart's command line for these machines, as the program does if it is called as `tart`
+    ///
+    /// `darwin-vz-nix tart list --help` and the like show the flags of Tart's verbs.
+    Tart(tart::Arguments),
     /// Start a machine, and the daemon if none runs
     ///
     /// A suspended machine continues. `run` can add devices, and stays attached to the machine.

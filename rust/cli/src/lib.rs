@@ -30,6 +30,7 @@ use clap::{
 use context::Context;
 use dvn_host::descriptors::Inheritance;
 use dvn_types::Report;
+use global::Global;
 use grammar::{Cli, Verb};
 use runtime::{block_on, block_on_threads};
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub fn command() -> Command {
 pub fn main() -> ExitCode {
     let inheritance = Inheritance::take();
     if let Some(arguments) = tart::arguments() {
-        return tart::main(arguments);
+        return tart::main(arguments, Global::default());
     }
     let Cli { global, verb } = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
     output::colour(global.color.unwrap_or_default());
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
     let outcome = match verb {
         // Prints errors as one line, since Nix shows a remote program's stderr.
         Verb::Connect(verb) => return verb.run(global),
+        Verb::Tart(verb) => return verb.run(global),
         // Its exit code depends on its findings.
         Verb::Doctor(verb) => return verb.run(global),
         Verb::Complete(verb) => {
@@ -114,6 +116,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Report> {
         Verb::Token(verb) => verb.run(context),
         // Handled in `main`.
         Verb::Daemon(_)
+        | Verb::Tart(_)
         | Verb::Connect(_)
         | Verb::Doctor(_)
         | Verb::Capabilities(_)

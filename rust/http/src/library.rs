@@ -42,6 +42,7 @@ pub(super) async fn show(State(api): Shared, name: Name) -> Answer<Json<Vm>> {
     responses((status = 200, body = Vm, description = "It is made, and does not run.")))]
 pub(super) async fn create(State(api): Shared, Given(request): Given<Option<CreateRequest>>) -> Answer<Json<Vm>> {
     let request = request.ok_or_else(|| needed("the name of the new machine"))?;
+    check_sizes(request.cores, request.memory, request.disk_size)?;
     Ok(Json(off_the_runtime(move || api.control.change(LibraryChange::Create(request))).await?))
 }
 
@@ -65,6 +66,7 @@ pub(super) async fn clone(
     responses((status = 200, body = Vm, description = "The machine as it is then.")))]
 pub(super) async fn set(State(api): Shared, name: Name, Given(request): Given<SetRequest>) -> Answer<Json<Vm>> {
     let name = machine(name)?;
+    check_sizes(request.cores, request.memory, request.disk_size)?;
     Ok(Json(off_the_runtime(move || api.control.change(LibraryChange::Set(name, request))).await?))
 }
 
@@ -145,6 +147,20 @@ fn check(request: &RunRequest) -> Result<(), Report> {
     match request.expose.iter().any(|port| port.host == 0 || port.guest == 0) {
         true => Err(Report::new(Kind::Config, "a port is a number from 1 to 65535, and not 0")),
         false => Ok(()),
+    }
+}
+
+/// What no machine can have; what this host cannot give shows at a start.
+fn check_sizes(cores: Option<u32>, memory: Option<u64>, disk_size: Option<u64>) -> Result<(), Report> {
+    let most = i64::MAX.unsigned_abs();
+    let refused = |why: String| Err(Report::new(Kind::Config, why));
+    match (cores, memory, disk_size) {
+        (Some(0), ..) => refused("a machine has at least one processor".to_owned()),
+        (_, Some(bytes), _) if bytes == 0 || bytes > most => refused(format!("no machine has {bytes} bytes of memory")),
+        (.., Some(bytes)) if bytes == 0 || bytes > most || !bytes.is_multiple_of(512) => {
+            refused(format!("a disk cannot have {bytes} bytes: it has sectors of 512, and at least one"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -56,7 +56,7 @@ fn complete(mut api: openapi::OpenApi) -> openapi::OpenApi {
     api.components.get_or_insert_with(Components::default).add_security_scheme("token", bearer);
     api.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("token", [])]);
     for path in api.paths.paths.values_mut() {
-        let operations = [&mut path.get, &mut path.post, &mut path.delete];
+        let operations = [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete];
         operations.into_iter().flatten().for_each(may_fail);
     }
     api

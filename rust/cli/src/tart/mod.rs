@@ -22,6 +22,7 @@ use dvn_types::{
 use grammar::{DiskFormat, Format, Tart, Verb};
 use std::{
     ffi::OsString,
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -55,19 +56,34 @@ impl From<Report> for End {
     }
 }
 
-/// Whether the program is called as `tart`; the arguments of Tart's command line then, with the program's name.
-pub fn arguments() -> Option<Vec<OsString>> {
-    let all: Vec<_> = std::env::args_os().collect();
-    let is_tart = |name: &OsString| std::path::Path::new(name).file_name().is_some_and(|name| name == "tart");
-    match all.as_slice() {
-        [program, ..] if is_tart(program) => Some(all),
-        [_, verb, ..] if verb == "tart" => Some(all[1..].to_vec()),
-        _ => None,
+/// Arguments of the verb `tart`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  darwin-vz-nix tart list --format json
+  ln -s \"$(command -v darwin-vz-nix)\" ~/bin/tart && tart --help")]
+pub struct Arguments {
+    /// A verb of Tart's with its arguments
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Arguments {
+    /// Runs it. Returns its exit code.
+    pub fn run(self, global: Global) -> ExitCode {
+        main(std::iter::once("tart".into()).chain(self.arguments).collect(), global)
     }
 }
 
+/// Whether the program is called as `tart`; the arguments of Tart's command line then, with the program's name.
+pub fn arguments() -> Option<Vec<OsString>> {
+    let all: Vec<_> = std::env::args_os().collect();
+    let program = all.first().map(Path::new)?;
+    program.file_name().is_some_and(|name| name == "tart").then_some(all)
+}
+
 /// Runs a command line of Tart's. Returns its exit code.
-pub fn main(arguments: Vec<OsString>) -> ExitCode {
+pub fn main(arguments: Vec<OsString>, global: Global) -> ExitCode {
     let Tart { verb } = match Tart::try_parse_from(arguments) {
         Ok(tart) => tart,
         Err(error) => {
@@ -76,7 +92,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(if asked_for { 0 } else { USAGE });
         }
     };
-    let ended = Context::new(Global::default(), vec![]).map_err(End::from).and_then(|context| {
+    let ended = Context::new(global, vec![]).map_err(End::from).and_then(|context| {
         logging::for_a_client(&context)?;
         match verb {
             // Output continues while a command does not read its input.
