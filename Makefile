@@ -6,7 +6,7 @@ GUESTS ?= $(shell uname -m) $(filter-out $(shell uname -m),x86_64 aarch64)
 # daemon left, and boots guests of another architecture. Virtualization does none of this. The stand-in also cannot pause
 # a guest with open connections repeatedly: it uses QEMU for that, within the limits of decision 0015. The guest's PID 1
 # makes no difference to a backend.
-ABOUT_QEMU := pause:: systemd:: missing_programs_name_their_packages \
+ABOUT_QEMU := pause:: systemd:: vms::a_suspended_machine missing_programs_name_their_packages \
   an_orphan_of_an_earlier_daemon_is_ended_before_the_next_boot an_aarch64_guest_boots_builds_and_powers_off \
   one_boot_takes_thousands_of_connections_through_both_doors
 

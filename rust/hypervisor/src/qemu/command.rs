@@ -131,10 +131,10 @@ fn machine(spec: &MachineSpec, accelerator: Accelerator) -> (&'static str, &'sta
 fn devices(line: &mut Line, spec: &MachineSpec, start: Start<'_>, sockets: &Sockets<'_>) {
     let devices = &spec.devices;
     if devices.display.is_some() || devices.disks.iter().any(|disk| disk.bus == Bus::Usb) {
-        line.pair("-device", "qemu-xhci,id=usb");
+        line.pair("-device", format!("qemu-xhci,id=usb{}", Slot::Usb.of(spec)));
     }
     for (index, attached) in spec.disks().enumerate() {
-        disk(line, index, &attached);
+        disk(line, index, &attached, &Slot::Disk(index).of(spec));
     }
     for (index, nic) in devices.nics.iter().enumerate() {
         let mut network = format!("user,id=net{index}");
@@ -142,22 +142,55 @@ fn devices(line: &mut Line, spec: &MachineSpec, start: Start<'_>, sockets: &Sock
             network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
         }
         line.pair("-netdev", network);
-        line.pair("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile=", nic.mac));
+        let slot = Slot::Nic(index).of(spec);
+        line.pair("-device", format!("virtio-net-pci,netdev=net{index},mac={},romfile={slot}", nic.mac));
     }
-    line.pair("-device", "virtio-rng-pci");
+    line.pair("-device", format!("virtio-rng-pci{}", Slot::Random.of(spec)));
     if devices.vsock {
-        vsock_device(line, has_vsock_port(spec), start.restore, sockets);
+        vsock_device(line, spec, start.restore, sockets);
     }
     for (index, share) in devices.shares.iter().enumerate() {
         line.pair("-chardev", option(&format!("socket,id=share{index},path="), &sockets.share(index)));
         let device = format!("vhost-user-fs-pci,chardev=share{index},tag={},queue-size=1024", share.tag);
+        let device = device + &Slot::Share(index).of(spec);
         line.pair("-device", device);
     }
     if let Some(Screen { width, height }) = devices.display {
         // The machine virt has no VGA.
         let card = if spec.arch == Arch::X86_64 { "virtio-vga" } else { "virtio-gpu-pci" };
-        line.pair("-device", format!("{card},xres={width},yres={height}"));
+        line.pair("-device", format!("{card},xres={width},yres={height}{}", Slot::Display.of(spec)));
         line.pair("-device", "usb-kbd,bus=usb.0").pair("-device", "usb-tablet,bus=usb.0");
+    }
+}
+
+/// The place of a device on the PCI bus of a machine that boots by EFI. The firmware remembers what it boots from by its place, so a
+/// disk must not move when another device comes or goes.
+enum Slot {
+    Display,
+    Usb,
+    Random,
+    Vsock,
+    Nic(usize),
+    Share(usize),
+    Disk(usize),
+}
+
+impl Slot {
+    /// The option for it; empty where QEMU may choose: for a kernel that is booted directly, and beyond the room for its kind.
+    fn of(self, spec: &MachineSpec) -> String {
+        let (first, index, room) = match self {
+            Slot::Display => (0x1, 0, 1),
+            Slot::Usb => (0x2, 0, 1),
+            Slot::Random => (0x3, 0, 1),
+            Slot::Vsock => (0x4, 0, 1),
+            Slot::Nic(index) => (0x5, index, 4),
+            Slot::Share(index) => (0x9, index, 7),
+            Slot::Disk(index) => (0x10, index, 12),
+        };
+        match spec.boot {
+            Boot::Efi { .. } if index < room => format!(",addr={:#x}", first + index),
+            _ => String::new(),
+        }
     }
 }
 
@@ -167,10 +200,11 @@ pub fn has_vsock_port(spec: &MachineSpec) -> bool {
 }
 
 /// The device; for a restore only its port, which was empty when the guest was saved.
-fn vsock_device(line: &mut Line, has_port: bool, restore: bool, sockets: &Sockets<'_>) {
+fn vsock_device(line: &mut Line, spec: &MachineSpec, restore: bool, sockets: &Sockets<'_>) {
+    let has_port = has_vsock_port(spec);
     let mut device = format!("{VSOCK_DRIVER},id={VSOCK},chardev={VSOCK}");
     if has_port {
-        line.pair("-device", format!("pcie-root-port,id={VSOCK_PORT},chassis=1,slot=1"));
+        line.pair("-device", format!("pcie-root-port,id={VSOCK_PORT},chassis=1,slot=1{}", Slot::Vsock.of(spec)));
         device.push_str(&format!(",bus={VSOCK_PORT}"));
     }
     if !(has_port && restore) {
@@ -179,16 +213,16 @@ fn vsock_device(line: &mut Line, has_port: bool, restore: bool, sockets: &Socket
     }
 }
 
-fn disk(line: &mut Line, index: usize, disk: &Attached<'_>) {
+fn disk(line: &mut Line, index: usize, disk: &Attached<'_>, slot: &str) {
     let read_only = if disk.read_only { "on" } else { "off" };
     let node = format!("driver=file,node-name=disk{index},read-only={read_only},discard=unmap,filename=");
     line.pair("-blockdev", option(&node, disk.path));
     let mut device = match disk.bus {
         // A full host disk is the guest's error to handle; QEMU's default would freeze the guest.
-        Bus::Virtio => format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report"),
+        Bus::Virtio => format!("virtio-blk-pci,drive=disk{index},werror=report,rerror=report{slot}"),
         Bus::Usb => format!("usb-storage,bus=usb.0,drive=disk{index},werror=report,rerror=report"),
         // QEMU requires a serial number here.
-        Bus::Nvme => format!("nvme,drive=disk{index},serial=disk{index}"),
+        Bus::Nvme => format!("nvme,drive=disk{index},serial=disk{index}{slot}"),
     };
     if let Some(serial) = disk.serial {
         device.push_str(&format!(",serial={serial}"));

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     disks::{CacheDisk, SystemDisk},
-    spec::{Devices, Share},
+    spec::{Devices, Nic, Share},
 };
 use dvn_host::machine_dir::MachineDir;
 use dvn_protocol::CACHE_DISK;
@@ -128,7 +128,7 @@ fn a_machine_has_what_was_asked_for_and_nothing_else() {
         assert!(!line.contains(absent), "{absent}: {line}");
     }
     assert!(
-        line.contains("-device qemu-xhci,id=usb ") && line.contains("usb-storage,bus=usb.0,drive=disk1,"),
+        line.contains("-device qemu-xhci,id=usb,addr=0x2 ") && line.contains("usb-storage,bus=usb.0,drive=disk1,"),
         "{line}"
     );
     let nvme = with(efi(), |spec| spec.devices.disks[0].bus = Bus::Nvme);
@@ -143,6 +143,29 @@ fn a_machine_has_what_was_asked_for_and_nothing_else() {
     assert!(line.contains("virtio-gpu-pci,xres=1024,yres=768"), "{line}");
     let line = text(&qemu(&efi(), Start { restore: true, ..TCG }));
     assert!(line.ends_with("-S -incoming defer"), "{line}");
+}
+
+/// The firmware would no longer find what it booted from.
+#[test]
+fn no_device_moves_a_disk_of_a_machine_that_boots_by_efi() {
+    let disk = "drive=disk0,werror=report,rerror=report,addr=0x10";
+    let one = SystemDisk::new("/m/disk.img", false);
+    let bare = with(efi(), |spec| spec.devices.disks = vec![one.clone()]);
+    let full = with(bare.clone(), |spec| {
+        spec.devices.disks.push(SystemDisk::new("/x", true));
+        spec.devices.display = Some(Screen { width: 1, height: 1 });
+        spec.devices.vsock = true;
+        spec.devices.nics = vec![Nic { mac: "02:00:00:00:00:01".parse().unwrap() }];
+    });
+    for spec in [&bare, &full] {
+        let line = text(&qemu(spec, TCG));
+        assert!(line.contains(disk), "{line}");
+        let places: Vec<_> = line.split("addr=").skip(1).filter_map(|rest| rest.split(' ').next()).collect();
+        let distinct: std::collections::BTreeSet<_> = places.iter().collect();
+        assert_eq!(distinct.len(), places.len(), "{line}");
+    }
+    let direct = with(spec(), |spec| spec.devices.disks = vec![one]);
+    assert!(!text(&qemu(&direct, TCG)).contains("addr="), "a kernel finds its disks by their order");
 }
 
 #[test]
