@@ -39,6 +39,11 @@ impl Files {
     pub(crate) fn of(dir: &Path) -> Files {
         Files { dir: dir.to_owned() }
     }
+    /// Whether there is any file that only a machine of a library has.
+    fn has_any(&self) -> bool {
+        let all = [self.config(), self.disk(), self.nvram(), self.record()];
+        all.iter().any(|file| fs::symlink_metadata(file).is_ok())
+    }
     /// The directory, which is the machine.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -166,6 +171,9 @@ impl Library {
             if name.as_encoded_bytes().starts_with(b".") || name.to_str().is_some_and(skip) {
                 continue;
             }
+            if entry_of_another_kind(&self.machines.join(&name)) {
+                continue;
+            }
             let machine = MachineName::try_from(name.as_os_str())
                 .map_err(|why| Report::new(Kind::State, why).hint("rename the directory"))
                 .and_then(|name| self.machine(&name));
@@ -179,7 +187,9 @@ impl Library {
     pub fn machine(&self, name: &MachineName) -> Result<Machine, Report> {
         let files = self.files(name);
         match fs::symlink_metadata(files.dir()) {
-            Ok(meta) if meta.is_dir() => {}
+            Ok(meta) if meta.is_dir() && files.has_any() => {}
+            // Something else that is kept here: a builder that the configuration no longer declares.
+            Ok(meta) if meta.is_dir() => return Err(self.no_such(name)),
             Ok(_) => {
                 return Err(Report::new(Kind::State, format!("{} is no directory", files.dir().display()))
                     .hint("move it away: a machine is a directory"));
@@ -293,6 +303,11 @@ impl Library {
         let machines = self.list(&|_| false)?.into_iter().filter_map(|entry| entry.machine.ok());
         Ok(machines.map(|machine| machine.config.mac_address).collect())
     }
+}
+
+/// Whether a directory has no file of a machine of a library.
+fn entry_of_another_kind(dir: &Path) -> bool {
+    dir.is_dir() && !Files::of(dir).has_any()
 }
 
 fn broken(name: &MachineName, what: &str, path: &Path) -> Report {

@@ -207,6 +207,25 @@ fn a_broken_machine_is_listed_with_its_reason_and_can_be_deleted() {
     assert!(Path::new("/etc/passwd").exists());
 }
 
+/// A builder that the configuration no longer declares: no verb of the library touches it.
+#[test]
+fn a_directory_of_another_kind_is_no_machine_and_is_never_deleted() {
+    let rig = Rig::new().with(&["one"]);
+    let builder = rig.dir.path().join("machines/builder");
+    fs::create_dir(&builder).unwrap();
+    fs::write(builder.join("data.img"), "cache").unwrap();
+    assert_eq!(rig.names(), ["one"]);
+    for refused in [
+        rig.library.delete(&name("builder")).unwrap_err(),
+        rig.library.rename(&name("builder"), &name("two")).unwrap_err(),
+        rig.library.clone_machine(&name("builder"), &name("two"), &Unwatched).map(drop).unwrap_err(),
+    ] {
+        assert_eq!(refused.kind, Kind::NotFound, "{refused}");
+    }
+    assert_eq!(rig.library.create(&name("builder"), &new_machine()).unwrap_err().kind, Kind::Busy);
+    assert_eq!(fs::read(builder.join("data.img")).unwrap(), b"cache");
+}
+
 #[test]
 fn a_machine_that_tart_made_gets_a_record_on_first_sight_and_keeps_it() {
     let rig = Rig::new().with(&["one"]);
