@@ -6,7 +6,7 @@ use super::{
 };
 use insta::assert_snapshot;
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
@@ -125,6 +125,7 @@ fn signals_are_the_commands() {
 }
 
 /// A command line on its own terminal, whose settings before and after it are printed, too.
+#[cfg(target_os = "linux")]
 fn on_a_terminal(dir: &Path, line: &str) -> Command {
     let prepared = plain(dir, &[]);
     let script = format!(
@@ -153,7 +154,7 @@ fn a_terminal_is_raw_while_the_command_runs_and_as_before_after_it() {
     assert_eq!(next(), "ready");
     // Without a newline, and with Ctrl-C and Ctrl-D: only a raw terminal passes these on, and `cat` sends them back.
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"\x03\x04key\n").unwrap();
+    std::io::Write::write_all(&mut stdin, b"\x03\x04key\n").unwrap();
     assert_eq!(next(), "\x03\x04key");
     send(pid_of(server.path(), "cat"), "HUP");
     assert_eq!((next(), next()), ("code 129".to_owned(), "icanon".to_owned()));
