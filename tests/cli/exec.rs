@@ -7,7 +7,6 @@ use super::{
 use insta::assert_snapshot;
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -126,7 +125,7 @@ fn signals_are_the_commands() {
 
 /// A command line on its own terminal, whose settings before and after it are printed, too.
 #[cfg(target_os = "linux")]
-fn on_a_terminal(dir: &Path, line: &str) -> Command {
+fn on_a_terminal(dir: &std::path::Path, line: &str) -> Command {
     let prepared = plain(dir, &[]);
     let script = format!(
         "stty -a | grep -o -- '-*icanon'; '{}' {line}; echo code $?; stty -a | grep -o -- '-*icanon'",
