@@ -69,13 +69,13 @@ fn accepted(config: &Config, settings: &Settings) {
     assert!(settings.api_listen.is_none_or(|address| address.ip().is_loopback()));
     let mut addresses: HashSet<_> = settings.api_listen.into_iter().filter(|address| address.port() != 0).collect();
     for machine in settings.machines.values() {
-        assert!((1..=HOST.cores).contains(&machine.cores), "{machine:?}");
-        assert!((MIN_MEMORY..=HOST.memory).contains(&machine.memory), "{machine:?}");
-        assert!((MIN_DISK..=MAX_DISK).contains(&machine.disk_size), "{machine:?}");
-        assert!(machine.listen.ip().is_loopback() && !machine.boot_timeout.is_zero(), "{machine:?}");
-        assert!(machine.listen.port() == 0 || addresses.insert(machine.listen), "{machine:?}");
-        let paths = [&machine.bundle, &machine.recipe, &machine.nix].into_iter().flatten();
-        let paths: Vec<&PathBuf> = paths.chain([&machine.store_dir, &machine.store_daemon]).collect();
+        assert!((1..=HOST.cores).contains(&machine.hardware.cores), "{machine:?}");
+        assert!((MIN_MEMORY..=HOST.memory).contains(&machine.hardware.memory), "{machine:?}");
+        assert!((MIN_DISK..=MAX_DISK).contains(&machine.builder.disk_size), "{machine:?}");
+        assert!(machine.builder.listen.ip().is_loopback() && !machine.lifecycle.boot_timeout.is_zero(), "{machine:?}");
+        assert!(machine.builder.listen.port() == 0 || addresses.insert(machine.builder.listen), "{machine:?}");
+        let paths = [&machine.builder.bundle, &machine.builder.recipe, &machine.builder.nix].into_iter().flatten();
+        let paths: Vec<&PathBuf> = paths.chain([&machine.builder.store_dir, &machine.builder.store_daemon]).collect();
         assert!(paths.iter().all(|path| path.is_absolute()), "{machine:?}");
     }
     assert!(settings.state_dir.is_absolute());

@@ -181,7 +181,7 @@ fn a_terminals_kind_and_size_go_to_the_guest_also_when_it_is_resized() {
 
 /// The program that runs that command in a guest, of this state directory.
 #[cfg(target_os = "linux")]
-fn pid_of(dir: &Path, command: &str) -> u32 {
+fn pid_of(dir: &std::path::Path, command: &str) -> u32 {
     let ours = |pid: &u32| {
         let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let words: Vec<Vec<u8>> = read("cmdline").split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();

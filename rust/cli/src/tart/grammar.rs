@@ -155,8 +155,7 @@ pub struct Run {
     pub disk: Vec<String>,
     #[arg(long, value_name = "OPTIONS")]
     pub root_disk_opts: Option<String>,
-    /// A directory to share: [NAME:]PATH[:ro,tag=TAG]
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", help = "A directory to share: [NAME:]PATH[:ro,tag=TAG]")]
     pub dir: Vec<String>,
     #[arg(long, value_name = "TAG")]
     pub rosetta: Option<String>,
