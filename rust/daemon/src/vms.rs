@@ -20,7 +20,10 @@ use dvn_types::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use vm::Vm;
 
@@ -38,6 +41,8 @@ pub struct Vms {
     events: Arc<Events>,
     budget: Arc<Budget>,
     started: Mutex<BTreeMap<MachineName, Arc<Vm>>>,
+    /// The number of the last directory in `run`.
+    last: AtomicU64,
 }
 
 impl Vms {
@@ -52,7 +57,7 @@ impl Vms {
         let library = Library::open(&state.machines(), &state.staging())?;
         let run = state.run();
         dvn_host::files::remove_all(&run)?;
-        Ok(Vms { library, declared, run, backend, events, budget, started: Mutex::default() })
+        Ok(Vms { library, declared, run, backend, events, budget, started: Mutex::default(), last: AtomicU64::new(1) })
     }
 
     /// Whether the configuration declares a machine, so that it is no machine of the library.
@@ -152,7 +157,7 @@ impl Vms {
         let (hypervisor, machine) = blocking(|| Ok::<_, Report>(((self.backend)()?, self.library.machine(name)?)))?;
         let mut started = self.all_started();
         let vm = started.entry(name.clone()).or_insert_with(|| {
-            let runtime_dir = self.run.join(machine.record.id.get(..8).unwrap_or(&machine.record.id));
+            let runtime_dir = self.run.join(self.last.fetch_add(1, Relaxed).to_string());
             let (budget, events) = (Arc::clone(&self.budget), Arc::clone(&self.events));
             Arc::new(Vm::new(&machine, self.library.clone(), hypervisor, runtime_dir, budget, events))
         });

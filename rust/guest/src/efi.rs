@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  prepare:      lock ▸ config.json ▸ disks, medium, shares ▸ MachineSpec
-//!  await_ready:  after a restore, the clock; else nothing: what such a guest runs is the user's, and it need not have an agent
+//!  await_ready:  nothing; after a restore the clock is set meanwhile. What such a guest runs is the user's, and it need not have an agent
 //! ```
 //!
 //! The machine's lock is taken in `prepare`, and belongs to the guest from the boot on ([`EfiGuest::take_lock`]).
@@ -11,7 +11,7 @@ use crate::{
     service::{self, ServiceAgent},
     symptoms,
 };
-use dvn_host::files::private_dir;
+use dvn_host::{blocking, files::private_dir};
 use dvn_hypervisor::{
     Capabilities, Guest, Requirements,
     disks::SystemDisk,
@@ -27,7 +27,7 @@ use dvn_types::{Kind, MachineName, Report, Sizes, TimelinePhase};
 use futures_util::future::BoxFuture;
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 /// How long a guest that continues may take until its agent sets the clock.
-const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often that is tried: its vsock device is plugged in anew.
 const CLOCK_AGAIN: Duration = Duration::from_millis(200);
@@ -111,31 +111,15 @@ impl EfiGuest {
         Ok(spec)
     }
 
-    async fn await_ready(&self, guest: Arc<dyn Guest>) -> Ready {
+    fn ready(&self, guest: &Arc<dyn Guest>) -> Ready {
         let continues = self.booting().as_ref().is_some_and(|(machine, _)| machine.state == State::Suspended);
         if continues {
-            self.set_clock(&*guest).await;
+            // Beside the rest: a guest that is not ready yet cannot be stopped but by force.
+            tokio::spawn(set_clock(self.name.clone(), Arc::downgrade(guest)));
         }
         let ready = TimelinePhase { name: "ready".into(), at_ms: 0 };
-        let agent = Arc::new(ServiceAgent::new(Arc::downgrade(&guest)));
+        let agent = Arc::new(ServiceAgent::new(Arc::downgrade(guest)));
         Ready { phases: vec![ready], kernel: String::new(), data_disk: "kept".into(), agent: Some(agent) }
-    }
-
-    /// Sets the clock of a guest that continues. Without an agent, its own time synchronisation has to.
-    async fn set_clock(&self, guest: &dyn Guest) {
-        let set = async {
-            loop {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                match service::set_clock(guest, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)).await {
-                    Ok(()) => return,
-                    Err(report) => tracing::debug!(machine = %self.name, "the clock is not set yet: {report}"),
-                }
-                sleep(CLOCK_AGAIN).await;
-            }
-        };
-        if timeout(CLOCK_TIMEOUT, set).await.is_err() {
-            tracing::warn!(machine = %self.name, "the guest's clock may be late by the time that it was suspended: no agent set it");
-        }
     }
 
     async fn explain(&self, mut cause: Report) -> Report {
@@ -152,7 +136,7 @@ impl EfiGuest {
         if !powered_off || machine.record.medium.is_none() {
             return;
         }
-        match self.library.note_installed(&machine) {
+        match blocking(|| self.library.note_installed(&machine)) {
             Ok(()) => {
                 tracing::info!(machine = %self.name, "the guest powered itself off; its medium is not attached again")
             }
@@ -161,12 +145,30 @@ impl EfiGuest {
     }
 }
 
+/// Sets the clock of a guest that continues. Without an agent, its own time synchronisation has to.
+async fn set_clock(name: MachineName, guest: Weak<dyn Guest>) {
+    let set = async {
+        while let Some(guest) = guest.upgrade() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            match service::set_clock(&*guest, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)).await {
+                Ok(()) => return,
+                Err(report) => tracing::debug!(machine = %name, "the clock is not set yet: {report}"),
+            }
+            drop(guest);
+            sleep(CLOCK_AGAIN).await;
+        }
+    };
+    if timeout(CLOCK_TIMEOUT, set).await.is_err() {
+        tracing::warn!(machine = %name, "the guest's clock may be late by the time that it was suspended: no agent set it");
+    }
+}
+
 impl GuestProvider for EfiGuest {
     fn prepare(&self, sizes: Sizes) -> BoxFuture<'_, Result<MachineSpec, Report>> {
         Box::pin(EfiGuest::prepare(self, sizes))
     }
     fn await_ready(&self, guest: Arc<dyn Guest>) -> BoxFuture<'_, Result<Ready, Report>> {
-        Box::pin(async move { Ok(EfiGuest::await_ready(self, guest).await) })
+        Box::pin(std::future::ready(Ok(self.ready(&guest))))
     }
     fn explain(&self, cause: Report) -> BoxFuture<'_, Report> {
         Box::pin(EfiGuest::explain(self, cause))

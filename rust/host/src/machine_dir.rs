@@ -162,6 +162,7 @@ impl StateDir {
     /// A machine's directory, made if need be.
     pub fn make_machine(&self, name: &MachineName) -> Result<MachineDir, Report> {
         let dir = self.machine(name);
+        dir.refuse_library()?;
         self.demand_fit_path()?;
         let socket = dir.longest_socket();
         if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
@@ -330,9 +331,24 @@ impl MachineDir {
         Ok(run)
     }
 
+    /// Refuses a directory with the files of a machine of the library: a builder's files are recreated and deleted, a user's disk
+    /// never is.
+    fn refuse_library(&self) -> Result<(), Report> {
+        let is_there = |file: &str| fs::symlink_metadata(self.root.join(file)).is_ok();
+        match ["config.json", "disk.img"].iter().any(|file| is_there(file)) {
+            true => Err(Report::new(
+                Kind::State,
+                format!("{} is a machine of the library, and no builder", self.root.display()),
+            )
+            .hint("give the builder another name in the configuration; the machine is in `darwin-vz-nix list` then")),
+            false => Ok(()),
+        }
+    }
+
     /// Removes the machine: its disk, its logs and, unless `keep` excepts them, its keys and generations. The guest
     /// must be off.
     pub fn destroy(&self, keep: Keep) -> Result<(), Report> {
+        self.refuse_library()?;
         let mut doomed = match (keep.keys, keep.generations) {
             (false, false) => return remove_all(&self.root),
             (false, true) => self.entries()?,
@@ -430,6 +446,19 @@ mod tests {
         let error = state.make_machine(&name()).unwrap_err();
         assert!(error.message.contains("too long"), "{error}");
         assert!(!state.root().join("machines").exists());
+    }
+
+    #[test]
+    fn a_machine_of_the_library_is_no_builder_and_its_disk_is_never_deleted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&tmp.path().join("s")).unwrap();
+        let machine = state.make_machine(&name()).unwrap();
+        fs::write(machine.root().join("disk.img"), "precious").unwrap();
+        for refused in [state.make_machine(&name()).map(drop), machine.destroy(Keep::default())] {
+            let refused = refused.unwrap_err();
+            assert!(refused.kind == Kind::State && refused.message.contains("of the library"), "{refused}");
+        }
+        assert_eq!(fs::read(machine.root().join("disk.img")).unwrap(), b"precious");
     }
 
     #[test]

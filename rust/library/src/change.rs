@@ -2,7 +2,7 @@
 
 use crate::{
     config::DisplaySize,
-    library::{Library, Machine},
+    library::{Library, Machine, runs_in},
     staging::{Staged, step, sync_parent},
 };
 use dvn_host::{
@@ -39,6 +39,8 @@ impl Library {
         let _changing = self.changing();
         let machine = self.machine(name)?;
         machine.demand_stopped("change")?;
+        // Until the change is whole, no process starts the machine.
+        let _lock = self.locks.run(&machine.files.config())?;
         let mut config = machine.config.clone();
         config.cpu_count = change.cores.unwrap_or(config.cpu_count);
         config.memory_size = change.memory.unwrap_or(config.memory_size);
@@ -72,6 +74,7 @@ impl Library {
         let _changing = self.changing();
         let machine = self.machine(from)?;
         machine.demand_not_running("rename")?;
+        let _lock = self.locks.run(&machine.files.config())?;
         let place = self.files(to);
         match renameat_with(CWD, machine.files.dir(), CWD, place.dir(), RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -84,14 +87,29 @@ impl Library {
 
     /// Deletes a machine that does not run, suspended or broken ones too: its disk and all of its files.
     pub fn delete(&self, name: &MachineName) -> Result<(), Report> {
-        let _changing = self.changing();
-        match self.machine(name) {
-            Ok(machine) => machine.demand_not_running("delete")?,
-            Err(report) if report.kind == Kind::NotFound => return Err(report),
-            // A broken machine runs nowhere, and this is how to be rid of it.
-            Err(report) => tracing::info!("deleting a broken machine: {report}"),
-        }
-        Staged::take(&self.staging, self.files(name).dir()).map(drop)
+        let staged = {
+            let _changing = self.changing();
+            let files = self.files(name);
+            let _lock = match self.machine(name) {
+                Ok(machine) => {
+                    machine.demand_not_running("delete")?;
+                    Some(self.locks.run(&files.config())?)
+                }
+                Err(report) if report.kind == Kind::NotFound => return Err(report),
+                // This is how to be rid of a broken machine, unless a process runs it: it may have been broken since.
+                Err(report) => match self.locks.holder(&files.config()) {
+                    Ok(Some(pid)) => return Err(runs_in("delete", name, pid)),
+                    held => {
+                        tracing::info!("deleting a broken machine: {report}; its lock: {held:?}");
+                        None
+                    }
+                },
+            };
+            Staged::take(&self.staging, files.dir())?
+        };
+        // Its files are deleted here, which takes a while, and no other machine has to wait.
+        drop(staged);
+        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 pub struct Library {
     machines: PathBuf,
     pub(crate) staging: PathBuf,
-    locks: Locks,
+    pub(crate) locks: Locks,
     /// Held while a machine is changed, renamed or deleted.
     changing: Arc<Mutex<()>>,
 }
@@ -130,10 +130,7 @@ impl Machine {
 
     pub(crate) fn demand_not_running(&self, verb: &str) -> Result<(), Report> {
         match self.state {
-            State::Running { pid } => {
-                Err(Report::new(Kind::Busy, format!("cannot {verb} {}: it runs in process {pid}", self.name))
-                    .hint(format!("stop it first: darwin-vz-nix stop {}", self.name)))
-            }
+            State::Running { pid } => Err(runs_in(verb, &self.name, pid)),
             _ => Ok(()),
         }
     }
@@ -176,15 +173,23 @@ impl Library {
             }
             let machine = MachineName::try_from(name.as_os_str())
                 .map_err(|why| Report::new(Kind::State, why).hint("rename the directory"))
-                .and_then(|name| self.machine(&name));
+                .and_then(|name| self.look(&name));
             entries.push(Entry { name, machine });
         }
         entries.sort_by(|one, two| one.name.cmp(&two.name));
         Ok(entries)
     }
 
-    /// One machine.
+    /// One machine. Its name must be spelled as on disk, also where the file system takes other spellings for the same.
     pub fn machine(&self, name: &MachineName) -> Result<Machine, Report> {
+        let mut entries = fs::read_dir(&self.machines).map_err(|e| state_error(&self.machines, "cannot read", &e))?;
+        match entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() == *name.as_str())) {
+            true => self.look(name),
+            false => Err(self.no_such(name)),
+        }
+    }
+
+    fn look(&self, name: &MachineName) -> Result<Machine, Report> {
         let files = self.files(name);
         match fs::symlink_metadata(files.dir()) {
             Ok(meta) if meta.is_dir() && files.has_any() => {}
@@ -303,6 +308,12 @@ impl Library {
         let machines = self.list(&|_| false)?.into_iter().filter_map(|entry| entry.machine.ok());
         Ok(machines.map(|machine| machine.config.mac_address).collect())
     }
+}
+
+/// The error for a machine that runs.
+pub(crate) fn runs_in(verb: &str, name: &MachineName, pid: u32) -> Report {
+    Report::new(Kind::Busy, format!("cannot {verb} {name}: it runs in process {pid}"))
+        .hint(format!("stop it first: darwin-vz-nix stop {name}"))
 }
 
 /// Whether a directory has no file of a machine of a library.

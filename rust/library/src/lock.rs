@@ -42,7 +42,7 @@ pub struct Seen {
 pub struct RunLock {
     locks: Locks,
     key: Key,
-    _file: File,
+    file: Option<File>,
 }
 
 impl Locks {
@@ -59,6 +59,22 @@ impl Locks {
         let holder = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|e| fail(e.into()))?;
         let runs_in = holder.and_then(|lock| lock.pid).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
         Ok(Seen { config: parse(&file, path)?, runs_in })
+    }
+
+    /// The process that runs a machine, whatever its `config.json` says; none if the file is missing.
+    pub fn holder(&self, path: &Path) -> Result<Option<u32>, Report> {
+        let fail = |e: io::Error| state_error(path, "cannot read", &e);
+        let running = self.running();
+        let key = match key(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            key => key.map_err(fail)?,
+        };
+        if running.contains_key(&key) {
+            return Ok(Some(std::process::id()));
+        }
+        let file = regular_file::open(path).map_err(fail)?;
+        let holder = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|e| fail(e.into()))?;
+        Ok(holder.and_then(|lock| lock.pid).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()))
     }
 
     /// Takes a machine for running it.
@@ -82,7 +98,7 @@ impl Locks {
         let meta = file.metadata().map_err(fail)?;
         let key = (meta.dev(), meta.ino());
         running.insert(key, config.clone());
-        Ok((RunLock { locks: self.clone(), key, _file: file }, config))
+        Ok((RunLock { locks: self.clone(), key, file: Some(file) }, config))
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Key, VmConfig>> {
@@ -92,7 +108,10 @@ impl Locks {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        self.locks.running().remove(&self.key);
+        let mut running = self.locks.running();
+        running.remove(&self.key);
+        // Before another owner can lock the file: its close drops all locks of this process.
+        drop(self.file.take());
     }
 }
 

@@ -76,7 +76,9 @@ impl Record {
             damaged(e.to_string()).hint("delete the file: the machine is then taken for one that Tart made")
         })?;
         match record.version {
-            VERSION => Ok(record),
+            VERSION if record.id.len() == 32 && record.id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(record),
+            VERSION => Err(damaged("its id is not 32 hexadecimal digits".to_owned())
+                .hint("delete the file: the machine is then taken for one that Tart made")),
             other => Err(damaged(format!("it has version {other} of the format, and this program reads version 1"))
                 .hint("a newer version of this program may read it")),
         }
@@ -103,7 +105,8 @@ mod tests {
     #[test]
     fn a_damaged_or_newer_record_is_refused_with_its_path() {
         let newer = r#"{"version":2,"id":"","created_unix_ms":0,"origin":{"from":"blank"}}"#;
-        for (text, says) in [("", "EOF"), ("{}", "version"), (newer, "version 2")] {
+        let escaping = r#"{"version":1,"id":"..","created_unix_ms":0,"origin":{"from":"blank"}}"#;
+        for (text, says) in [("", "EOF"), ("{}", "version"), (newer, "version 2"), (escaping, "32 hexadecimal")] {
             let error = Record::parse(text.as_bytes(), Path::new("/m/machine.json")).unwrap_err();
             assert!(error.message.starts_with("/m/machine.json") && error.message.contains(says), "{error}");
         }

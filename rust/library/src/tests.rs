@@ -138,6 +138,18 @@ fn a_machine_that_runs_is_neither_changed_nor_cloned_nor_deleted() {
 }
 
 #[test]
+fn a_machine_that_runs_is_not_deleted_when_its_record_is_damaged_meanwhile() {
+    let rig = Rig::new().with(&["one"]);
+    let (machine, lock) = rig.library.run(&name("one")).unwrap();
+    fs::write(machine.files.record(), "{").unwrap();
+    let refused = rig.library.delete(&name("one")).unwrap_err();
+    assert!(refused.kind == Kind::Busy && refused.message.contains("runs in process"), "{refused}");
+    drop(lock);
+    rig.library.delete(&name("one")).unwrap();
+    assert_eq!(rig.names(), [""; 0]);
+}
+
+#[test]
 fn a_suspended_machine_is_cloned_with_what_its_memory_needs_and_not_changed() {
     let rig = Rig::new().with(&["one"]);
     let one = rig.library.machine(&name("one")).unwrap();

@@ -53,6 +53,7 @@ impl Vms {
     /// Changes what a stopped machine is made of.
     pub fn set(&self, name: &MachineName, request: SetRequest) -> Result<Vm, Report> {
         self.refuse_declared(name, "change")?;
+        self.refuse_active(name, "change")?;
         let SetRequest { cores, memory, disk_size, display, display_refit, random_mac } = request;
         let display = display.map(|text| text.parse()).transpose();
         let display = display.map_err(|why: String| Report::new(Kind::Config, why))?;
@@ -65,6 +66,7 @@ impl Vms {
     /// Gives a machine that does not run another name.
     pub fn rename(&self, from: &MachineName, to: &MachineName) -> Result<Vm, Report> {
         self.refuse_declared(from, "rename")?;
+        self.refuse_active(from, "rename")?;
         self.refuse_declared(to, "make")?;
         self.library.rename(from, to)?;
         self.forget(from);
@@ -74,6 +76,7 @@ impl Vms {
     /// Deletes a machine that does not run, with its disk and all its files.
     pub fn delete(&self, name: &MachineName) -> Result<(), Report> {
         self.refuse_declared(name, "delete")?;
+        self.refuse_active(name, "delete")?;
         self.library.delete(name)?;
         self.forget(name);
         self.events.changed();
@@ -91,6 +94,15 @@ impl Vms {
     fn changed(&self, name: &MachineName) -> Result<Vm, Report> {
         self.events.changed();
         self.get(name, false)
+    }
+
+    /// Also one whose start waits for memory: it would boot as something else than was asked for.
+    fn refuse_active(&self, name: &MachineName, verb: &str) -> Result<(), Report> {
+        match self.started(name).is_some_and(|vm| vm.is_active()) {
+            true => Err(Report::new(Kind::Busy, format!("cannot {verb} {name}: it runs, or is being started"))
+                .hint(format!("stop it first: darwin-vz-nix stop {name}"))),
+            false => Ok(()),
+        }
     }
 
     fn refuse_declared(&self, name: &MachineName, verb: &str) -> Result<(), Report> {

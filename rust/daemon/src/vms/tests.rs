@@ -10,7 +10,7 @@ use dvn_hypervisor::{
 };
 use dvn_types::{
     Kind, MachineName, Report, Sizes,
-    wire::{CreateRequest, RunRequest, SetRequest, State, Stopped},
+    wire::{self, CreateRequest, RunRequest, SetRequest, State, Stopped},
 };
 use std::{
     collections::BTreeSet,
@@ -163,6 +163,59 @@ async fn a_machine_waits_for_the_memory_of_others_and_says_so() {
     lab.vms.stop(&name("one"), false).await.unwrap();
     third.await.unwrap().unwrap();
     assert!(runs(&lab.state("three")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_withdraws_a_start_that_waits_and_discards_nothing() {
+    let lab = Lab::with(&["one", "two", "three"]);
+    lab.start("three").await.unwrap();
+    lab.vms.suspend(&name("three")).await.unwrap();
+    lab.start("one").await.unwrap();
+    lab.start("two").await.unwrap();
+    let vms = Arc::clone(&lab.vms);
+    let waiting =
+        tokio::spawn(async move { vms.start(&name("three"), Sizes::default(), &RunRequest::default()).await });
+    while lab.vms.get(&name("three"), false).unwrap().waits_for.is_none() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // What is asked for now would be forgotten, or the guest would be.
+    let busy = [
+        lab.vms.rename(&name("three"), &name("four")).map(drop).unwrap_err(),
+        lab.vms.delete(&name("three")).unwrap_err(),
+    ];
+    assert!(
+        busy.iter().all(|report| report.kind == Kind::Busy && report.message.contains("being started")),
+        "{busy:?}"
+    );
+    let stopped = lab.vms.stop(&name("three"), false).await.unwrap();
+    assert!(!stopped.discarded, "{stopped:?}");
+    assert_eq!(waiting.await.unwrap().unwrap_err().kind, Kind::Busy);
+    assert_eq!(lab.state("three"), State::Suspended);
+    lab.vms.stop(&name("one"), false).await.unwrap();
+    assert_eq!(lab.state("three"), State::Suspended, "nothing waits any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_are_those_of_the_start_that_boots() {
+    let lab = Lab::with(&["one"]);
+    let disk = lab.tmp.path().join("x.img");
+    fs::write(&disk, "").unwrap();
+    let extra = wire::ExtraDisk { path: disk.display().to_string(), read_only: true };
+    let request = RunRequest { disks: vec![extra], ..RunRequest::default() };
+    let disks = || lab.sim.guest().unwrap().spec().devices.disks.len();
+    lab.vms.start(&name("one"), Sizes::default(), &request).await.unwrap();
+    assert_eq!(disks(), 2);
+    let refused = lab.vms.start(&name("one"), Sizes::default(), &request).await.unwrap_err();
+    assert!(refused.kind == Kind::Busy && refused.message.contains("the devices that it has"), "{refused}");
+    lab.start("one").await.unwrap();
+    let vms = Arc::clone(&lab.vms);
+    let stopping = tokio::spawn(async move { vms.stop(&name("one"), false).await });
+    while !matches!(lab.state("one"), State::Stopping { .. }) {
+        tokio::task::yield_now().await;
+    }
+    lab.start("one").await.unwrap();
+    stopping.await.unwrap().unwrap();
+    assert_eq!(disks(), 1, "not those of the guest before");
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use dvn_types::{
 use futures_util::future::BoxFuture;
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -49,6 +49,8 @@ pub struct Vm {
     provider: Arc<EfiGuest>,
     guests: Arc<Continuing>,
     reservation: Arc<Reservation>,
+    /// Starts that are not answered yet: they may wait for memory.
+    pending: Mutex<u32>,
     _tasks: JoinSet<()>,
 }
 
@@ -74,12 +76,25 @@ impl Vm {
             dvn_lifecycle::spawn_gated(gate, name.clone(), Arc::new(budgeted), Arc::clone(&provider) as _, policy);
         let mut tasks = JoinSet::new();
         tasks.spawn(observe::lifecycle(name.clone(), handle.clone(), events));
-        Vm { name, files: machine.files.clone(), handle, provider, guests, reservation, _tasks: tasks }
+        Vm {
+            name,
+            files: machine.files.clone(),
+            handle,
+            provider,
+            guests,
+            reservation,
+            pending: Mutex::default(),
+            _tasks: tasks,
+        }
     }
 
-    /// Whether it has a guest, or is getting one.
+    /// Whether it has a guest, is getting one, or waits for memory to get one.
     pub fn is_active(&self) -> bool {
-        !self.handle.snapshot().phase.is_at_rest()
+        *self.pending() > 0 || !self.handle.snapshot().phase.is_at_rest()
+    }
+
+    fn pending(&self) -> MutexGuard<'_, u32> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state of its lifecycle, unless it rests; a failed boot counts as such.
@@ -104,10 +119,33 @@ impl Vm {
 
     /// Boots or restores it; resolves when it runs.
     pub async fn start(&self, sizes: Sizes, request: &RunRequest) -> Result<(), Report> {
-        if !self.is_active() {
-            self.provider.set_extras(extras(request));
-        }
+        let _pending = self.enter(request).await?;
         self.handle.start(sizes).await
+    }
+
+    /// Enters a start among the pending ones. Devices are for a guest that this start boots: one that is there keeps its own.
+    async fn enter(&self, request: &RunRequest) -> Result<Pending<'_>, Report> {
+        let at_rest = |snapshot: &Snapshot| snapshot.phase.is_at_rest();
+        loop {
+            {
+                let mut pending = self.pending();
+                let snapshot = self.handle.snapshot();
+                let is_first = *pending == 0 && at_rest(&snapshot);
+                if is_first {
+                    self.provider.set_extras(extras(request));
+                } else if !matches!(snapshot.phase, Phase::Stopping { .. }) && *request != RunRequest::default() {
+                    let why = format!("{} runs already, with the devices that it has", self.name);
+                    let hint = format!("stop it first: darwin-vz-nix stop {}", self.name);
+                    return Err(Report::new(Kind::Busy, why).hint(hint));
+                }
+                if !matches!(snapshot.phase, Phase::Stopping { .. }) {
+                    *pending += 1;
+                    return Ok(Pending(self));
+                }
+            }
+            // Otherwise the next guest would have the devices of the one that stops. An actor that has ended has no guest.
+            let _ = self.handle.watch().wait_for(at_rest).await;
+        }
     }
 
     /// Stops it; resolves when it is off.
@@ -177,6 +215,15 @@ impl Vm {
             Phase::Starting => Err(refused("is still starting", "logs --console")),
             _ => Err(refused("does not run", "start")),
         }
+    }
+}
+
+/// A start that is not answered yet.
+struct Pending<'a>(&'a Vm);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        *self.0.pending() -= 1;
     }
 }
 
