@@ -98,6 +98,7 @@ start_daemon() {
   "$program" --state-dir "$dir/state" --config "$dir/config.toml" daemon </dev/null >"$dir/daemon.log" 2>&1 &
   daemon=$!
   set +m
+  # shellcheck disable=SC2317  # called by the bash below
   answers() { until dvn status --json >/dev/null; do kill -0 "$daemon" || return 1; sleep 0.05; done; }
   export -f answers dvn; export program dir daemon
   run "the daemon answers" timeout 20 bash -c answers
