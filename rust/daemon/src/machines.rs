@@ -40,7 +40,13 @@ impl Machines {
     ///
     /// # Errors
     /// `Busy`: there is one of that name. Any other: the machine is listed as broken, for this reason.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the library of machines will call it"))]
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "only tests have machines here that no configuration declares; those of the library are in vms"
+        )
+    )]
     pub async fn insert(&self, name: MachineName, config: MachineConfig) -> Result<Arc<Machine>, Report> {
         self.add(name, config, false).await
     }
