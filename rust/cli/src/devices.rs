@@ -4,7 +4,7 @@ use dvn_types::wire::Exposed;
 use std::str::FromStr;
 
 /// The tag of a directory without a name. A guest with macOS mounts it by itself.
-const AUTOMOUNT: &str = "com.apple.virtio-fs.automount";
+pub const AUTOMOUNT: &str = "com.apple.virtio-fs.automount";
 
 /// `PATH[:ro]`: a further disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

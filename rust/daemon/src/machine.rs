@@ -180,10 +180,7 @@ impl Machine {
 
     /// How its last guest ended.
     pub fn last_exit(&self) -> Option<Exit> {
-        match self.handle.snapshot().phase {
-            Phase::Stopped { last } => last,
-            _ => None,
-        }
+        self.handle.snapshot().phase.last_exit()
     }
 
     /// Its status, for the API.

@@ -7,13 +7,10 @@
 //!
 //! The machine's lock is taken in `prepare`, and belongs to the guest from the boot on ([`EfiGuest::take_lock`]).
 
-use crate::{
-    service::{self, ServiceAgent},
-    symptoms,
-};
+use crate::{service::ServiceAgent, symptoms};
 use dvn_host::{blocking, files::private_dir};
 use dvn_hypervisor::{
-    Capabilities, Guest, Requirements,
+    Capabilities, Guest, GuestAgent, Requirements,
     disks::SystemDisk,
     spec::{Boot, Devices, Forward, MachineSpec, Nic, Screen, Share},
 };
@@ -28,7 +25,7 @@ use futures_util::future::BoxFuture;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::{
     task::spawn_blocking,
@@ -148,13 +145,12 @@ impl EfiGuest {
 /// Sets the clock of a guest that continues. Without an agent, its own time synchronisation has to.
 async fn set_clock(name: MachineName, guest: Weak<dyn Guest>) {
     let set = async {
-        while let Some(guest) = guest.upgrade() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            match service::set_clock(&*guest, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)).await {
+        let agent: &dyn GuestAgent = &ServiceAgent::new(Weak::clone(&guest));
+        while guest.strong_count() > 0 {
+            match agent.set_clock().await {
                 Ok(()) => return,
                 Err(report) => tracing::debug!(machine = %name, "the clock is not set yet: {report}"),
             }
-            drop(guest);
             sleep(CLOCK_AGAIN).await;
         }
     };
@@ -202,8 +198,7 @@ fn spec(
     let mut disks = vec![SystemDisk::new(machine.files.disk(), false)];
     disks.extend(medium(machine)?);
     for disk in &extras.disks {
-        let what = "a disk";
-        demand_readable(&disk.path, what)?;
+        demand_readable(&disk.path, "a disk")?;
         disks.push(disk.clone());
     }
     for share in &extras.shares {

@@ -56,8 +56,7 @@ impl Locks {
             return Ok(Seen { config: config.clone(), runs_in: Some(std::process::id()) });
         }
         let file = regular_file::open(path).map_err(fail)?;
-        let holder = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|e| fail(e.into()))?;
-        let runs_in = holder.and_then(|lock| lock.pid).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+        let runs_in = holder(&file).map_err(fail)?;
         Ok(Seen { config: parse(&file, path)?, runs_in })
     }
 
@@ -72,9 +71,7 @@ impl Locks {
         if running.contains_key(&key) {
             return Ok(Some(std::process::id()));
         }
-        let file = regular_file::open(path).map_err(fail)?;
-        let holder = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|e| fail(e.into()))?;
-        Ok(holder.and_then(|lock| lock.pid).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()))
+        regular_file::open(path).and_then(|file| holder(&file)).map_err(fail)
     }
 
     /// Takes a machine for running it.
@@ -117,6 +114,12 @@ impl Drop for RunLock {
 
 fn key(path: &Path) -> io::Result<Key> {
     std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// The other process that has the file locked.
+fn holder(file: &File) -> io::Result<Option<u32>> {
+    let lock = fcntl_getlk(file, &Flock::from(FlockType::WriteLock))?;
+    Ok(lock.and_then(|lock| lock.pid).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()))
 }
 
 fn parse(file: &File, path: &Path) -> Result<VmConfig, Report> {

@@ -116,6 +116,14 @@ impl Phase {
         matches!(self, Phase::Stopped { .. } | Phase::Failed { .. })
     }
 
+    /// How the last guest ended, if none has begun since.
+    pub fn last_exit(self) -> Option<Exit> {
+        match self {
+            Phase::Stopped { last } => last,
+            _ => None,
+        }
+    }
+
     /// Whether the guest answers.
     pub fn is_running(&self) -> bool {
         matches!(self, Phase::Running { .. })

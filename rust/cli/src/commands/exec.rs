@@ -81,17 +81,20 @@ fn variable(text: &str) -> Result<(String, String), String> {
 impl Exec {
     /// Returns the exit code when the command has ended.
     pub async fn run(self, context: &Context) -> Result<ExitCode, Report> {
-        let (client, name, interactive, tty) = (context.client(), self.name.clone(), self.interactive, self.tty);
-        let request = self.request(context.terminal.as_deref());
+        self.perform(&context.client(), context.terminal.as_deref()).await.map(ExitCode::from)
+    }
+
+    async fn perform(self, client: &Client, terminal: Option<&str>) -> Result<u8, Report> {
+        let (name, interactive, tty) = (self.name.clone(), self.interactive, self.tty);
+        let request = self.request(terminal);
         let detach = request.detach;
-        let (reply, connection) = call(&client, &name, &Call::Exec(request)).await?;
+        let (reply, connection) = call(client, &name, &Call::Exec(request)).await?;
         let Reply::Started { pid } = reply else { return Err(unexpected(&reply)) };
         if detach {
             output::print(&format!("{pid}\n"))?;
-            return Ok(ExitCode::SUCCESS);
+            return Ok(0);
         }
-        let ended = session(connection, interactive, tty).await?;
-        Ok(ExitCode::from(ended.exit_code()))
+        Ok(session(connection, interactive, tty).await?.exit_code())
     }
 
     fn request(self, terminal: Option<&str>) -> Request {
@@ -124,9 +127,7 @@ pub async fn attached(
 ) -> Result<u8, Report> {
     let (user, workdir, env, detach) = Default::default();
     let exec = Exec { interactive, tty, user, workdir, env, detach, name: name.clone(), command };
-    let (reply, connection) = call(client, name, &Call::Exec(exec.request(terminal))).await?;
-    let Reply::Started { .. } = reply else { return Err(unexpected(&reply)) };
-    Ok(session(connection, interactive, tty).await?.exit_code())
+    exec.perform(client, terminal).await
 }
 
 /// The time from the command's start to its end.

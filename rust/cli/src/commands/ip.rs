@@ -42,7 +42,7 @@ impl Ip {
 }
 
 /// The addresses, as soon as there are some. After `wait` the last error is the answer.
-async fn addresses(client: &Client, name: &MachineName, wait: Duration) -> Result<Addresses, Report> {
+pub async fn addresses(client: &Client, name: &MachineName, wait: Duration) -> Result<Addresses, Report> {
     let give_up = Instant::now() + wait;
     loop {
         match client.addresses(name).await {

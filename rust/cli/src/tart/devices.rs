@@ -1,14 +1,12 @@
 //! The flags of `tart run` as a request to the API. What cannot be had is an error that says so.
 
 use super::grammar::Run;
+use crate::devices::AUTOMOUNT;
 use dvn_types::{
     Kind, Report,
     wire::{Exposed, ExtraDisk, RunRequest, SharedDirectory},
 };
 use std::path::Path;
-
-/// The tag that macOS mounts by itself, and Tart's default.
-const AUTOMOUNT: &str = "com.apple.virtio-fs.automount";
 
 /// What the flags ask for. Paths are taken from `cwd` on.
 pub fn request(run: &Run, cwd: &Path) -> Result<RunRequest, Report> {

@@ -7,7 +7,7 @@ mod grammar;
 mod views;
 
 use crate::{
-    commands::{exec, run},
+    commands::{exec, ip, run},
     context::Context,
     global::Global,
     launch, logging, output,
@@ -20,20 +20,12 @@ use dvn_types::{
     wire::{CreateRequest, Role, SetRequest, State, StopRequest, Vm},
 };
 use grammar::{DiskFormat, Format, Tart, Verb};
-use std::{
-    ffi::OsString,
-    path::Path,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
-use tokio::time::{sleep, timeout};
+use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+use tokio::time::timeout;
 use views::GB;
 
 /// Exit code for a wrong command line.
 const USAGE: u8 = 64;
-
-/// How often an address is asked for.
-const POLL: Duration = Duration::from_secs(1);
 
 /// Why a verb ends without success.
 enum End {
@@ -129,7 +121,7 @@ async fn perform(verb: Verb, context: &Context) -> Result<(), End> {
         Verb::Set(verb) => set(&client, verb).await,
         Verb::Get(verb) => get(&client, &verb).await,
         Verb::List(verb) => list(&client, &verb).await,
-        Verb::Ip(verb) => ip(&client, &verb).await,
+        Verb::Ip(verb) => address(&client, &verb).await,
         Verb::Exec(verb) => {
             let name = running(&client, &verb.name).await?.name;
             match exec::attached(
@@ -311,19 +303,11 @@ async fn list(client: &Client, verb: &grammar::List) -> Result<(), End> {
     Ok(output::print(&views::table(&rows))?)
 }
 
-async fn ip(client: &Client, verb: &grammar::Ip) -> Result<(), End> {
+async fn address(client: &Client, verb: &grammar::Ip) -> Result<(), End> {
     let name = running(client, &verb.name).await?.name;
-    let until = Instant::now() + Duration::from_secs(verb.wait.into());
-    loop {
-        match client.addresses(&name).await {
-            Ok(found) => {
-                let first = found.addresses.first().cloned().unwrap_or_default();
-                return Ok(output::print(&format!("{first}\n"))?);
-            }
-            Err(report) if Instant::now() >= until => return Err(End::Error(report)),
-            Err(_) => sleep(POLL).await,
-        }
-    }
+    let found = ip::addresses(client, &name, Duration::from_secs(verb.wait.into())).await.map_err(End::Error)?;
+    let first = found.addresses.first().cloned().unwrap_or_default();
+    Ok(output::print(&format!("{first}\n"))?)
 }
 
 /// By the power button first. Tart cuts the power at once, which the guest's file systems take for a crash.

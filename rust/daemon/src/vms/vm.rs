@@ -22,7 +22,7 @@ use dvn_hypervisor::{
     spec::{Forward, MachineSpec, Share},
 };
 use dvn_library::{Library, Machine, State};
-use dvn_lifecycle::{Handle, Phase, Policy, Snapshot};
+use dvn_lifecycle::{Handle, Phase, Policy};
 use dvn_types::{
     Kind, MachineName, Report, Sizes,
     wire::{self, Addresses, RunRequest, Stopped},
@@ -106,10 +106,7 @@ impl Vm {
 
     /// How its last guest ended.
     pub fn last_exit(&self) -> Option<Exit> {
-        match self.handle.snapshot().phase {
-            Phase::Stopped { last } => last,
-            _ => None,
-        }
+        self.handle.snapshot().phase.last_exit()
     }
 
     /// What its boot waits for, if one does.
@@ -125,27 +122,31 @@ impl Vm {
 
     /// Enters a start among the pending ones. Devices are for a guest that this start boots: one that is there keeps its own.
     async fn enter(&self, request: &RunRequest) -> Result<Pending<'_>, Report> {
-        let at_rest = |snapshot: &Snapshot| snapshot.phase.is_at_rest();
         loop {
             {
                 let mut pending = self.pending();
-                let snapshot = self.handle.snapshot();
-                let is_first = *pending == 0 && at_rest(&snapshot);
-                if is_first {
-                    self.provider.set_extras(extras(request));
-                } else if !matches!(snapshot.phase, Phase::Stopping { .. }) && *request != RunRequest::default() {
-                    let why = format!("{} runs already, with the devices that it has", self.name);
-                    let hint = format!("stop it first: darwin-vz-nix stop {}", self.name);
-                    return Err(Report::new(Kind::Busy, why).hint(hint));
-                }
-                if !matches!(snapshot.phase, Phase::Stopping { .. }) {
+                let phase = self.handle.snapshot().phase;
+                if !matches!(phase, Phase::Stopping { .. }) {
+                    if *pending == 0 && phase.is_at_rest() {
+                        self.provider.set_extras(extras(request));
+                    } else if *request != RunRequest::default() {
+                        let why = format!("{} runs already, with the devices that it has", self.name);
+                        let hint = format!("stop it first: darwin-vz-nix stop {}", self.name);
+                        return Err(Report::new(Kind::Busy, why).hint(hint));
+                    }
                     *pending += 1;
                     return Ok(Pending(self));
                 }
             }
-            // Otherwise the next guest would have the devices of the one that stops. An actor that has ended has no guest.
-            let _ = self.handle.watch().wait_for(at_rest).await;
+            // Otherwise the next guest would have the devices of the one that stops.
+            self.rests().await;
         }
+    }
+
+    /// Resolves once no guest is there or on its way.
+    async fn rests(&self) {
+        // An actor that has ended has no guest.
+        let _ = self.handle.watch().wait_for(|snapshot| snapshot.phase.is_at_rest()).await;
     }
 
     /// Stops it; resolves when it is off.
@@ -168,9 +169,7 @@ impl Vm {
     pub async fn suspend(&self) -> Result<(), Report> {
         let guest = self.guest()?;
         guest.suspend(self.files.saved_state()).await?;
-        let ended = |snapshot: &Snapshot| snapshot.phase.is_at_rest();
-        // An actor that has ended has no guest.
-        let _ = self.handle.watch().wait_for(ended).await;
+        self.rests().await;
         Ok(())
     }
 
