@@ -125,6 +125,21 @@ async fn a_suspended_machine_continues_and_a_stop_discards_its_memory() {
     assert_eq!(counters.boots.load(SeqCst), 2);
 }
 
+/// As when the host's disk is full.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_cannot_be_noted_leaves_the_guest_running() {
+    let lab = Lab::with(&["one"]);
+    lab.sim.rescript(|script| script.boot = Duration::from_secs(5));
+    let vms = Arc::clone(&lab.vms);
+    let starting = tokio::spawn(async move { vms.start(&name("one"), Sizes::default(), &RunRequest::default()).await });
+    while lab.sim.counters().boots.load(SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fs::write(lab.file("one", "machine.json"), "{").unwrap();
+    starting.await.unwrap().unwrap();
+    assert_eq!(lab.sim.counters().alive.load(SeqCst), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_suspension_that_fails_leaves_the_guest_running() {
     let lab = Lab::with(&["one"]);

@@ -270,8 +270,11 @@ impl Hypervisor for Continuing {
                 State::Suspended => self.hypervisor.restore_holding(spec, machine.files.saved_state(), hold).await?,
                 _ => self.hypervisor.boot_holding(spec, hold).await?,
             };
-            // Now that the backend has made the variable store.
-            blocking(|| self.provider.library().note_start(&machine))?;
+            // Now that the backend has made the variable store. A note that fails must not end a guest that runs: a restored one has
+            // no saved memory any more.
+            if let Err(report) = blocking(|| self.provider.library().note_start(&machine)) {
+                tracing::warn!(machine = %machine.name, "the start is not noted: {report}");
+            }
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&guest));
             Ok(guest)
         })
